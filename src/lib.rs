@@ -1,0 +1,7 @@
+//! What the applets of `sidecar` are made of.
+//!
+//! Arrows go one way: applets → [`apply`], [`shell`] → [`core`] → [`table`]. The core decides and does no I/O;
+//! the shell does and decides nothing.
+
+pub mod status;
+pub mod table;
