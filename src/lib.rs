@@ -3,5 +3,9 @@
 //! Arrows go one way: applets → [`apply`], [`shell`] → [`core`] → [`table`]. The core decides and does no I/O;
 //! the shell does and decides nothing.
 
+pub mod apply;
+#[cfg(target_os = "linux")]
+pub mod inside;
 pub mod status;
 pub mod table;
+pub mod text;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::table::{Config, Ready};
 
@@ -118,7 +118,7 @@ pub struct Daemon {
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
     /// For a daemon with `config`: its last transaction; always null until transactions exist. Absent for others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub transaction: Option<serde_json::Value>,
     /// With `--ready`: whether its probe succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,4 +168,24 @@ pub struct Page {
     pub status: Status,
     /// One for each of `status.daemons`, in their order.
     pub plans: Vec<Plan>,
+}
+
+/// A key that is there with the value null, as opposed to one that isn't there.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<serde_json::Value>, D::Error> {
+    serde_json::Value::deserialize(deserializer).map(Some)
+}
+
+impl Page {
+    /// The public document with ages in the place of points: `now_ms` is `CLOCK_MONOTONIC` in milliseconds.
+    #[must_use]
+    pub fn aged(self, now_ms: u64) -> Status {
+        let mut status = self.status;
+        for last in status.signals.values_mut().filter_map(|wired| wired.last.as_mut()) {
+            last.age_ms = now_ms.saturating_sub(last.age_ms);
+        }
+        for uptime in status.daemons.iter_mut().filter_map(|daemon| daemon.uptime_ms.as_mut()) {
+            *uptime = now_ms.saturating_sub(*uptime);
+        }
+        status
+    }
 }

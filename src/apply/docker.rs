@@ -1,0 +1,262 @@
+//! The docker CLI, a thin layer: it is run with time-outs and what it says is bounded. What it means is judged
+//! elsewhere.
+//!
+//! Each call has a process group of its own, so that a wrapper script's children end with it, and so that a Ctrl-C
+//! in the terminal reaches this program alone. Readers are threads that nobody joins: a stranger that keeps a pipe
+//! open can't hold up a call that has ended.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+/// The variable that names another CLI.
+pub const VARIABLE: &str = "SIDECAR_DOCKER";
+/// How long a call that has said all that it says may take to exit.
+const TO_EXIT: Duration = Duration::from_secs(2);
+
+/// The docker CLI.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    /// `docker`, or what [`VARIABLE`] names.
+    pub program: OsString,
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Output {
+    /// Whether it exited 0.
+    pub success: bool,
+    /// What it printed, at most as much as was asked for.
+    pub stdout: Vec<u8>,
+    /// The same of stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug)]
+pub enum CallError {
+    /// It could not be executed.
+    Spawn(io::Error),
+    /// It was killed at the end of its time.
+    TimedOut,
+}
+
+impl Docker {
+    /// The one that the environment names.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let named = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
+        Self { program: named.unwrap_or_else(|| "docker".into()) }
+    }
+
+    /// Runs it to its end, or kills it when `timeout` has passed.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn call(&self, arguments: &[&str], max_bytes: usize, timeout: Duration) -> Result<Output, CallError> {
+        let deadline = Instant::now() + timeout;
+        let mut child = self.spawn(arguments, Stdio::null()).map_err(CallError::Spawn)?;
+        let stdout = child.take_stdout(max_bytes);
+        let stderr = child.take_stderr(max_bytes);
+        let all = |stream: Receiver<Vec<u8>>| stream.recv_timeout(left(deadline)).map_err(|_| CallError::TimedOut);
+        let (stdout, stderr) = (all(stdout)?, all(stderr)?);
+        let status = child.wait(deadline).ok_or(CallError::TimedOut)?;
+        Ok(Output { success: status.success(), stdout, stderr })
+    }
+
+    /// Starts one that is talked to.
+    ///
+    /// # Errors
+    /// It could not be executed.
+    pub fn session(&self, arguments: &[&str], max_bytes: usize) -> io::Result<Session> {
+        let mut child = self.spawn(arguments, Stdio::piped())?;
+        let stdin = child.0.stdin.take();
+        let lines = child.take_lines(max_bytes);
+        let stderr = child.take_stderr(max_bytes);
+        Ok(Session { stdin, lines, stderr, child })
+    }
+
+    fn spawn(&self, arguments: &[&str], stdin: Stdio) -> io::Result<Group> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command.spawn().map(Group)
+    }
+}
+
+/// A call that is talked to, line by line.
+#[derive(Debug)]
+pub struct Session {
+    stdin: Option<ChildStdin>,
+    lines: Receiver<Vec<u8>>,
+    stderr: Receiver<Vec<u8>>,
+    child: Group,
+}
+
+/// What came instead of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoLine {
+    /// The call's output has ended, in the middle of a line or with more than it may say, perhaps.
+    Ended,
+    /// The time is up.
+    TimedOut,
+}
+
+impl Session {
+    /// Says something. That nobody listens any more shows in what is heard next.
+    pub fn say(&mut self, line: &str) {
+        // A few hundred bytes in all: less than a pipe holds, so this never waits for a reader.
+        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes()));
+    }
+
+    /// The next line, without its end.
+    ///
+    /// # Errors
+    /// See [`NoLine`].
+    pub fn hear(&self, deadline: Instant) -> Result<Vec<u8>, NoLine> {
+        self.lines.recv_timeout(left(deadline)).map_err(|e| match e {
+            mpsc::RecvTimeoutError::Timeout => NoLine::TimedOut,
+            mpsc::RecvTimeoutError::Disconnected => NoLine::Ended,
+        })
+    }
+
+    /// Hangs up, sees it end, and tells what it complained about.
+    pub fn end(&mut self) -> Vec<u8> {
+        drop(self.stdin.take());
+        let deadline = Instant::now() + TO_EXIT;
+        let _ = self.child.wait(deadline);
+        self.stderr.recv_timeout(left(deadline).min(Duration::from_millis(100))).unwrap_or_default()
+    }
+}
+
+impl Drop for Session {
+    /// A call that is left to end by itself leaves nothing half done; one that doesn't is killed.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A child that leads a process group, which dies with it.
+#[derive(Debug)]
+struct Group(Child);
+
+impl Group {
+    fn take_stdout(&mut self, max_bytes: usize) -> Receiver<Vec<u8>> {
+        read_all(self.0.stdout.take(), max_bytes)
+    }
+
+    fn take_stderr(&mut self, max_bytes: usize) -> Receiver<Vec<u8>> {
+        read_all(self.0.stderr.take(), max_bytes)
+    }
+
+    fn take_lines(&mut self, max_bytes: usize) -> Receiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel();
+        if let Some(stdout) = self.0.stdout.take() {
+            reader(move || {
+                let mut stdout = BufReader::new(stdout.take(max_bytes as u64));
+                let mut line = Vec::new();
+                while stdout.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) && line.pop() == Some(b'\n') {
+                    if sender.send(std::mem::take(&mut line)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        receiver
+    }
+
+    fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            if let Ok(Some(status)) = self.0.try_wait() {
+                return Some(status);
+            }
+            let left = left(deadline);
+            if left.is_zero() {
+                return None;
+            }
+            thread::sleep(pause.min(left));
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
+            // Not reaped yet, so the number is still its own.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn read_all(stream: Option<impl Read + Send + 'static>, max_bytes: usize) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    reader(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.map(|s| s.take(max_bytes as u64).read_to_end(&mut bytes));
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+/// Where the machine allows no further thread, the channel ends at once, as that of a stream that ended does.
+fn reader(read: impl FnOnce() + Send + 'static) {
+    let _ = thread::Builder::new().spawn(read);
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh() -> Docker {
+        Docker { program: "sh".into() }
+    }
+
+    #[test]
+    fn a_call_is_bounded_in_bytes_and_told_by_its_exit() {
+        let output = sh().call(&["-c", "echo out; echo err >&2; exit 3"], 1024, Duration::from_secs(20)).unwrap();
+        assert_eq!((output.success, &*output.stdout, &*output.stderr), (false, &b"out\n"[..], &b"err\n"[..]));
+        let output = sh().call(&["-c", "yes"], 1024, Duration::from_secs(20)).unwrap();
+        assert_eq!(output.stdout.len(), 1024);
+        assert!(!output.success, "the pipe broke");
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_killed_with_its_children() {
+        let before = Instant::now();
+        let script = "echo $$ >&2; sleep 60 & wait";
+        let error = sh().call(&["-c", script], 1024, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, CallError::TimedOut));
+        assert!(before.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_session_hears_whole_lines_alone_and_ends_when_hung_up_on() {
+        let script = "read a; echo \"heard $a\"; printf half; exec cat >/dev/null";
+        let mut session = sh().session(&["-c", script], 1024).unwrap();
+        session.say("hello\n");
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(session.hear(soon), Ok(b"heard hello".to_vec()));
+        assert_eq!(session.hear(Instant::now()), Err(NoLine::TimedOut));
+        session.end();
+    }
+
+    #[test]
+    fn endless_output_without_a_line_is_an_end() {
+        let mut session = sh().session(&["-c", "cat /dev/zero"], 1024).unwrap();
+        assert_eq!(session.hear(Instant::now() + Duration::from_secs(20)), Err(NoLine::Ended));
+        session.end();
+    }
+}

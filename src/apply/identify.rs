@@ -1,0 +1,186 @@
+//! Who the named bundles are, judged from what `docker inspect` says of them. No I/O.
+
+use serde::Deserialize;
+
+use super::report::Failure;
+use crate::text::Plain;
+
+/// What is asked of each container: one JSON object a line, and no more than is judged here.
+pub const FORMAT: &str = concat!(
+    r#"{"id":{{json .Id}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
+    r#""pid_mode":{{json .HostConfig.PidMode}},"init":{{json .HostConfig.Init}},"#,
+    r#""schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
+);
+
+/// Whether a container can have this name, or an id that begins so.
+#[must_use]
+pub fn is_possible_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let rest = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    bytes.len() <= 255 && bytes.first().is_some_and(u8::is_ascii_alphanumeric) && bytes.iter().all(rest)
+}
+
+/// For each bundle, once however often and by whatever name it was asked for: its full id, or why nothing is sent.
+/// `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds in the form of
+/// [`FORMAT`], and complains about the rest.
+#[must_use]
+pub fn identify<'a>(names: &'a [String], stdout: &[u8], stderr: &[u8]) -> Vec<(&'a str, Result<String, Failure>)> {
+    let rows: Vec<Row> = stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let mut served: Vec<&str> = Vec::new();
+    let mut found = Vec::new();
+    for name in names {
+        // In docker's own order: the whole id, the name, the beginning of an id.
+        let row = rows.iter().find(|row| row.id == *name);
+        let row = row.or_else(|| rows.iter().find(|row| row.name.trim_start_matches('/') == name));
+        let row = row.or_else(|| rows.iter().find(|row| row.id.starts_with(name.as_str())));
+        let key = row.map_or(name.as_str(), |row| &row.id);
+        if served.contains(&key) {
+            continue;
+        }
+        served.push(key);
+        found.push((name.as_str(), row.map_or_else(|| Err(missing(name, stderr)), Row::judge)));
+    }
+    found
+}
+
+fn missing(name: &str, stderr: &[u8]) -> Failure {
+    let stderr = String::from_utf8_lossy(stderr);
+    let words = |line: &str| line.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c)).any(|w| w == name);
+    match stderr.lines().find(|line| line.to_lowercase().contains("no such") && words(line)) {
+        Some(_) => Failure::Missing,
+        None => Failure::Unreachable { what: "inspect", words: Plain::new(&stderr) },
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    id: String,
+    name: String,
+    path: String,
+    state: String,
+    pid_mode: Option<String>,
+    init: Option<bool>,
+    schema: Option<String>,
+}
+
+impl Row {
+    fn judge(&self) -> Result<String, Failure> {
+        if self.id.len() < 12 || !self.id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Failure::Unreachable {
+                what: "inspect",
+                words: Plain::new(&format!("its id is {:?}", self.id)),
+            });
+        }
+        match self.state.as_str() {
+            "running" => {}
+            "paused" => return Err(Failure::Paused),
+            other => return Err(Failure::NotRunning { state: Plain::new(other) }),
+        }
+        // "private" is how podman spells docker's empty mode.
+        if let Some(mode) = self.pid_mode.as_deref().filter(|mode| !matches!(*mode, "" | "private")) {
+            return Err(Failure::SharesPids { mode: Plain::new(mode) });
+        }
+        if self.init == Some(true) {
+            return Err(Failure::DockerInit);
+        }
+        let program = self.path.rsplit('/').next().unwrap_or_default();
+        let labelled = self.schema.as_deref().is_some_and(|schema| !schema.is_empty());
+        if labelled || matches!(program, "init" | "sidecar") {
+            Ok(self.id.clone())
+        } else {
+            Err(Failure::Stranger { program: Plain::new(&self.path) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    /// What inspect prints of a running bundle of ours, with one thing changed.
+    fn row(from: &str, to: &str) -> String {
+        let row = format!(
+            r#"{{"id":"{ID}","name":"/b1","path":"/sbin/init","state":"running","pid_mode":"","init":null,"schema":"1"}}"#
+        );
+        assert!(row.contains(from), "{from}");
+        row.replace(from, to) + "\n"
+    }
+
+    fn one(stdout: &str) -> Result<String, Failure> {
+        let names = ["b1".to_owned()];
+        let mut found = identify(&names, stdout.as_bytes(), b"");
+        assert_eq!(found.len(), 1);
+        found.remove(0).1
+    }
+
+    #[test]
+    fn a_bundle_is_told_by_its_label_or_by_the_program_that_it_was_started_with() {
+        assert_eq!(one(&row("", "")).unwrap(), ID);
+        assert_eq!(one(&row("/sbin/init", "sh")).unwrap(), ID);
+        assert_eq!(one(&row(r#""1""#, r#""""#)).unwrap(), ID);
+        assert_eq!(one(&row(r#""/sbin/init""#, r#""/sidecar""#).replace(r#""1""#, "null")).unwrap(), ID);
+        for path in ["sh", "/sbin/preinit", "/sbin/init.sh", ""] {
+            let stranger = row("/sbin/init", path).replace(r#""1""#, r#""""#);
+            assert_eq!(one(&stranger), Err(Failure::Stranger { program: Plain::new(path) }), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_run_is_unreachable() {
+        assert_eq!(one(&row("running", "paused")), Err(Failure::Paused));
+        for state in ["exited", "created", "restarting", "removing", "dead"] {
+            assert_eq!(one(&row("running", state)), Err(Failure::NotRunning { state: Plain::new(state) }));
+        }
+    }
+
+    #[test]
+    fn no_program_of_a_strangers_pid_1_is_run() {
+        assert_eq!(one(&row(r#""init":null"#, r#""init":true"#)), Err(Failure::DockerInit));
+        assert_eq!(one(&row(r#""init":null"#, r#""init":false"#)).unwrap(), ID);
+        assert_eq!(one(&row(r#""pid_mode":"""#, r#""pid_mode":"private""#)).unwrap(), ID);
+        for mode in ["host", "container:0123"] {
+            let shares = row(r#""pid_mode":"""#, &format!(r#""pid_mode":"{mode}""#));
+            assert_eq!(one(&shares), Err(Failure::SharesPids { mode: Plain::new(mode) }));
+        }
+    }
+
+    #[test]
+    fn a_bundle_that_is_named_twice_is_served_once_under_its_first_name() {
+        let names = ["b1", "gone", ID, &ID[..12], "gone", "b1"].map(str::to_owned);
+        let found = identify(&names, row("", "").as_bytes(), b"Error: No such container: gone\n");
+        assert_eq!(found, [("b1", Ok(ID.to_owned())), ("gone", Err(Failure::Missing))]);
+    }
+
+    #[test]
+    fn a_name_goes_before_the_beginning_of_an_id() {
+        let other = row(ID, &ID.replace('0', "b")).replace("/b1", "/0123");
+        let names = ["0123".to_owned(), "01234".to_owned()];
+        let found = identify(&names, (row("", "") + &other).as_bytes(), b"");
+        assert_eq!(found[0].1, Ok(ID.replace('0', "b")));
+        assert_eq!(found[1].1, Ok(ID.to_owned()));
+    }
+
+    #[test]
+    fn what_is_missing_for_another_reason_says_docker_s_words() {
+        let names = ["b1".to_owned()];
+        let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
+        let found = identify(&names, b"", words.as_bytes());
+        assert_eq!(found[0].1, Err(Failure::Unreachable { what: "inspect", words: Plain::new(words) }));
+        let found = identify(&names, b"", b"Error: No such container: b12");
+        assert!(matches!(found[0].1, Err(Failure::Unreachable { .. })));
+        let found = identify(&names, b"garbage\n{}\n\xff\n", b"");
+        assert!(matches!(found[0].1, Err(Failure::Unreachable { .. })));
+    }
+
+    #[test]
+    fn names_that_no_container_can_have_are_known() {
+        for name in ["b1", "A_b.c-d", "0", ID] {
+            assert!(is_possible_name(name), "{name}");
+        }
+        for name in ["", "-b", ".b", "_b", "a/b", "/b1", "a b", "a\n", "b\u{e9}", "--all", &"x".repeat(256)] {
+            assert!(!is_possible_name(name), "{name}");
+        }
+    }
+}

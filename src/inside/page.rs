@@ -1,0 +1,141 @@
+//! Reads the status page that PID 1 publishes, and tells whether it is one.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
+
+/// The largest page that is read, in bytes. A table of a hundred daemons makes one of 40 KB.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Reads the page of PID 1.
+///
+/// # Errors
+/// Why PID 1 is no `sidecar init`, or why that can't be told.
+pub fn read() -> Result<Page, String> {
+    read_at(Path::new(&format!("/proc/1/fd/{PAGE_FD}")))
+}
+
+/// `CLOCK_MONOTONIC`, the page's clock, in milliseconds.
+#[must_use]
+pub fn now_ms() -> u64 {
+    // clock_gettime can't fail for this clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        let millis = t.tv_sec().saturating_mul(1000).saturating_add(t.tv_nsec() / 1_000_000);
+        u64::try_from(millis).unwrap_or(0)
+    })
+}
+
+fn read_at(path: &Path) -> Result<Page, String> {
+    // The link is looked at first: to open a stranger's descriptor, a terminal's say, can have effects.
+    is_ours(&path.read_link().map_err(|e| unreadable(&e))?)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let mut file = File::from(open(path, flags, Mode::empty()).map_err(|e| unreadable(&e.into()))?);
+    // It may have been replaced since, by a page or by something else; and a file on disk can have that name, but
+    // only what the kernel calls sealed can't have been rewritten by a daemon of the same user.
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    is_ours(&link.read_link().map_err(|e| unreadable(&e))?)?;
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
+        return Err("the status page of PID 1 isn't sealed, so anyone may have written it".to_owned());
+    }
+    let mut text = Vec::new();
+    file.by_ref().take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err("the status page of PID 1 is larger than 1 MiB".to_owned());
+    }
+    parse(&text)
+}
+
+fn parse(text: &[u8]) -> Result<Page, String> {
+    let page: Page = serde_json::from_slice(text).map_err(|e| {
+        format!("the status page of PID 1 can't be read by this version: {e}; use /proc/1/exe, the very program that wrote it")
+    })?;
+    if page.status.schema != SCHEMA {
+        let schema = page.status.schema;
+        return Err(format!(
+            "the status page of PID 1 has schema {schema}, this program knows {SCHEMA}; use /proc/1/exe"
+        ));
+    }
+    if page.plans.len() != page.status.daemons.len() {
+        return Err("the status page of PID 1 contradicts itself".to_owned());
+    }
+    Ok(page)
+}
+
+fn is_ours(link: &Path) -> Result<(), String> {
+    let ours = format!("/memfd:{PAGE_NAME} (deleted)");
+    if link.as_os_str() == ours.as_str() { Ok(()) } else { Err(not_ours()) }
+}
+
+fn not_ours() -> String {
+    "PID 1 is not `sidecar init`, or it runs without a status page (its log says so then)".to_owned()
+}
+
+fn unreadable(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::NotFound => not_ours(),
+        io::ErrorKind::PermissionDenied => {
+            "this user may not look at PID 1; run it as the user that PID 1 runs as".to_owned()
+        }
+        _ => format!("cannot read the status page of PID 1: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+    use crate::apply::sample;
+
+    fn publish(name: &str, text: &[u8], seals: SealFlag) -> (OwnedFd, PathBuf) {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        let mut file = File::from(fd);
+        file.write_all(text).unwrap();
+        let fd = OwnedFd::from(file);
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        (fd, path)
+    }
+
+    #[test]
+    fn a_sealed_page_is_read_from_its_start_each_time() {
+        let page = sample::page();
+        let text = serde_json::to_vec(&page).unwrap();
+        let (_fd, path) = publish(PAGE_NAME, &text, SealFlag::F_SEAL_WRITE);
+        assert_eq!(read_at(&path).unwrap(), page);
+        assert_eq!(read_at(&path).unwrap(), page);
+    }
+
+    #[test]
+    fn what_a_daemon_could_have_written_is_not_believed() {
+        let text = serde_json::to_vec(&sample::page()).unwrap();
+        let (_fd, path) = publish(PAGE_NAME, &text, SealFlag::F_SEAL_GROW);
+        assert!(read_at(&path).unwrap_err().contains("sealed"));
+        let (_fd, path) = publish("other", &text, SealFlag::F_SEAL_WRITE);
+        assert!(read_at(&path).unwrap_err().contains("not `sidecar init`"));
+        assert!(read_at(Path::new("/proc/self/fd/987")).unwrap_err().contains("not `sidecar init`"));
+    }
+
+    #[test]
+    fn garbage_and_too_much_are_errors() {
+        let (_fd, path) = publish(PAGE_NAME, b"{}", SealFlag::F_SEAL_WRITE);
+        assert!(read_at(&path).is_err());
+        let (_fd, path) = publish(PAGE_NAME, &vec![b' '; (1 << 20) + 1], SealFlag::F_SEAL_WRITE);
+        assert!(read_at(&path).unwrap_err().contains("larger"));
+        let mut page = sample::page();
+        page.plans.pop();
+        assert!(parse(&serde_json::to_vec(&page).unwrap()).unwrap_err().contains("contradicts"));
+    }
+}

@@ -1,0 +1,177 @@
+//! Asks a daemon whether it is ready, the way its table entry says. Each probe ends by its deadline.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::status::{DaemonState, Page, Plan};
+use crate::table::Ready;
+
+/// The longest that one probe may take.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Whether a daemon that runs is ready. One that states no `ready` is so while it runs.
+#[must_use]
+pub fn ready(plan: &Plan, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    match &plan.ready {
+        None => true,
+        Some(Ready::Notify) => plan.notified,
+        Some(Ready::Tcp(addr)) => TcpStream::connect_timeout(addr, at_least_a_moment(timeout)).is_ok(),
+        Some(Ready::Http { addr, path }) => http(*addr, path, deadline).is_some_and(|code| (200..400).contains(&code)),
+        Some(Ready::Exec(command)) => exec(command, deadline),
+    }
+}
+
+/// For each daemon of the page, in its order: whether it runs and is ready. All are asked side by side.
+#[must_use]
+pub fn all(page: &Page) -> Vec<bool> {
+    thread::scope(|scope| {
+        let probes: Vec<_> = page
+            .status
+            .daemons
+            .iter()
+            .zip(&page.plans)
+            .map(|(daemon, plan)| {
+                let runs = daemon.state == DaemonState::Running;
+                // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
+                runs.then(|| thread::Builder::new().spawn_scoped(scope, || ready(plan, TIMEOUT)).ok()).flatten()
+            })
+            .collect();
+        probes.into_iter().map(|probe| probe.is_some_and(|p| p.join().unwrap_or(false))).collect()
+    })
+}
+
+/// `connect_timeout` refuses a time-out of zero.
+fn at_least_a_moment(timeout: Duration) -> Duration {
+    timeout.max(Duration::from_millis(1))
+}
+
+fn left(deadline: Instant) -> Option<Duration> {
+    deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+}
+
+/// The status code of a `GET`. Of the answer only the status line is read, at most 64 bytes.
+fn http(addr: SocketAddr, path: &str, deadline: Instant) -> Option<u16> {
+    let mut stream = TcpStream::connect_timeout(&addr, left(deadline)?).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: sidecar\r\nConnection: close\r\n\r\n");
+    stream.set_write_timeout(Some(left(deadline)?)).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = [0_u8; 64];
+    let mut filled = 0;
+    // "HTTP/1.1 200": twelve bytes tell, and a server may send them one at a time.
+    while filled < 12 {
+        stream.set_read_timeout(Some(left(deadline)?)).ok()?;
+        match stream.read(answer.get_mut(filled..)?) {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => filled += n,
+        }
+    }
+    let line = std::str::from_utf8(answer.get(..12)?).ok()?;
+    line.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok()
+}
+
+/// Whether the command exits 0 in time. It has a process group of its own, which is killed where it does not end.
+fn exec(command: &[String], deadline: Instant) -> bool {
+    let Some((program, arguments)) = command.split_first() else { return false };
+    let mut child = Command::new(program);
+    child.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = child.spawn() else { return false };
+    let group = i32::try_from(child.id()).map(Pid::from_raw);
+    let mut pause = Duration::from_millis(1);
+    let ended = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Some(status.success()),
+            Ok(None) => {}
+            Err(_) => break None,
+        }
+        let Some(left) = left(deadline) else { break None };
+        thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(20));
+    };
+    if ended.is_none() {
+        if let Ok(group) = group {
+            // It isn't reaped yet, so the group's number can't be another's.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+        let _ = child.wait();
+    }
+    ended.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn plan(ready: Option<Ready>) -> Plan {
+        Plan { ready, notified: false, settle_ms: 0, grace_ms: 0, config: None }
+    }
+
+    /// A server that answers each connection with `answer`, then closes it.
+    fn serve(answer: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().take(2) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 512]);
+                let _ = stream.write_all(answer);
+            }
+        });
+        addr
+    }
+
+    fn http_ready(answer: &'static [u8]) -> bool {
+        ready(&plan(Some(Ready::Http { addr: serve(answer), path: "/health".to_owned() })), TIMEOUT)
+    }
+
+    #[test]
+    fn http_is_ready_from_200_to_399() {
+        assert!(http_ready(b"HTTP/1.1 200 OK\r\n\r\n"));
+        assert!(http_ready(b"HTTP/1.0 399\r\n\r\n"));
+        assert!(!http_ready(b"HTTP/1.1 400 Bad\r\n\r\n"));
+        assert!(!http_ready(b"HTTP/1.1 199 \r\n\r\n"));
+        assert!(!http_ready(b"SSH-2.0-OpenSSH_9.2\r\n"));
+        assert!(!http_ready(b"HTTP/1.1"));
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_not_ready_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let timeout = Duration::from_millis(50);
+        assert!(!ready(&plan(Some(Ready::Http { addr, path: "/".to_owned() })), timeout));
+        assert!(ready(&plan(Some(Ready::Tcp(addr))), timeout));
+        drop(listener);
+        assert!(!ready(&plan(Some(Ready::Tcp(addr))), timeout));
+    }
+
+    #[test]
+    fn a_command_is_ready_by_its_exit_code_and_killed_with_its_children_at_the_end_of_its_time() {
+        let exec = |script: &str, ms| {
+            let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+            ready(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))
+        };
+        assert!(exec("exit 0", 5000));
+        assert!(!exec("exit 1", 5000));
+        let before = Instant::now();
+        assert!(!exec("sleep 60 & wait", 50));
+        assert!(before.elapsed() < Duration::from_secs(30));
+        assert!(!ready(&plan(Some(Ready::Exec(vec!["/nowhere".to_owned()]))), TIMEOUT));
+    }
+
+    #[test]
+    fn notify_is_told_by_the_page_and_nothing_stated_is_ready() {
+        assert!(ready(&plan(None), TIMEOUT));
+        assert!(!ready(&plan(Some(Ready::Notify)), TIMEOUT));
+        assert!(ready(&Plan { notified: true, ..plan(Some(Ready::Notify)) }, TIMEOUT));
+    }
+}

@@ -1,0 +1,90 @@
+//! Words that strangers wrote, made fit for a terminal.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The longest text of a stranger's that is shown, in characters.
+const MAX_CHARS: usize = 300;
+
+/// A text that holds printable ASCII alone and is bounded: what came from a bundle or from the docker CLI reaches
+/// a person only as this. Reading one from JSON makes it so on the way in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Plain(String);
+
+impl Plain {
+    /// Escapes what isn't printable ASCII, joins lines by `; ` and cuts what is too long.
+    #[must_use]
+    pub fn new(raw: &str) -> Self {
+        let mut out = String::new();
+        let mut before = "";
+        for line in raw.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            // docker complains once for each container, in the same words.
+            if line == before {
+                continue;
+            }
+            if !before.is_empty() {
+                out.push_str("; ");
+            }
+            before = line;
+            for c in line.chars() {
+                // Checked for each character: the raw text may be much longer than what is shown of it.
+                if out.len() >= MAX_CHARS {
+                    out.push_str("...");
+                    return Self(out);
+                }
+                match c {
+                    ' '..='~' => out.push(c),
+                    _ => out.extend(c.escape_default()),
+                }
+            }
+        }
+        Self(out)
+    }
+
+    /// The same for bytes; what isn't UTF-8 shows as `\u{fffd}`.
+    #[must_use]
+    pub fn from_bytes(raw: &[u8]) -> Self {
+        Self::new(&String::from_utf8_lossy(raw))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|raw| Self::new(&raw))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Plain;
+
+    #[test]
+    fn nothing_that_moves_a_cursor_gets_through() {
+        assert_eq!(Plain::new("a\x1b[2Jb\u{202e}\u{9b}c").as_str(), "a\\u{1b}[2Jb\\u{202e}\\u{9b}c");
+        assert_eq!(Plain::from_bytes(b"\xff").as_str(), "\\u{fffd}");
+        assert_eq!(serde_json::from_str::<Plain>(r#""\u0007""#).unwrap().as_str(), "\\u{7}");
+    }
+
+    #[test]
+    fn several_lines_become_one() {
+        assert_eq!(Plain::new("one\r\n\n  two\ntwo\n").as_str(), "one; two");
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!(Plain::new(&"x".repeat(1 << 20)).as_str().len(), 303);
+    }
+}
