@@ -1,1 +1,155 @@
-fn main(){}
+//! One binary, many applets: the name that it is called by tells which, or else the first argument.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+mod apply;
+mod args;
+mod check;
+mod install;
+mod out;
+// What only Linux has: it is part of the bundle, or looks into it from inside.
+#[cfg(target_os = "linux")]
+mod init;
+#[cfg(target_os = "linux")]
+mod status;
+
+/// An applet: what `--list` and `--install` know it by.
+struct Applet {
+    name: &'static str,
+    about: &'static str,
+    run: Run,
+}
+
+/// How it is run.
+enum Run {
+    /// With its arguments, under the signal mask that was inherited.
+    Plain(fn(&[String]) -> ExitCode),
+    /// With every signal still blocked, and told which mask was inherited.
+    #[cfg(target_os = "linux")]
+    Blocked(fn(&[String], SigSet) -> ExitCode),
+}
+
+const APPLETS: &[Applet] = &[
+    #[cfg(target_os = "linux")]
+    Applet {
+        name: "init",
+        about: "PID 1 of a bundle: starts and supervises its daemons",
+        run: Run::Blocked(init::run),
+    },
+    Applet {
+        name: "apply-allowlist",
+        about: "puts a new allowlist into effect (USR1)",
+        run: Run::Plain(apply::allowlist),
+    },
+    Applet { name: "apply-egress", about: "makes egress reload its routes (HUP)", run: Run::Plain(apply::egress) },
+    Applet {
+        name: "apply",
+        about: "the same by any signal that is wired: apply --signal SIG",
+        run: Run::Plain(apply::general),
+    },
+    #[cfg(target_os = "linux")]
+    Applet {
+        name: "status",
+        about: "what each daemon is doing (docker exec BUNDLE /proc/1/exe status)",
+        run: Run::Plain(status::run),
+    },
+    Applet { name: "check", about: "validates a daemon table and says what it means", run: Run::Plain(check::run) },
+];
+
+/// What the apply applets run inside a bundle. Nobody calls it by hand: it is neither listed nor installed.
+#[cfg(target_os = "linux")]
+const HELPER: &[Applet] = &[Applet { name: sidecar::apply::HELPER, about: "", run: Run::Plain(apply::witness) }];
+#[cfg(not(target_os = "linux"))]
+const HELPER: &[Applet] = &[];
+
+fn main() -> ExitCode {
+    // First of all: the kernel drops, without an error, what PID 1 neither blocks nor handles, so a signal that came
+    // before this line is lost. (It can't fail: the arguments are constants.)
+    let mut inherited = SigSet::empty();
+    let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), Some(&mut inherited));
+
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let found = find(&args);
+    if !matches!(found, Some((Applet { run: Run::Blocked(_), .. }, _))) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&inherited), None);
+    }
+    let Some((applet, rest)) = found else { return meta(args.get(1..).unwrap_or_default()) };
+    let Some(rest) = rest.iter().map(|arg| arg.to_str().map(str::to_owned)).collect::<Option<Vec<String>>>() else {
+        return out::usage(applet.name, "an argument is not UTF-8; names and files are given as UTF-8 here");
+    };
+    match applet.run {
+        Run::Plain(run) => run(&rest),
+        #[cfg(target_os = "linux")]
+        Run::Blocked(run) => run(&rest, inherited),
+    }
+}
+
+/// The applet and its arguments.
+fn find(args: &[OsString]) -> Option<(&'static Applet, &[OsString])> {
+    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).find(|applet| name == applet.name);
+    let (called, rest) = args.split_first()?;
+    if let Some(applet) = Path::new(called).file_name().and_then(named) {
+        return Some((applet, rest));
+    }
+    let (first, rest) = rest.split_first()?;
+    Some((named(first)?, rest))
+}
+
+/// What the binary does itself.
+fn meta(args: &[OsString]) -> ExitCode {
+    let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or("\u{fffd}")).collect();
+    match args.as_slice() {
+        ["--list"] => {
+            let names: String = APPLETS.iter().flat_map(|applet| [applet.name, "\n"]).collect();
+            out::exit(0, out::print(&names))
+        }
+        ["--version"] => out::exit(0, out::print(&format!("sidecar {} ({})\n", env!("CARGO_PKG_VERSION"), target()))),
+        ["--help" | "-h"] => out::exit(0, out::print(&help())),
+        ["--install", directory] => install::run(Path::new(directory), APPLETS.iter().map(|applet| applet.name)),
+        [one] if one.starts_with("--install=") => {
+            let directory = one.trim_start_matches("--install=");
+            install::run(Path::new(directory), APPLETS.iter().map(|applet| applet.name))
+        }
+        ["--install"] => out::usage("sidecar", "--install needs the directory that the links are made in"),
+        args => {
+            match args.first() {
+                Some(first) => out::error(&format!("sidecar: no applet {first:?}")),
+                None => out::error("sidecar: no applet named"),
+            }
+            out::error(help().trim_end());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn help() -> String {
+    let mut text = "Usage: sidecar APPLET [ARGUMENT...], or a link named APPLET\n\nApplets:\n".to_owned();
+    for Applet { name, about, .. } in APPLETS {
+        let _ = writeln!(text, "  {name:<16} {about}");
+    }
+    text.push_str(
+        "\nOptions:
+  --list           the applets' names
+  --install DIR    a link in DIR for each applet; older links of its own are replaced, nobody else's file is
+  --version        version and target
+  -h, --help       this; APPLET --help tells more of one
+",
+    );
+    text
+}
+
+fn target() -> String {
+    let libc = if cfg!(target_env = "musl") {
+        "-musl"
+    } else if cfg!(target_env = "gnu") {
+        "-gnu"
+    } else {
+        ""
+    };
+    format!("{}-{}{libc}", std::env::consts::ARCH, std::env::consts::OS)
+}

@@ -1,0 +1,185 @@
+//! `check`: validates a daemon table and says what it means. Starts nothing.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+use sidecar::table::{Action, Daemon, Ready, Table};
+
+use crate::args::{self, Early};
+use crate::out;
+
+/// How long docker and most orchestrators of containers wait by themselves, between TERM and KILL for PID 1.
+const DOCKER_WAITS: Duration = Duration::from_secs(10);
+/// init ends within a second of its last daemon.
+const INIT_TAKES: Duration = Duration::from_secs(1);
+
+/// Validate a daemon table and say what it means; starts nothing. Without FILE it is the one that init would use.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(help_triggers("-h", "--help"))]
+struct Options {
+    /// the table
+    #[argh(option)]
+    config: Option<PathBuf>,
+    /// the table
+    #[argh(positional, arg_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Runs the applet.
+pub fn run(args: &[String]) -> ExitCode {
+    let options: Options = match args::parse("check", args) {
+        Ok(options) => options,
+        Err(Early::Help(text)) => {
+            let codes = "\nWarnings go to stderr.\n\nExit codes:\n  0  it is a table\n  2  it is none, or usage\n";
+            return out::exit(0, out::print(&(text + codes)));
+        }
+        Err(Early::Usage(message)) => return out::usage("check", &message),
+    };
+    let named = match (options.config, options.file) {
+        (Some(_), Some(_)) => return out::usage("check", "give FILE or --config FILE, not both"),
+        (Some(file), None) | (None, Some(file)) => Some(file),
+        // As init does.
+        (None, None) => std::env::var_os("SIDECAR_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from),
+    };
+    match Table::load(named.as_deref()) {
+        Ok((table, source)) => {
+            let written = out::print(&meaning(&table, &source));
+            for warning in warnings(&table) {
+                out::error(&format!("{source}: warning: {warning}"));
+            }
+            out::exit(0, written)
+        }
+        Err(e) => out::usage("check", &e.to_string()),
+    }
+}
+
+fn meaning(table: &Table, source: &str) -> String {
+    let mut text = format!("{source}: daemons, in start order\n");
+    for daemon in &table.daemons {
+        let command: Vec<String> = daemon.command.iter().map(|arg| quoted(arg)).collect();
+        let _ = writeln!(text, "\n{}\n  command  {}", daemon.name, command.join(" "));
+        let grace = if daemon.grace.is_zero() { "none: KILL at once".to_owned() } else { time(daemon.grace) };
+        let _ = writeln!(text, "  grace    {grace}\n  ready    {}", ready(daemon));
+        let _ = writeln!(text, "  settle   {}", time(daemon.settle));
+        if let Some(config) = &daemon.config {
+            let check = config.check.as_ref().map_or_else(
+                || "unchecked".to_owned(),
+                |check| format!("checked by {}", check.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" ")),
+            );
+            let _ = writeln!(text, "  config   {}, {check}", quoted(&config.path.display().to_string()));
+        }
+        if !daemon.ignore.is_empty() {
+            let ignored: Vec<String> = daemon.ignore.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "  ignores  {} from its start", ignored.join(", "));
+        }
+    }
+    if table.wiring.is_empty() {
+        return text + "\nno signal is wired\n";
+    }
+    text.push_str("\nsignals\n");
+    for wire in &table.wiring {
+        let name = table.daemons.get(wire.daemon).map_or("?", |daemon| &daemon.name);
+        let action = match wire.action {
+            Action::Restart => format!("restarts {name}"),
+            Action::Forward { always: false } => format!("is passed on to {name}, once it catches it"),
+            Action::Forward { always: true } => format!("is passed on to {name} at once, caught or not"),
+        };
+        let _ = writeln!(text, "  {:<8} {action}", wire.signal.to_string());
+    }
+    text
+}
+
+fn ready(daemon: &Daemon) -> String {
+    match &daemon.ready {
+        None => "while its process lives".to_owned(),
+        Some(Ready::Tcp(addr)) => format!("when {addr} accepts a connection"),
+        Some(Ready::Http { addr, path }) => format!("when GET http://{addr}{path} answers 200 to 399"),
+        Some(Ready::Exec(command)) => {
+            format!("when it exits 0: {}", command.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" "))
+        }
+        Some(Ready::Notify) => "when it says so (sd_notify)".to_owned(),
+    }
+}
+
+fn warnings(table: &Table) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for wire in &table.wiring {
+        let Some(daemon) = table.daemons.get(wire.daemon) else { continue };
+        let forward = matches!(wire.action, Action::Forward { .. });
+        let way_back = table.wiring.iter().any(|w| w.daemon == wire.daemon && w.action == Action::Restart);
+        if forward && daemon.config.is_some() && !way_back {
+            warnings.push(format!(
+                "{signal} is passed on to {name}, which has `config`, and no signal restarts it: there is no way back \
+                 where a reload kills it; wire one under [signals], as in USR2 = {{ restart = \"{name}\" }}",
+                signal = wire.signal,
+                name = daemon.name
+            ));
+        }
+    }
+    if let Some(daemon) = table.daemons.iter().max_by_key(|daemon| daemon.grace)
+        && daemon.grace.saturating_add(INIT_TAKES) > DOCKER_WAITS
+    {
+        let needed = daemon.grace.saturating_add(INIT_TAKES).as_millis().div_ceil(1000) + 1;
+        warnings.push(format!(
+            "the grace of {} is {}, and docker kills a container 10s after it asked it to stop: set `stop_grace_period: {needed}s` \
+             (compose), `docker stop -t {needed}`, or `terminationGracePeriodSeconds: {needed}` (Kubernetes)",
+            daemon.name,
+            time(daemon.grace)
+        ));
+    }
+    warnings
+}
+
+/// As the table would spell it.
+fn time(duration: Duration) -> String {
+    match duration.as_millis() {
+        ms if ms % 60_000 == 0 && ms > 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+/// A word as it is, anything else so that its ends show and a terminal takes no order from it.
+fn quoted(arg: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\');
+    if !arg.is_empty() && arg.chars().all(plain) { arg.to_owned() } else { format!("{arg:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        Table::parse(text, "test").unwrap()
+    }
+
+    #[test]
+    fn the_built_in_table_has_no_warnings() {
+        let table = table(sidecar::table::BUILT_IN);
+        assert_eq!(warnings(&table), Vec::<String>::new());
+        let text = meaning(&table, "test");
+        for line in ["HUP      is passed on to egress, once it catches it", "USR1     restarts pipelock"] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_forward_without_a_way_back_is_warned_of() {
+        let text = "[[daemon]]\nname='a'\ncommand=['a']\nconfig={path='/a'}\n[signals]\nHUP={forward='a'}\n";
+        assert!(warnings(&table(text))[0].contains("USR2 = { restart = \"a\" }"));
+        assert!(warnings(&table(&format!("{text}USR2={{restart='a'}}\n"))).is_empty());
+        assert!(warnings(&table(&text.replace("config={path='/a'}\n", ""))).is_empty());
+    }
+
+    #[test]
+    fn a_grace_that_outlasts_docker_is_warned_of_with_what_is_needed() {
+        let with = |grace: &str| warnings(&table(&format!("grace='{grace}'\n[[daemon]]\nname='a'\ncommand=['a']\n")));
+        assert!(with("9s").is_empty());
+        let warning = with("30s").concat();
+        assert!(warning.contains("stop_grace_period: 32s") && warning.contains("terminationGracePeriodSeconds: 32"));
+        assert_eq!(with("9001ms").len(), 1);
+    }
+}

@@ -1,0 +1,35 @@
+//! Output that can't panic, as the print macros do when a stream is closed.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+/// Writes to stdout, all at once. A reader that has gone away is no error: it has what it wanted.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes a line to stderr. Where that fails there is nobody left to tell.
+pub fn error(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// The exit code of an applet that wrote: `code`, or 1 where that would hide that what it wrote is lost.
+pub fn exit(code: u8, written: io::Result<()>) -> ExitCode {
+    match written {
+        Ok(()) => ExitCode::from(code),
+        Err(e) => {
+            error(&format!("sidecar: cannot write to stdout: {e}"));
+            ExitCode::from(code.max(1))
+        }
+    }
+}
+
+/// A usage error.
+pub fn usage(applet: &str, message: &str) -> ExitCode {
+    error(&format!("{applet}: {message}"));
+    ExitCode::from(2)
+}

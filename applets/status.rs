@@ -1,0 +1,212 @@
+//! `status`: what each daemon is doing, as a table for people or as JSON. Its exit code is a health check's.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use argh::{ArgsInfo, FromArgs};
+use sidecar::inside::{page, probe};
+use sidecar::status::{DaemonState, InitState, LastExit, Outcome, Status, Wired};
+
+use crate::args::{self, Early};
+use crate::out;
+
+/// What `--help` adds to argh's text.
+const CODES: &str = "
+Exit codes:
+  0  every selected daemon runs (with --ready: and is ready)
+  1  not every one does
+  2  usage
+  4  PID 1 is not `sidecar init`
+";
+
+/// Tell what each daemon of this bundle is doing: docker exec BUNDLE /proc/1/exe status.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(help_triggers("-h", "--help"))]
+struct Options {
+    /// one JSON object on stdout
+    #[argh(switch)]
+    json: bool,
+    /// ask each running daemon whether it is ready, for 2 s at most
+    #[argh(switch)]
+    ready: bool,
+}
+
+/// Runs the applet.
+pub fn run(args: &[String]) -> ExitCode {
+    let options: Options = match args::parse("status", args) {
+        Ok(options) => options,
+        Err(Early::Help(text)) => return out::exit(0, out::print(&(text + CODES))),
+        Err(Early::Usage(message)) => return out::usage("status", &message),
+    };
+    let page = match page::read() {
+        Ok(page) => page,
+        Err(message) => {
+            out::error(&format!("status: {message}"));
+            return ExitCode::from(4);
+        }
+    };
+    let ready = options.ready.then(|| probe::all(&page));
+    let mut status = page.aged(page::now_ms());
+    if let Some(ready) = ready {
+        for (daemon, ready) in status.daemons.iter_mut().zip(ready) {
+            daemon.ready = Some(ready);
+        }
+    }
+    let well = status.daemons.iter().all(|d| d.state == DaemonState::Running && d.ready != Some(false));
+    let text = if options.json {
+        // A plain struct of strings and numbers: it can't fail to serialize.
+        serde_json::to_string(&status).unwrap_or_default() + "\n"
+    } else {
+        table(&status)
+    };
+    out::exit(u8::from(!well), out::print(&text))
+}
+
+fn table(status: &Status) -> String {
+    let state = match status.state {
+        InitState::Running => "running",
+        InitState::Stopping => "stopping",
+    };
+    let head = format!("sidecar {}, pid {}: {state}\n\n", status.version, status.pid);
+    let mut daemons =
+        vec![["DAEMON", "STATE", "PID", "GENERATION", "RESTARTS", "UP", "READY", "LAST EXIT"].map(str::to_owned)];
+    for d in &status.daemons {
+        let ready = d.ready.map_or("-", |ready| if ready { "yes" } else { "no" });
+        daemons.push([
+            d.name.clone(),
+            daemon_state(d.state).to_owned(),
+            or_dash(d.pid.map(|pid| pid.to_string())),
+            d.generation.to_string(),
+            d.restarts.to_string(),
+            or_dash(d.uptime_ms.map(age)),
+            ready.to_owned(),
+            or_dash(d.last_exit.map(last_exit)),
+        ]);
+    }
+    let mut signals = vec![["SIGNAL", "ACTION", "LAST"].map(str::to_owned)];
+    for (name, wired) in &status.signals {
+        signals.push([name.clone(), action(wired), or_dash(last(wired))]);
+    }
+    let mut text = head + &columns(&daemons);
+    if signals.len() > 1 {
+        text = text + "\n" + &columns(&signals);
+    }
+    if !status.unselected.is_empty() {
+        text = text + "\nnot selected: " + &status.unselected.join(", ") + "\n";
+    }
+    text
+}
+
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|n| rows.iter().filter_map(|row| row.get(n)).map(String::len).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+fn daemon_state(state: DaemonState) -> &'static str {
+    match state {
+        DaemonState::Running => "running",
+        DaemonState::Stopping => "stopping",
+        DaemonState::Exited => "exited",
+        DaemonState::Failed => "failed",
+    }
+}
+
+fn last_exit(exit: LastExit) -> String {
+    let by = if exit.by_init { ", asked to" } else { "" };
+    match (exit.code, exit.signal) {
+        (_, Some(signal)) => format!("signal {signal}{by}"),
+        (Some(code), None) => format!("code {code}{by}"),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
+fn action(wired: &Wired) -> String {
+    match (&wired.restart, &wired.forward) {
+        (Some(name), _) => format!("restart {name}"),
+        (None, Some(name)) => format!("forward to {name}"),
+        (None, None) => "none".to_owned(),
+    }
+}
+
+fn last(wired: &Wired) -> Option<String> {
+    let last = wired.last?;
+    let outcome = match last.outcome {
+        Outcome::Restarting => "restarting",
+        Outcome::Restarted => "restarted",
+        Outcome::Failed => "failed",
+        Outcome::Held => "held",
+        Outcome::Delivered => "delivered",
+        Outcome::Refused => "refused",
+        Outcome::NeverCaught => "never caught",
+    };
+    let reload = match last.reload_errno {
+        None => String::new(),
+        Some(0) => ", reloaded".to_owned(),
+        Some(errno) => format!(", reload refused (errno {errno})"),
+    };
+    Some(format!("{outcome}{reload} {} ago (no. {})", age(last.age_ms), last.seq))
+}
+
+/// An age in its two largest units.
+fn age(ms: u64) -> String {
+    let (s, m, h) = (ms / 1000, ms / 60_000, ms / 3_600_000);
+    match (h, m, s) {
+        (0, 0, 0) => format!("{ms}ms"),
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{}s", s % 60),
+        (h, m, _) if h < 48 => format!("{h}h{}m", m % 60),
+        (h, ..) => format!("{}d{}h", h / 24, h % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_shows_its_two_largest_units() {
+        let ages = [0, 999, 61_000, 3_661_000, 200_000_000].map(age);
+        assert_eq!(ages, ["0ms", "999ms", "1m1s", "1h1m", "2d7h"]);
+    }
+
+    #[test]
+    fn the_table_shows_what_runs_what_ended_and_what_is_not_selected() {
+        let status: Status = serde_json::from_str(
+            r#"{"schema":1,"version":"1.0.0","pid":1,"state":"running","selected":["a","b"],"unselected":["c"],
+                "signals":{"HUP":{"forward":"a","last":null},
+                           "USR1":{"restart":"b","last":{"seq":2,"outcome":"restarted","age_ms":1240}}},
+                "daemons":[
+                 {"name":"a","state":"running","pid":17,"generation":2,"restarts":1,"uptime_ms":1234,
+                  "last_exit":{"code":0,"signal":null,"by_init":true},"ready":true},
+                 {"name":"b","state":"exited","pid":null,"generation":1,"restarts":0,"uptime_ms":null,
+                  "last_exit":{"code":null,"signal":9,"by_init":false}}]}"#,
+        )
+        .unwrap();
+        let expected = "sidecar 1.0.0, pid 1: running
+
+DAEMON  STATE    PID  GENERATION  RESTARTS  UP  READY  LAST EXIT
+a       running  17   2           1         1s  yes    code 0, asked to
+b       exited   -    1           0         -   -      signal 9
+
+SIGNAL  ACTION        LAST
+HUP     forward to a  -
+USR1    restart b     restarted 1s ago (no. 2)
+
+not selected: c
+";
+        assert_eq!(table(&status), expected);
+    }
+}
