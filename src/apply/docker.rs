@@ -130,7 +130,9 @@ impl Session {
     pub fn end(&mut self) -> Vec<u8> {
         drop(self.stdin.take());
         let deadline = Instant::now() + TO_EXIT;
-        let _ = self.child.wait(deadline);
+        if self.child.wait(deadline).is_none() {
+            self.child.kill();
+        }
         self.stderr.recv_timeout(left(deadline).min(Duration::from_millis(100))).unwrap_or_default()
     }
 }
@@ -171,6 +173,14 @@ impl Group {
         receiver
     }
 
+    fn kill(&mut self) {
+        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
+            // Not reaped yet, so the number is still its own.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.0.wait();
+        }
+    }
+
     fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
         let mut pause = Duration::from_micros(200);
         loop {
@@ -189,11 +199,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
-            // Not reaped yet, so the number is still its own.
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            let _ = self.0.wait();
-        }
+        self.kill();
     }
 }
 

@@ -1,0 +1,278 @@
+//! The binary without a container: dispatch, `--install`, usage, `check`, `status` and `apply` where there is no
+//! bundle, or one that lies.
+
+#![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not the helpers beside them")]
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
+
+/// A directory of the test's own, gone with it.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// With a stand-in for the docker CLI that notes its calls; `bundle` is the shell code that plays the bundle.
+    fn docker(&self, bundle: &str) -> Command {
+        let mut command = Command::new(SIDECAR);
+        command.env("SIDECAR_DOCKER", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/docker-stand-in"));
+        command.env("CALLS", self.join("calls")).env("BUNDLE", bundle);
+        command
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.join("calls")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Exit code, stdout and stderr.
+fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn run<S: AsRef<OsStr>>(command: &mut Command, args: &[S]) -> (i32, String, String) {
+    said(&command.args(args).stdin(Stdio::null()).output().unwrap())
+}
+
+fn sidecar<S: AsRef<OsStr>>(args: &[S]) -> (i32, String, String) {
+    run(&mut Command::new(SIDECAR), args)
+}
+
+fn called_as(name: &OsStr, args: &[&str]) -> (i32, String, String) {
+    run(Command::new(SIDECAR).arg0(name), args)
+}
+
+#[test]
+fn the_applet_is_the_exact_base_name_or_else_the_first_argument() {
+    for name in ["check", "/usr/local/bin/check", "./check"] {
+        assert_eq!(called_as(name.as_ref(), &[]).0, 0, "{name}");
+    }
+    for name in ["exe", "/proc/1/exe", "preinit", "check.sh", "recheck", "Check", ""] {
+        let (code, out, _) = called_as(name.as_ref(), &["check"]);
+        assert!(code == 0 && out.contains("built-in table"), "{name}");
+    }
+    // An applet's name goes before the first argument.
+    assert_eq!(called_as("check".as_ref(), &["status"]).0, 2);
+}
+
+#[test]
+fn anything_else_prints_the_applet_list_and_exits_2() {
+    for args in [&[][..], &["preinit"], &["init.sh"], &["--nonsense"], &["--list", "more"], &["--install"], &["help"]] {
+        let (code, out, err) = sidecar(args);
+        assert!(code == 2 && out.is_empty() && !err.is_empty(), "{args:?}: {code} {out}{err}");
+    }
+    assert!(sidecar(&["init.sh"]).2.contains("  apply-egress "));
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_is_unknown_and_no_crash() {
+    let odd = OsStr::from_bytes(b"\xffinit");
+    assert_eq!(called_as(odd, &["--version"]).0, 0);
+    assert_eq!(sidecar(&[odd]).0, 2);
+    let (code, _, err) = sidecar(&[OsString::from("check"), odd.to_owned()]);
+    assert!(code == 2 && err.lines().count() == 1, "{err}");
+}
+
+#[test]
+fn list_version_and_help_go_to_stdout() {
+    let (code, out, err) = sidecar(&["--list"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\ncheck\n");
+    assert!(sidecar(&["--version"]).1.starts_with(concat!("sidecar ", env!("CARGO_PKG_VERSION"), " (")));
+    assert_eq!(sidecar(&["-h"]), sidecar(&["--help"]));
+    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "check"] {
+        let (code, out, err) = sidecar(&[applet, "--help"]);
+        assert_eq!((code, err.as_str()), (0, ""), "{applet}");
+        assert_eq!(sidecar(&[applet, "-h"]).1, out);
+        for promise in ["Exit codes", "  2  "] {
+            assert!(out.contains(promise), "{applet}: {out}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_stdout_is_silent_and_a_full_one_is_told() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(SIDECAR).arg("--list").stdout(writer).output().unwrap();
+    assert_eq!(said(&output), (0, String::new(), String::new()));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, _, err) = said(&Command::new(SIDECAR).arg("--list").stdout(full).output().unwrap());
+    assert!(code == 1 && err.contains("cannot write to stdout"), "{code} {err}");
+}
+
+#[test]
+fn install_makes_a_link_for_each_applet_and_replaces_its_own_older_ones() {
+    let dir = Dir::new();
+    symlink("/gone/sidecar", dir.join("init")).unwrap();
+    symlink("../sidecar-0.9", dir.join("status")).unwrap();
+    for _ in 0..2 {
+        let (code, _, err) = sidecar(&["--install", dir.0.to_str().unwrap()]);
+        assert_eq!((code, err.as_str()), (0, ""));
+        let mut names: Vec<_> = fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "status"]);
+        for name in names {
+            assert_eq!(fs::read_link(dir.0.join(name)).unwrap(), Path::new(SIDECAR));
+        }
+    }
+    assert_eq!(run(&mut Command::new(dir.join("check")), &[] as &[&str]).0, 0);
+    assert_eq!(sidecar(&[format!("--install={}", dir.0.display())]).0, 0);
+}
+
+#[test]
+fn install_replaces_nobody_elses_file_and_then_does_nothing_at_all() {
+    let dir = Dir::new();
+    dir.write("check", "mine");
+    symlink("/lib/systemd/systemd", dir.join("init")).unwrap();
+    let (code, _, err) = sidecar(&["--install", dir.0.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(err.contains("/check,") || err.contains("/check:"), "{err}");
+    assert!(err.contains("/init,") && err.contains("no link was made"), "{err}");
+    assert_eq!(fs::read_to_string(dir.join("check")).unwrap(), "mine");
+    assert_eq!(fs::read_link(dir.join("init")).unwrap(), Path::new("/lib/systemd/systemd"));
+    assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2);
+    assert_eq!(sidecar(&["--install", dir.join("none").to_str().unwrap()]).0, 1);
+}
+
+#[test]
+fn check_says_what_a_table_means_and_where_it_is_wrong() {
+    let dir = Dir::new();
+    let text = "grace = '1m'\n[[daemon]]\nname = 'a'\ncommand = ['a']\nconfig = { path = '/a' }\n[signals]\nHUP = { forward = 'a' }\n";
+    let good = dir.write("good.toml", text);
+    let good = good.to_str().unwrap();
+    let (code, out, err) = sidecar(&["check", good]);
+    assert!(code == 0 && out.contains("HUP      is passed on to a, once it catches it"), "{out}");
+    assert!(err.contains("USR2 = { restart = \"a\" }") && err.contains("stop_grace_period: 62s"), "{err}");
+    for args in [&["check", "--config", good][..], &["check", &format!("--config={good}")]] {
+        assert_eq!(sidecar(args), (code, out.clone(), err.clone()));
+    }
+    assert_eq!(run(Command::new(SIDECAR).env("SIDECAR_CONFIG", good), &["check"]), (code, out, err));
+    let bad = dir.write("bad.toml", &text.replace("forward = 'a'", "forward = 'b'"));
+    let (code, out, err) = sidecar(&["check", bad.to_str().unwrap()]);
+    assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1));
+    assert!(err.contains("bad.toml:7: "), "{err}");
+    assert_eq!(sidecar(&["check", good, "--config", good]).0, 2);
+    assert_eq!(sidecar(&["check", dir.join("none").to_str().unwrap()]).0, 2);
+    assert_eq!(sidecar(&["check", dir.0.to_str().unwrap()]).0, 2);
+}
+
+#[test]
+fn status_outside_of_a_bundle_exits_4() {
+    for args in [&["status"][..], &["status", "--json", "--ready"]] {
+        let (code, out, err) = sidecar(args);
+        assert_eq!((code, out.as_str(), err.lines().count()), (4, "", 1), "{err}");
+        assert!(err.contains("PID 1"), "{err}");
+    }
+    assert_eq!(sidecar(&["status", "--json=1"]).0, 2);
+}
+
+#[test]
+fn without_a_docker_cli_each_bundle_is_unreachable() {
+    let (code, out, err) = run(Command::new(SIDECAR).env("PATH", "/nowhere"), &["apply-egress", "b1", "b2", "b1"]);
+    assert_eq!((code, out.as_str(), err.lines().count()), (3, "", 2), "{err}");
+    let mut lines = err.lines();
+    assert!(lines.next().unwrap().starts_with("b1: ") && lines.next().unwrap().starts_with("b2: "));
+    assert!(err.contains("nothing was sent") && err.contains("SIDECAR_DOCKER"), "{err}");
+}
+
+#[test]
+fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
+    let dir = Dir::new();
+    for args in [
+        &["apply-allowlist"][..],
+        &["apply-allowlist", "good", "/b1"],
+        &["apply-allowlist", ""],
+        &["apply-allowlist", "--", "-b"],
+        &["apply-allowlist", "--json=1", "b1"],
+        &["apply-allowlist", "--signal", "HUP", "b1"],
+        &["apply-egress", "--timeout", "soon", "b1"],
+        &["apply-egress", "--timeout=0s", "b1"],
+        &["apply-egress", "--timeout=18446744073709551615m", "b1"],
+        &["apply", "b1"],
+        &["apply", "--signal", "TERM", "b1"],
+        &["apply", "--signal", "10", "b1"],
+    ] {
+        let (code, out, err) = run(&mut dir.docker("true"), args);
+        assert_eq!((code, out.as_str(), err.lines().count()), (2, "", 1), "{args:?}: {err}");
+        let mut json = args.to_vec();
+        json.insert(1, "--json");
+        let (code, out, err) = run(&mut dir.docker("true"), &json);
+        assert_eq!((code, err.as_str(), out.lines().count()), (2, "", 1), "{args:?}: {out}");
+        let object: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&object["bundle"], &object["outcome"]), (&().into(), &"usage".into()));
+    }
+    assert_eq!(dir.calls(), [] as [&str; 0]);
+}
+
+/// Shell code of a bundle that says hello, then `then`.
+fn hello(then: &str) -> String {
+    let target = r#""target":{"action":"restart","daemon":"pipelock","before":{"pid":17,"generation":1},"seq":0}"#;
+    format!(r#"echo '{{"protocol":1,"version":"1.0.0","reply":"hello",{target}}}'; read a; read b; {then}"#)
+}
+
+#[test]
+fn the_good_case_takes_three_calls_of_docker() {
+    let dir = Dir::new();
+    let live = r#"echo '{"finding":"live","after":{"pid":31,"generation":2},"siblings_moved":[]}'"#;
+    let (code, out, err) = run(&mut dir.docker(&hello(live)), &["apply-allowlist", "b1", "b1"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("b1: live: ") && out.contains("pid 17 -> 31, generation 1 -> 2"), "{out}");
+    assert_eq!(dir.calls(), ["inspect", "exec", "kill"]);
+}
+
+#[test]
+fn a_bundle_that_lies_before_the_signal_is_no_bundle_and_gets_none() {
+    for lie in ["cat /dev/zero", "yes", "true", r"printf '\033[2J\n'", r"printf '\033[2J' >&2", "echo '{}'"] {
+        let dir = Dir::new();
+        let (code, out, err) = run(&mut dir.docker(lie), &["apply-allowlist", "b1"]);
+        assert_eq!((code, out.as_str(), err.lines().count()), (4, "", 1), "{lie}: {err}");
+        assert!(err.starts_with("b1: not a sidecar bundle") && !err.contains('\u{1b}'), "{lie}: {err}");
+        assert_eq!(dir.calls(), ["inspect", "exec"]);
+    }
+}
+
+#[test]
+fn a_bundle_that_breaks_off_after_the_signal_leaves_it_not_proven() {
+    let started = Instant::now();
+    for lie in ["true", "yes", "cat /dev/zero", "sleep 60 & wait", r"printf '\033[2J\n'"] {
+        let dir = Dir::new();
+        let (code, out, err) = run(&mut dir.docker(&hello(lie)), &["apply-allowlist", "--timeout", "100ms", "b1"]);
+        assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{lie}: {err}");
+        assert!(err.contains("not proven") && err.contains("was sent") && !err.contains('\u{1b}'), "{lie}: {err}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(60));
+}
