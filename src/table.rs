@@ -237,10 +237,9 @@ impl Table {
         })?;
         let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g)).map_err(|(s, m)| at(s, m))?;
         let mut daemons: Vec<Daemon> = Vec::new();
-        for spanned in raw.daemon {
-            let span = spanned.span();
-            let name = spanned.get_ref().name.clone();
-            let daemon = check_daemon(spanned.into_inner(), span, grace).map_err(|(s, m)| at(s, m))?;
+        for raw_daemon in raw.daemon {
+            let name = raw_daemon.name.clone();
+            let daemon = check_daemon(raw_daemon, grace).map_err(|(s, m)| at(s, m))?;
             if daemons.iter().any(|d| d.name == daemon.name) {
                 let message = format!("a second daemon named {:?}; give each its own name", daemon.name);
                 return Err(at(name.span(), message));
@@ -323,7 +322,7 @@ type At<T> = Result<T, (std::ops::Range<usize>, String)>;
 struct RawTable {
     grace: Option<Spanned<String>>,
     #[serde(default)]
-    daemon: Vec<Spanned<RawDaemon>>,
+    daemon: Vec<RawDaemon>,
     #[serde(default)]
     signals: BTreeMap<Spanned<String>, Spanned<RawAction>>,
 }
@@ -367,7 +366,8 @@ struct RawAction {
 
 fn duration(key: &str, text: &Spanned<String>) -> At<Duration> {
     parse_duration(text.get_ref()).ok_or_else(|| {
-        let message = format!("{key} = {:?} is no duration; write a whole number and ms, s or m, as in \"8s\"", text.get_ref());
+        let message =
+            format!("{key} = {:?} is no duration; write a whole number and ms, s or m, as in \"8s\"", text.get_ref());
         (text.span(), message)
     })
 }
@@ -384,7 +384,7 @@ fn check_command(key: &str, command: &[String], span: &std::ops::Range<usize>) -
     }
 }
 
-fn check_daemon(raw: RawDaemon, span: std::ops::Range<usize>, table_grace: Duration) -> At<Daemon> {
+fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
     let name = raw.name.get_ref();
     let mut bytes = name.bytes();
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -396,7 +396,10 @@ fn check_daemon(raw: RawDaemon, span: std::ops::Range<usize>, table_grace: Durat
     let mut ignore = Vec::new();
     for signal in &raw.ignore {
         let Some(known) = Signal::from_name(signal.get_ref()) else {
-            let message = format!("{:?} is no signal that can be ignored; write it as in \"HUP\" or \"RTMIN+1\"", signal.get_ref());
+            let message = format!(
+                "{:?} is no signal that can be ignored; write it as in \"HUP\" or \"RTMIN+1\"",
+                signal.get_ref()
+            );
             return Err((signal.span(), message));
         };
         ignore.push(known);
@@ -405,8 +408,6 @@ fn check_daemon(raw: RawDaemon, span: std::ops::Range<usize>, table_grace: Durat
     let ready = raw.ready.map(check_ready).transpose()?;
     let grace = raw.grace.as_ref().map_or(Ok(table_grace), |g| duration("grace", g))?;
     let settle = raw.settle.as_ref().map_or(Ok(DEFAULT_SETTLE), |s| duration("settle", s))?;
-    // The span of a whole [[daemon]] is for errors about no single key of it; none is left to report here.
-    drop(span);
     Ok(Daemon { name: raw.name.into_inner(), command: raw.command.into_inner(), grace, ignore, config, ready, settle })
 }
 
@@ -429,9 +430,11 @@ fn check_config(raw: Spanned<RawConfig>) -> At<Config> {
 fn check_ready(raw: Spanned<RawReady>) -> At<Ready> {
     let span = raw.span();
     match raw.into_inner() {
-        RawReady { tcp: Some(addr), http: None, exec: None, notify: None } => addr.parse().map(Ready::Tcp).map_err(|_| {
-            (span, format!("ready.tcp = {addr:?} is no address; write IP:PORT, as in \"127.0.0.1:8888\""))
-        }),
+        RawReady { tcp: Some(addr), http: None, exec: None, notify: None } => {
+            addr.parse().map(Ready::Tcp).map_err(|_| {
+                (span, format!("ready.tcp = {addr:?} is no address; write IP:PORT, as in \"127.0.0.1:8888\""))
+            })
+        }
         RawReady { tcp: None, http: Some(url), exec: None, notify: None } => parse_http(&url).ok_or_else(|| {
             (span, format!("ready.http = {url:?} can't be probed; write http://IP:PORT/PATH with an IP literal"))
         }),
@@ -457,7 +460,8 @@ fn parse_http(url: &str) -> Option<Ready> {
 fn check_wire(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon]) -> At<Wire> {
     let span = raw.span();
     let Some(signal) = Signal::from_name(name.get_ref()) else {
-        let message = format!("{:?} is no signal; write HUP, USR1, USR2, WINCH or RTMIN+N (N from 0 to 30)", name.get_ref());
+        let message =
+            format!("{:?} is no signal; write HUP, USR1, USR2, WINCH or RTMIN+N (N from 0 to 30)", name.get_ref());
         return Err((name.span(), message));
     };
     if !signal.is_wireable() {
@@ -468,17 +472,25 @@ fn check_wire(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
         None => false,
         Some("always") if raw.forward.is_some() => true,
         Some(other) => {
-            return Err((span, format!("when = {other:?} has no meaning here; only a forward takes when = \"always\"")));
+            return Err((
+                span,
+                format!("when = {other:?} has no meaning here; only a forward takes when = \"always\""),
+            ));
         }
     };
     let (action, target) = match (raw.forward, raw.restart) {
         (Some(target), None) => (Action::Forward { always }, target),
         (None, Some(target)) => (Action::Restart, target),
-        (None, None) => return Err((span, format!("{signal} has no action; give it forward = NAME or restart = NAME"))),
+        (None, None) => {
+            return Err((span, format!("{signal} has no action; give it forward = NAME or restart = NAME")));
+        }
         (Some(_), Some(_)) => return Err((span, format!("{signal} has two actions; keep one of forward and restart"))),
     };
     let Some(daemon) = daemons.iter().position(|d| d.name == target) else {
-        return Err((span, format!("{signal} is wired to {target:?}, which is no daemon of this table; name one that is")));
+        return Err((
+            span,
+            format!("{signal} is wired to {target:?}, which is no daemon of this table; name one that is"),
+        ));
     };
     Ok(Wire { signal, action, daemon })
 }
