@@ -4,6 +4,7 @@
 //! the shell does and decides nothing.
 
 pub mod apply;
+pub mod core;
 #[cfg(target_os = "linux")]
 pub mod inside;
 pub mod status;

@@ -1,0 +1,216 @@
+use super::*;
+
+fn table() -> Table {
+    let text = "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
+                [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"beta\" }\n";
+    Table::parse(text, "test").unwrap()
+}
+
+fn at(ms: u64) -> Moment {
+    Duration::from_millis(ms)
+}
+
+/// Both daemons run: alpha as pid 10, beta as pid 11.
+fn running() -> Core {
+    let mut core = Core::new(&table(), &[0, 1]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
+    let _ = core.handle(at(0), Event::Started { daemon: 1, pid: 11 });
+    core
+}
+
+fn acts(actions: Vec<Action>) -> Vec<Action> {
+    actions.into_iter().filter(|a| !matches!(a, Action::Tell(..))).collect()
+}
+
+#[test]
+fn an_unset_empty_or_blank_selection_means_all() {
+    for value in [None, Some(""), Some("  \t")] {
+        assert_eq!(select(&table(), value).selected, [0, 1]);
+    }
+}
+
+#[test]
+fn a_selection_is_trimmed_in_table_order_and_ignores_unknown_names() {
+    let selection = select(&table(), Some(" beta , nobody,alpha "));
+    assert_eq!(selection, Selection { selected: vec![0, 1], unknown: vec!["nobody".to_owned()] });
+    assert_eq!(select(&table(), Some("beta")).selected, [1]);
+    assert!(select(&table(), Some("nobody")).selected.is_empty());
+}
+
+#[test]
+fn all_succeed_exits_0() {
+    let mut core = running();
+    let _ = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(0) });
+    let actions = core.handle(at(2), Event::Ended { pid: 11, end: End::Code(0) });
+    assert_eq!(acts(actions), [Action::KillGroup(11), Action::Reap(11), Action::Exit(0)]);
+}
+
+#[test]
+fn a_crash_starts_no_shutdown_and_siblings_live() {
+    let mut core = running();
+    let actions = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(1) });
+    assert_eq!(acts(actions), [Action::KillGroup(10), Action::Reap(10)]);
+    assert_eq!(core.state(), InitState::Running);
+    assert_eq!(core.next(), None);
+}
+
+#[test]
+fn a_crash_and_then_term_exits_with_the_crashers_code() {
+    let mut core = running();
+    let _ = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(1) });
+    let actions = acts(core.handle(at(2), Event::Stop));
+    assert_eq!(actions, [Action::Kill { pid: 11, signal: TERM }, Action::Kill { pid: 11, signal: CONT }]);
+    let actions = acts(core.handle(at(3), Event::Ended { pid: 11, end: End::Signal(TERM) }));
+    assert_eq!(actions.last(), Some(&Action::Exit(1)));
+}
+
+#[test]
+fn all_that_die_unattended_exit_with_the_maximum() {
+    let mut core = running();
+    let _ = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(3) });
+    let actions = acts(core.handle(at(2), Event::Ended { pid: 11, end: End::Signal(11) }));
+    assert_eq!(actions.last(), Some(&Action::Exit(139)));
+}
+
+#[test]
+fn a_restart_replaces_in_place_once_the_old_group_is_gone() {
+    let mut core = running();
+    let actions = acts(core.handle(at(1), Event::Signal(Signal::USR1)));
+    assert_eq!(actions, [Action::Kill { pid: 11, signal: TERM }, Action::Kill { pid: 11, signal: CONT }]);
+    let actions = acts(core.handle(at(2), Event::Ended { pid: 11, end: End::Signal(TERM) }));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11), Action::LookAtGroup { daemon: 1, pgid: 11 }]);
+    assert!(acts(core.handle(at(2), Event::Group { daemon: 1, empty: false })).is_empty());
+    assert_eq!(acts(core.handle(at(7), Event::Group { daemon: 1, empty: true })), [Action::Start(1)]);
+    let _ = core.handle(at(8), Event::Started { daemon: 1, pid: 12 });
+    let view = core.view(1).unwrap();
+    assert_eq!((view.pid, view.generation, view.restarts), (Some(12), 2, 1));
+    assert_eq!(core.last(1).unwrap().outcome, Outcome::Restarted);
+    assert_eq!(core.view(0).unwrap().pid, Some(10));
+}
+
+#[test]
+fn a_replacement_starts_after_2_s_even_if_the_old_group_is_not_gone() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(0) });
+    assert!(acts(core.handle(at(1999), Event::Group { daemon: 1, empty: false })).is_empty());
+    assert_eq!(acts(core.handle(at(2000), Event::Group { daemon: 1, empty: false })), [Action::Start(1)]);
+}
+
+#[test]
+fn a_second_restart_request_sends_no_second_term_and_moves_no_deadline() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    assert!(acts(core.handle(at(5000), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(core.next(), Some(at(8000)));
+    assert_eq!(core.last(1).unwrap().seq, 2);
+}
+
+#[test]
+fn a_restart_during_a_shutdown_is_a_no_op_and_nothing_is_started() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = core.handle(at(1), Event::Stop);
+    assert!(acts(core.handle(at(2), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
+    let actions = acts(core.handle(at(3), Event::Ended { pid: 11, end: End::Signal(TERM) }));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11)]);
+    let actions = acts(core.handle(at(4), Event::Ended { pid: 10, end: End::Signal(TERM) }));
+    assert_eq!(actions.last(), Some(&Action::Exit(143)));
+}
+
+#[test]
+fn a_daemon_that_ignores_term_is_killed_at_the_grace_and_its_minus_9_shows() {
+    let mut core = Core::new(&table(), &[1]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
+    let _ = core.handle(at(100), Event::Stop);
+    assert!(acts(core.handle(at(8099), Event::Time)).is_empty());
+    assert_eq!(acts(core.handle(at(8100), Event::Time)), [Action::Kill { pid: 11, signal: KILL }]);
+    assert_eq!(core.next(), None);
+    let actions = acts(core.handle(at(8101), Event::Ended { pid: 11, end: End::Signal(KILL) }));
+    assert_eq!(actions.last(), Some(&Action::Exit(137)));
+}
+
+#[test]
+fn a_second_shutdown_request_never_moves_the_deadline() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Stop);
+    assert!(acts(core.handle(at(4000), Event::Stop)).is_empty());
+    assert_eq!(core.next(), Some(at(8000)));
+}
+
+#[test]
+fn a_forward_is_held_until_the_daemon_takes_it_and_reaches_it_alone() {
+    let mut core = running();
+    let look = Action::LookAtMask { daemon: 0, pid: 10, signal: Signal::HUP };
+    assert_eq!(acts(core.handle(at(0), Event::Signal(Signal::HUP))), std::slice::from_ref(&look));
+    let mask = |disposition| Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition };
+    assert!(acts(core.handle(at(0), mask(Disposition::NotTaken))).is_empty());
+    assert_eq!(acts(core.handle(at(20), Event::Time)), [look]);
+    let actions = acts(core.handle(at(20), mask(Disposition::Taken)));
+    assert_eq!(actions, [Action::Kill { pid: 10, signal: 1 }]);
+    assert_eq!(core.last(0).unwrap().outcome, Outcome::Delivered);
+    assert_eq!(core.next(), None);
+}
+
+#[test]
+fn a_forward_that_is_never_caught_is_dropped_after_20_s_and_said_so() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    let mask = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::NotTaken };
+    assert!(acts(core.handle(at(20_000), mask)).is_empty());
+    assert_eq!(core.last(0).unwrap().outcome, Outcome::NeverCaught);
+}
+
+#[test]
+fn a_signal_for_a_daemon_that_is_not_selected_is_a_no_op() {
+    let mut core = Core::new(&table(), &[0]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
+    assert!(acts(core.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
+}
+
+#[test]
+fn asked_to_stop_before_any_daemon_ran_exits_143_and_starts_nothing() {
+    let mut core = Core::new(&table(), &[0, 1]);
+    let _ = core.handle(at(0), Event::Stop);
+    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Exit(143)]);
+}
+
+#[test]
+fn a_restart_that_was_pending_at_the_start_does_nothing_more() {
+    let mut core = Core::new(&table(), &[1]);
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Start(0)]);
+    assert!(acts(core.handle(at(1), Event::Started { daemon: 0, pid: 11 })).is_empty());
+    assert_eq!(core.last(1).unwrap().outcome, Outcome::Restarted);
+    assert_eq!(core.view(0).unwrap().restarts, 0);
+}
+
+#[test]
+fn a_dead_daemon_is_simply_started_by_a_restart() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(1) });
+    let actions = acts(core.handle(at(3000), Event::Signal(Signal::USR1)));
+    assert_eq!(actions, [Action::LookAtGroup { daemon: 1, pgid: 11 }]);
+    assert_eq!(acts(core.handle(at(3000), Event::Group { daemon: 1, empty: true })), [Action::Start(1)]);
+}
+
+#[test]
+fn a_reload_counts_only_where_it_began_after_the_signal_was_delivered() {
+    let mut core = running();
+    let _ = core.handle(at(5), Event::Signal(Signal::HUP));
+    let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
+    let _ = core.handle(at(5), taken);
+    let reload = |usec| Event::Notify { pid: 10, ready: false, reloading: Some(usec), errno: 0 };
+    let done = Event::Notify { pid: 10, ready: true, reloading: None, errno: 22 };
+    let _ = core.handle(at(6), reload(4_000));
+    let _ = core.handle(at(6), done.clone());
+    assert_eq!(core.last(0).unwrap().reload_errno, None);
+    let _ = core.handle(at(7), reload(5_500));
+    let _ = core.handle(at(7), done);
+    assert_eq!(core.last(0).unwrap().reload_errno, Some(22));
+}
