@@ -1,10 +1,42 @@
 //! `init`: PID 1 of a bundle.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use argh::{ArgsInfo, FromArgs};
 use nix::sys::signal::SigSet;
+use sidecar::shell;
+use sidecar::table::Table;
 
-/// Stands until the real one is merged: says so and starts nothing.
-pub fn run(_args: &[String], _inherited: SigSet) -> ExitCode {
-    crate::out::usage("init", "this build has no init yet")
+use crate::args::{self, Early};
+use crate::out;
+
+/// Starts and supervises the selected daemons. Exits with the maximum over its daemons' last exits, 128+N for a
+/// signal N; 2 where the daemon table is wrong.
+#[derive(FromArgs, ArgsInfo)]
+struct Init {
+    /// the daemon table, a TOML file (default: the one that the environment names, /etc/sidecar/daemons.toml, the built-in one)
+    #[argh(option)]
+    config: Option<PathBuf>,
+}
+
+/// Runs init; every signal is blocked, and `init` undoes that for its daemons.
+pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
+    let init: Init = match args::parse("init", args) {
+        Ok(init) => init,
+        Err(Early::Help(text)) => return out::exit(0, out::print(&text)),
+        Err(Early::Usage(message)) => return out::usage("init", &message),
+    };
+    let named = init.config.or_else(|| std::env::var_os("SIDECAR_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from));
+    let table = match Table::load(named.as_deref()) {
+        Ok((table, _)) => table,
+        Err(e) => return out::usage("init", &e.to_string()),
+    };
+    match shell::run(&table) {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
+        Err(e) => {
+            out::error(&format!("init: {e}"));
+            ExitCode::FAILURE
+        }
+    }
 }

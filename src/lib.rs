@@ -7,6 +7,8 @@ pub mod apply;
 pub mod core;
 #[cfg(target_os = "linux")]
 pub mod inside;
+#[cfg(target_os = "linux")]
+pub mod shell;
 pub mod status;
 pub mod table;
 pub mod text;

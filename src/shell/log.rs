@@ -1,0 +1,64 @@
+//! init's own log: `tracing` into a bounded buffer that the poll loop hands to stderr.
+
+use std::io;
+use std::sync::Mutex;
+
+use tracing::level_filters::LevelFilter;
+
+/// What the log holds between two rounds of the poll loop, in bytes.
+const BOUND: usize = 64 * 1024;
+
+static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Writer;
+
+impl io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Ok(mut buffer) = BUFFER.lock()
+            && buffer.len() + bytes.len() <= BOUND
+        {
+            buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes what was logged since the last call.
+pub fn take() -> Vec<u8> {
+    BUFFER.lock().map(|mut buffer| std::mem::take(&mut *buffer)).unwrap_or_default()
+}
+
+/// Sets the log up from `SIDECAR_LOG` and `SIDECAR_LOG_FORMAT`; a bad value is a warning.
+pub fn set_up() {
+    let level = std::env::var("SIDECAR_LOG").unwrap_or_default();
+    let format = std::env::var("SIDECAR_LOG_FORMAT").unwrap_or_default();
+    let known = match level.as_str() {
+        "" | "info" => Some(LevelFilter::INFO),
+        "error" => Some(LevelFilter::ERROR),
+        "warn" => Some(LevelFilter::WARN),
+        "debug" => Some(LevelFilter::DEBUG),
+        "trace" => Some(LevelFilter::TRACE),
+        _ => None,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(known.unwrap_or(LevelFilter::INFO))
+        .with_target(false)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(|| Writer);
+    if format == "json" {
+        builder.json().flatten_event(true).init();
+    } else {
+        builder.init();
+    }
+    if known.is_none() {
+        tracing::warn!("SIDECAR_LOG={level:?} is none of error, warn, info, debug, trace; using info");
+    }
+    if !matches!(format.as_str(), "" | "text" | "json") {
+        tracing::warn!("SIDECAR_LOG_FORMAT={format:?} is neither text nor json; using text");
+    }
+}
