@@ -8,16 +8,23 @@ use tracing::level_filters::LevelFilter;
 /// What the log holds between two rounds of the poll loop, in bytes.
 const BOUND: usize = 64 * 1024;
 
-static BUFFER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static BUFFER: Mutex<Buffer> = Mutex::new(Buffer { lines: Vec::new(), dropped: 0 });
+
+struct Buffer {
+    lines: Vec<u8>,
+    dropped: u64,
+}
 
 struct Writer;
 
 impl io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Ok(mut buffer) = BUFFER.lock()
-            && buffer.len() + bytes.len() <= BOUND
-        {
-            buffer.extend_from_slice(bytes);
+        if let Ok(mut buffer) = BUFFER.lock() {
+            if buffer.lines.len() + bytes.len() <= BOUND {
+                buffer.lines.extend_from_slice(bytes);
+            } else {
+                buffer.dropped += 1;
+            }
         }
         Ok(bytes.len())
     }
@@ -27,9 +34,15 @@ impl io::Write for Writer {
     }
 }
 
-/// Takes what was logged since the last call.
+/// Takes what was logged since the last call; lines that found no room are counted in a line of their own.
 pub fn take() -> Vec<u8> {
-    BUFFER.lock().map(|mut buffer| std::mem::take(&mut *buffer)).unwrap_or_default()
+    let Ok(mut buffer) = BUFFER.lock() else { return Vec::new() };
+    let mut lines = std::mem::take(&mut buffer.lines);
+    if buffer.dropped > 0 {
+        lines.extend_from_slice(format!("{} lines of init's log were dropped\n", buffer.dropped).as_bytes());
+        buffer.dropped = 0;
+    }
+    lines
 }
 
 /// Sets the log up from `SIDECAR_LOG` and `SIDECAR_LOG_FORMAT`; a bad value is a warning.
