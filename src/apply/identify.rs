@@ -8,7 +8,8 @@ use crate::text::Plain;
 /// What is asked of each container: one JSON object a line, and no more than is judged here.
 pub const FORMAT: &str = concat!(
     r#"{"id":{{json .Id}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
-    r#""pid_mode":{{json .HostConfig.PidMode}},"init":{{json .HostConfig.Init}},"#,
+    // Whole: where docker falls back to the engine's own JSON, a key that is absent there breaks the template.
+    r#""host":{{json .HostConfig}},"#,
     r#""schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
 );
 
@@ -58,9 +59,15 @@ struct Row {
     name: String,
     path: String,
     state: String,
+    host: Host,
+    schema: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Host {
     pid_mode: Option<String>,
     init: Option<bool>,
-    schema: Option<String>,
 }
 
 impl Row {
@@ -77,10 +84,10 @@ impl Row {
             other => return Err(Failure::NotRunning { state: Plain::new(other) }),
         }
         // "private" is how podman spells docker's empty mode.
-        if let Some(mode) = self.pid_mode.as_deref().filter(|mode| !matches!(*mode, "" | "private")) {
+        if let Some(mode) = self.host.pid_mode.as_deref().filter(|mode| !matches!(*mode, "" | "private")) {
             return Err(Failure::SharesPids { mode: Plain::new(mode) });
         }
-        if self.init == Some(true) {
+        if self.host.init == Some(true) {
             return Err(Failure::DockerInit);
         }
         let program = self.path.rsplit('/').next().unwrap_or_default();
@@ -102,7 +109,7 @@ mod tests {
     /// What inspect prints of a running bundle of ours, with one thing changed.
     fn row(from: &str, to: &str) -> String {
         let row = format!(
-            r#"{{"id":"{ID}","name":"/b1","path":"/sbin/init","state":"running","pid_mode":"","init":null,"schema":"1"}}"#
+            r#"{{"id":"{ID}","name":"/b1","path":"/sbin/init","state":"running","host":{{"PidMode":"","Init":null}},"schema":"1"}}"#
         );
         assert!(row.contains(from), "{from}");
         row.replace(from, to) + "\n"
@@ -139,9 +146,9 @@ mod tests {
     fn no_program_of_a_strangers_pid_1_is_run() {
         assert_eq!(one(&row(r#""init":null"#, r#""init":true"#)), Err(Failure::DockerInit));
         assert_eq!(one(&row(r#""init":null"#, r#""init":false"#)).unwrap(), ID);
-        assert_eq!(one(&row(r#""pid_mode":"""#, r#""pid_mode":"private""#)).unwrap(), ID);
+        assert_eq!(one(&row(r#""PidMode":"""#, r#""PidMode":"private""#)).unwrap(), ID);
         for mode in ["host", "container:0123"] {
-            let shares = row(r#""pid_mode":"""#, &format!(r#""pid_mode":"{mode}""#));
+            let shares = row(r#""PidMode":"""#, &format!(r#""PidMode":"{mode}""#));
             assert_eq!(one(&shares), Err(Failure::SharesPids { mode: Plain::new(mode) }));
         }
     }
