@@ -144,8 +144,8 @@ mod tests {
 
     #[test]
     fn no_program_of_a_strangers_pid_1_is_run() {
-        assert_eq!(one(&row(r#""init":null"#, r#""init":true"#)), Err(Failure::DockerInit));
-        assert_eq!(one(&row(r#""init":null"#, r#""init":false"#)).unwrap(), ID);
+        assert_eq!(one(&row(r#""Init":null"#, r#""Init":true"#)), Err(Failure::DockerInit));
+        assert_eq!(one(&row(r#""Init":null"#, r#""Init":false"#)).unwrap(), ID);
         assert_eq!(one(&row(r#""PidMode":"""#, r#""PidMode":"private""#)).unwrap(), ID);
         for mode in ["host", "container:0123"] {
             let shares = row(r#""PidMode":"""#, &format!(r#""PidMode":"{mode}""#));
