@@ -1,0 +1,397 @@
+//! The image `bundle` and the host's applets on a real Engine: real containers whose PID 1 is our binary, the four
+//! real daemons where a promise is about them. `scripts/test` builds the image and runs this.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+
+mod containers;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use containers::{Container, Dir, SIDECAR, Said, docker, image, said, unique, wait_until};
+use serde_json::Value;
+
+/// The daemons are what a table may hold; here init and the host's applets are what is looked at.
+const TABLE: &str = r#"
+[[daemon]]
+name = "egress"
+command = ["sh", "-c", "trap : HUP; while :; do sleep 0.1; done"]
+[[daemon]]
+name = "pipelock"
+command = ["sh", "-c", "test ! -e /etc/sidecar/poison || exit 7; exec sleep 1000"]
+[signals]
+HUP = { forward = "egress" }
+USR1 = { restart = "pipelock" }
+"#;
+
+const MCP_CLIENT: &str = r#"
+import asyncio, sys
+from mcp import Client
+
+async def main():
+    async with Client("http://127.0.0.1:9100/mcp", mode="legacy") as client:
+        end = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        print("open", flush=True)
+        for calls in range(100_000):
+            assert not (await client.call_tool("ping", {})).is_error
+            if end.done():
+                break
+            await asyncio.sleep(0.02)
+        print("calls", calls + 1)
+
+asyncio.run(main())
+"#;
+
+/// A web server on 127.0.0.1:8000 that answers with the request's Authorization, once it listens.
+const WEB: &str = r#"
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"authorization: " + self.headers.get("Authorization", "none").encode())
+
+ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"#;
+
+/// One request through egress and pipelock: the code and the body.
+const GET: &str = r#"
+import sys, urllib.error, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": "http://127.0.0.1:9080"}))
+try:
+    with opener.open("http://web.test:8000/", timeout=20) as answer:
+        print(answer.status, answer.read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code)
+"#;
+
+fn sidecar(arguments: &[&str]) -> Said {
+    said(Command::new(SIDECAR).args(arguments))
+}
+
+/// An allowlist for pipelock (or tinyproxy in its place) that lets the agent reach `host`.
+fn allowlist(host: &str) -> String {
+    let text = include_str!("../bundle/pipelock/pipelock.yaml").replace("api.anthropic.com", host);
+    assert!(text.contains(host));
+    text + "\nssrf:\n  ip_allowlist: [\"127.0.0.0/8\"]\n"
+}
+
+fn route(credential: &str) -> String {
+    format!("routes:\n  - host: web.test\n    scheme: http\n    headers:\n      Authorization: \"{credential}\"\n")
+}
+
+/// The four real daemons, with a web server beside them that plays the internet.
+struct Real {
+    pipelock: Dir,
+    egress: Dir,
+    bundle: Container,
+    _web: Container,
+}
+
+impl Real {
+    fn start() -> Self {
+        let (pipelock, egress) = (Dir::new(), Dir::new());
+        pipelock.write("pipelock.yaml", &allowlist("elsewhere.test"));
+        egress.write("routes.yaml", &route("old"));
+        let volumes = [pipelock.at("/etc/sidecar/pipelock"), egress.at("/etc/sidecar/egress")];
+        let bundle = Container::bundle(&[&volumes[0], &volumes[1]]).ready();
+        let network = format!("--network=container:{}", bundle.name);
+        let options = [&network, "--no-healthcheck", "--entrypoint=/opt/supervise/bin/python"];
+        let web = Container::run(&options, &image(), &["-c", WEB]);
+        Self { pipelock, egress, bundle, _web: web }
+    }
+
+    fn get(&self) -> String {
+        let (code, out, err) = said(&mut self.bundle.client(GET, &[]));
+        assert_eq!(code, 0, "{err}");
+        out.trim().to_owned()
+    }
+}
+
+fn others(pids: &[(String, u64)], name: &str) -> Vec<(String, u64)> {
+    pids.iter().filter(|(other, _)| other != name).cloned().collect()
+}
+
+#[test]
+fn exit_0_of_apply_allowlist_means_that_a_new_process_enforces_the_new_list_and_that_nobody_else_moved() {
+    let real = Real::start();
+    let before = real.bundle.pids();
+    assert_eq!(real.get(), "403");
+    real.pipelock.write("pipelock.yaml", &allowlist("web.test"));
+    let calls = Dir::new();
+    let calls = calls.write("calls", "");
+    let mut command = Command::new(SIDECAR);
+    command.env("SIDECAR_DOCKER", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/docker-counted")).env("CALLS", &calls);
+    let (code, out, err) = said(command.args(["apply-allowlist", "--json", &real.bundle.name]));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert_eq!(fs::read_to_string(calls).unwrap(), "inspect\nexec\nkill\n");
+    let object: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&object["outcome"], &object["daemon"]), (&"live".into(), &"pipelock".into()));
+    assert_eq!(real.get(), "200 authorization: old");
+    let after = real.bundle.pids();
+    assert_eq!(others(&after, "pipelock"), others(&before, "pipelock"));
+    assert_ne!(after, before);
+    assert_eq!(real.bundle.daemon("pipelock")["generation"], 2);
+    assert_eq!(object["after"]["pid"], real.bundle.daemon("pipelock")["pid"]);
+}
+
+#[test]
+fn exit_0_of_apply_egress_means_that_the_same_mitmdump_sends_the_new_credential_and_exit_1_that_it_keeps_the_old() {
+    let real = Real::start();
+    real.pipelock.write("pipelock.yaml", &allowlist("web.test"));
+    assert_eq!(sidecar(&["apply-allowlist", &real.bundle.name]).0, 0);
+    let before = real.bundle.pids();
+    assert_eq!(real.get(), "200 authorization: old");
+    real.egress.write("routes.yaml", &route("new"));
+    let (code, out, err) = sidecar(&["apply-egress", &real.bundle.name]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("live: egress took HUP and says that it obeyed: same pid"), "{out}");
+    assert_eq!(real.get(), "200 authorization: new");
+    real.egress.write("routes.yaml", &(route("hidden") + "    no-such-key: 1\n"));
+    let (code, out, err) = sidecar(&["apply-egress", &real.bundle.name]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("refused") && !err.contains("hidden"), "{err}");
+    assert_eq!(real.get(), "200 authorization: new");
+    assert_eq!(real.bundle.pids(), before);
+    assert!(!real.bundle.log().contains("hidden"));
+}
+
+#[test]
+fn two_hundred_signals_in_a_burst_leave_one_pipelock_no_zombie_the_siblings_and_an_open_mcp_session() {
+    let bundle = Container::bundle(&[]).ready();
+    let before = bundle.pids();
+    let mut client = bundle.client(MCP_CLIENT, &[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "open");
+    let burst: Vec<_> = (0..200)
+        .map(|_| {
+            Command::new("docker").args(["kill", "-s", "USR1", &bundle.name]).stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut kill in burst {
+        assert!(kill.wait().unwrap().success());
+    }
+    let bundle = bundle.ready();
+    client.stdin.take().unwrap().write_all(b"end\n").unwrap();
+    let calls = lines.next().expect("the session ended").unwrap();
+    assert!(client.wait().unwrap().success() && calls.starts_with("calls "), "{calls}");
+    let after = bundle.pids();
+    assert_eq!(others(&after, "pipelock"), others(&before, "pipelock"));
+    assert_ne!(after, before);
+    let processes = docker(&["top", &bundle.name, "-eo", "stat,args"]);
+    let pipelocks = processes.lines().filter(|line| line.contains("pipelock run") || line.contains("tinyproxy -d"));
+    assert_eq!(pipelocks.count(), 1, "{processes}");
+    assert!(!processes.lines().any(|line| line.starts_with('Z')), "{processes}");
+}
+
+#[test]
+fn docker_stop_ends_within_the_longest_grace_and_a_second() {
+    let bundle = Container::bundle(&[]).ready();
+    let longest = Duration::from_secs(8);
+    let started = Instant::now();
+    docker(&["stop", "--time=30", &bundle.name]);
+    assert!(started.elapsed() < longest + Duration::from_secs(1));
+    let log = bundle.log();
+    for name in ["egress", "pipelock", "git-gate", "supervise"] {
+        assert!(log.contains(&format!("forwarding SIGTERM to {name}")), "{log}");
+    }
+    assert_ne!(bundle.inspect("{{.State.ExitCode}}"), "137");
+}
+
+/// The one test that lasts as long as its promise says.
+#[test]
+fn an_idle_pid_1_makes_no_system_call_for_a_minute() {
+    let bundle = Container::bundle(&[]).ready();
+    let pid = bundle.inspect("{{.State.Pid}}");
+    // What the end of the last `docker exec` made init do isn't idleness.
+    std::thread::sleep(Duration::from_secs(2));
+    let (_, _, trace) = said(Command::new("timeout").args(["60", "strace", "-p", &pid]));
+    let mut lines = trace.lines().filter(|line| !line.starts_with("strace: Process"));
+    // poll as it was found, and left.
+    assert_eq!(lines.clone().count(), 1, "{trace}");
+    assert!(
+        lines.all(|line| line.starts_with("ppoll(")
+            || line.starts_with("poll(")
+            || line.starts_with("restart_syscall(")),
+        "{trace}"
+    );
+}
+
+#[test]
+fn the_image_says_what_it_is_and_becomes_healthy_once_every_daemon_is_ready() {
+    let options =
+        ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp", "--health-interval=1s"];
+    let bundle = Container::run(&options, &image(), &[]);
+    wait_until("health", || (bundle.inspect("{{.State.Health.Status}}") == "healthy").then_some(()));
+    assert_eq!(bundle.try_exec(&["/proc/1/exe", "status", "--ready"]).0, 0);
+    assert_eq!(
+        bundle.inspect("{{.Config.StopSignal}} {{index .Config.Labels \"sidecar.schema\"}} {{.Path}}"),
+        "SIGTERM 1 /sbin/init"
+    );
+    assert_ne!(bundle.try_exec(&["id", "-u"]).1.trim(), "0");
+    let owned = bundle.try_exec(&[
+        "sh",
+        "-c",
+        "test -w /etc/sidecar/pipelock || stat -c %U /etc/sidecar/pipelock /etc/sidecar/egress",
+    ]);
+    assert_eq!(owned.1, "sidecar\nsidecar\n");
+}
+
+#[test]
+fn a_shell_as_pid_1_gets_neither_a_signal_nor_an_exec() {
+    let trap = "trap 'exit 9' USR1; while :; do sleep 0.1; done";
+    let stranger =
+        Container::run(&["--entrypoint=sh", "--label=sidecar.schema=", "--no-healthcheck"], &image(), &["-c", trap]);
+    for applet in ["apply-allowlist", "apply-egress"] {
+        let (code, out, err) = sidecar(&[applet, &stranger.name]);
+        assert_eq!((code, out.as_str()), (4, ""));
+        assert!(err.starts_with(&stranger.name) && err.contains("nothing was executed or sent"), "{err}");
+    }
+    assert!(stranger.is_running() && stranger.was_left_alone(), "{:?}", stranger.events());
+}
+
+#[test]
+fn a_stranger_that_inherits_the_image_s_label_gets_no_signal() {
+    let trap = "trap 'exit 9' USR1; while :; do sleep 0.1; done";
+    let stranger = Container::run(&["--entrypoint=sh", "--no-healthcheck"], &image(), &["-c", trap]);
+    let (code, out, err) = sidecar(&["apply-allowlist", &stranger.name]);
+    assert_eq!((code, out.as_str()), (4, ""), "{err}");
+    assert!(stranger.is_running() && !stranger.events().iter().any(|action| action == "kill"));
+}
+
+#[test]
+fn docker_s_own_init_as_pid_1_is_told_and_gets_nothing() {
+    let bundle = Container::with_table(&Dir::new(), TABLE, &["--init"]);
+    let (code, _, err) = sidecar(&["apply-allowlist", &bundle.name]);
+    assert_eq!(code, 4);
+    assert!(err.contains("--init") && err.contains("start it without"), "{err}");
+    assert!(bundle.is_running() && bundle.was_left_alone());
+}
+
+#[test]
+fn a_bundle_in_another_s_pid_namespace_gets_nothing() {
+    let dir = Dir::new();
+    let first = Container::with_table(&dir, TABLE, &[]);
+    let second = Container::with_table(&dir, TABLE, &[&format!("--pid=container:{}", first.name)]);
+    let (code, _, err) = sidecar(&["apply-allowlist", &second.name]);
+    assert_eq!(code, 4, "{err}");
+    assert!(second.was_left_alone() && first.was_left_alone());
+}
+
+#[test]
+fn what_does_not_run_is_exit_3_and_a_paused_bundle_stays_paused() {
+    let dir = Dir::new();
+    let (stopped, paused) = (Container::with_table(&dir, TABLE, &[]), Container::with_table(&dir, TABLE, &[]));
+    docker(&["stop", &stopped.name]);
+    docker(&["pause", &paused.name]);
+    let killed = stopped.events().len();
+    let missing = unique("missing");
+    for (name, word) in [(&stopped.name, "not running"), (&paused.name, "paused"), (&missing, "no such container")] {
+        let (code, out, err) = sidecar(&["apply-allowlist", name]);
+        assert_eq!((code, out.as_str(), err.lines().count()), (3, "", 1), "{err}");
+        assert!(err.starts_with(name.as_str()) && err.contains(word) && err.contains("nothing was sent"), "{err}");
+    }
+    assert_eq!(stopped.events().len(), killed);
+    assert_eq!(paused.inspect("{{.State.Status}}"), "paused");
+    assert!(paused.was_left_alone());
+    docker(&["unpause", &paused.name]);
+}
+
+#[test]
+fn without_an_engine_behind_the_cli_it_is_exit_3() {
+    let mut command = Command::new(SIDECAR);
+    let (code, out, err) = said(command.env("DOCKER_HOST", "unix:///nowhere.sock").args(["apply-allowlist", "b1"]));
+    assert_eq!((code, out.as_str(), err.lines().count()), (3, "", 1), "{err}");
+    assert!(err.starts_with("b1: docker inspect failed: ") && err.contains("nothing was sent"), "{err}");
+}
+
+#[test]
+fn a_signal_whose_daemon_is_not_selected_or_that_is_wired_to_nothing_is_not_sent() {
+    let bundle = Container::with_table(&Dir::new(), TABLE, &["--env=CLAUDE_BOTTLE_SIDECAR_DAEMONS=egress"]).ready();
+    for (arguments, word) in
+        [(&["apply-allowlist"][..], "not selected"), (&["apply", "--signal=USR2"], "wired to nothing")]
+    {
+        let (code, _, err) = sidecar(&[arguments, &[bundle.name.as_str()]].concat());
+        assert_eq!(code, 1);
+        assert!(err.contains("refused") && err.contains(word) && err.contains("nothing was sent"), "{err}");
+    }
+    assert!(!bundle.events().iter().any(|action| action == "kill"));
+    assert_eq!(bundle.status()["signals"]["USR1"]["last"], Value::Null);
+}
+
+#[test]
+fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1_and_the_line_says_that_it_is_dead() {
+    let dir = Dir::new();
+    let bundle = Container::with_table(&dir, TABLE, &[]).ready();
+    let egress = bundle.daemon("egress");
+    dir.write("poison", "");
+    let (code, out, err) = sidecar(&["apply-allowlist", &bundle.name]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("pipelock exited with code 7 and is dead; its siblings run on"), "{err}");
+    assert_eq!(bundle.daemon("egress")["pid"], egress["pid"]);
+    assert_eq!(bundle.daemon("pipelock")["state"], "exited");
+    assert_eq!(bundle.try_exec(&["/proc/1/exe", "status"]).0, 1);
+}
+
+#[test]
+fn a_mitmdump_without_a_handler_is_not_killed_by_the_signal_and_exit_1_says_that_it_is_held() {
+    let dir = Dir::new();
+    let command = r#"["/opt/egress/bin/mitmdump", "--listen-port=9080", "--set=confdir=/tmp/egress"]"#;
+    let bare = r#"["sh", "-c", "trap : HUP; while :; do sleep 0.1; done"]"#;
+    let table = TABLE.replace(bare, command);
+    assert_ne!(table, TABLE);
+    let bundle = Container::with_table(&dir, &table, &[]);
+    wait_until("port", || bundle.log().contains("listening").then_some(()));
+    let pid = bundle.daemon("egress")["pid"].clone();
+    let (code, out, err) = sidecar(&["apply-egress", "--timeout=1s", &bundle.name]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(
+        err.contains("not proven") && err.contains("HUP is still held") && err.contains("may yet take effect"),
+        "{err}"
+    );
+    assert_eq!(bundle.daemon("egress")["pid"], pid);
+    assert_eq!(bundle.status()["signals"]["HUP"]["last"]["outcome"], "held");
+}
+
+#[test]
+fn a_bundle_that_is_stopping_gets_no_further_signal() {
+    let table = TABLE.replace("trap : HUP", "trap : HUP TERM");
+    let bundle = Container::with_table(&Dir::new(), &table, &[]).ready();
+    bundle.kill("TERM");
+    wait_until("stopping", || (bundle.status()["state"] == "stopping").then_some(()));
+    let (code, _, err) = sidecar(&["apply-allowlist", &bundle.name]);
+    assert_eq!(code, 1);
+    assert!(err.contains("the bundle is stopping; nothing was sent"), "{err}");
+    assert_eq!(bundle.events().iter().filter(|action| *action == "kill").count(), 1);
+}
+
+#[test]
+fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_is_the_highest() {
+    let dir = Dir::new();
+    let bundles: Vec<Container> = (0..3).map(|_| Container::with_table(&dir, TABLE, &[])).collect();
+    let bundles: Vec<Container> = bundles.into_iter().map(Container::ready).collect();
+    let missing = unique("missing");
+    let names: BTreeSet<&str> = bundles.iter().map(|bundle| bundle.name.as_str()).collect();
+    let mut arguments = vec!["apply-egress", &missing];
+    arguments.extend(&names);
+    arguments.extend(&names);
+    let (code, out, err) = sidecar(&arguments);
+    assert_eq!((code, out.lines().count(), err.lines().count()), (3, 3, 1), "{out}{err}");
+    let told: BTreeSet<&str> = out.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(told, names);
+    // These daemons have no `notify`: that they have the signal is all that can be known.
+    assert!(out.lines().all(|line| line.contains(": delivered: egress took HUP and stays up")), "{out}");
+}
+
+#[test]
+fn signal_only_sends_and_looks_no_further() {
+    let bundle = Container::with_table(&Dir::new(), TABLE, &[]).ready();
+    let (code, out, err) = sidecar(&["apply-allowlist", "--signal-only", &bundle.name]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with(&format!("{}: sent: ", bundle.name)), "{out}");
+    wait_until("restart", || (bundle.daemon("pipelock")["generation"] == 2).then_some(()));
+}
