@@ -14,6 +14,7 @@ use crate::out;
 /// Starts and supervises the selected daemons. Exits with the maximum over its daemons' last exits, 128+N for a
 /// signal N; 2 where the daemon table is wrong.
 #[derive(FromArgs, ArgsInfo)]
+#[argh(help_triggers("-h", "--help"))]
 struct Init {
     /// the daemon table, a TOML file (default: the one that the environment names, /etc/sidecar/daemons.toml, the built-in one)
     #[argh(option)]
