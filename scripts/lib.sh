@@ -1,0 +1,252 @@
+# shellcheck shell=bash
+# Sourced by scripts/test and scripts/demo, which stand at the root of the repository: an Engine (ensure_engine) and
+# the images on it (ensure_images).
+
+# What both scripts need of Debian, as COMMAND:PACKAGE. `cc` links Rust programs, strace watches init in a test.
+SIDECAR_NEEDS=(cc:gcc git:git strace:strace ps:procps)
+SIDECAR_NEEDS_ENGINE=(docker:docker.io dockerd:docker.io)
+GITLEAKS_VERSION=v8.30.1
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "$0: $*"
+  exit 1
+}
+
+# The Debian packages of those COMMAND:PACKAGE whose command is missing.
+missing_packages() {
+  local need
+  for need in "$@"; do
+    # sbin isn't on everyone's PATH.
+    PATH="$PATH:/usr/sbin:/sbin" command -v "${need%%:*}" > /dev/null || echo "${need#*:}"
+  done | sort -u
+}
+
+engine_answers() { docker version --format '{{.Server.Version}}' > /dev/null 2>&1; }
+
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; }
+
+# install PACKAGE…: says so, asks first on a terminal.
+install_packages() {
+  local answer
+  say "to be installed from Debian: $*"
+  if [ -t 0 ]; then
+    read -r -p "Install? [y/N] " answer
+    [[ $answer = [yY]* ]] || fail "nothing was installed; install these yourself: $*"
+  fi
+  # Recommended packages too: for docker.io they include what AppArmor and cgroups need.
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$@"; } > /dev/null \
+    || fail "apt-get could not install: $*"
+}
+
+# A usable Docker Engine, and the commands that the tests need. Where one is missing: as root on Debian it is
+# installed, an Engine that isn't running is started (and left running); else this fails and says what to do.
+ensure_engine() {
+  local log=/var/log/sidecar-dockerd.log packages pid tries needs=("${SIDECAR_NEEDS[@]}")
+  command -v cargo > /dev/null || fail "cargo is missing: install Rust 1.88 or newer (rustup)"
+  engine_answers || needs+=("${SIDECAR_NEEDS_ENGINE[@]}")
+  mapfile -t packages < <(missing_packages "${needs[@]}")
+  if [ ${#packages[@]} -gt 0 ]; then
+    may_install || fail "these Debian packages are needed: ${packages[*]}. Install them, or run this as root on Debian, which installs them"
+    install_packages "${packages[@]}"
+  fi
+  engine_answers && return
+
+  [ "$(id -u)" = 0 ] || fail "no usable Docker Engine: $(docker version 2>&1 | tail -n 1). Start it (systemctl start docker), join its group, or run this as root, which starts one"
+  [ -z "${DOCKER_HOST-}" ] || fail "no Docker Engine answers at DOCKER_HOST=$DOCKER_HOST"
+  say "starting a Docker Engine, which is left running; its log: $log"
+  if [ -d /run/systemd/system ]; then
+    log="journalctl -u docker"
+    systemctl start docker || fail "systemctl could not start docker: see $log"
+  else
+    PATH="$PATH:/usr/sbin:/sbin" setsid dockerd > "$log" 2>&1 < /dev/null &
+    pid=$!
+  fi
+  for ((tries = 0; tries < 300; tries++)); do
+    if engine_answers; then return; fi
+    # A systemd unit has no pid here, and systemctl has waited for it.
+    if [ -n "${pid-}" ] && ! kill -0 "$pid" 2> /dev/null; then
+      break
+    fi
+    sleep 0.2
+  done
+  fail "dockerd does not answer: see $log. A Docker Engine needs root, cgroups and iptables; on a machine that can't run one, set DOCKER_HOST to one elsewhere"
+}
+
+have_image() { docker image inspect "$1" > /dev/null 2>&1; }
+
+# pulled IMAGE: it's here, or a registry has it. No registry in reach answers within a second.
+pulled() {
+  local said
+  if have_image "$1"; then return; fi
+  say "pulling $1"
+  said=$(timeout 180 docker pull --quiet "$1" 2>&1) && return
+  say "$1 can't be pulled: $(tail -n 1 <<< "$said" | cut -c1-200)"
+  return 1
+}
+
+# import_file FILE PATH TAG: an image that holds FILE alone, executable, as PATH.
+import_file() {
+  local root
+  root=$(mktemp -d)
+  install -D -m 755 "$1" "$root$2"
+  tar -C "$root" --owner=0 --group=0 --mtime=@0 --sort=name -c . | docker import - "$3" > /dev/null
+  rm -rf "$root"
+}
+
+# The Debian mirror that this machine's apt uses, and with --security the one for security updates; without the
+# password that it may have (the image would keep it).
+apt_mirror() {
+  local suite='' uri release
+  [ "${1-}" != --security ] || suite='*-security'
+  command -v apt-get > /dev/null || return 0
+  # shellcheck disable=SC2016 # apt's own variables
+  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' 2> /dev/null \
+    | while read -r uri release component; do
+      case $release in
+        *-security) [ -n "$suite" ] || continue ;;
+        *-*) continue ;;
+        *) [ -z "$suite" ] || continue ;;
+      esac
+      [ "$component" = main ] || continue
+      case $uri in http://* | https://*) sed 's#//[^/]*@#//#' <<< "$uri" && break ;; esac
+    done
+}
+
+# The official image, else debootstrap's smallest Debian.
+ensure_base() {
+  local root mirror security packages
+  if have_image sidecar-base:bookworm; then return; fi
+  if pulled debian:bookworm-slim; then
+    docker tag debian:bookworm-slim sidecar-base:bookworm
+    return
+  fi
+  mapfile -t packages < <(missing_packages debootstrap:debootstrap)
+  if [ ${#packages[@]} -gt 0 ]; then
+    may_install || fail "no base image: debian:bookworm-slim can't be pulled, and to make one with debootstrap takes root on Debian"
+    install_packages "${packages[@]}"
+  fi
+  [ "$(id -u)" = 0 ] || fail "no base image: debian:bookworm-slim can't be pulled, and debootstrap needs root"
+  say "making the base image with debootstrap instead (about a minute)"
+  mirror=$(apt_mirror)
+  security=$(apt_mirror --security)
+  root=$(mktemp -d)
+  # shellcheck disable=SC2086 # no mirror known: debootstrap's own default
+  if ! PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase --include=ca-certificates bookworm "$root" $mirror > "$root.log" 2>&1; then
+    rm -rf "$root"
+    fail "debootstrap failed: see $root.log"
+  fi
+  [ -z "$security" ] || echo "deb $security bookworm-security main" >> "$root/etc/apt/sources.list"
+  # debootstrap copies these from this machine.
+  rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
+  rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
+  tar -C "$root" -c . | docker import - sidecar-base:bookworm > /dev/null
+  rm -rf "$root" "$root.log"
+}
+
+# Sets gitleaks_image: the official one, else built from the Go module.
+ensure_gitleaks() {
+  local bin official
+  gitleaks_image=sidecar-gitleaks:$GITLEAKS_VERSION
+  if have_image "$gitleaks_image"; then return; fi
+  official=$(sed -n 's/^ARG GITLEAKS_IMAGE=//p' Dockerfile)
+  if pulled "$official"; then
+    gitleaks_image=$official
+    return
+  fi
+  command -v go > /dev/null || fail "no gitleaks: its image can't be pulled, and to build it from its Go module takes Go 1.24 or newer"
+  say "building gitleaks $GITLEAKS_VERSION from its Go module instead"
+  bin=$(mktemp -d)
+  CGO_ENABLED=0 GOBIN=$bin go install -trimpath -ldflags '-s -w' "github.com/zricethezav/gitleaks/v8@$GITLEAKS_VERSION" > "$bin.log" 2>&1 \
+    || fail "gitleaks could not be built: see $bin.log"
+  import_file "$bin/gitleaks" /usr/bin/gitleaks "$gitleaks_image"
+  rm -rf "$bin" "$bin.log"
+}
+
+# Sets pipelock_image, pipelock_packages, filter_tag and SIDECAR_FILTER: the program at $PIPELOCK, else the official image, else
+# tinyproxy in its place.
+ensure_pipelock() {
+  local official sum
+  official=$(sed -n 's/^ARG PIPELOCK_IMAGE=//p' Dockerfile)
+  filter_tag=pipelock pipelock_packages=''
+  if [ -n "${PIPELOCK-}" ]; then
+    if [ ! -f "$PIPELOCK" ] || [ ! -x "$PIPELOCK" ]; then
+      fail "PIPELOCK=$PIPELOCK is no program"
+    fi
+    sum=$(sha256sum < "$PIPELOCK")
+    pipelock_image=sidecar-pipelock:${sum:0:12}
+    have_image "$pipelock_image" || import_file "$PIPELOCK" /pipelock "$pipelock_image"
+    SIDECAR_FILTER="pipelock itself, from PIPELOCK=$PIPELOCK"
+  elif pulled "$official"; then
+    pipelock_image=$official
+    SIDECAR_FILTER="pipelock itself, from $official"
+  else
+    say "tinyproxy takes pipelock's place; PIPELOCK=/path/to/pipelock would put the real one in"
+    filter_tag=tinyproxy pipelock_packages='tinyproxy python3-yaml'
+    sum=$(sha256sum < bundle/pipelock/tinyproxy-stand-in)
+    pipelock_image=sidecar-pipelock:${sum:0:12}
+    have_image "$pipelock_image" || import_file bundle/pipelock/tinyproxy-stand-in /pipelock "$pipelock_image"
+    SIDECAR_FILTER="tinyproxy standing in for pipelock (set PIPELOCK=/path/to/pipelock for the real one)"
+  fi
+}
+
+# What pip in the build needs of this machine's configuration: optional, and gone again after the build.
+copy_pip_configuration() {
+  rm -rf dist/build-input
+  mkdir -p -m 700 dist/build-input
+  local file
+  # A CA of its own, as behind a company's proxy.
+  if [ -n "$(find /usr/local/share/ca-certificates -name '*.crt' -print -quit 2> /dev/null)" ]; then
+    cp /etc/ssl/certs/ca-certificates.crt dist/build-input/
+  fi
+  [ ! -f /etc/pip.conf ] || cp /etc/pip.conf dist/build-input/pip.conf
+  for file in "${PIP_CONFIG_FILE-}" "${XDG_CONFIG_HOME:-$HOME/.config}/pip/pip.conf" "$HOME/.pip/pip.conf"; do
+    if [ -f "$file" ]; then
+      cp "$file" dist/build-input/user-pip.conf
+      break
+    fi
+  done
+}
+
+# build_image TARGET TAG [ARGUMENT…]
+build_image() {
+  local target=$1 tag=$2 log status=0 start=$SECONDS
+  shift 2
+  log=$(mktemp)
+  say "building $tag"
+  # --network=host: where the machine's own resolver or proxy is on loopback, a bridge doesn't reach it.
+  docker build --network=host --target "$target" --tag "$tag" \
+    --build-arg RUST_IMAGE=sidecar-base:bookworm --build-arg SIDECAR_BINARY=dist/sidecar \
+    --build-arg BASE_IMAGE=sidecar-base:bookworm "$@" . > "$log" 2>&1 || status=$?
+  if [ "$status" != 0 ]; then
+    tail -n 40 "$log" >&2
+    fail "docker build of the target $target failed: all of its output is in $log"
+  fi
+  rm -f "$log"
+  say "built $tag in $((SECONDS - start)) s"
+}
+
+# Builds dist/sidecar and the images `sidecar:local` and `sidecar-bundle:pipelock` or `:tinyproxy`. Sets and exports
+# SIDECAR_BUNDLE_IMAGE and SIDECAR_FILTER, the sentence that says which filtering proxy is in it.
+ensure_images() {
+  local gitleaks_image pipelock_image pipelock_packages filter_tag name status=0
+  scripts/build > /dev/null
+  ensure_base
+  ensure_gitleaks
+  ensure_pipelock
+  build_image sidecar sidecar:local
+  local arguments=(--build-arg "PIPELOCK_IMAGE=$pipelock_image" --build-arg "PIPELOCK_PACKAGES=$pipelock_packages"
+    --build-arg "GITLEAKS_IMAGE=$gitleaks_image")
+  # Without a value, docker takes it from the environment. In the final image's history none of them appears.
+  for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+    [ -z "${!name-}" ] || arguments+=(--build-arg "$name")
+  done
+  copy_pip_configuration
+  (build_image bundle "sidecar-bundle:$filter_tag" "${arguments[@]}") || status=$?
+  rm -rf dist/build-input
+  [ "$status" = 0 ] || exit "$status"
+  # The id: another build, from another clone, may move the tag meanwhile.
+  SIDECAR_BUNDLE_IMAGE=$(docker image inspect --format '{{.Id}}' "sidecar-bundle:$filter_tag")
+  export SIDECAR_BUNDLE_IMAGE SIDECAR_FILTER
+}
