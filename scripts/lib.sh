@@ -3,7 +3,7 @@
 # the images on it (ensure_images).
 
 # What both scripts need of Debian, as COMMAND:PACKAGE. `cc` links Rust programs, strace watches init in a test.
-SIDECAR_NEEDS=(cc:gcc git:git strace:strace ps:procps)
+SIDECAR_NEEDS=(cc:gcc git:git strace:strace ps:procps busybox:busybox-static)
 SIDECAR_NEEDS_ENGINE=(docker:docker.io dockerd:docker.io)
 GITLEAKS_VERSION=v8.30.1
 
@@ -228,7 +228,7 @@ build_image() {
 }
 
 # Builds dist/sidecar and the images `sidecar:local` and `sidecar-bundle:pipelock` or `:tinyproxy`. Sets and exports
-# SIDECAR_BUNDLE_IMAGE and SIDECAR_FILTER, the sentence that says which filtering proxy is in it.
+# SIDECAR_IMAGE, SIDECAR_BUNDLE_IMAGE and SIDECAR_FILTER, the sentence that says which filtering proxy is in it.
 ensure_images() {
   local gitleaks_image pipelock_image pipelock_packages filter_tag name status=0
   scripts/build > /dev/null
@@ -248,5 +248,6 @@ ensure_images() {
   [ "$status" = 0 ] || exit "$status"
   # The id: another build, from another clone, may move the tag meanwhile.
   SIDECAR_BUNDLE_IMAGE=$(docker image inspect --format '{{.Id}}' "sidecar-bundle:$filter_tag")
-  export SIDECAR_BUNDLE_IMAGE SIDECAR_FILTER
+  SIDECAR_IMAGE=$(docker image inspect --format '{{.Id}}' sidecar:local)
+  export SIDECAR_IMAGE SIDECAR_BUNDLE_IMAGE SIDECAR_FILTER
 }

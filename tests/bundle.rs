@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use containers::{Container, Dir, SIDECAR, Said, docker, image, said, unique, wait_until};
+use containers::{Container, Dir, SIDECAR, Said, docker, image, said, scratch_image, unique, wait_until};
 use serde_json::Value;
 
 /// The daemons are what a table may hold; here init and the host's applets are what is looked at.
@@ -255,6 +255,36 @@ fn the_image_says_what_it_is_and_becomes_healthy_once_every_daemon_is_ready() {
         "test -w /etc/sidecar/pipelock || stat -c %U /etc/sidecar/pipelock /etc/sidecar/egress",
     ]);
     assert_eq!(owned.1, "sidecar\nsidecar\n");
+}
+
+/// busybox is there for the daemons to be something: in the image itself is nothing but the binary.
+#[test]
+fn it_works_from_scratch_with_a_read_only_root_and_without_tmp_as_any_user() {
+    let dir = Dir::new();
+    let table = TABLE
+        .replace(r#"["sh","#, r#"["/busybox", "sh","#)
+        .replace("sleep", "/busybox sleep")
+        .replace("test !", "/busybox test !");
+    dir.write("daemons.toml", &table);
+    let volume = dir.at("/etc/sidecar");
+    let options = [
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--network=none",
+        "--user=4711:4711",
+        "--volume=/bin/busybox:/busybox:ro",
+    ];
+    let bundle = Container::run(&[&options[..], &[volume.as_str()]].concat(), &scratch_image(), &["init"]).ready();
+    let egress = bundle.daemon("egress");
+    for applet in ["apply-allowlist", "apply-egress"] {
+        let (code, out, err) = sidecar(&[applet, &bundle.name]);
+        assert_eq!(code, 0, "{out}{err}");
+    }
+    assert_eq!(bundle.daemon("pipelock")["generation"], 2);
+    assert_eq!(bundle.daemon("egress")["pid"], egress["pid"]);
+    docker(&["stop", &bundle.name]);
+    assert_eq!(bundle.inspect("{{.State.ExitCode}}"), "143");
 }
 
 #[test]

@@ -47,6 +47,11 @@ pub fn image() -> String {
         .unwrap_or_else(|_| panic!("no SIDECAR_BUNDLE_IMAGE: run scripts/test, which builds it"))
 }
 
+/// The image with the binary alone.
+pub fn scratch_image() -> String {
+    std::env::var("SIDECAR_IMAGE").unwrap_or_else(|_| panic!("no SIDECAR_IMAGE: run scripts/test, which builds it"))
+}
+
 /// A name that no other test run has.
 pub fn unique(what: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
