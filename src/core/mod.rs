@@ -12,10 +12,12 @@
 //! | exited, failed | starts, or clearing | – | – | – |
 
 mod selection;
+mod system;
 
 use std::time::Duration;
 
 pub use selection::{Selection, select};
+pub use system::System;
 
 use crate::status::{DaemonState, InitState, Last, LastExit, Outcome};
 use crate::table::{Action as WireAction, Signal, Table};
@@ -182,6 +184,8 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     signal: Signal,
+    /// Sent without a look as soon as there is a process.
+    always: bool,
     until: Moment,
     look: Moment,
 }
@@ -192,7 +196,6 @@ struct Daemon {
     grace: Duration,
     state: State,
     generation: u64,
-    restarts: u64,
     last_exit: Option<LastExit>,
     /// Its part in init's exit code: negative where init's own signal killed it.
     code: Option<i32>,
@@ -257,7 +260,6 @@ impl Core {
                 grace: spec.grace,
                 state: State::Fresh,
                 generation: 0,
-                restarts: 0,
                 last_exit: None,
                 code: None,
                 swept: None,
@@ -333,7 +335,8 @@ impl Core {
             pid: process.map(|p| p.0),
             since: process.map(|p| p.1),
             generation: d.generation,
-            restarts: d.restarts,
+            // Each start after the first one is by request.
+            restarts: d.generation.saturating_sub(1),
             last_exit: d.last_exit,
             notified: d.notified,
         })
@@ -383,6 +386,10 @@ impl Core {
         for held in &mut d.held {
             held.until = now + HOLD;
             held.look = now;
+        }
+        let at_once: Vec<Signal> = d.held.extract_if(.., |h| h.always).map(|h| h.signal).collect();
+        for signal in at_once {
+            self.deliver(now, index, pid, signal, out);
         }
         self.settle_restart(now, index, Outcome::Restarted);
         if self.stopping {
@@ -473,6 +480,8 @@ impl Core {
         wire.delivered = None;
         let (action, daemon, target) = (wire.action.clone(), wire.daemon, wire.target.clone());
         let outcome = match (daemon, self.stopping) {
+            // The shell serves what came together with the last death; init is as good as gone.
+            _ if self.ended => Err("every daemon has ended, and so does init"),
             (Some(index), false) => match action {
                 WireAction::Restart => Ok(self.restart(now, index, out)),
                 WireAction::Forward { always } => self.forward(now, index, signal, always, out),
@@ -486,38 +495,25 @@ impl Core {
         });
         if let Some(wire) = self.wires.get_mut(at) {
             wire.last = Some((outcome, now));
-            if outcome == Outcome::Delivered {
-                wire.delivered = Some(now);
-            }
         }
     }
 
     fn restart(&mut self, now: Moment, index: usize, out: &mut Vec<Action>) -> Outcome {
         let Some(d) = self.daemons.get_mut(index) else { return Outcome::Refused };
-        match &mut d.state {
-            // Asked for before the first start: that start is it.
-            State::Fresh | State::Starting | State::Clearing { .. } => {}
+        match d.state {
+            // Asked for before the first start, or while a stop for a restart is under way: that start is it.
+            State::Fresh | State::Starting | State::Stopping { .. } | State::Clearing { .. } => {}
             State::Running { .. } => {
-                d.restarts += 1;
                 out.push(Action::Tell(Level::Info, format!("restarting {}", d.name)));
                 self.stop_one(now, index, true, out);
             }
-            State::Stopping { replace, .. } => {
-                if !*replace {
-                    *replace = true;
-                    d.restarts += 1;
+            State::Exited | State::Failed => match d.swept {
+                Some((pgid, until)) => {
+                    d.state = State::Clearing { pgid, until, look: now + LOOK_AT_GROUP };
+                    out.push(Action::LookAtGroup { daemon: index, pgid });
                 }
-            }
-            State::Exited | State::Failed => {
-                d.restarts += 1;
-                match d.swept {
-                    Some((pgid, until)) => {
-                        d.state = State::Clearing { pgid, until, look: now + LOOK_AT_GROUP };
-                        out.push(Action::LookAtGroup { daemon: index, pgid });
-                    }
-                    None => self.start(index, out),
-                }
-            }
+                None => self.start(index, out),
+            },
         }
         Outcome::Restarting
     }
@@ -534,19 +530,19 @@ impl Core {
         let Some(d) = self.daemons.get_mut(index) else { return Err("it isn't selected") };
         match d.state {
             State::Running { pid, .. } if always => {
-                out.push(Action::Kill { pid, signal: signal.number() });
+                self.deliver(now, index, pid, signal, out);
                 Ok(Outcome::Delivered)
             }
             State::Running { pid, .. } => {
                 if d.held.iter().all(|h| h.signal != signal) {
-                    d.held.push(Held { signal, until: now + HOLD, look: now + LOOK_AT_MASK });
+                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK });
                     out.push(Action::LookAtMask { daemon: index, pid, signal });
                 }
                 Ok(Outcome::Held)
             }
             State::Fresh | State::Starting if !begun || d.state == State::Starting => {
                 if d.held.iter().all(|h| h.signal != signal) {
-                    d.held.push(Held { signal, until: now + HOLD, look: now + LOOK_AT_MASK });
+                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK });
                 }
                 Ok(Outcome::Held)
             }
@@ -570,32 +566,38 @@ impl Core {
         if pid != looked_at {
             return;
         }
-        let outcome = match disposition {
-            Disposition::Taken => Outcome::Delivered,
+        match disposition {
+            Disposition::Taken => {}
             Disposition::Unknown => {
                 let text = format!("/proc tells no signal masks here; SIG{signal} goes to {} at once", d.name);
                 out.push(Action::Tell(Level::Warn, text));
-                Outcome::Delivered
             }
             Disposition::NotTaken => {
                 let Some(held) = d.held.get_mut(at) else { return };
                 if now < held.until {
-                    held.look = now + LOOK_AT_MASK;
+                    held.look = held.until.min(now + LOOK_AT_MASK);
                     return;
                 }
                 let text = format!("{} never caught SIG{signal}, which would have killed it; dropped", d.name);
                 out.push(Action::Tell(Level::Warn, text));
-                Outcome::NeverCaught
+                d.held.swap_remove(at);
+                if let Some(wire) = self.wires.iter_mut().find(|w| w.signal == signal) {
+                    wire.last = Some((Outcome::NeverCaught, now));
+                }
+                return;
             }
-        };
-        d.held.swap_remove(at);
-        if outcome == Outcome::Delivered {
-            out.push(Action::Tell(Level::Info, format!("forwarding SIG{signal} to {}", d.name)));
-            out.push(Action::Kill { pid, signal: signal.number() });
         }
+        d.held.swap_remove(at);
+        self.deliver(now, index, pid, signal, out);
+    }
+
+    fn deliver(&mut self, now: Moment, index: usize, pid: i32, signal: Signal, out: &mut Vec<Action>) {
+        let name = self.daemons.get(index).map_or("", |d| d.name.as_str());
+        out.push(Action::Tell(Level::Info, format!("forwarding SIG{signal} to {name}")));
+        out.push(Action::Kill { pid, signal: signal.number() });
         if let Some(wire) = self.wires.iter_mut().find(|w| w.signal == signal) {
-            wire.last = Some((outcome, now));
-            wire.delivered = (outcome == Outcome::Delivered).then_some(now);
+            wire.last = Some((Outcome::Delivered, now));
+            wire.delivered = Some(now);
         }
     }
 
@@ -616,6 +618,10 @@ impl Core {
         out.push(Action::KillGroup(pid));
         out.push(Action::Reap(pid));
         self.drop_held(now, index);
+        for wire in self.wires.iter_mut().filter(|w| w.daemon == Some(index)) {
+            // What a later process reloads is no answer to a signal that this one got.
+            wire.delivered = None;
+        }
         let Some(d) = self.daemons.get_mut(index) else { return };
         let (since, termed, killed, replace) = match d.state {
             State::Stopping { since, termed, killed, replace, .. } => (since, termed, killed, replace),
@@ -650,7 +656,7 @@ impl Core {
         let Some(d) = self.daemons.get_mut(index) else { return };
         let State::Clearing { until, look, .. } = &mut d.state else { return };
         if !empty && now < *until {
-            *look = now + LOOK_AT_GROUP;
+            *look = (*until).min(now + LOOK_AT_GROUP);
             return;
         }
         if !empty {

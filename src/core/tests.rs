@@ -214,3 +214,70 @@ fn a_reload_counts_only_where_it_began_after_the_signal_was_delivered() {
     let _ = core.handle(at(7), done);
     assert_eq!(core.last(0).unwrap().reload_errno, Some(22));
 }
+
+#[test]
+fn a_restart_counts_once_its_replacement_is_started_and_not_where_a_shutdown_came_between() {
+    let mut core = running();
+    let _ = core.handle(at(1), Event::Signal(Signal::USR1));
+    assert_eq!(core.view(1).unwrap().restarts, 0);
+    let _ = core.handle(at(2), Event::Stop);
+    let _ = core.handle(at(3), Event::Ended { pid: 11, end: End::Signal(TERM) });
+    let view = core.view(1).unwrap();
+    assert_eq!((view.generation, view.restarts), (1, 0));
+}
+
+#[test]
+fn a_forward_with_always_that_was_pending_at_the_start_is_sent_once_its_daemon_runs() {
+    let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"alpha\", when = \"always\" }\n";
+    let mut core = Core::new(&Table::parse(text, "test").unwrap(), &[0]);
+    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Start(0)]);
+    let actions = acts(core.handle(at(1), Event::Started { daemon: 0, pid: 10 }));
+    assert_eq!(actions, [Action::Kill { pid: 10, signal: 1 }]);
+    assert_eq!(core.last(0).unwrap().outcome, Outcome::Delivered);
+    assert_eq!(core.next(), None);
+}
+
+#[test]
+fn a_restart_that_comes_together_with_the_last_death_starts_nothing_in_an_init_that_exits() {
+    let mut core = Core::new(&table(), &[1]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
+    let actions = acts(core.handle(at(1), Event::Ended { pid: 11, end: End::Code(3) }));
+    assert_eq!(actions.last(), Some(&Action::Exit(3)));
+    assert!(acts(core.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
+}
+
+#[test]
+fn a_reload_of_the_replacement_is_no_answer_to_a_signal_that_the_old_process_got() {
+    let mut core = Core::new(&table(), &[0]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
+    let _ = core.handle(at(1), Event::Signal(Signal::HUP));
+    let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
+    let _ = core.handle(at(1), taken);
+    let _ = core.handle(at(2), Event::Ended { pid: 10, end: End::Signal(1) });
+    let _ = core.handle(at(3), Event::Started { daemon: 0, pid: 12 });
+    let _ = core.handle(at(4), Event::Notify { pid: 12, ready: false, reloading: Some(3_500), errno: 0 });
+    let _ = core.handle(at(5), Event::Notify { pid: 12, ready: true, reloading: None, errno: 22 });
+    assert_eq!(core.last(0).unwrap().reload_errno, None);
+}
+
+#[test]
+fn the_last_look_at_a_held_signal_is_no_later_than_its_20_s() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    let mask = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::NotTaken };
+    let _ = core.handle(at(19_990), mask);
+    assert_eq!(core.next(), Some(at(20_000)));
+}
+
+#[test]
+fn the_last_look_at_an_old_group_is_no_later_than_its_2_s() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(0) });
+    let _ = core.handle(at(1998), Event::Group { daemon: 1, empty: false });
+    assert_eq!(core.next(), Some(at(2000)));
+}

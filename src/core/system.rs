@@ -1,0 +1,92 @@
+//! How the core's decisions are carried out: each action is one call of a [`System`], and its answer is an event.
+//!
+//! init's shell is one system, the simulated kernel of the tests is another: both run what is written here.
+
+use std::collections::VecDeque;
+
+use super::{Action, Core, Disposition, End, Event, KILL, Level, Moment};
+use crate::table::Signal;
+
+/// What the actions are done to.
+pub trait System {
+    /// The monotonic clock.
+    fn now(&mut self) -> Moment;
+    /// Starts a daemon's process; the answer is [`Event::Started`] or [`Event::StartFailed`].
+    fn start(&mut self, daemon: usize, generation: u64) -> Event;
+    /// kill(2): a negative pid is a process group, signal 0 only looks. False where there is no such process.
+    fn kill(&mut self, pid: i32, signal: i32) -> bool;
+    /// A child that has ended and isn't reaped yet, which it stays.
+    fn ended(&mut self) -> Option<(i32, End)>;
+    /// Reaps a child that has ended.
+    fn reap(&mut self, pid: i32);
+    /// What a process would do with a signal.
+    fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition;
+    /// Takes a line for init's log.
+    fn tell(&mut self, level: Level, text: String);
+    /// An event was served: the status may have changed.
+    fn changed(&mut self, core: &Core);
+}
+
+impl Core {
+    /// Takes in what has happened since the last time. Returns the code to exit with where nothing is left to supervise.
+    ///
+    /// Deaths come before anything that might signal: SIGCHLDs coalesce, and a pid is only ours until it is reaped.
+    pub fn take(&mut self, system: &mut impl System, events: impl IntoIterator<Item = Event>) -> Option<i32> {
+        let mut exit = self.take_ended(system);
+        for event in events {
+            exit = self.serve(system, event).or(exit);
+        }
+        loop {
+            exit = self.take_ended(system).or(exit);
+            if exit.is_some() || self.next().is_none_or(|at| at > system.now()) {
+                return exit;
+            }
+            exit = self.serve(system, Event::Time);
+        }
+    }
+
+    /// Takes in every child that has ended.
+    pub fn take_ended(&mut self, system: &mut impl System) -> Option<i32> {
+        let mut exit = None;
+        while let Some((pid, end)) = system.ended() {
+            exit = self.serve(system, Event::Ended { pid, end }).or(exit);
+        }
+        exit
+    }
+
+    /// Serves an event and all that follows from it.
+    fn serve(&mut self, system: &mut impl System, event: Event) -> Option<i32> {
+        let mut exit = None;
+        let mut queue = VecDeque::from([event]);
+        while let Some(event) = queue.pop_front() {
+            for action in self.handle(system.now(), event) {
+                match action {
+                    Action::Start(daemon) => {
+                        let generation = self.view(daemon).map_or(0, |v| v.generation);
+                        queue.push_back(system.start(daemon, generation));
+                    }
+                    Action::Kill { pid, signal } => {
+                        // One that is gone already is told of by its end.
+                        system.kill(pid, signal);
+                    }
+                    Action::KillGroup(pgid) => {
+                        system.kill(-pgid, KILL);
+                    }
+                    Action::Reap(pid) => system.reap(pid),
+                    Action::LookAtGroup { daemon, pgid } => {
+                        let empty = !system.kill(-pgid, 0);
+                        queue.push_back(Event::Group { daemon, empty });
+                    }
+                    Action::LookAtMask { daemon, pid, signal } => {
+                        let disposition = system.disposition(pid, signal);
+                        queue.push_back(Event::Mask { daemon, pid, signal, disposition });
+                    }
+                    Action::Tell(level, text) => system.tell(level, text),
+                    Action::Exit(code) => exit = Some(code),
+                }
+            }
+        }
+        system.changed(self);
+        exit
+    }
+}
