@@ -1,0 +1,171 @@
+//! Bugs that real inits shipped, put between the core and the kernel, to see that they are found.
+
+use sidecar::core::{Disposition, Event};
+use sidecar::table::{Action, Signal, Table};
+
+use crate::judge::Judge;
+use crate::kernel::{CONT, KILL, Kernel, Millis, TERM};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    OneWaitForOneSigchld,
+    GroupKilledAfterTheReap,
+    MaskInherited,
+    DeadlineMovedByASecondTerm,
+    KillTimerOfAnEarlierStop,
+    RestartWaitsInPlace,
+    StartDuringShutdown,
+    ForwardBeforeTheHandler,
+    StalePidSignalled,
+    StoppedProcessNeverGetsItsTerm,
+    ReplacementMeetsTheOldWorker,
+    PageReadHalfWritten,
+}
+
+pub const ALL: [Bug; 12] = [
+    Bug::OneWaitForOneSigchld,
+    Bug::GroupKilledAfterTheReap,
+    Bug::MaskInherited,
+    Bug::DeadlineMovedByASecondTerm,
+    Bug::KillTimerOfAnEarlierStop,
+    Bug::RestartWaitsInPlace,
+    Bug::StartDuringShutdown,
+    Bug::ForwardBeforeTheHandler,
+    Bug::StalePidSignalled,
+    Bug::StoppedProcessNeverGetsItsTerm,
+    Bug::ReplacementMeetsTheOldWorker,
+    Bug::PageReadHalfWritten,
+];
+
+/// The bug that is planted, and what it needs to remember.
+#[derive(Debug)]
+pub struct Planted {
+    bug: Option<Bug>,
+    /// A SIGCHLD was taken in, and no wait was made for it.
+    pub sigchld: bool,
+    restarts: Vec<(Signal, usize)>,
+    /// By daemon: its first process and its last.
+    pids: Vec<(i32, i32)>,
+    to_kill: Option<i32>,
+    has_stop: bool,
+    moved_to: Millis,
+    /// A daemon, its process, and when that is to be killed.
+    timers: Vec<(usize, i32, Millis)>,
+    has_started: bool,
+}
+
+impl Planted {
+    pub fn new(bug: Option<Bug>, table: &Table) -> Self {
+        let restarts = (0..).zip(&table.wiring).filter(|(_, w)| w.action == Action::Restart);
+        Self {
+            bug,
+            sigchld: true,
+            restarts: restarts.map(|(i, w)| (w.signal, i)).collect(),
+            pids: vec![(0, 0); table.daemons.len()],
+            to_kill: None,
+            has_stop: false,
+            moved_to: 0,
+            timers: Vec::new(),
+            has_started: false,
+        }
+    }
+
+    fn is(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    pub fn waits(&mut self) -> bool {
+        !self.is(Bug::OneWaitForOneSigchld) || std::mem::take(&mut self.sigchld)
+    }
+
+    pub fn waits_in_place(&self, events: &[Event]) -> bool {
+        self.is(Bug::RestartWaitsInPlace) && events.iter().any(|e| matches!(e, Event::Signal(_)))
+    }
+
+    /// The wire of a restart.
+    pub fn wire(&self, signal: Signal) -> Option<usize> {
+        self.restarts.iter().find(|(s, _)| *s == signal).map(|(_, wire)| *wire)
+    }
+
+    pub fn mask(&self) -> u64 {
+        if self.is(Bug::MaskInherited) { u64::MAX } else { 0 }
+    }
+
+    pub fn tears_pages(&self) -> bool {
+        self.is(Bug::PageReadHalfWritten)
+    }
+
+    pub fn disposition(&self, is: Disposition) -> Disposition {
+        if self.is(Bug::ForwardBeforeTheHandler) { Disposition::Taken } else { is }
+    }
+
+    pub fn serving(&mut self, event: &Event, kernel: &Kernel, judge: &Judge) {
+        let is_second = *event == Event::Stop && std::mem::replace(&mut self.has_stop, true);
+        if is_second && self.is(Bug::DeadlineMovedByASecondTerm) {
+            self.moved_to = (0..judge.daemons()).map(|d| kernel.now.saturating_add(judge.grace(d))).max().unwrap_or(0);
+        }
+    }
+
+    pub fn started(&mut self, daemon: usize, pid: i32) {
+        if let Some((first, last)) = self.pids.get_mut(daemon) {
+            *last = pid;
+            if *first == 0 {
+                *first = pid;
+            }
+        }
+    }
+
+    /// What becomes of a call of kill(2).
+    pub fn kill(&mut self, pid: i32, signal: i32, kernel: &Kernel, judge: &Judge) -> Option<(i32, i32)> {
+        let daemon = (0..judge.daemons()).find(|d| judge.pid(*d) == Some(pid));
+        match (self.bug, signal) {
+            (Some(Bug::GroupKilledAfterTheReap), KILL) if pid < 0 => {
+                self.to_kill = Some(-pid);
+                None
+            }
+            (Some(Bug::ReplacementMeetsTheOldWorker), 0) | (Some(Bug::StoppedProcessNeverGetsItsTerm), CONT) => None,
+            (Some(Bug::DeadlineMovedByASecondTerm), KILL) if pid > 0 && kernel.now < self.moved_to => {
+                self.timers.push((daemon.unwrap_or(0), 0, self.moved_to));
+                None
+            }
+            (Some(Bug::KillTimerOfAnEarlierStop), TERM) => {
+                if let Some(daemon) = daemon {
+                    self.timers.push((daemon, pid, kernel.now.saturating_add(judge.grace(daemon))));
+                }
+                Some((pid, signal))
+            }
+            (Some(Bug::StalePidSignalled), TERM | CONT) => {
+                let first = self.pids.iter().find(|(_, last)| *last == pid).map_or(pid, |(first, _)| *first);
+                Some((first, signal))
+            }
+            _ => Some((pid, signal)),
+        }
+    }
+
+    /// What is sent once a process was reaped.
+    pub fn reaped(&mut self, pid: i32) -> Option<(i32, i32)> {
+        (self.to_kill.take()? == pid).then_some((-pid, KILL))
+    }
+
+    pub fn starts_in_shutdown(&mut self, judge: &Judge) -> Option<usize> {
+        let starts = self.is(Bug::StartDuringShutdown) && judge.is_stopping() && !self.has_started;
+        self.has_started |= starts;
+        starts.then_some(0)
+    }
+
+    pub fn next(&self) -> Option<Millis> {
+        self.timers.iter().map(|(_, _, at)| *at).min()
+    }
+
+    /// Timers that the core knows nothing of: they ask what state the daemon is in, not which stop they are for.
+    pub fn before_work(&mut self, kernel: &mut Kernel, judge: &mut Judge) {
+        while let Some(at) = self.timers.iter().position(|(_, _, at)| *at <= kernel.now) {
+            let (daemon, of, _) = self.timers.remove(at);
+            let due = judge.due(daemon).is_some_and(|due| due <= kernel.now);
+            if let Some(pid) = judge.pid(daemon).filter(|pid| *pid != of && !due && judge.is_being_ended(daemon)) {
+                judge.kill(kernel, pid, KILL);
+                kernel.kill(pid, KILL);
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! A kernel that is simulated: processes, groups, sessions, signals, and a clock that only moves when told.
+//!
+//! Only what init can see or cause of fork(2), execve(2), kill(2), wait(2), signal(7), credentials(7).
+
+use std::time::Duration;
+
+pub use sidecar::core::End;
+
+use crate::schedule::Rng;
+
+pub const HUP: i32 = 1;
+pub const INT: i32 = 2;
+pub const QUIT: i32 = 3;
+pub const KILL: i32 = 9;
+pub const USR1: i32 = 10;
+pub const SEGV: i32 = 11;
+pub const USR2: i32 = 12;
+pub const TERM: i32 = 15;
+pub const CHLD: i32 = 17;
+pub const CONT: i32 = 18;
+pub const STOP: i32 = 19;
+pub const URG: i32 = 23;
+pub const WINCH: i32 = 28;
+
+/// Milliseconds of the simulated clock.
+pub type Millis = u64;
+/// Never given twice, as a pid is: what the checks know a process by. 0 is init.
+pub type Uid = u32;
+
+pub fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// What becomes of an attempt to start a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exec {
+    Works,
+    NoFork,
+    NotFound,
+    Denied,
+}
+
+/// What a daemon's process does by itself. Drawn anew for each generation, from the schedule's seed alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Nature {
+    pub exec: Exec,
+    /// When it has its handlers; `None`: it never has any.
+    pub catches_at: Option<Millis>,
+    /// It takes its signals by signalfd(2), which blocks them, rather than by handlers.
+    pub blocks: bool,
+    pub ignores_term: bool,
+    /// From TERM to its end, and the code of that.
+    pub term: (Millis, i32),
+    /// From the signal that kills it to its death.
+    pub dying: Millis,
+    pub dies_at: Option<(Millis, End)>,
+    pub forks_at: Option<(Millis, Kind)>,
+    /// It reaps its own children.
+    pub reaps: bool,
+}
+
+/// Where a daemon's worker lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In the daemon's group.
+    Worker,
+    /// In a group of its own, in the daemon's session.
+    Group,
+    /// In a session of its own.
+    Away,
+    /// In the daemon's group, init's child from the start: its parent has ended.
+    Orphan,
+}
+
+const PLAIN: Nature = Nature {
+    exec: Exec::Works,
+    catches_at: Some(5),
+    blocks: false,
+    ignores_term: false,
+    term: (5, 0),
+    dying: 0,
+    dies_at: None,
+    forks_at: None,
+    reaps: true,
+};
+
+impl Nature {
+    pub fn draw(seed: u64, daemon: usize, generation: u64) -> Self {
+        let mut rng =
+            Rng::new(seed ^ (daemon as u64 + 1).wrapping_mul(0x9e6d) ^ generation.wrapping_mul(0x1_0000_0001));
+        if rng.one_in(3) {
+            return PLAIN;
+        }
+        let end = |rng: &mut Rng| match rng.below(4) {
+            0 => End::Code(0),
+            1 => End::Signal(SEGV),
+            _ => End::Code(i32::try_from(rng.below(256)).unwrap_or(0)),
+        };
+        Self {
+            exec: match rng.below(24) {
+                0 => Exec::NoFork,
+                1 => Exec::NotFound,
+                2 => Exec::Denied,
+                _ => Exec::Works,
+            },
+            catches_at: *rng.pick(&[None, Some(0), Some(1), Some(7), Some(30), Some(400), Some(3_000), Some(25_000)]),
+            blocks: rng.one_in(4),
+            ignores_term: rng.one_in(5),
+            term: (*rng.pick(&[0, 0, 2, 40, 900, 6_000]), *rng.pick(&[0, 0, 0, 1, 15, 143])),
+            dying: *rng.pick(&[0, 0, 0, 1, 4, 50, 2_500]),
+            dies_at: rng.one_in(5).then(|| (*rng.pick(&[0, 1, 10, 500, 9_000]), end(&mut rng))),
+            forks_at: rng.one_in(3).then(|| (*rng.pick(&[0, 3, 60]), Kind::draw(&mut rng))),
+            reaps: !rng.one_in(4),
+        }
+    }
+
+    pub fn plain() -> Self {
+        PLAIN
+    }
+}
+
+impl Kind {
+    pub fn draw(rng: &mut Rng) -> Self {
+        *rng.pick(&[Self::Worker, Self::Worker, Self::Group, Self::Away, Self::Orphan])
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Alive,
+    /// A signal has killed it, and it isn't gone yet: it takes up its pid and its port still.
+    Dying(End),
+    Zombie(End),
+}
+
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub uid: Uid,
+    pub pid: i32,
+    pub parent: Uid,
+    pub pgid: i32,
+    pub sid: i32,
+    /// The daemon in whose group it was born, and that process.
+    pub family: Option<(usize, Uid)>,
+    pub life: Life,
+    pub stopped: bool,
+    pub caught: u64,
+    pub blocked: u64,
+    pub pending: u64,
+    pub nature: Nature,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Do {
+    Finish,
+    End(End),
+    Catch,
+    Fork(Kind),
+}
+
+/// The kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    pub now: Millis,
+    pub processes: Vec<Process>,
+    /// What is to come by itself, of which process.
+    agenda: Vec<(Millis, Uid, Do)>,
+    /// Signals that wait for init: each standard one once, SIGCHLD apart.
+    pub signals: Vec<i32>,
+    pub sigchld: bool,
+    last_pid: i32,
+    last_uid: Uid,
+    pub pids: i32,
+    pub reused: bool,
+    pub coalesced: bool,
+}
+
+impl Kernel {
+    pub fn new() -> Self {
+        Self {
+            now: 0,
+            processes: Vec::new(),
+            agenda: Vec::new(),
+            signals: Vec::new(),
+            sigchld: false,
+            last_pid: 1,
+            last_uid: 0,
+            pids: 300,
+            reused: false,
+            coalesced: false,
+        }
+    }
+
+    pub fn boot(&mut self, pids: i32) {
+        self.processes.clear();
+        self.agenda.clear();
+        self.signals.clear();
+        self.now = 1_000;
+        (self.sigchld, self.last_pid, self.last_uid, self.pids) = (false, 1, 0, pids);
+        (self.reused, self.coalesced) = (false, false);
+    }
+
+    pub fn moment(&self) -> Duration {
+        Duration::from_millis(self.now)
+    }
+
+    pub fn by_uid(&self, uid: Uid) -> Option<usize> {
+        self.processes.iter().position(|p| p.uid == uid)
+    }
+
+    pub fn by_pid(&self, pid: i32) -> Option<usize> {
+        self.processes.iter().position(|p| p.pid == pid)
+    }
+
+    pub fn has_group(&self, pgid: i32) -> bool {
+        self.processes.iter().any(|p| p.pgid == pgid)
+    }
+
+    /// The next pid in turn that no process, group or session has: `alloc_pid` in the kernel.
+    fn free_pid(&mut self) -> Option<i32> {
+        let mut pid = self.last_pid;
+        for _ in 0..self.pids {
+            pid = if pid >= self.pids { 2 } else { pid + 1 };
+            self.reused |= pid < self.last_pid;
+            if self.processes.iter().all(|p| p.pid != pid && p.pgid != pid && p.sid != pid) {
+                self.last_pid = pid;
+                return Some(pid);
+            }
+        }
+        None
+    }
+
+    fn add(&mut self, parent: Uid, like: Option<usize>, nature: Nature) -> Option<usize> {
+        let pid = self.free_pid()?;
+        self.last_uid += 1;
+        let like = like.and_then(|i| self.processes.get(i));
+        let process = Process {
+            uid: self.last_uid,
+            pid,
+            parent,
+            pgid: like.map_or(pid, |p| p.pgid),
+            sid: like.map_or(pid, |p| p.sid),
+            family: like.and_then(|p| p.family),
+            life: Life::Alive,
+            stopped: false,
+            caught: 0,
+            blocked: 0,
+            pending: 0,
+            nature,
+        };
+        self.processes.push(process);
+        Some(self.processes.len() - 1)
+    }
+
+    /// fork(2), setsid(2) and execve(2) of a daemon, with the mask that init hands down.
+    pub fn start(&mut self, daemon: usize, nature: Nature, blocked: u64) -> Option<(Uid, i32)> {
+        let index = self.add(0, None, nature)?;
+        let (uid, pid, now) = {
+            let p = self.processes.get_mut(index)?;
+            p.family = Some((daemon, p.uid));
+            p.blocked = blocked;
+            (p.uid, p.pid, self.now)
+        };
+        if let Some(after) = nature.catches_at {
+            self.agenda.push((now + after, uid, Do::Catch));
+        }
+        if let Some((after, end)) = nature.dies_at {
+            self.agenda.push((now + after, uid, Do::End(end)));
+        }
+        if let Some((after, kind)) = nature.forks_at {
+            self.agenda.push((now + after, uid, Do::Fork(kind)));
+        }
+        Some((uid, pid))
+    }
+
+    pub fn fork(&mut self, parent: usize, kind: Kind) {
+        let Some(p) = self.processes.get(parent) else { return };
+        if p.life != Life::Alive || p.stopped {
+            return;
+        }
+        let (parent_uid, nature) = (p.uid, p.nature);
+        let of = if kind == Kind::Orphan { 0 } else { parent_uid };
+        let Some(index) = self.add(of, Some(parent), Nature { dying: nature.dying, ..PLAIN }) else { return };
+        let Some(p) = self.processes.get_mut(index) else { return };
+        match kind {
+            Kind::Worker | Kind::Orphan => {}
+            Kind::Group => p.pgid = p.pid,
+            Kind::Away => (p.pgid, p.sid) = (p.pid, p.pid),
+        }
+        if kind != Kind::Worker && kind != Kind::Orphan {
+            p.family = None;
+        }
+    }
+
+    /// An orphan that init inherits: nothing to do with any daemon any more.
+    pub fn orphan(&mut self, is_dead: bool) {
+        let Some(index) = self.add(0, None, PLAIN) else { return };
+        if is_dead {
+            self.die(index, End::Code(0));
+        }
+    }
+
+    /// kill(2) with a pid.
+    pub fn kill(&mut self, pid: i32, signal: i32) -> bool {
+        let Some(index) = self.by_pid(pid) else { return false };
+        self.send(index, signal);
+        true
+    }
+
+    /// kill(2) with a process group. It takes the whole group at once: a fork(2) under way in it fails.
+    pub fn kill_group(&mut self, pgid: i32, signal: i32) -> bool {
+        // Zombies count: kill(2) succeeds on them. A process that is reaped meanwhile moves the ones behind it.
+        let uids: Vec<Uid> = self.processes.iter().filter(|p| p.pgid == pgid).map(|p| p.uid).collect();
+        for uid in &uids {
+            if let Some(index) = self.by_uid(*uid) {
+                self.send(index, signal);
+            }
+        }
+        !uids.is_empty()
+    }
+
+    fn send(&mut self, index: usize, signal: i32) {
+        let Some(p) = self.processes.get_mut(index) else { return };
+        if p.life != Life::Alive || signal == 0 {
+            return;
+        }
+        match signal {
+            KILL => self.die(index, End::Signal(KILL)),
+            STOP => p.stopped = true,
+            CONT => {
+                p.stopped = false;
+                self.deliver_pending(index);
+            }
+            _ => {
+                p.pending |= bit(signal);
+                self.deliver_pending(index);
+            }
+        }
+    }
+
+    fn deliver_pending(&mut self, index: usize) {
+        while let Some(p) = self.processes.get_mut(index) {
+            // signalfd(2): the daemon blocks the signal and reads it.
+            let taken_by_fd = if p.nature.blocks { p.caught } else { 0 };
+            let ready = p.pending & !(p.blocked & !taken_by_fd);
+            if p.stopped || p.life != Life::Alive || ready == 0 {
+                return;
+            }
+            let signal = ready.trailing_zeros().cast_signed() + 1;
+            p.pending &= !bit(signal);
+            let (uid, nature, is_caught) = (p.uid, p.nature, p.caught & bit(signal) != 0);
+            let is_term = signal == TERM;
+            if is_term && nature.ignores_term {
+                continue;
+            }
+            if is_caught {
+                if is_term {
+                    let (after, code) = nature.term;
+                    self.agenda.push((self.now + after, uid, Do::End(End::Code(code))));
+                }
+            } else if !matches!(signal, CHLD | URG | WINCH) {
+                self.die(index, End::Signal(signal));
+                return;
+            }
+        }
+    }
+
+    /// The process begins to end.
+    pub fn die(&mut self, index: usize, end: End) {
+        let Some(p) = self.processes.get_mut(index) else { return };
+        if p.life != Life::Alive {
+            return;
+        }
+        let (uid, after) = (p.uid, p.nature.dying);
+        p.life = Life::Dying(end);
+        if after == 0 {
+            self.finish(uid);
+        } else {
+            self.agenda.push((self.now + after, uid, Do::Finish));
+        }
+    }
+
+    /// The process has ended: its children are init's now, and its parent hears of it.
+    fn finish(&mut self, uid: Uid) {
+        let Some(index) = self.by_uid(uid) else { return };
+        let Some(p) = self.processes.get_mut(index) else { return };
+        let Life::Dying(end) = p.life else { return };
+        p.life = Life::Zombie(end);
+        let parent = p.parent;
+        for child in self.processes.iter_mut().filter(|p| p.parent == uid) {
+            child.parent = 0;
+            if matches!(child.life, Life::Zombie(_)) {
+                self.coalesced |= self.sigchld;
+                self.sigchld = true;
+            }
+        }
+        if parent == 0 {
+            self.coalesced |= self.sigchld;
+            self.sigchld = true;
+            return;
+        }
+        let reaps = |p: &Process| p.uid == parent && p.nature.reaps && p.life == Life::Alive;
+        if self.processes.iter().any(reaps) {
+            self.processes.retain(|p| p.uid != uid);
+        }
+    }
+
+    pub fn reap(&mut self, pid: i32) {
+        self.processes.retain(|p| p.pid != pid);
+    }
+
+    /// The handlers are in place now.
+    pub fn catch(&mut self, index: usize) {
+        let Some(p) = self.processes.get_mut(index) else { return };
+        if p.life != Life::Alive {
+            return;
+        }
+        let wanted = bit(HUP) | bit(USR2) | bit(TERM) | bit(WINCH) | bit(35);
+        p.caught |= wanted;
+        if p.nature.blocks {
+            p.blocked |= wanted;
+        }
+    }
+
+    /// When something comes by itself.
+    pub fn next(&self) -> Option<Millis> {
+        self.agenda.iter().map(|(at, ..)| *at).min()
+    }
+
+    /// Does one thing that is due.
+    pub fn step(&mut self) -> bool {
+        let due = |(_, (at, ..)): &(usize, &(Millis, Uid, Do))| *at <= self.now;
+        let Some((at, _)) = self.agenda.iter().enumerate().filter(due).min_by_key(|(i, (at, ..))| (*at, *i)) else {
+            return false;
+        };
+        let (_, uid, what) = self.agenda.remove(at);
+        let Some(index) = self.by_uid(uid) else { return true };
+        let is_stopped = self.processes.get(index).is_some_and(|p| p.stopped);
+        match what {
+            Do::Finish => self.finish(uid),
+            // A stopped process does nothing until it goes on.
+            _ if is_stopped => self.agenda.push((self.now + 7, uid, what)),
+            Do::End(end) => self.die(index, end),
+            Do::Catch => self.catch(index),
+            Do::Fork(kind) => self.fork(index, kind),
+        }
+        true
+    }
+
+    /// A signal for init. A standard one that waits already is not queued again.
+    pub fn signal(&mut self, signal: i32) {
+        if signal >= 34 || !self.signals.contains(&signal) {
+            self.signals.push(signal);
+        }
+    }
+}

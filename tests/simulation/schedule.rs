@@ -1,0 +1,288 @@
+//! What happens to init in one run: drawn from a seed, and made shorter while it still fails.
+
+use std::fmt::Write;
+
+use sidecar::table::Table;
+
+use crate::kernel::{CONT, Exec, HUP, INT, KILL, Kind, Millis, Nature, QUIT, SEGV, STOP, TERM, USR1, USR2, WINCH};
+
+/// splitmix64: <https://prng.di.unimi.it/splitmix64.c>.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len() as u64) as usize]
+    }
+}
+
+/// What a daemon says to init's `sd_notify`(3) socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    Ready,
+    Reloading,
+    /// READY=1 with ERRNO=22.
+    Refused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The clock goes on.
+    Wait(Millis),
+    /// A signal for init.
+    Signal(i32),
+    /// A stranger's signal for a daemon's process.
+    Hit(usize, i32),
+    /// A daemon's process exits by itself.
+    Exit(usize, i32),
+    /// It forks.
+    Fork(usize, Kind),
+    /// One of its workers, or an orphan, ends: the n-th.
+    WorkerEnds(usize),
+    /// init inherits a process; a dead one, or one that lives.
+    Orphan(bool),
+    /// The next start fails like this.
+    Refuse(Exec),
+    /// A daemon has its handlers from now on.
+    Catch(usize),
+    /// A daemon's process tells something, or one of its workers tries to.
+    Note(usize, Note, bool),
+    /// Somebody reads the status page.
+    Read,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before init begins.
+    Before,
+    /// init gets to run afterwards.
+    Served,
+    /// The machine is busy: init does not get to run.
+    Unserved,
+    /// While init works: before its n-th system call from here on.
+    Within(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub what: What,
+    pub when: When,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    pub seed: u64,
+    /// An index into the tables.
+    pub table: usize,
+    pub selected: Vec<usize>,
+    /// /proc tells no signal masks.
+    pub no_masks: bool,
+    /// The highest pid: few of them are soon used again.
+    pub pids: i32,
+    /// Every process behaves plainly.
+    pub plain: bool,
+    /// In the end everything is asked to stop; else every daemon ends by itself.
+    pub stop: bool,
+    pub steps: Vec<Step>,
+}
+
+pub const TABLES: usize = 64;
+
+/// Tables of one to four daemons, with all kinds of graces and wirings; the first is the built-in one's like.
+pub fn tables() -> Vec<Table> {
+    (0..TABLES as u64).map(table).collect()
+}
+
+fn table(number: u64) -> Table {
+    let mut rng = Rng::new(number.wrapping_mul(0x5851_f42d_4c95_7f2d));
+    let names = ["egress", "pipelock", "git-gate", "supervise"];
+    let count = if number == 0 { 4 } else { 1 + rng.below(4) as usize };
+    let mut text = String::new();
+    let graces = ["0ms", "1ms", "50ms", "500ms", "3s", "8s", "8s", "30s"];
+    let grace = |rng: &mut Rng| *rng.pick(&graces);
+    let _ = writeln!(text, "grace = {:?}", if number == 0 { "8s" } else { grace(&mut rng) });
+    for name in names.iter().take(count) {
+        let _ = writeln!(text, "[[daemon]]\nname = {name:?}\ncommand = [\"x\"]");
+        if number != 0 && rng.one_in(2) {
+            let _ = writeln!(text, "grace = {:?}", grace(&mut rng));
+        }
+        if rng.one_in(2) {
+            text.push_str("ready = { notify = true }\n");
+        }
+    }
+    text.push_str("[signals]\n");
+    if number == 0 {
+        text.push_str(
+            "HUP = { forward = \"egress\" }\nUSR1 = { restart = \"pipelock\" }\nUSR2 = { restart = \"egress\" }\n",
+        );
+    } else {
+        for signal in ["HUP", "USR1", "USR2", "WINCH", "RTMIN+1"] {
+            let name = names[rng.below(count as u64) as usize];
+            let _ = match rng.below(9) {
+                0 => Ok(()),
+                1 => writeln!(text, "\"{signal}\" = {{ forward = {name:?}, when = \"always\" }}"),
+                2..=4 => writeln!(text, "\"{signal}\" = {{ forward = {name:?} }}"),
+                _ => writeln!(text, "\"{signal}\" = {{ restart = {name:?} }}"),
+            };
+        }
+    }
+    match Table::parse(&text, "simulated") {
+        Ok(table) => table,
+        Err(e) => panic!("{e}\n{text}"),
+    }
+}
+
+impl Schedule {
+    pub fn draw(seed: u64, tables: &[Table]) -> Self {
+        let mut rng = Rng::new(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x0051_dec0_ffee);
+        let table = if rng.one_in(4) { 0 } else { rng.below(tables.len() as u64) as usize };
+        let count = tables[table].daemons.len();
+        let mut selected: Vec<usize> = (0..count).filter(|_| !rng.one_in(6)).collect();
+        if selected.is_empty() {
+            selected.push(0);
+        }
+        let mut schedule = Self {
+            seed,
+            table,
+            selected,
+            no_masks: rng.one_in(20),
+            pids: *rng.pick(&[9, 14, 14, 30, 32_768]),
+            plain: rng.one_in(8),
+            stop: !rng.one_in(4),
+            steps: Vec::new(),
+        };
+        // Each run leaves out some kinds of things, so that the others meet more often.
+        let left_out = rng.next() & rng.next();
+        let length = *rng.pick(&[2, 4, 8, 12, 20, 30]);
+        for _ in 0..(if rng.one_in(4) { 1 + rng.below(3) } else { 0 }) {
+            let signal = signal(&mut rng);
+            let signal = if rng.one_in(3) { signal } else { *rng.pick(&[HUP, USR1, USR2]) };
+            schedule.steps.push(Step { what: What::Signal(signal), when: When::Before });
+        }
+        while schedule.steps.len() < length {
+            let kind = rng.below(32);
+            if left_out & (1 << kind) != 0 && kind > 6 {
+                continue;
+            }
+            let what = what(kind, &mut rng, schedule.selected.len());
+            let when = match rng.below(8) {
+                0 => When::Unserved,
+                1 | 2 if !matches!(what, What::Wait(_)) => When::Within(rng.below(12) as u32),
+                _ => When::Served,
+            };
+            schedule.steps.push(Step { what, when });
+        }
+        schedule
+    }
+
+    /// The shortest schedule that can be had by leaving things out, one after the other, while it fails.
+    pub fn shrink(mut self, fails: impl Fn(&Self) -> bool) -> Self {
+        if !self.plain {
+            let plain = Self { plain: true, ..self.clone() };
+            if fails(&plain) {
+                self = plain;
+            }
+        }
+        loop {
+            let before = self.steps.clone();
+            let mut size = self.steps.len().max(1);
+            while size > 0 {
+                let mut at = 0;
+                while at < self.steps.len() {
+                    let mut shorter = self.clone();
+                    shorter.steps.drain(at..(at + size).min(self.steps.len()));
+                    if fails(&shorter) {
+                        self = shorter;
+                    } else {
+                        at += size;
+                    }
+                }
+                size /= 2;
+            }
+            for at in 0..self.steps.len() {
+                let mut simpler = self.clone();
+                if simpler.steps[at].when == When::Before || simpler.steps[at].when == When::Served {
+                    continue;
+                }
+                simpler.steps[at].when = When::Served;
+                if fails(&simpler) {
+                    self = simpler;
+                }
+            }
+            while self.selected.len() > 1 {
+                let fewer: Option<Self> = (0..self.selected.len()).find_map(|at| {
+                    let mut fewer = self.clone();
+                    fewer.selected.remove(at);
+                    fails(&fewer).then_some(fewer)
+                });
+                let Some(fewer) = fewer else { break };
+                self = fewer;
+            }
+            if self.steps == before {
+                return self;
+            }
+        }
+    }
+
+    pub fn nature(&self, daemon: usize, generation: u64) -> Nature {
+        if self.plain { Nature::plain() } else { Nature::draw(self.seed, daemon, generation) }
+    }
+}
+
+fn signal(rng: &mut Rng) -> i32 {
+    *rng.pick(&[HUP, HUP, HUP, USR1, USR1, USR1, USR2, USR2, WINCH, 35, 36, TERM, INT, QUIT])
+}
+
+fn what(kind: u64, rng: &mut Rng, daemons: usize) -> What {
+    let daemon = rng.below(daemons as u64) as usize;
+    match kind {
+        0..=6 => What::Wait(match rng.below(12) {
+            0..=2 => 1,
+            3 | 4 => 1 + rng.below(10),
+            5 | 6 => rng.below(100),
+            7 => 1_000,
+            8 => 1_995 + rng.below(10),
+            9 => rng.below(10_000),
+            10 => 19_990 + rng.below(40),
+            _ => rng.below(40_000),
+        }),
+        7..=13 => {
+            let signal = signal(rng);
+            // A shutdown ends the fun: seldom.
+            let seldom = matches!(signal, TERM | INT | QUIT) && !rng.one_in(2);
+            What::Signal(if seldom { HUP } else { signal })
+        }
+        14..=17 => {
+            let signal = *rng.pick(&[KILL, KILL, TERM, SEGV, STOP, STOP, CONT, HUP, USR1]);
+            What::Hit(daemon, signal)
+        }
+        18 | 19 => What::Exit(daemon, *rng.pick(&[0, 0, 1, 3, 143, 255])),
+        20..=22 => What::Fork(daemon, Kind::draw(rng)),
+        23 | 24 => What::WorkerEnds(rng.below(6) as usize),
+        25 => What::Orphan(rng.one_in(2)),
+        26 => What::Refuse(*rng.pick(&[Exec::NoFork, Exec::NotFound, Exec::Denied])),
+        27 | 28 => What::Catch(daemon),
+        29 | 30 => What::Note(daemon, *rng.pick(&[Note::Ready, Note::Reloading, Note::Refused]), rng.one_in(5)),
+        _ => What::Read,
+    }
+}

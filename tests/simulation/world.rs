@@ -1,0 +1,438 @@
+//! The real core on the simulated kernel, event by event, with the judge looking on.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sidecar::core::{Core, Disposition, Event, Level, System};
+use sidecar::table::{Signal, Table};
+
+use crate::bugs::{Bug, Planted};
+use crate::judge::{Broken, Judge, MARKS, Mark};
+use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, TERM, bit};
+use crate::schedule::{Note, Schedule, Step, What, When};
+
+/// No schedule takes longer than this after its last step: the longest grace and some.
+const LONGEST: Millis = 120_000;
+/// More rounds than this at one moment is spinning.
+const ROUNDS: u32 = 1_000;
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub broken: Option<Broken>,
+    pub events: u64,
+    pub exit: Option<i32>,
+}
+
+/// init's surroundings.
+#[derive(Debug)]
+pub struct World {
+    pub kernel: Kernel,
+    pub judge: Judge,
+    schedule: Schedule,
+    refuse: Option<Exec>,
+    within: Vec<(u32, What)>,
+    notes: Vec<Event>,
+    current: Rc<RefCell<Option<Event>>>,
+    /// The status page: two halves, which are one thing to a reader.
+    page: (u64, u64),
+    events: u64,
+    pub planted: Planted,
+    /// What happened, line by line, where somebody wants to read it.
+    pub trace: Option<Vec<String>>,
+}
+
+macro_rules! trace {
+    ($world:expr, $($what:tt)*) => {
+        if let Some(trace) = &mut $world.trace {
+            trace.push(format!("{:>7} ms  {}", $world.kernel.now - 1_000, format!($($what)*)));
+        }
+    };
+}
+
+/// Runs a schedule.
+pub fn run(schedule: &Schedule, tables: &[Table], bug: Option<Bug>, marks: &mut [u64; MARKS]) -> Outcome {
+    let mut world = World::new(schedule, &tables[schedule.table], bug, *marks);
+    world.run(&tables[schedule.table]);
+    *marks = world.judge.marks;
+    Outcome { broken: world.judge.broken, events: world.events, exit: world.judge.exited }
+}
+
+/// The same, told line by line.
+pub fn tell(schedule: &Schedule, tables: &[Table], bug: Option<Bug>) -> Vec<String> {
+    let mut world = World::new(schedule, &tables[schedule.table], bug, [0; MARKS]);
+    world.trace = Some(Vec::new());
+    world.run(&tables[schedule.table]);
+    world.trace.take().unwrap_or_default()
+}
+
+impl World {
+    fn new(schedule: &Schedule, table: &Table, bug: Option<Bug>, marks: [u64; MARKS]) -> Self {
+        let mut kernel = Kernel::new();
+        kernel.boot(schedule.pids);
+        Self {
+            kernel,
+            judge: Judge::new(table, &schedule.selected, schedule.no_masks, marks),
+            schedule: schedule.clone(),
+            refuse: None,
+            within: Vec::new(),
+            notes: Vec::new(),
+            current: Rc::new(RefCell::new(None)),
+            page: (0, 0),
+            events: 0,
+            planted: Planted::new(bug, table),
+            trace: None,
+        }
+    }
+
+    fn run(&mut self, table: &Table) {
+        let mut core = Core::new(table, &self.schedule.selected);
+        let steps = std::mem::take(&mut self.schedule.steps);
+        let (before, after): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|s| s.when == When::Before);
+        for step in before {
+            self.happen(step.what);
+        }
+        // As the shell begins: what was pending comes before the first start.
+        let mut events = self.signals();
+        events.push(Event::Begin);
+        self.take(&mut core, events);
+        self.work(&mut core);
+        for step in after {
+            if self.is_over() {
+                break;
+            }
+            match (step.what, step.when) {
+                (What::Wait(millis), when) => self.wait(&mut core, millis, when != When::Unserved),
+                (what, When::Within(n)) => self.within.push((n, what)),
+                (what, when) => {
+                    self.happen(what);
+                    if when == When::Served {
+                        self.work(&mut core);
+                    }
+                }
+            }
+        }
+        self.come_to_rest(&mut core);
+        if self.kernel.reused {
+            self.judge.mark(Mark::PidReused);
+        }
+        if self.kernel.coalesced {
+            self.judge.mark(Mark::Coalesced);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.judge.exited.is_some() || self.judge.broken.is_some()
+    }
+
+    /// Nothing disturbs any more: init must end.
+    fn come_to_rest(&mut self, core: &mut Core) {
+        for (_, what) in std::mem::take(&mut self.within) {
+            self.happen(what);
+        }
+        self.work(core);
+        let until = self.kernel.now + LONGEST;
+        if self.schedule.stop {
+            self.happen(What::Signal(TERM));
+            self.work(core);
+        }
+        while !self.is_over() && self.kernel.now <= until {
+            if !self.schedule.stop {
+                for daemon in 0..self.judge.daemons() {
+                    self.happen(What::Hit(daemon, KILL));
+                }
+                self.work(core);
+            }
+            let next = [self.kernel.next(), self.due(core)].into_iter().flatten().min();
+            // A replacement may have come of the last deaths: they die in the next round.
+            let next = next.unwrap_or(if self.schedule.stop { until + 1 } else { 0 });
+            self.wait(core, next.saturating_sub(self.kernel.now).max(1), true);
+        }
+        if self.judge.broken.is_none() {
+            self.judge.end();
+        }
+    }
+
+    fn due(&self, core: &Core) -> Option<Millis> {
+        let core = core.next().map(|at| u64::try_from(at.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+        core.into_iter().chain(self.planted.next()).min()
+    }
+
+    /// The clock goes on; init wakes when it is due, unless it doesn't get to run.
+    fn wait(&mut self, core: &mut Core, millis: Millis, is_served: bool) {
+        let until = self.kernel.now + millis;
+        while !self.is_over() {
+            let next = [self.kernel.next(), self.due(core).filter(|_| is_served)].into_iter().flatten().min();
+            let Some(next) = next.filter(|next| *next <= until) else { break };
+            self.kernel.now = self.kernel.now.max(next);
+            while self.kernel.step() {}
+            if is_served {
+                self.work(core);
+            }
+        }
+        self.kernel.now = self.kernel.now.max(until);
+        if !is_served {
+            if self.due(core).is_some_and(|due| due < until) {
+                self.judge.mark(Mark::Late);
+            }
+            self.work(core);
+        }
+    }
+
+    /// init works for as long as there is work, as the shell's poll loop does.
+    fn work(&mut self, core: &mut Core) {
+        for round in 0.. {
+            if self.is_over() {
+                return;
+            }
+            self.planted.before_work(&mut self.kernel, &mut self.judge);
+            let is_due = self.due(core).is_some_and(|due| due <= self.kernel.now);
+            if !self.kernel.sigchld && self.kernel.signals.is_empty() && self.notes.is_empty() && !is_due {
+                break;
+            }
+            if round > ROUNDS {
+                self.judge.broken.get_or_insert(Broken { promise: "init never spins", how: String::new() });
+                return;
+            }
+            let mut events = std::mem::take(&mut self.notes);
+            events.extend(self.signals());
+            self.take(core, events);
+        }
+        self.judge.rest(&self.kernel, core);
+    }
+
+    fn signals(&mut self) -> Vec<Event> {
+        self.planted.sigchld |= std::mem::take(&mut self.kernel.sigchld);
+        let event = |signal: i32| match signal {
+            TERM | INT | QUIT => Some(Event::Stop),
+            _ => Signal::from_number(signal).map(Event::Signal),
+        };
+        std::mem::take(&mut self.kernel.signals).into_iter().filter_map(event).collect()
+    }
+
+    fn take(&mut self, core: &mut Core, events: Vec<Event>) {
+        if self.planted.waits_in_place(&events) {
+            return self.take_and_wait_in_place(core, events);
+        }
+        let current = Rc::clone(&self.current);
+        let events = events.into_iter().inspect(|event| *current.borrow_mut() = Some(event.clone()));
+        if let Some(code) = core.take(self, events) {
+            trace!(self, "init exits {code}");
+            self.judge.exit(code);
+        }
+    }
+
+    /// A bug that a real init shipped: a restart that is not over until the old process has ended.
+    fn take_and_wait_in_place(&mut self, core: &mut Core, events: Vec<Event>) {
+        for event in events {
+            let wire = match &event {
+                Event::Signal(signal) => self.planted.wire(*signal),
+                _ => None,
+            };
+            let target = wire.and_then(|w| self.judge.target(w)).and_then(|d| self.judge.pid(d));
+            let current = Rc::clone(&self.current);
+            let events = std::iter::once(event).inspect(|event| *current.borrow_mut() = Some(event.clone()));
+            if let Some(code) = core.take(self, events) {
+                self.judge.exit(code);
+            }
+            let Some(pid) = target else { continue };
+            for _ in 0..200 {
+                let ended = self.kernel.by_pid(pid).and_then(|i| self.kernel.processes.get(i));
+                let Some(next) = self.kernel.next() else { break };
+                if ended.is_none_or(|p| matches!(p.life, Life::Zombie(_))) {
+                    break;
+                }
+                self.kernel.now = self.kernel.now.max(next.min(self.due(core).unwrap_or(next)));
+                while self.kernel.step() {}
+                self.judge.rest(&self.kernel, core);
+            }
+        }
+    }
+
+    fn happen(&mut self, what: What) {
+        trace!(self, "  {what:?}");
+        let leader = |world: &Self, daemon| world.judge.pid(daemon).and_then(|pid| world.kernel.by_pid(pid));
+        match what {
+            What::Wait(_) => {}
+            What::Signal(signal) => self.kernel.signal(signal),
+            What::Hit(daemon, signal) => {
+                if let Some(pid) = self.judge.pid(daemon) {
+                    self.kernel.kill(pid, signal);
+                }
+            }
+            What::Exit(daemon, code) => {
+                if let Some(index) = leader(self, daemon) {
+                    self.kernel.die(index, End::Code(code));
+                }
+            }
+            What::Fork(daemon, kind) => {
+                if let Some(index) = leader(self, daemon) {
+                    self.kernel.fork(index, kind);
+                }
+            }
+            What::WorkerEnds(n) => {
+                let pids: Vec<i32> = (0..self.judge.daemons()).filter_map(|d| self.judge.pid(d)).collect();
+                let is_other = |i: &usize| !pids.contains(&self.kernel.processes[*i].pid);
+                let nth = (0..self.kernel.processes.len()).filter(is_other).nth(n);
+                if let Some(index) = nth {
+                    self.kernel.die(index, End::Code(0));
+                }
+            }
+            What::Orphan(is_dead) => self.kernel.orphan(is_dead),
+            What::Refuse(exec) => self.refuse = Some(exec),
+            What::Catch(daemon) => {
+                if let Some(index) = leader(self, daemon) {
+                    self.kernel.catch(index);
+                }
+            }
+            What::Note(daemon, note, is_worker) => {
+                let Some(leader) = leader(self, daemon).map(|i| &self.kernel.processes[i]) else { return };
+                let uid = leader.uid;
+                let worker = self.kernel.processes.iter().find(|p| p.parent == uid);
+                let sender = if is_worker { worker } else { Some(leader) };
+                let Some(sender) = sender else { return };
+                let micros = self.kernel.now * 1_000;
+                let (ready, reloading, errno) = match note {
+                    Note::Ready => (true, None, 0),
+                    Note::Reloading => (false, Some(micros), 0),
+                    Note::Refused => (true, None, 22),
+                };
+                self.notes.push(Event::Notify { pid: sender.pid, ready, reloading, errno });
+            }
+            What::Read => {
+                self.judge.mark(Mark::PageRead);
+                if self.page.0 != self.page.1 {
+                    self.judge
+                        .broken
+                        .get_or_insert(Broken { promise: "a page is read whole", how: format!("{:?}", self.page) });
+                }
+            }
+        }
+    }
+
+    /// A system call: what happens meanwhile happens before it.
+    fn enter(&mut self) {
+        if self.within.is_empty() {
+            return;
+        }
+        for (left, _) in &mut self.within {
+            *left = left.saturating_sub(1);
+        }
+        while let Some(at) = self.within.iter().position(|(left, _)| *left == 0) {
+            let (_, what) = self.within.remove(at);
+            self.happen(what);
+        }
+    }
+}
+
+impl System for World {
+    fn now(&mut self) -> Duration {
+        self.enter();
+        let event = self.current.borrow_mut().take();
+        if let Some(event) = event {
+            trace!(self, "{event:?}");
+            self.judge.serving(&event, self.kernel.now);
+            self.planted.serving(&event, &self.kernel, &self.judge);
+        }
+        self.kernel.moment()
+    }
+
+    fn start(&mut self, daemon: usize, generation: u64) -> Event {
+        self.enter();
+        let nature = self.schedule.nature(daemon, generation);
+        let exec = self.refuse.take().unwrap_or(nature.exec);
+        let blocked = self.planted.mask();
+        let started = (exec == Exec::Works).then(|| self.kernel.start(daemon, nature, blocked)).flatten();
+        let came = started.ok_or(if exec == Exec::NotFound { 127 } else { 126 });
+        trace!(self, "init: start {daemon} -> {came:?}");
+        self.judge.start(&self.kernel, daemon, blocked, came);
+        match came {
+            Ok((_, pid)) => {
+                self.planted.started(daemon, pid);
+                Event::Started { daemon, pid }
+            }
+            Err(code) => Event::StartFailed { daemon, code, why: String::new() },
+        }
+    }
+
+    fn kill(&mut self, pid: i32, signal: i32) -> bool {
+        self.enter();
+        let Some((pid, signal)) = self.planted.kill(pid, signal, &self.kernel, &self.judge) else { return false };
+        let found = if pid < 0 { self.kernel.has_group(-pid) } else { self.kernel.by_pid(pid).is_some() };
+        if signal != 0 {
+            trace!(self, "init: kill {pid}, signal {signal}");
+        }
+        self.judge.kill(&self.kernel, pid, signal);
+        if pid < 0 {
+            self.kernel.kill_group(-pid, signal)
+        } else {
+            self.kernel.kill(pid, signal)
+        };
+        found
+    }
+
+    fn ended(&mut self) -> Option<(i32, End)> {
+        self.enter();
+        if !self.planted.waits() {
+            return None;
+        }
+        let end = self.kernel.processes.iter().find_map(|p| match p.life {
+            Life::Zombie(end) if p.parent == 0 => Some((p.pid, end)),
+            _ => None,
+        });
+        if let Some((pid, end)) = end {
+            trace!(self, "init: pid {pid} has ended, {end:?}");
+        }
+        end
+    }
+
+    fn reap(&mut self, pid: i32) {
+        self.enter();
+        trace!(self, "init: reap {pid}");
+        self.judge.reap(&self.kernel, pid);
+        self.kernel.reap(pid);
+        if let Some((group, signal)) = self.planted.reaped(pid) {
+            self.judge.kill(&self.kernel, group, signal);
+            self.kernel.kill_group(-group, signal);
+        }
+        if let Some(daemon) = self.planted.starts_in_shutdown(&self.judge) {
+            let _ = self.start(daemon, 1_000);
+        }
+    }
+
+    fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition {
+        self.enter();
+        let process = self.kernel.by_pid(pid).and_then(|i| self.kernel.processes.get(i));
+        let disposition = match process {
+            _ if self.schedule.no_masks => Disposition::Unknown,
+            // A zombie has no masks.
+            Some(p) if matches!(p.life, Life::Alive) && (p.caught | p.blocked) & bit(signal.number()) != 0 => {
+                Disposition::Taken
+            }
+            _ => Disposition::NotTaken,
+        };
+        let disposition = self.planted.disposition(disposition);
+        trace!(self, "init: look whether pid {pid} takes {signal}: {disposition:?}");
+        self.judge.looked(pid, disposition);
+        disposition
+    }
+
+    fn tell(&mut self, _: Level, text: String) {
+        self.judge.said(&text);
+        trace!(self, "init says: {text}");
+    }
+
+    fn changed(&mut self, core: &Core) {
+        self.events += 1;
+        if self.planted.tears_pages() {
+            self.page.0 += 1;
+            self.enter();
+            self.page.1 += 1;
+        } else {
+            self.enter();
+            self.page = (self.page.0 + 1, self.page.0 + 1);
+        }
+        self.judge.compare(core, self.kernel.now);
+    }
+}
