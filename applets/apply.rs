@@ -104,12 +104,6 @@ pub fn general(args: &[String]) -> ExitCode {
     serve("apply", args, args::parse::<General>("apply", args))
 }
 
-/// The helper inside the bundle.
-#[cfg(target_os = "linux")]
-pub fn witness(_args: &[String]) -> ExitCode {
-    if sidecar::inside::witness::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
 fn serve(applet: &'static str, raw: &[String], parsed: Result<General, Early>) -> ExitCode {
     let options = match parsed {
         Ok(options) => options,

@@ -12,16 +12,16 @@ mod args;
 mod check;
 mod install;
 mod out;
-// What only Linux has: it is part of the bundle, or looks into it from inside.
-#[cfg(target_os = "linux")]
-mod init;
-#[cfg(target_os = "linux")]
-mod status;
+// The one place that parts what only Linux has from the rest. (`host_only` makes a Linux build behave so: a test.)
+#[cfg_attr(any(host_only, not(target_os = "linux")), path = "outside.rs")]
+mod inside;
 
 /// An applet: what `--list` and `--install` know it by.
 struct Applet {
     name: &'static str,
     about: &'static str,
+    /// Whether it runs nowhere but inside a bundle.
+    inside: bool,
     run: Run,
 }
 
@@ -30,42 +30,55 @@ enum Run {
     /// With its arguments, under the signal mask that was inherited.
     Plain(fn(&[String]) -> ExitCode),
     /// With every signal still blocked, and told which mask was inherited.
-    #[cfg(target_os = "linux")]
     Blocked(fn(&[String], SigSet) -> ExitCode),
 }
 
 const APPLETS: &[Applet] = &[
-    #[cfg(target_os = "linux")]
     Applet {
         name: "init",
         about: "PID 1 of a bundle: starts and supervises its daemons",
-        run: Run::Blocked(init::run),
+        inside: true,
+        run: inside::INIT,
     },
     Applet {
         name: "apply-allowlist",
         about: "puts a new allowlist into effect (USR1)",
+        inside: false,
         run: Run::Plain(apply::allowlist),
     },
-    Applet { name: "apply-egress", about: "makes egress reload its routes (HUP)", run: Run::Plain(apply::egress) },
+    Applet {
+        name: "apply-egress",
+        about: "makes egress reload its routes (HUP)",
+        inside: false,
+        run: Run::Plain(apply::egress),
+    },
     Applet {
         name: "apply",
         about: "the same by any signal that is wired: apply --signal SIG",
+        inside: false,
         run: Run::Plain(apply::general),
     },
-    #[cfg(target_os = "linux")]
     Applet {
         name: "status",
         about: "what each daemon is doing (docker exec BUNDLE /proc/1/exe status)",
-        run: Run::Plain(status::run),
+        inside: true,
+        run: inside::STATUS,
     },
-    Applet { name: "check", about: "validates a daemon table and says what it means", run: Run::Plain(check::run) },
+    Applet {
+        name: "check",
+        about: "validates a daemon table and says what it means",
+        inside: false,
+        run: Run::Plain(check::run),
+    },
 ];
 
 /// What the apply applets run inside a bundle. Nobody calls it by hand: it is neither listed nor installed.
-#[cfg(target_os = "linux")]
-const HELPER: &[Applet] = &[Applet { name: sidecar::apply::HELPER, about: "", run: Run::Plain(apply::witness) }];
-#[cfg(not(target_os = "linux"))]
-const HELPER: &[Applet] = &[];
+const HELPER: &[Applet] = &[Applet { name: sidecar::apply::HELPER, about: "", inside: true, run: inside::WITNESS }];
+
+/// The applets that run on this system: `init` is found elsewhere too, and says where it belongs.
+fn here() -> impl Iterator<Item = &'static Applet> {
+    APPLETS.iter().filter(|applet| inside::HERE || !applet.inside)
+}
 
 fn main() -> ExitCode {
     // First of all: the kernel drops, without an error, what PID 1 neither blocks nor handles, so a signal that came
@@ -84,7 +97,6 @@ fn main() -> ExitCode {
     };
     match applet.run {
         Run::Plain(run) => run(&rest),
-        #[cfg(target_os = "linux")]
         Run::Blocked(run) => run(&rest, inherited),
     }
 }
@@ -105,15 +117,15 @@ fn meta(args: &[OsString]) -> ExitCode {
     let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or("\u{fffd}")).collect();
     match args.as_slice() {
         ["--list"] => {
-            let names: String = APPLETS.iter().flat_map(|applet| [applet.name, "\n"]).collect();
+            let names: String = here().flat_map(|applet| [applet.name, "\n"]).collect();
             out::exit(0, out::print(&names))
         }
         ["--version"] => out::exit(0, out::print(&format!("sidecar {} ({})\n", env!("CARGO_PKG_VERSION"), target()))),
         ["--help" | "-h"] => out::exit(0, out::print(&help())),
-        ["--install", directory] => install::run(Path::new(directory), APPLETS.iter().map(|applet| applet.name)),
+        ["--install", directory] => install::run(Path::new(directory), here().map(|applet| applet.name)),
         [one] if one.starts_with("--install=") => {
             let directory = one.trim_start_matches("--install=");
-            install::run(Path::new(directory), APPLETS.iter().map(|applet| applet.name))
+            install::run(Path::new(directory), here().map(|applet| applet.name))
         }
         ["--install"] => out::usage("sidecar", "--install needs the directory that the links are made in"),
         args => {
@@ -129,7 +141,7 @@ fn meta(args: &[OsString]) -> ExitCode {
 
 fn help() -> String {
     let mut text = "Usage: sidecar APPLET [ARGUMENT...], or a link named APPLET\n\nApplets:\n".to_owned();
-    for Applet { name, about, .. } in APPLETS {
+    for Applet { name, about, .. } in here() {
         let _ = writeln!(text, "  {name:<16} {about}");
     }
     text.push_str(

@@ -5,10 +5,12 @@
 
 pub mod apply;
 pub mod core;
+pub mod status;
+pub mod table;
+pub mod text;
+
+// What only Linux has: init, and what runs beside it in a bundle. All else builds for a host that is a Mac.
 #[cfg(target_os = "linux")]
 pub mod inside;
 #[cfg(target_os = "linux")]
 pub mod shell;
-pub mod status;
-pub mod table;
-pub mod text;

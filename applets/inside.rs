@@ -1,0 +1,16 @@
+//! What only Linux has: the applets that are part of a bundle, or look into it from inside.
+
+#[path = "init.rs"]
+mod init;
+#[path = "status.rs"]
+mod status;
+#[path = "witness.rs"]
+mod witness;
+
+use crate::Run;
+
+/// Whether they run on this system.
+pub const HERE: bool = true;
+pub const INIT: Run = Run::Blocked(init::run);
+pub const STATUS: Run = Run::Plain(status::run);
+pub const WITNESS: Run = Run::Plain(witness::run);
