@@ -66,7 +66,7 @@ FROM ${BASE_IMAGE} AS bundle
 ARG PIPELOCK_PACKAGES=
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates git python3 $PIPELOCK_PACKAGES \
- && rm -rf /var/lib/apt/lists/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log \
  && groupadd --gid 1000 sidecar \
  && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecar \
  && install -d -o sidecar -g sidecar -m 755 /etc/sidecar/egress /etc/sidecar/pipelock \

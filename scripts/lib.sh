@@ -87,40 +87,35 @@ pulled() {
 }
 
 # import_file FILE PATH TAG: an image that holds FILE alone, executable, as PATH.
-import_file() {
-  local root
+import_file() (
   root=$(mktemp -d)
+  trap 'rm -rf "$root"' EXIT
   install -D -m 755 "$1" "$root$2"
-  tar -C "$root" --owner=0 --group=0 --mtime=@0 --sort=name -c . | docker import - "$3" > /dev/null
-  rm -rf "$root"
-}
+  tar -C "$root" --owner=0 --group=0 -c . | docker import - "$3" > /dev/null
+)
 
-# The Debian mirror that this machine's apt uses, and with --security the one for security updates; without the
-# password that it may have (the image would keep it).
+# apt_mirror main|security: where this machine's apt finds Debian, or its security updates; nothing if that isn't known.
+# Without the password that it may have: the image would keep it.
+# shellcheck disable=SC2016 # apt's own variables
 apt_mirror() {
-  local suite='' uri release
-  [ "${1-}" != --security ] || suite='*-security'
+  local uri release component kind
   command -v apt-get > /dev/null || return 0
-  # shellcheck disable=SC2016 # apt's own variables
-  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' 2> /dev/null \
-    | while read -r uri release component; do
-      case $release in
-        *-security) [ -n "$suite" ] || continue ;;
-        *-*) continue ;;
-        *) [ -z "$suite" ] || continue ;;
-      esac
-      [ "$component" = main ] || continue
-      case $uri in http://* | https://*) sed 's#//[^/]*@#//#' <<< "$uri" && break ;; esac
-    done
+  while read -r uri release component; do
+    kind=main
+    [[ $release != *-* ]] || kind=${release##*-}
+    if [ "$kind $component" = "$1 main" ] && [[ $uri =~ ^(https?://)([^/]*@)?(.*)$ ]]; then
+      echo "${BASH_REMATCH[1]}${BASH_REMATCH[3]}"
+      return
+    fi
+  done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' 2> /dev/null)
 }
 
 # The official image, else debootstrap's smallest Debian.
-ensure_base() {
-  local root mirror security packages
-  if have_image sidecar-base:bookworm; then return; fi
+ensure_base() (
+  if have_image sidecar-base:bookworm; then exit; fi
   if pulled debian:bookworm-slim; then
     docker tag debian:bookworm-slim sidecar-base:bookworm
-    return
+    exit
   fi
   mapfile -t packages < <(missing_packages debootstrap:debootstrap)
   if [ ${#packages[@]} -gt 0 ]; then
@@ -129,25 +124,33 @@ ensure_base() {
   fi
   [ "$(id -u)" = 0 ] || fail "no base image: debian:bookworm-slim can't be pulled, and debootstrap needs root"
   say "making the base image with debootstrap instead (about a minute)"
-  mirror=$(apt_mirror)
-  security=$(apt_mirror --security)
-  root=$(mktemp -d)
+  # A list that was never fetched has no origin.
+  apt-get -qq update > /dev/null 2>&1 || true
+  mirror=$(apt_mirror main)
+  security=$(apt_mirror security)
+  # Not /tmp, which may be mounted nodev.
+  root=$(mktemp -d -p /var/tmp)
+  trap 'rm -rf --one-file-system "$root"' EXIT
   # shellcheck disable=SC2086 # no mirror known: debootstrap's own default
-  if ! PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase --include=ca-certificates bookworm "$root" $mirror > "$root.log" 2>&1; then
-    rm -rf "$root"
-    fail "debootstrap failed: see $root.log"
-  fi
+  PATH="$PATH:/usr/sbin:/sbin" debootstrap --variant=minbase --include=ca-certificates bookworm "$root" $mirror > "$root.log" 2>&1 \
+    || fail "debootstrap failed: see $root.log"
   [ -z "$security" ] || echo "deb $security bookworm-security main" >> "$root/etc/apt/sources.list"
   # debootstrap copies these from this machine.
   rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
-  rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
+  # As in the official slim image, packages that are installed later bring no manuals either.
+  {
+    printf 'path-exclude /usr/share/%s/*\n' doc man locale
+    echo 'path-include /usr/share/doc/*/copyright'
+  } > "$root/etc/dpkg/dpkg.cfg.d/slim"
+  find "$root/usr/share/doc" ! -type d ! -name copyright -delete
+  rm -rf "$root"/usr/share/{man,locale}/* "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
   tar -C "$root" -c . | docker import - sidecar-base:bookworm > /dev/null
-  rm -rf "$root" "$root.log"
-}
+  rm "$root.log"
+)
 
 # Sets gitleaks_image: the official one, else built from the Go module.
 ensure_gitleaks() {
-  local bin official
+  local official
   gitleaks_image=sidecar-gitleaks:$GITLEAKS_VERSION
   if have_image "$gitleaks_image"; then return; fi
   official=$(sed -n 's/^ARG GITLEAKS_IMAGE=//p' Dockerfile)
@@ -157,12 +160,18 @@ ensure_gitleaks() {
   fi
   command -v go > /dev/null || fail "no gitleaks: its image can't be pulled, and to build it from its Go module takes Go 1.24 or newer"
   say "building gitleaks $GITLEAKS_VERSION from its Go module instead"
+  build_gitleaks
+}
+
+build_gitleaks() (
+  module=github.com/zricethezav/gitleaks/v8
   bin=$(mktemp -d)
-  CGO_ENABLED=0 GOBIN=$bin go install -trimpath -ldflags '-s -w' "github.com/zricethezav/gitleaks/v8@$GITLEAKS_VERSION" > "$bin.log" 2>&1 \
+  trap 'rm -rf "$bin"' EXIT
+  CGO_ENABLED=0 GOBIN=$bin go install -trimpath -ldflags "-s -w -X $module/version.Version=${GITLEAKS_VERSION#v}" "$module@$GITLEAKS_VERSION" > "$bin.log" 2>&1 \
     || fail "gitleaks could not be built: see $bin.log"
   import_file "$bin/gitleaks" /usr/bin/gitleaks "$gitleaks_image"
-  rm -rf "$bin" "$bin.log"
-}
+  rm "$bin.log"
+)
 
 # Sets pipelock_image, pipelock_packages, filter_tag and SIDECAR_FILTER: the program at $PIPELOCK, else the official image, else
 # tinyproxy in its place.
@@ -194,7 +203,8 @@ ensure_pipelock() {
 # What pip in the build needs of this machine's configuration: optional, and gone again after the build.
 copy_pip_configuration() {
   rm -rf dist/build-input
-  mkdir -p -m 700 dist/build-input
+  mkdir -p dist
+  mkdir -m 700 dist/build-input
   local file
   # A CA of its own, as behind a company's proxy.
   if [ -n "$(find /usr/local/share/ca-certificates -name '*.crt' -print -quit 2> /dev/null)" ]; then
@@ -230,7 +240,7 @@ build_image() {
 # Builds dist/sidecar and the images `sidecar:local` and `sidecar-bundle:pipelock` or `:tinyproxy`. Sets and exports
 # SIDECAR_IMAGE, SIDECAR_BUNDLE_IMAGE and SIDECAR_FILTER, the sentence that says which filtering proxy is in it.
 ensure_images() {
-  local gitleaks_image pipelock_image pipelock_packages filter_tag name status=0
+  local gitleaks_image pipelock_image pipelock_packages filter_tag name
   scripts/build > /dev/null
   ensure_base
   ensure_gitleaks
@@ -242,10 +252,11 @@ ensure_images() {
   for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
     [ -z "${!name-}" ] || arguments+=(--build-arg "$name")
   done
-  copy_pip_configuration
-  (build_image bundle "sidecar-bundle:$filter_tag" "${arguments[@]}") || status=$?
-  rm -rf dist/build-input
-  [ "$status" = 0 ] || exit "$status"
+  (
+    trap 'rm -rf dist/build-input' EXIT
+    copy_pip_configuration
+    build_image bundle "sidecar-bundle:$filter_tag" "${arguments[@]}"
+  )
   # The id: another build, from another clone, may move the tag meanwhile.
   SIDECAR_BUNDLE_IMAGE=$(docker image inspect --format '{{.Id}}' "sidecar-bundle:$filter_tag")
   SIDECAR_IMAGE=$(docker image inspect --format '{{.Id}}' sidecar:local)
