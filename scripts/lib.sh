@@ -71,6 +71,7 @@ ensure_engine() {
     fi
     sleep 0.2
   done
+  [ ! -f "$log" ] || tail -n 2 "$log" >&2
   fail "dockerd does not answer: see $log. A Docker Engine needs root, cgroups and iptables; on a machine that can't run one, set DOCKER_HOST to one elsewhere"
 }
 
@@ -173,8 +174,8 @@ build_gitleaks() (
   rm "$bin.log"
 )
 
-# Sets pipelock_image, pipelock_packages, filter_tag and SIDECAR_FILTER: the program at $PIPELOCK, else the official image, else
-# tinyproxy in its place.
+# Sets pipelock_image, pipelock_packages, filter_tag and SIDECAR_FILTER: the program at $PIPELOCK, else the official
+# image, else tinyproxy in its place.
 ensure_pipelock() {
   local official sum
   official=$(sed -n 's/^ARG PIPELOCK_IMAGE=//p' Dockerfile)
