@@ -34,6 +34,9 @@ const CLEARING: Duration = Duration::from_secs(2);
 const LOOK_AT_GROUP: Duration = Duration::from_millis(5);
 /// How often it is looked at whether a daemon catches a held signal.
 const LOOK_AT_MASK: Duration = Duration::from_millis(20);
+/// At how many looks in a row, a second's worth, a daemon must block every signal for that to be its way of taking
+/// them. Looks, not time: on a busy machine two of them may be far apart, with a fork at each.
+const LASTING: u32 = 50;
 /// How long a signal is held for a daemon that doesn't catch it.
 const HOLD: Duration = Duration::from_secs(20);
 
@@ -49,8 +52,11 @@ pub enum End {
 /// What a process would do with a signal, as `/proc/PID/status` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It catches it (`SigCgt`) or blocks it (`SigBlk`, signalfd(2)).
+    /// It catches it (`SigCgt`), or blocks it among chosen ones (`SigBlk`, signalfd(2)).
     Taken,
+    /// It blocks every signal, SIGSEGV too: as libc does for the length of a fork or of a thread's start, vfork(2)
+    /// until the child has executed. A signal that is sent meanwhile is served afterwards, by death.
+    Blocked,
     /// It does neither: the signal would kill it, or be lost.
     NotTaken,
     /// /proc shows no signal masks.
@@ -188,6 +194,8 @@ struct Held {
     always: bool,
     until: Moment,
     look: Moment,
+    /// At how many looks in a row the daemon blocked every signal.
+    blocked: u32,
 }
 
 #[derive(Debug)]
@@ -535,14 +543,14 @@ impl Core {
             }
             State::Running { pid, .. } => {
                 if d.held.iter().all(|h| h.signal != signal) {
-                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK });
+                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK, blocked: 0 });
                     out.push(Action::LookAtMask { daemon: index, pid, signal });
                 }
                 Ok(Outcome::Held)
             }
             State::Fresh | State::Starting if !begun || d.state == State::Starting => {
                 if d.held.iter().all(|h| h.signal != signal) {
-                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK });
+                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK, blocked: 0 });
                 }
                 Ok(Outcome::Held)
             }
@@ -566,29 +574,37 @@ impl Core {
         if pid != looked_at {
             return;
         }
-        match disposition {
-            Disposition::Taken => {}
+        let Some(held) = d.held.get_mut(at) else { return };
+        let is_taken = match disposition {
+            Disposition::Taken => true,
             Disposition::Unknown => {
                 let text = format!("/proc tells no signal masks here; SIG{signal} goes to {} at once", d.name);
                 out.push(Action::Tell(Level::Warn, text));
+                true
+            }
+            Disposition::Blocked => {
+                held.blocked += 1;
+                held.blocked >= LASTING
             }
             Disposition::NotTaken => {
-                let Some(held) = d.held.get_mut(at) else { return };
-                if now < held.until {
-                    held.look = held.until.min(now + LOOK_AT_MASK);
-                    return;
-                }
-                let text = format!("{} never caught SIG{signal}, which would have killed it; dropped", d.name);
-                out.push(Action::Tell(Level::Warn, text));
-                d.held.swap_remove(at);
-                if let Some(wire) = self.wires.iter_mut().find(|w| w.signal == signal) {
-                    wire.last = Some((Outcome::NeverCaught, now));
-                }
-                return;
+                held.blocked = 0;
+                false
             }
+        };
+        if !is_taken && now < held.until {
+            held.look = held.until.min(now + LOOK_AT_MASK);
+            return;
         }
         d.held.swap_remove(at);
-        self.deliver(now, index, pid, signal, out);
+        if is_taken {
+            self.deliver(now, index, pid, signal, out);
+            return;
+        }
+        let text = format!("{} never caught SIG{signal}, which would have killed it; dropped", d.name);
+        out.push(Action::Tell(Level::Warn, text));
+        if let Some(wire) = self.wires.iter_mut().find(|w| w.signal == signal) {
+            wire.last = Some((Outcome::NeverCaught, now));
+        }
     }
 
     fn deliver(&mut self, now: Moment, index: usize, pid: i32, signal: Signal, out: &mut Vec<Action>) {

@@ -281,3 +281,19 @@ fn the_last_look_at_an_old_group_is_no_later_than_its_2_s() {
     let _ = core.handle(at(1998), Event::Group { daemon: 1, empty: false });
     assert_eq!(core.next(), Some(at(2000)));
 }
+
+#[test]
+fn a_daemon_that_blocks_every_signal_for_a_moment_as_a_fork_does_gets_no_forward_then() {
+    let mut core = running();
+    let mask = |disposition| Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition };
+    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    assert!(acts(core.handle(at(0), mask(Disposition::Blocked))).is_empty());
+    assert!(acts(core.handle(at(20), mask(Disposition::NotTaken))).is_empty());
+    // Far apart, and with a fork at each look: nothing is known.
+    assert!(acts(core.handle(at(40), mask(Disposition::Blocked))).is_empty());
+    for look in 1..49 {
+        assert!(acts(core.handle(at(3_000 + 20 * look), mask(Disposition::Blocked))).is_empty());
+    }
+    // One that goes on blocking them takes them in its own way.
+    assert_eq!(acts(core.handle(at(5_000), mask(Disposition::Blocked))), [Action::Kill { pid: 10, signal: 1 }]);
+}

@@ -516,9 +516,16 @@ fn disposition(pid: i32, signal: Signal) -> Disposition {
     match (mask("SigCgt:"), mask("SigBlk:")) {
         (None, None) => Disposition::Unknown,
         (caught, blocked) => {
-            let bit = 1u64 << (signal.number() - 1);
-            let taken = (caught.unwrap_or(0) | blocked.unwrap_or(0)) & bit != 0;
-            if taken { Disposition::Taken } else { Disposition::NotTaken }
+            let has = |mask: Option<u64>, number: i32| mask.unwrap_or(0) & (1 << (number - 1)) != 0;
+            if has(caught, signal.number()) {
+                Disposition::Taken
+            } else if !has(blocked, signal.number()) {
+                Disposition::NotTaken
+            } else if has(blocked, libc::SIGSEGV) {
+                Disposition::Blocked
+            } else {
+                Disposition::Taken
+            }
         }
     }
 }

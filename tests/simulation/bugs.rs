@@ -20,9 +20,10 @@ pub enum Bug {
     StoppedProcessNeverGetsItsTerm,
     ReplacementMeetsTheOldWorker,
     PageReadHalfWritten,
+    ForkTakenForAHandler,
 }
 
-pub const ALL: [Bug; 12] = [
+pub const ALL: [Bug; 13] = [
     Bug::OneWaitForOneSigchld,
     Bug::GroupKilledAfterTheReap,
     Bug::MaskInherited,
@@ -35,6 +36,7 @@ pub const ALL: [Bug; 12] = [
     Bug::StoppedProcessNeverGetsItsTerm,
     Bug::ReplacementMeetsTheOldWorker,
     Bug::PageReadHalfWritten,
+    Bug::ForkTakenForAHandler,
 ];
 
 /// The bug that is planted, and what it needs to remember.
@@ -96,7 +98,8 @@ impl Planted {
     }
 
     pub fn disposition(&self, is: Disposition) -> Disposition {
-        if self.is(Bug::ForwardBeforeTheHandler) { Disposition::Taken } else { is }
+        let is_forked = is == Disposition::Blocked && self.is(Bug::ForkTakenForAHandler);
+        if is_forked || self.is(Bug::ForwardBeforeTheHandler) { Disposition::Taken } else { is }
     }
 
     pub fn serving(&mut self, event: &Event, kernel: &Kernel, judge: &Judge) {

@@ -2,7 +2,7 @@
 //!
 //! Nothing here looks at how the core decides: what is true is worked out again, from requests served and calls made.
 
-use sidecar::core::{Core, Disposition, Event};
+use sidecar::core::{Core, Event};
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome};
 use sidecar::table::{Action, Table};
 
@@ -115,12 +115,13 @@ pub enum Mark {
     StoppedBeforeStart,
     SignalAfterTheEnd,
     Late,
+    SeenBlocked,
 }
 
 pub const MARKS: usize = Mark::ALL.len();
 
 impl Mark {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Replaced,
         Self::DeadStarted,
         Self::StartFailed,
@@ -148,6 +149,7 @@ impl Mark {
         Self::StoppedBeforeStart,
         Self::SignalAfterTheEnd,
         Self::Late,
+        Self::SeenBlocked,
     ];
 }
 
@@ -473,6 +475,7 @@ impl Judge {
             }
             _ => {
                 let being_ended = process.is_being_ended();
+                // What it blocks for a moment kills it afterwards.
                 let takes = (target.caught | target.blocked) & bit(signal) != 0;
                 if being_ended {
                     broken!(self, "a stopping daemon gets no forward", "signal {signal} for pid {pid}");
@@ -525,7 +528,7 @@ impl Judge {
     }
 
     /// init looks whether a daemon takes a signal.
-    pub fn looked(&mut self, pid: i32, _: Disposition) {
+    pub fn looked(&mut self, pid: i32) {
         if !self.slots.iter().any(|s| s.unreaped().is_some_and(|p| p.pid == pid)) {
             broken!(self, "no process is looked at that isn't ours", "pid {pid}");
         }

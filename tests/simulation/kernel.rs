@@ -42,12 +42,14 @@ pub enum Exec {
 
 /// What a daemon's process does by itself. Drawn anew for each generation, from the schedule's seed alone.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a habit of its own")]
 pub struct Nature {
     pub exec: Exec,
     /// When it has its handlers; `None`: it never has any.
     pub catches_at: Option<Millis>,
     /// It takes its signals by signalfd(2), which blocks them, rather than by handlers.
     pub blocks: bool,
+    pub blocks_all: bool,
     pub ignores_term: bool,
     /// From TERM to its end, and the code of that.
     pub term: (Millis, i32),
@@ -76,6 +78,7 @@ const PLAIN: Nature = Nature {
     exec: Exec::Works,
     catches_at: Some(5),
     blocks: false,
+    blocks_all: false,
     ignores_term: false,
     term: (5, 0),
     dying: 0,
@@ -105,6 +108,7 @@ impl Nature {
             },
             catches_at: *rng.pick(&[None, Some(0), Some(1), Some(7), Some(30), Some(400), Some(3_000), Some(25_000)]),
             blocks: rng.one_in(4),
+            blocks_all: rng.one_in(2),
             ignores_term: rng.one_in(5),
             term: (*rng.pick(&[0, 0, 2, 40, 900, 6_000]), *rng.pick(&[0, 0, 0, 1, 15, 143])),
             dying: *rng.pick(&[0, 0, 0, 1, 4, 50, 2_500]),
@@ -147,7 +151,16 @@ pub struct Process {
     pub caught: u64,
     pub blocked: u64,
     pub pending: u64,
+    /// It blocks every signal for a moment: libc in a fork(2), vfork(2).
+    pub is_veiled: bool,
     pub nature: Nature,
+}
+
+impl Process {
+    /// What `/proc/PID/status` shows as `SigBlk`.
+    pub fn mask(&self) -> u64 {
+        if self.is_veiled { !(bit(KILL) | bit(STOP)) } else { self.blocked }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +169,7 @@ enum Do {
     End(End),
     Catch,
     Fork(Kind),
+    Unveil,
 }
 
 /// The kernel.
@@ -246,6 +260,7 @@ impl Kernel {
             caught: 0,
             blocked: 0,
             pending: 0,
+            is_veiled: false,
             nature,
         };
         self.processes.push(process);
@@ -343,7 +358,7 @@ impl Kernel {
             // signalfd(2): the daemon blocks the signal and reads it.
             let taken_by_fd = if p.nature.blocks { p.caught } else { 0 };
             let ready = p.pending & !(p.blocked & !taken_by_fd);
-            if p.stopped || p.life != Life::Alive || ready == 0 {
+            if p.stopped || p.is_veiled || p.life != Life::Alive || ready == 0 {
                 return;
             }
             let signal = ready.trailing_zeros().cast_signed() + 1;
@@ -418,8 +433,15 @@ impl Kernel {
         let wanted = bit(HUP) | bit(USR2) | bit(TERM) | bit(WINCH) | bit(35);
         p.caught |= wanted;
         if p.nature.blocks {
-            p.blocked |= wanted;
+            p.blocked |= if p.nature.blocks_all { !(bit(KILL) | bit(STOP)) } else { wanted };
         }
+    }
+
+    /// The process blocks every signal for a while.
+    pub fn veil(&mut self, index: usize, millis: Millis) {
+        let Some(p) = self.processes.get_mut(index) else { return };
+        p.is_veiled = true;
+        self.agenda.push((self.now + millis, p.uid, Do::Unveil));
     }
 
     /// When something comes by itself.
@@ -438,6 +460,12 @@ impl Kernel {
         let is_stopped = self.processes.get(index).is_some_and(|p| p.stopped);
         match what {
             Do::Finish => self.finish(uid),
+            Do::Unveil => {
+                if let Some(p) = self.processes.get_mut(index) {
+                    p.is_veiled = false;
+                }
+                self.deliver_pending(index);
+            }
             // A stopped process does nothing until it goes on.
             _ if is_stopped => self.agenda.push((self.now + 7, uid, what)),
             Do::End(end) => self.die(index, end),

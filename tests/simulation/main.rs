@@ -81,4 +81,5 @@ finds! {
     a_stopped_process_that_never_gets_its_term_is_found: StoppedProcessNeverGetsItsTerm, "a stopped process gets its TERM";
     a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old group is there when its replacement starts";
     a_page_read_half_written_is_found: PageReadHalfWritten, "a page is read whole";
+    a_fork_that_blocks_all_signals_taken_for_a_handler_is_found: ForkTakenForAHandler, "no signal reaches a process that doesn't catch it";
 }

@@ -64,6 +64,8 @@ pub enum What {
     Refuse(Exec),
     /// A daemon has its handlers from now on.
     Catch(usize),
+    /// It blocks every signal for that long.
+    Veil(usize, Millis),
     /// A daemon's process tells something, or one of its workers tries to.
     Note(usize, Note, bool),
     /// Somebody reads the status page.
@@ -281,7 +283,8 @@ fn what(kind: u64, rng: &mut Rng, daemons: usize) -> What {
         23 | 24 => What::WorkerEnds(rng.below(6) as usize),
         25 => What::Orphan(rng.one_in(2)),
         26 => What::Refuse(*rng.pick(&[Exec::NoFork, Exec::NotFound, Exec::Denied])),
-        27 | 28 => What::Catch(daemon),
+        27 => What::Catch(daemon),
+        28 => What::Veil(daemon, 1 + rng.below(300)),
         29 | 30 => What::Note(daemon, *rng.pick(&[Note::Ready, Note::Reloading, Note::Refused]), rng.one_in(5)),
         _ => What::Read,
     }

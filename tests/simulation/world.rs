@@ -9,7 +9,7 @@ use sidecar::table::{Signal, Table};
 
 use crate::bugs::{Bug, Planted};
 use crate::judge::{Broken, Judge, MARKS, Mark};
-use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, TERM, bit};
+use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, SEGV, TERM, bit};
 use crate::schedule::{Note, Schedule, Step, What, When};
 
 /// No schedule takes longer than this after its last step: the longest grace and some.
@@ -286,6 +286,11 @@ impl World {
                     self.kernel.catch(index);
                 }
             }
+            What::Veil(daemon, millis) => {
+                if let Some(index) = leader(self, daemon) {
+                    self.kernel.veil(index, millis);
+                }
+            }
             What::Note(daemon, note, is_worker) => {
                 let Some(leader) = leader(self, daemon).map(|i| &self.kernel.processes[i]) else { return };
                 let uid = leader.uid;
@@ -407,14 +412,19 @@ impl System for World {
         let disposition = match process {
             _ if self.schedule.no_masks => Disposition::Unknown,
             // A zombie has no masks.
-            Some(p) if matches!(p.life, Life::Alive) && (p.caught | p.blocked) & bit(signal.number()) != 0 => {
-                Disposition::Taken
-            }
-            _ => Disposition::NotTaken,
+            Some(p) if p.life != Life::Alive => Disposition::NotTaken,
+            Some(p) if p.caught & bit(signal.number()) != 0 => Disposition::Taken,
+            Some(p) if p.mask() & bit(signal.number()) == 0 => Disposition::NotTaken,
+            Some(p) if p.mask() & bit(SEGV) != 0 => Disposition::Blocked,
+            Some(_) => Disposition::Taken,
+            None => Disposition::NotTaken,
         };
         let disposition = self.planted.disposition(disposition);
         trace!(self, "init: look whether pid {pid} takes {signal}: {disposition:?}");
-        self.judge.looked(pid, disposition);
+        self.judge.looked(pid);
+        if disposition == Disposition::Blocked {
+            self.judge.mark(Mark::SeenBlocked);
+        }
         disposition
     }
 
