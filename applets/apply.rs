@@ -1,15 +1,19 @@
 //! `apply-allowlist`, `apply-egress` and `apply`: arguments in, a line for each bundle and an exit code out.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 use sidecar::apply::docker::Docker;
 use sidecar::apply::identify::is_possible_name;
 use sidecar::apply::report::{Asked, Failure, Report};
-use sidecar::apply::{Change, run};
+use sidecar::apply::{Change, Want, protocol, run, stop};
 use sidecar::table::{Signal, parse_duration};
+use sidecar::text::Plain;
 
 use crate::args::{self, Early};
 use crate::out;
@@ -18,15 +22,20 @@ use crate::out;
 const PROMISE: &str = "
 Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and stayed
 so for its settling time, or the running one took the signal and stayed up. Nothing else in the bundle moves.
+With --file any other exit means that content and daemon are as they were (5 excepted): the content is checked
+by the daemon's own checker inside the bundle, put in place, proven, or taken back. Without --file the file is
+checked where it lies before anything is sent.
 A forward to a daemon that can't say whether it obeyed ends as `delivered`, exit 0, and the line says so.
 With --signal-only 0 means that docker took the signal.
+The first Ctrl-C asks for the way back and waits for it; the second leaves, and the bundle settles by itself.
 
 Exit codes (several bundles: the highest):
   0  live
-  1  not live: refused with nothing sent, or not proven; the line says which, and in what state the daemon is
+  1  not live: refused with nothing sent, or rolled back, or (without --file) not proven; the line says which
   2  usage
   3  bundle or docker unreachable: docker not installed or not running, no such container, not running, paused
   4  not a sidecar bundle; nothing was sent
+  5  neither the new content nor the old comes up, or it can't be told: a person must act
 
 Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl).
 ";
@@ -35,12 +44,28 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Make a change live in running bundles by a signal that is wired in them, and see that it is.
 #[derive(FromArgs, ArgsInfo)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[argh(help_triggers("-h", "--help"))]
 struct General {
     /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
     #[argh(option)]
     signal: String,
-    /// how long it may take from the signal to the proof, as 500ms, 30s or 2m (default 30s)
+    /// the new content: a file, or - for stdin
+    #[argh(option)]
+    file: Option<String>,
+    /// with --file: go as far as the check, and tell which lines would change
+    #[argh(switch)]
+    dry_run: bool,
+    /// with --dry-run: tell the lines' text too, which may hold credentials
+    #[argh(switch)]
+    show_content: bool,
+    /// with --file: even where this content is live already
+    #[argh(switch)]
+    force: bool,
+    /// who does it, as the record and the log tell (default user@host)
+    #[argh(option)]
+    by: Option<String>,
+    /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default 30s)
     #[argh(option, default = "String::from(\"30s\")")]
     timeout: String,
     /// one JSON object for each bundle on stdout, errors too
@@ -59,9 +84,25 @@ macro_rules! preset {
     ($name:ident, $about:literal) => {
         #[doc = $about]
         #[derive(FromArgs, ArgsInfo)]
+        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
         #[argh(help_triggers("-h", "--help"))]
         struct $name {
-            /// how long it may take from the signal to the proof, as 500ms, 30s or 2m (default 30s)
+            /// the new content: a file, or - for stdin
+            #[argh(option)]
+            file: Option<String>,
+            /// with --file: go as far as the check, and tell which lines would change
+            #[argh(switch)]
+            dry_run: bool,
+            /// with --dry-run: tell the lines' text too, which may hold credentials
+            #[argh(switch)]
+            show_content: bool,
+            /// with --file: even where this content is live already
+            #[argh(switch)]
+            force: bool,
+            /// who does it, as the record and the log tell (default user@host)
+            #[argh(option)]
+            by: Option<String>,
+            /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object for each bundle on stdout, errors too
@@ -77,8 +118,9 @@ macro_rules! preset {
 
         impl $name {
             fn with(self, signal: Signal) -> General {
-                let Self { timeout, json, signal_only, bundles } = self;
-                General { signal: signal.to_string(), timeout, json, signal_only, bundles }
+                let Self { file, dry_run, show_content, force, by, timeout, json, signal_only, bundles } = self;
+                let signal = signal.to_string();
+                General { signal, file, dry_run, show_content, force, by, timeout, json, signal_only, bundles }
             }
         }
     };
@@ -122,10 +164,16 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<General, Early>) -
         Ok(timeout) => timeout,
         Err(message) => return usage(&asked, options.json, message),
     };
-    let change = Change { signal, timeout, signal_only: options.signal_only };
+    let want = match want(&options, timeout) {
+        Ok(want) => want,
+        Err(message) => return usage(&asked, options.json, message),
+    };
+    let by = Plain::new(&options.by.clone().unwrap_or_else(caller));
+    let change = Change { signal, timeout, want, by };
+    stop::watch();
     let mut code = 0;
     let mut written = Ok(());
-    run(&Docker::from_env(), change, &options.bundles, |report| {
+    run(&Docker::from_env(), &change, &options.bundles, |report| {
         code = code.max(report.exit());
         let result = tell(&asked, options.json, &report);
         if written.is_ok() {
@@ -172,4 +220,57 @@ fn check(options: &General) -> Result<Duration, String> {
         Some(name) => Err(format!("{name:?} is a name that no container can have; nothing was sent to any bundle")),
         None => Ok(timeout),
     }
+}
+
+fn want(options: &General, timeout: Duration) -> Result<Want, String> {
+    let General { file, dry_run, show_content, force, signal_only, .. } = options;
+    let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
+    let Some(file) = file else {
+        return match (dry_run, show_content, force) {
+            (true, ..) => no("--dry-run needs --file"),
+            (_, true, _) => no("--show-content needs --dry-run"),
+            (.., true) => no("--force needs --file"),
+            _ => Ok(if *signal_only { Want::SignalOnly } else { Want::InPlace }),
+        };
+    };
+    if *signal_only {
+        return no("--signal-only sends a signal and no content: give it or --file");
+    }
+    if *show_content && !dry_run {
+        return no("--show-content needs --dry-run");
+    }
+    let content = match content(file, timeout) {
+        Ok(content) => content,
+        Err(message) => return no(&format!("--file {file:?}: {message}")),
+    };
+    let (show, force) = (*show_content, *force);
+    Ok(if *dry_run { Want::DryRun { content, show } } else { Want::File { content, force } })
+}
+
+/// Reads the content: no more than its bound, and a pipe that never ends not for ever.
+fn content(file: &str, timeout: Duration) -> Result<Vec<u8>, String> {
+    let stream: Box<dyn Read + Send> =
+        if file == "-" { Box::new(io::stdin()) } else { Box::new(File::open(file).map_err(|e| e.to_string())?) };
+    // A person types as long as it takes.
+    let timeout = if file == "-" && io::stdin().is_terminal() { MAX_TIMEOUT } else { timeout };
+    let (sender, receiver) = mpsc::channel();
+    let read = move || {
+        let mut bytes = Vec::new();
+        let read = stream.take(protocol::MAX_CONTENT + 1).read_to_end(&mut bytes);
+        let _ = sender.send(read.map(|_| bytes));
+    };
+    thread::Builder::new().spawn(read).map_err(|e| e.to_string())?;
+    let bytes = receiver.recv_timeout(timeout).map_err(|_| "it did not end within --timeout".to_owned())?;
+    let bytes = bytes.map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > protocol::MAX_CONTENT {
+        return Err("it is larger than 1 MiB".to_owned());
+    }
+    Ok(bytes)
+}
+
+/// user@host of whoever runs this.
+fn caller() -> String {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());
+    format!("{}@{}", user.unwrap_or_else(|| nix::unistd::getuid().to_string()), host.unwrap_or_default())
 }

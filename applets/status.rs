@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::inside::store::Store;
 use sidecar::inside::{page, probe};
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome, Status, Wired};
 
@@ -46,7 +47,14 @@ pub fn run(args: &[String]) -> ExitCode {
         }
     };
     let ready = options.ready.then(|| probe::all(&page));
+    let configs: Vec<_> = page.plans.iter().map(|plan| plan.config.clone()).collect();
     let mut status = page.aged(page::now_ms());
+    for (daemon, config) in status.daemons.iter_mut().zip(configs) {
+        let store = config.and_then(|config| Store::open(&config.path).ok());
+        if let Some(record) = store.and_then(|store| store.record()) {
+            daemon.transaction = Some(record.shown());
+        }
+    }
     if let Some(ready) = ready {
         for (daemon, ready) in status.daemons.iter_mut().zip(ready) {
             daemon.ready = Some(ready);

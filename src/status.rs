@@ -117,7 +117,8 @@ pub struct Daemon {
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
-    /// For a daemon with `config`: its last transaction; always null until transactions exist. Absent for others.
+    /// For a daemon with `config`: its last transaction, null in the page, filled in by `status` from the record beside
+    /// the file. Absent for others.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub transaction: Option<serde_json::Value>,
     /// With `--ready`: whether its probe succeeded.

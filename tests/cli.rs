@@ -219,6 +219,11 @@ fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
         &["apply-allowlist", "--", "-b"],
         &["apply-allowlist", "--json=1", "b1"],
         &["apply-allowlist", "--signal", "HUP", "b1"],
+        &["apply-allowlist", "--dry-run", "b1"],
+        &["apply-allowlist", "--force", "b1"],
+        &["apply-allowlist", "--file=/dev/null", "--signal-only", "b1"],
+        &["apply-allowlist", "--file=/dev/null", "--show-content", "b1"],
+        &["apply-allowlist", "--file=/nowhere/at/all", "b1"],
         &["apply-egress", "--timeout", "soon", "b1"],
         &["apply-egress", "--timeout=0s", "b1"],
         &["apply-egress", "--timeout=18446744073709551615m", "b1"],
@@ -238,17 +243,20 @@ fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
     assert_eq!(dir.calls(), [] as [&str; 0]);
 }
 
-/// Shell code of a bundle that says hello, then `then`.
+/// Shell code of a bundle that says hello and go, then `then`.
 fn hello(then: &str) -> String {
     let target = r#""target":{"action":"restart","daemon":"pipelock","before":{"pid":17,"generation":1},"seq":0}"#;
-    format!(r#"echo '{{"protocol":1,"version":"1.0.0","reply":"hello",{target}}}'; read a; read b; {then}"#)
+    let hello = format!(r#"echo '{{"protocol":1,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
+    format!(r#"{hello}; echo '{{"step":"go",{target},"grace_ms":0}}'; read b; {then}"#)
 }
 
 #[test]
 fn the_good_case_takes_three_calls_of_docker() {
     let dir = Dir::new();
-    let live = r#"echo '{"finding":"live","after":{"pid":31,"generation":2},"siblings_moved":[]}'"#;
-    let (code, out, err) = run(&mut dir.docker(&hello(live)), &["apply-allowlist", "b1", "b1"]);
+    let after = r#""after":{"pid":31,"generation":2},"siblings_moved":[],"checked":true"#;
+    let times = r#""wait_ms":0,"check_ms":0,"back_ms":0"#;
+    let live = format!(r#"echo '{{"step":"end","ending":"live","finding":{{"finding":"live"}},{after},{times}}}'"#);
+    let (code, out, err) = run(&mut dir.docker(&hello(&live)), &["apply-allowlist", "b1", "b1"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("b1: live: ") && out.contains("pid 17 -> 31, generation 1 -> 2"), "{out}");
     assert_eq!(dir.calls(), ["inspect", "exec", "kill"]);

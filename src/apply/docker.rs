@@ -9,15 +9,19 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::stop;
+
 /// The variable that names another CLI.
 pub const VARIABLE: &str = "SIDECAR_DOCKER";
+/// How often it is seen whether a person wants to leave.
+const A_LOOK: Duration = Duration::from_millis(50);
 /// How long a call that has said all that it says may take to exit.
 const TO_EXIT: Duration = Duration::from_secs(2);
 
@@ -46,6 +50,8 @@ pub enum CallError {
     Spawn(io::Error),
     /// It was killed at the end of its time.
     TimedOut,
+    /// It was killed, since nobody waits for it any more.
+    Left,
 }
 
 impl Docker {
@@ -65,7 +71,16 @@ impl Docker {
         let mut child = self.spawn(arguments, Stdio::null()).map_err(CallError::Spawn)?;
         let stdout = child.take_stdout(max_bytes);
         let stderr = child.take_stderr(max_bytes);
-        let all = |stream: Receiver<Vec<u8>>| stream.recv_timeout(left(deadline)).map_err(|_| CallError::TimedOut);
+        let all = |stream: Receiver<Vec<u8>>| {
+            loop {
+                match stream.recv_timeout(left(deadline).min(A_LOOK)) {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(_) if stop::count() > 1 => return Err(CallError::Left),
+                    Err(mpsc::RecvTimeoutError::Timeout) if !left(deadline).is_zero() => {}
+                    Err(_) => return Err(CallError::TimedOut),
+                }
+            }
+        };
         let (stdout, stderr) = (all(stdout)?, all(stderr)?);
         let status = child.wait(deadline).ok_or(CallError::TimedOut)?;
         Ok(Output { success: status.success(), stdout, stderr })
@@ -77,7 +92,7 @@ impl Docker {
     /// It could not be executed.
     pub fn session(&self, arguments: &[&str], max_bytes: usize) -> io::Result<Session> {
         let mut child = self.spawn(arguments, Stdio::piped())?;
-        let stdin = child.0.stdin.take();
+        let stdin = write_all(child.0.stdin.take());
         let lines = child.take_lines(max_bytes);
         let stderr = child.take_stderr(max_bytes);
         Ok(Session { stdin, lines, stderr, child })
@@ -93,7 +108,7 @@ impl Docker {
 /// A call that is talked to, line by line.
 #[derive(Debug)]
 pub struct Session {
-    stdin: Option<ChildStdin>,
+    stdin: Option<Sender<Vec<u8>>>,
     lines: Receiver<Vec<u8>>,
     stderr: Receiver<Vec<u8>>,
     child: Group,
@@ -106,24 +121,39 @@ pub enum NoLine {
     Ended,
     /// The time is up.
     TimedOut,
+    /// A person asks for the way back, for the first time.
+    Stopped,
+    /// And for the second: nobody waits any more.
+    Left,
 }
 
 impl Session {
-    /// Says something. That nobody listens any more shows in what is heard next.
-    pub fn say(&mut self, line: &str) {
-        // A few hundred bytes in all: less than a pipe holds, so this never waits for a reader.
-        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes()));
+    /// Says something, and doesn't wait until it is heard. That nobody listens any more shows in what is heard next.
+    pub fn say(&mut self, bytes: &[u8]) {
+        let _ = self.stdin.as_ref().map(|stdin| stdin.send(bytes.to_vec()));
     }
 
-    /// The next line, without its end.
+    /// The next line, without its end. `stopped`: that a person asks for the way back is known already.
     ///
     /// # Errors
     /// See [`NoLine`].
-    pub fn hear(&self, deadline: Instant) -> Result<Vec<u8>, NoLine> {
-        self.lines.recv_timeout(left(deadline)).map_err(|e| match e {
-            mpsc::RecvTimeoutError::Timeout => NoLine::TimedOut,
-            mpsc::RecvTimeoutError::Disconnected => NoLine::Ended,
-        })
+    pub fn hear(&self, deadline: Instant, stopped: bool) -> Result<Vec<u8>, NoLine> {
+        loop {
+            match self.lines.recv_timeout(left(deadline).min(A_LOOK)) {
+                Ok(line) => return Ok(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(NoLine::Ended),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            }
+            match stop::count() {
+                0 => {}
+                1 if stopped => {}
+                1 => return Err(NoLine::Stopped),
+                _ => return Err(NoLine::Left),
+            }
+            if left(deadline).is_zero() {
+                return Err(NoLine::TimedOut);
+            }
+        }
     }
 
     /// Hangs up, sees it end, and tells what it complained about.
@@ -213,6 +243,17 @@ fn read_all(stream: Option<impl Read + Send + 'static>, max_bytes: usize) -> Rec
     receiver
 }
 
+/// Writes what it is sent, in a thread: a pipe that nobody reads holds nobody up. Its end is the stream's.
+fn write_all(stream: Option<ChildStdin>) -> Option<Sender<Vec<u8>>> {
+    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+    let mut stream = stream?;
+    reader(move || {
+        // A reader that has gone away shows in what is heard next.
+        while receiver.recv().is_ok_and(|bytes| stream.write_all(&bytes).is_ok()) {}
+    });
+    Some(sender)
+}
+
 /// Where the machine allows no further thread, the channel ends at once, as that of a stream that ended does.
 fn reader(read: impl FnOnce() + Send + 'static) {
     let _ = thread::Builder::new().spawn(read);
@@ -252,17 +293,17 @@ mod tests {
     fn a_session_hears_whole_lines_alone_and_ends_when_hung_up_on() {
         let script = "read a; echo \"heard $a\"; printf half; read b";
         let mut session = sh().session(&["-c", script], 1024).unwrap();
-        session.say("hello\n");
+        session.say(b"hello\n");
         let soon = Instant::now() + Duration::from_secs(20);
-        assert_eq!(session.hear(soon), Ok(b"heard hello".to_vec()));
-        assert_eq!(session.hear(Instant::now()), Err(NoLine::TimedOut));
+        assert_eq!(session.hear(soon, false), Ok(b"heard hello".to_vec()));
+        assert_eq!(session.hear(Instant::now(), false), Err(NoLine::TimedOut));
         session.end();
     }
 
     #[test]
     fn endless_output_without_a_line_is_an_end() {
         let mut session = sh().session(&["-c", "cat /dev/zero"], 1024).unwrap();
-        assert_eq!(session.hear(Instant::now() + Duration::from_secs(20)), Err(NoLine::Ended));
+        assert_eq!(session.hear(Instant::now() + Duration::from_secs(20), false), Err(NoLine::Ended));
         session.end();
     }
 }

@@ -3,6 +3,7 @@
 //! [`run`] is the host's side. What it hears is judged by parts that do no I/O: [`identify`] says who the bundles
 //! are, [`proof`] (in the helper inside the bundle) whether the change is live, [`report`] what it is called.
 
+use std::hash::{BuildHasher, Hasher};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,11 +15,14 @@ pub mod protocol;
 pub mod report;
 #[cfg(test)]
 pub mod sample;
+pub mod stop;
+pub mod transaction;
 
-use self::docker::{CallError, Docker};
-use self::proof::{Finding, Verdict};
-use self::protocol::{Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, VERSION};
+use self::docker::{CallError, Docker, NoLine, Session};
+use self::proof::Finding;
+use self::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
 use self::report::{Failure, Report, Success};
+use self::transaction::{Ending, Mark, Trouble};
 use crate::table::Signal;
 use crate::text::Plain;
 
@@ -27,22 +31,71 @@ pub const HELPER: &str = "witness";
 /// How long docker, or the helper, may take for what isn't part of the change: to say who is there.
 const TO_ANSWER: Duration = Duration::from_secs(30);
 /// How long after its own deadline the helper's last word is waited for.
-const LAST_WORD: Duration = Duration::from_secs(3);
+const LAST_WORD: Duration = Duration::from_secs(8);
+/// The longest grace that a bundle is believed to have.
+const LONGEST_GRACE: Duration = Duration::from_secs(60 * 60);
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Change {
     /// The signal that makes init act.
     pub signal: Signal,
-    /// How long it may take from the signal to the proof.
+    /// How long it may take to begin, and then to the proof.
     pub timeout: Duration,
-    /// Don't look for the proof.
-    pub signal_only: bool,
+    /// What is to be done.
+    pub want: Want,
+    /// Who asks for it.
+    pub by: Plain,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Want {
+    /// Send the signal, and don't look for the proof.
+    SignalOnly,
+    /// Make live what was changed by other means.
+    InPlace,
+    /// Make this content live.
+    File {
+        /// At most [`protocol::MAX_CONTENT`] bytes.
+        content: Vec<u8>,
+        /// Even where it is live already.
+        force: bool,
+    },
+    /// Say what this content would change.
+    DryRun {
+        /// At most [`protocol::MAX_CONTENT`] bytes.
+        content: Vec<u8>,
+        /// With the lines' text.
+        show: bool,
+    },
+}
+
+impl Want {
+    fn content(&self) -> Option<&[u8]> {
+        match self {
+            Self::SignalOnly | Self::InPlace => None,
+            Self::File { content, .. } | Self::DryRun { content, .. } => Some(content),
+        }
+    }
+
+    fn task(&self) -> Task {
+        match self {
+            Self::SignalOnly => Task::Identify,
+            Self::InPlace => Task::InPlace,
+            Self::File { content, force } => {
+                Task::File { bytes: content.len() as u64, sha256: protocol::sha256(content), force: *force }
+            }
+            Self::DryRun { content, show } => {
+                Task::DryRun { bytes: content.len() as u64, sha256: protocol::sha256(content), show: *show }
+            }
+        }
+    }
 }
 
 /// Makes the change live in each bundle, side by side; `each` gets the reports, one a bundle, as they come.
 /// `names` are possible ones ([`identify::is_possible_name`]).
-pub fn run(docker: &Docker, change: Change, names: &[String], mut each: impl FnMut(Report)) {
+pub fn run(docker: &Docker, change: &Change, names: &[String], mut each: impl FnMut(Report)) {
     let started = Instant::now();
     let mut inspect = vec!["inspect", "--type", "container", "--format", identify::FORMAT];
     inspect.extend(names.iter().map(String::as_str));
@@ -88,9 +141,17 @@ pub fn run(docker: &Docker, change: Change, names: &[String], mut each: impl FnM
 /// One bundle that may be ours.
 struct Bundle<'a> {
     docker: &'a Docker,
-    change: Change,
+    change: &'a Change,
     id: &'a str,
     started: Instant,
+}
+
+/// What a connection broke off with.
+enum Lost {
+    /// Nothing that makes sense came.
+    Words(Plain),
+    /// A person leaves.
+    Left,
 }
 
 impl Bundle<'_> {
@@ -100,19 +161,37 @@ impl Bundle<'_> {
         report
     }
 
-    fn steps(&self, report: &mut Report) -> Result<Success, Failure> {
+    fn open(&self) -> Result<Session, Failure> {
         let helper = ["exec", "-i", self.id, "/proc/1/exe", HELPER];
         let session = self.docker.session(&helper, MAX_BYTES);
-        let mut session = session.map_err(|e| call_failed(self.docker, "exec", &CallError::Spawn(e)))?;
-        let timeout = self.change.timeout;
-        session.say(&protocol::line(&Request {
+        session.map_err(|e| call_failed(self.docker, "exec", &CallError::Spawn(e)))
+    }
+
+    fn request(&self, task: Task, timeout: Duration, id: &Plain) -> String {
+        protocol::line(&Request {
             protocol: PROTOCOL,
             version: Plain::new(VERSION),
             signal: self.change.signal.to_string(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-        }));
-        let first = session.hear(Instant::now() + TO_ANSWER);
+            task,
+            id: id.clone(),
+            by: self.change.by.clone(),
+        })
+    }
+
+    fn steps(&self, report: &mut Report) -> Result<Success, Failure> {
+        if stop::count() > 0 {
+            return Err(Failure::Interrupted);
+        }
+        let mut session = self.open()?;
+        let (timeout, want) = (self.change.timeout, &self.change.want);
+        let id = random_id();
+        session.say(self.request(want.task(), timeout, &id).as_bytes());
+        let first = session.hear(Instant::now() + TO_ANSWER, false);
         report.ms.identify = millis(self.started);
+        if let Err(NoLine::Stopped | NoLine::Left) = first {
+            return Err(Failure::Interrupted);
+        }
         let Some(heard) = first.as_ref().ok().and_then(|line| protocol::hear(line)) else {
             return Err(no_answer(first.is_ok(), &session.end()));
         };
@@ -123,31 +202,148 @@ impl Bundle<'_> {
                 return Err(Failure::Refused(why));
             }
             Heard::Reply(Reply::NotInit { error }) => return Err(Failure::NotInit { error }),
-            Heard::Reply(Reply::Protocol) => return Err(no_answer(true, &session.end())),
+            Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(true, &session.end())),
             Heard::OtherProtocol { protocol, version } => return Err(Failure::OtherProtocol { protocol, version }),
         }
-        let hello = Instant::now();
-        let signal = self.signal(timeout);
-        report.ms.signal = millis(hello);
-        signal?;
-        if self.change.signal_only {
-            return Ok(Success::Sent);
+        if matches!(want, Want::SignalOnly) {
+            let started = Instant::now();
+            let sent = self.signal(timeout);
+            report.ms.signal = millis(started);
+            return sent.map(|()| Success::Sent);
         }
-        session.say(&protocol::line(&Say::Sent));
-        let sent = Instant::now();
-        let last = session.hear(hello + timeout + LAST_WORD);
-        report.ms.prove = millis(sent);
-        let verdict = last.as_ref().ok().and_then(|line| serde_json::from_slice::<Verdict>(line).ok());
-        let Some(verdict) = verdict else {
-            return Err(Failure::Lost { words: Plain::from_bytes(&session.end()) });
+        // Only now: what may hold credentials is told to no stranger.
+        if let Some(content) = want.content() {
+            session.say(content);
+        }
+        let mut talk = Talk { session, stopped: false, acked: false, grace: Duration::ZERO };
+        match self.transact(&mut talk, report) {
+            Ok(result) => result,
+            Err((_, Some(failure))) => Err(failure),
+            Err((lost, None)) => {
+                let words = match &lost {
+                    Lost::Words(words) => words.clone(),
+                    Lost::Left => Plain::default(),
+                };
+                match (want, lost) {
+                    (Want::File { .. }, Lost::Words(_)) => self.ask(&talk, &id),
+                    (Want::File { .. }, Lost::Left) => Err(Failure::Unsettled { words }),
+                    _ if report.sent => Err(Failure::Lost { words }),
+                    _ => Err(Failure::NotChanged(Trouble::HostGone)),
+                }
+            }
+        }
+    }
+
+    /// From the content to the last word. On a connection that broke also tells what docker's kill had said.
+    fn transact(
+        &self,
+        talk: &mut Talk,
+        report: &mut Report,
+    ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
+        let timeout = self.change.timeout;
+        let file = matches!(self.change.want, Want::File { .. });
+        // The wait for another, the settling of what that left, the check.
+        let begin = Instant::now() + timeout * 3 + TO_ANSWER;
+        let (target, grace) = match talk.hear(begin).map_err(|lost| (lost, None))? {
+            Tell::Go { target, grace_ms } => (target, Duration::from_millis(grace_ms)),
+            Tell::End(end) => return self.judge(*end, talk, report, None),
+            Tell::Proven => return Err((talk.garbage(), None)),
         };
-        report.after = Some(verdict.after);
-        report.siblings_moved = Some(verdict.siblings_moved);
-        match verdict.finding {
-            Finding::Live => Ok(Success::Live),
-            Finding::Delivered => Ok(Success::Delivered),
-            Finding::ReloadRefused { errno } => Err(Failure::ReloadRefused { errno }),
-            Finding::Unproven(short) => Err(Failure::Unproven(short)),
+        report.target = Some(target);
+        talk.grace = grace.min(LONGEST_GRACE);
+        let go = Instant::now();
+        let sent = self.signal(timeout);
+        report.ms.signal = millis(go);
+        let (say, not_sent) = match sent {
+            Ok(()) => (Say::Sent, None),
+            Err(failure) if !file => return Ok(Err(failure)),
+            Err(failure) => (Say::NotSent, Some(failure)),
+        };
+        report.sent = not_sent.is_none();
+        talk.say(say);
+        let sent = Instant::now();
+        let end = go + timeout * 2 + talk.grace + LAST_WORD;
+        let mut heard = talk.hear(end);
+        if file && matches!(heard, Ok(Tell::Proven)) {
+            report.ms.prove = millis(sent);
+            talk.acked = true;
+            talk.say(Say::Ack);
+            heard = talk.hear(end + LAST_WORD);
+        }
+        let gone = not_sent.as_ref().filter(|f| matches!(f, Failure::KillFailed { gone: true, .. })).cloned();
+        match heard {
+            Ok(Tell::End(end)) => {
+                if report.ms.prove == 0 {
+                    report.ms.prove = millis(sent).saturating_sub(end.back_ms);
+                }
+                self.judge(*end, talk, report, not_sent)
+            }
+            Ok(Tell::Go { .. } | Tell::Proven) => Err((talk.garbage(), gone)),
+            Err(lost) => Err((lost, gone)),
+        }
+    }
+
+    fn judge(
+        &self,
+        end: End,
+        talk: &mut Talk,
+        report: &mut Report,
+        not_sent: Option<Failure>,
+    ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
+        (report.ms.wait, report.ms.check, report.ms.back) = (end.wait_ms, end.check_ms, end.back_ms);
+        (report.after, report.siblings_moved) = (end.after, end.siblings_moved);
+        (report.checked, report.diff) = (end.checked, end.diff);
+        let file = matches!(self.change.want, Want::File { .. });
+        Ok(match end.ending {
+            Ending::Unchanged if file => Ok(Success::Unchanged),
+            Ending::Checked if matches!(self.change.want, Want::DryRun { .. }) => Ok(Success::DryRun),
+            Ending::Live { finding: Finding::Live } if talk.acked || report.sent && !file => Ok(Success::Live),
+            Ending::Live { finding: Finding::Delivered } if talk.acked || report.sent && !file => {
+                Ok(Success::Delivered)
+            }
+            // What the bundle can't mean: it isn't believed.
+            Ending::Unchanged | Ending::Checked | Ending::Live { .. } => return Err((talk.garbage(), None)),
+            Ending::Refused { why: Trouble::Target { why } } => Err(Failure::Refused(why)),
+            Ending::Refused { why } => Err(Failure::NotChanged(why)),
+            Ending::NotProven { why: Trouble::Unproven { finding: Finding::ReloadRefused { errno } } } => {
+                Err(Failure::ReloadRefused { errno })
+            }
+            Ending::NotProven { why: Trouble::Unproven { finding: Finding::Unproven(short) } } => {
+                Err(Failure::Unproven(short))
+            }
+            Ending::NotProven { why } => Err(Failure::NotProven(why)),
+            Ending::RolledBack { why } => {
+                Err(Failure::RolledBack { why, kill: not_sent.and_then(Failure::into_words) })
+            }
+            Ending::Down { why, back } => Err(Failure::Down { why, back }),
+        })
+    }
+
+    /// The connection broke: the bundle is asked once more what became of it.
+    fn ask(&self, talk: &Talk, id: &Plain) -> Result<Success, Failure> {
+        let time = self.change.timeout * 2 + talk.grace + LAST_WORD;
+        let mut session = self.open().map_err(|_| Failure::Unsettled { words: Plain::default() })?;
+        session.say(self.request(Task::Ask, time, id).as_bytes());
+        let line = session.hear(Instant::now() + time * 2 + TO_ANSWER, true);
+        let heard = line.ok().and_then(|line| protocol::hear(&line));
+        let Some(Heard::Reply(Reply::Settled { outcome })) = heard else {
+            let words = Plain::from_bytes(&session.end());
+            // Without an acknowledgement it isn't committed, whatever became of the bundle.
+            return Err(if !talk.acked && is_dead(&words) {
+                Failure::Vanished { words }
+            } else {
+                Failure::Unsettled { words }
+            });
+        };
+        match outcome {
+            Some(Mark::Live) if talk.acked => Ok(Success::Live),
+            Some(Mark::Delivered) if talk.acked => Ok(Success::Delivered),
+            Some(Mark::RolledBack) => Err(Failure::RolledBack { why: Trouble::HostGone, kill: None }),
+            Some(Mark::Down) => Err(Failure::Down { why: Trouble::HostGone, back: Trouble::Interrupted }),
+            Some(Mark::Live | Mark::Delivered | Mark::NotProven | Mark::Interrupted) => {
+                Err(Failure::Unsettled { words: Plain::default() })
+            }
+            None => Err(Failure::NotChanged(Trouble::HostGone)),
         }
     }
 
@@ -160,10 +356,53 @@ impl Bundle<'_> {
                 let gone = is_gone(&words);
                 Err(Failure::KillFailed { words, gone })
             }
-            Err(CallError::TimedOut) => Err(Failure::KillTimedOut),
+            Err(CallError::TimedOut | CallError::Left) => Err(Failure::KillTimedOut),
             Err(e) => Err(call_failed(self.docker, "kill", &e)),
         }
     }
+}
+
+/// One conversation with the helper.
+struct Talk {
+    session: Session,
+    /// Ctrl-C was passed on.
+    stopped: bool,
+    /// It was told to commit.
+    acked: bool,
+    /// The daemon's.
+    grace: Duration,
+}
+
+impl Talk {
+    fn say(&mut self, say: Say) {
+        self.session.say(protocol::line(&say).as_bytes());
+    }
+
+    fn hear(&mut self, deadline: Instant) -> Result<Tell, Lost> {
+        loop {
+            match self.session.hear(deadline, self.stopped) {
+                Ok(line) => return serde_json::from_slice(&line).map_err(|_| self.garbage()),
+                Err(NoLine::Stopped) => {
+                    self.stopped = true;
+                    self.say(Say::Cancel);
+                }
+                Err(NoLine::Left) => return Err(Lost::Left),
+                Err(NoLine::Ended | NoLine::TimedOut) => return Err(self.garbage()),
+            }
+        }
+    }
+
+    /// Hangs up.
+    fn garbage(&mut self) -> Lost {
+        Lost::Words(Plain::from_bytes(&self.session.end()))
+    }
+}
+
+/// A name for one transaction, which no other has.
+fn random_id() -> Plain {
+    // The standard library's own source of random keys.
+    let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    Plain::new(&format!("{:016x}{:016x}", word(), word()))
 }
 
 /// Nothing that makes sense came from where the helper should be; nothing was sent yet.
@@ -174,6 +413,13 @@ fn no_answer(said_something: bool, stderr: &[u8]) -> Failure {
     } else {
         Failure::NoAnswer { words }
     }
+}
+
+/// Whether docker's words mean that nothing of the container runs any more.
+fn is_dead(words: &Plain) -> bool {
+    let words = words.as_str().to_lowercase();
+    let phrases = ["no such container", "no container with", "is not running", "container state improper"];
+    phrases.iter().any(|phrase| words.contains(phrase))
 }
 
 /// Whether docker's words (podman's, nerdctl's) mean that the container isn't there to be reached.
@@ -198,6 +444,7 @@ fn call_failed(docker: &Docker, what: &'static str, e: &CallError) -> Failure {
             program: Plain::from_bytes(docker.program.as_encoded_bytes()),
             words: Plain::new(&e.to_string()),
         },
+        CallError::Left => Failure::Interrupted,
         CallError::TimedOut => Failure::Unreachable { what, words: Plain::new("it gave no answer in time") },
     }
 }

@@ -4,15 +4,21 @@
 //! to upgrade. Keys may be added within a number; what is there is parsed strictly, and every text that came from
 //! the other side is [`Plain`].
 
-use serde::{Deserialize, Serialize};
+use std::fmt::Write;
 
-use super::proof::{Refusal, Target};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::proof::{Incarnation, Refusal, Target};
+use super::transaction::{Ending, Mark};
 use crate::text::Plain;
 
 /// The protocol that this version speaks.
 pub const PROTOCOL: u32 = 1;
 /// The most that one side reads of the other, in bytes, all lines together.
 pub const MAX_BYTES: usize = 64 * 1024;
+/// The largest content, in bytes.
+pub const MAX_CONTENT: u64 = 1 << 20;
 /// The version that each side tells.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -25,16 +31,127 @@ pub struct Request {
     pub version: Plain,
     /// The signal that it would send, as the table names it.
     pub signal: String,
-    /// How long the helper looks for a proof, counted from its answer.
+    /// How long it may take: the wait for another apply, then the time from the check to the proof.
     pub timeout_ms: u64,
+    /// What is to be done.
+    pub task: Task,
+    /// The transaction's own name, by which it is asked after.
+    pub id: Plain,
+    /// Who asks for it.
+    pub by: Plain,
 }
 
-/// The host's second line: the signal is on its way.
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "kebab-case")]
+pub enum Task {
+    /// Say who is there, no more.
+    Identify,
+    /// Prove a file that was changed by other means.
+    InPlace,
+    /// Make this content live. It follows the helper's first line, raw.
+    File {
+        /// Its length.
+        bytes: u64,
+        /// Its digest.
+        sha256: Plain,
+        /// Even where it is live already.
+        force: bool,
+    },
+    /// Say what this content would change.
+    DryRun {
+        /// Its length.
+        bytes: u64,
+        /// Its digest.
+        sha256: Plain,
+        /// With the lines' text.
+        show: bool,
+    },
+    /// Settle what was interrupted, and say what became of the transaction of that id.
+    Ask,
+}
+
+/// What the host says after its first line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub enum Say {
     /// docker took the signal, so init has it pending at least.
     Sent,
+    /// docker did not, as far as can be told.
+    NotSent,
+    /// The proof was heard: commit.
+    Ack,
+    /// Go back.
+    Cancel,
+}
+
+/// What the helper says after its first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Tell {
+    /// Send the signal now.
+    Go {
+        /// What it would act on, as that stands now.
+        target: Target,
+        /// From a SIGTERM to a SIGKILL of it.
+        grace_ms: u64,
+    },
+    /// It is proven; committed once it is acknowledged.
+    Proven,
+    /// The last word.
+    End(Box<End>),
+}
+
+/// How it ended, and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// How.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// The daemon as it was seen last, where a signal was sent.
+    pub after: Option<Incarnation>,
+    /// Other daemons that got another process, or lost theirs, meanwhile.
+    pub siblings_moved: Option<Vec<Plain>>,
+    /// Whether a checker passed the content; `None` where there is no file, or it didn't come so far.
+    pub checked: Option<bool>,
+    /// What a dry run found.
+    #[serde(default)]
+    pub diff: Option<Diff>,
+    /// The wait for another apply, and the settling of what it left.
+    pub wait_ms: u64,
+    /// The check.
+    pub check_ms: u64,
+    /// The way back.
+    pub back_ms: u64,
+}
+
+/// Which lines change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diff {
+    /// In order.
+    pub hunks: Vec<Hunk>,
+    /// How many further ones there are.
+    pub more: usize,
+}
+
+/// Lines that take others' place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hunk {
+    /// Those that go.
+    pub old: Lines,
+    /// Those that come.
+    pub new: Lines,
+    /// Both, behind - and +, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<Vec<Plain>>,
+}
+
+/// Some lines of a file; where there are none, `first` is the one before which they would be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Lines {
+    pub first: usize,
+    pub count: usize,
 }
 
 /// The helper's first line.
@@ -53,7 +170,7 @@ pub struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    /// This init, which would act on the signal. The helper stays and looks for the proof.
+    /// This init, which would act on the signal. The helper stays.
     Hello {
         /// What it would act on.
         target: Target,
@@ -64,6 +181,11 @@ pub enum Reply {
         why: Refusal,
         /// What the signal is wired to, where it is.
         target: Option<Target>,
+    },
+    /// What became of the transaction that was asked after.
+    Settled {
+        /// `None`: it placed nothing.
+        outcome: Option<Mark>,
     },
     /// PID 1 is no init of ours.
     NotInit {
@@ -123,6 +245,16 @@ pub fn request(line: &[u8]) -> Result<Request, Option<u32>> {
     serde_json::from_slice(line).map_err(|_| None)
 }
 
+/// The sha256 in hex, by which both sides know a content.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> Plain {
+    let mut hex = String::new();
+    for byte in Sha256::digest(bytes) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    Plain::new(&hex)
+}
+
 /// One object as a line.
 #[must_use]
 pub fn line(message: &impl Serialize) -> String {
@@ -148,8 +280,23 @@ mod tests {
             let said = line(&Answer { protocol: PROTOCOL, version: Plain::new("1"), reply: reply.clone() });
             assert_eq!(hear(said.as_bytes()), Some(Heard::Reply(reply)));
         }
-        let asked = Request { protocol: 1, version: Plain::new("1"), signal: "HUP".to_owned(), timeout_ms: 5 };
+        let file = Task::File { bytes: 3, sha256: Plain::new("00"), force: false };
+        let asked = Request {
+            protocol: 1,
+            version: Plain::new("1"),
+            signal: "HUP".to_owned(),
+            timeout_ms: 5,
+            task: file,
+            id: Plain::new("1"),
+            by: Plain::new("me@here"),
+        };
         assert_eq!(request(line(&asked).as_bytes()), Ok(asked));
+    }
+
+    #[test]
+    fn a_content_is_known_by_its_sha256() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(sha256(b"abc").as_str(), abc);
     }
 
     #[test]

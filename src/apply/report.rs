@@ -3,8 +3,9 @@
 
 use serde::Serialize;
 
-use super::proof::{Act, Incarnation, Refusal, Short, Target};
-use super::protocol::{PROTOCOL, VERSION};
+use super::proof::{Act, Finding, Incarnation, Refusal, Short, Target};
+use super::protocol::{Diff, Hunk, PROTOCOL, VERSION};
+use super::transaction::{Doing, Trouble};
 use crate::table::Signal;
 use crate::text::Plain;
 
@@ -29,6 +30,10 @@ pub enum Success {
     Delivered,
     /// docker took the signal, and no more was asked for.
     Sent,
+    /// The content was live already.
+    Unchanged,
+    /// The content passes the check, and no more was asked for.
+    DryRun,
 }
 
 /// How it ended otherwise.
@@ -111,6 +116,47 @@ pub enum Failure {
     },
     /// It was not seen to be live.
     Unproven(Short),
+    /// A person asked to stop before anything was begun.
+    Interrupted,
+    /// Nothing was changed or sent.
+    NotChanged(Trouble),
+    /// Without new content: it was not seen to be live, for another reason.
+    NotProven(Trouble),
+    /// The old content is back, and the daemon is up with it.
+    RolledBack {
+        /// Why.
+        why: Trouble,
+        /// What docker said where it did not take the signal.
+        kill: Option<Plain>,
+    },
+    /// The daemon isn't up with the old content either.
+    Down {
+        /// Why the new one was taken back.
+        why: Trouble,
+        /// Why the old one isn't up.
+        back: Trouble,
+    },
+    /// The bundle went away before the change was committed.
+    Vanished {
+        /// docker's words.
+        words: Plain,
+    },
+    /// What became of it can't be told.
+    Unsettled {
+        /// docker's words.
+        words: Plain,
+    },
+}
+
+impl Failure {
+    /// What docker said.
+    pub(super) fn into_words(self) -> Option<Plain> {
+        match self {
+            Self::KillFailed { words, .. } => Some(words),
+            Self::KillTimedOut => Some(Plain::new("docker kill did not end in time")),
+            _ => None,
+        }
+    }
 }
 
 /// How long each step took, in milliseconds; 0 for one that wasn't needed or not reached.
@@ -139,6 +185,12 @@ pub struct Report {
     pub after: Option<Incarnation>,
     /// Other daemons that moved, where that was looked at.
     pub siblings_moved: Option<Vec<Plain>>,
+    /// Whether docker took the signal.
+    pub sent: bool,
+    /// Whether a checker passed the content, where there is a file.
+    pub checked: Option<bool>,
+    /// What a dry run found.
+    pub diff: Option<Diff>,
     /// How long it took.
     pub ms: Millis,
 }
@@ -150,21 +202,27 @@ enum Outcome {
     Live,
     Delivered,
     Sent,
+    Unchanged,
+    DryRun,
     Refused,
+    RolledBack,
     NotProven,
     Usage,
     Unreachable,
     NotASidecarBundle,
+    Down,
+    Unsettled,
 }
 
 impl Outcome {
     fn exit(self) -> u8 {
         match self {
-            Self::Live | Self::Delivered | Self::Sent => 0,
-            Self::Refused | Self::NotProven => 1,
+            Self::Live | Self::Delivered | Self::Sent | Self::Unchanged | Self::DryRun => 0,
+            Self::Refused | Self::RolledBack | Self::NotProven => 1,
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::NotASidecarBundle => 4,
+            Self::Down | Self::Unsettled => 5,
         }
     }
 }
@@ -174,7 +232,17 @@ impl Report {
     #[must_use]
     pub fn failed(bundle: Option<String>, failure: Failure) -> Self {
         let ms = Millis::default();
-        Self { bundle, result: Err(failure), target: None, after: None, siblings_moved: None, ms }
+        Self {
+            bundle,
+            result: Err(failure),
+            target: None,
+            after: None,
+            siblings_moved: None,
+            sent: false,
+            checked: None,
+            diff: None,
+            ms,
+        }
     }
 
     /// The exit code.
@@ -194,6 +262,8 @@ impl Report {
             Ok(Success::Live) => Outcome::Live,
             Ok(Success::Delivered) => Outcome::Delivered,
             Ok(Success::Sent) => Outcome::Sent,
+            Ok(Success::Unchanged) => Outcome::Unchanged,
+            Ok(Success::DryRun) => Outcome::DryRun,
             Err(failure) => match failure {
                 Failure::Usage(_) => Outcome::Usage,
                 Failure::NoDocker { .. }
@@ -201,17 +271,25 @@ impl Report {
                 | Failure::Missing
                 | Failure::NotRunning { .. }
                 | Failure::Paused
+                | Failure::Vanished { .. }
                 | Failure::KillFailed { gone: true, .. } => Outcome::Unreachable,
                 Failure::SharesPids { .. }
                 | Failure::DockerInit
                 | Failure::Stranger { .. }
                 | Failure::NotInit { .. }
                 | Failure::NoAnswer { .. } => Outcome::NotASidecarBundle,
+                Failure::NotChanged(Trouble::Unsettled { .. }) | Failure::Down { .. } => Outcome::Down,
+                Failure::Unsettled { .. } => Outcome::Unsettled,
+                Failure::RolledBack { .. } => Outcome::RolledBack,
                 Failure::OtherProtocol { .. }
+                | Failure::Interrupted
+                | Failure::NotChanged(_)
                 | Failure::Refused(_)
                 | Failure::KillFailed { gone: false, .. }
                 | Failure::ReloadRefused { .. } => Outcome::Refused,
-                Failure::KillTimedOut | Failure::Lost { .. } | Failure::Unproven(_) => Outcome::NotProven,
+                Failure::KillTimedOut | Failure::Lost { .. } | Failure::Unproven(_) | Failure::NotProven(_) => {
+                    Outcome::NotProven
+                }
             },
         }
     }
@@ -243,6 +321,10 @@ impl Report {
             after: Option<Incarnation>,
             siblings_moved: Option<&'a [Plain]>,
             ms: Millis,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            checked: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            diff: Option<&'a Diff>,
             error: Option<String>,
         }
         let object = Object {
@@ -259,6 +341,8 @@ impl Report {
             after: self.after,
             siblings_moved: self.siblings_moved.as_deref(),
             ms: self.ms,
+            checked: self.checked,
+            diff: self.diff.as_ref(),
             error: self.result.as_ref().err().map(|failure| self.bad(failure, asked)),
         };
         // Plain structs of strings and numbers: they can't fail to serialize.
@@ -268,7 +352,8 @@ impl Report {
     fn good(&self, success: Success, asked: &Asked) -> String {
         let (signal, daemon, ms) = (signal(asked), self.daemon(), self.ms.total);
         let siblings = if self.siblings_moved.as_ref().is_none_or(Vec::is_empty) { "; siblings untouched" } else { "" };
-        let tail = format!("{siblings}{}; {ms} ms", self.moved());
+        let unchecked = if self.checked == Some(false) { "; unchecked: its table entry names no checker" } else { "" };
+        let tail = format!("{siblings}{}{unchecked}; {ms} ms", self.moved());
         let restart = self.target.as_ref().is_some_and(|t| t.action == Act::Restart);
         match success {
             Success::Live if restart => format!("live: {daemon} was restarted and is ready: {}{tail}", self.change()),
@@ -277,6 +362,14 @@ impl Report {
                 "delivered: {daemon} took {signal} and stays up: {}; whether it obeyed it can't say (its `ready` is not notify){tail}",
                 self.change()
             ),
+            Success::Unchanged => format!(
+                "unchanged: this very content was proven live in the process of {daemon} that still runs; nothing was sent{unchecked}; {ms} ms"
+            ),
+            Success::DryRun => {
+                let passes = if self.checked == Some(false) { "unchecked" } else { "the checker passes it" };
+                let diff = self.diff.as_ref().map_or_else(String::new, diff);
+                format!("dry run: {passes}; {diff}; nothing was changed or sent; {ms} ms")
+            }
             Success::Sent => {
                 format!("sent: docker took {signal} for {daemon}; what came of it was not looked at; {ms} ms")
             }
@@ -340,6 +433,141 @@ impl Report {
                  see its log, mend its file and apply again"
             ),
             Failure::Unproven(short) => format!("not proven: {}", self.short(*short, asked)),
+            Failure::Interrupted => "refused: interrupted; nothing was changed or sent".to_owned(),
+            Failure::NotChanged(why @ Trouble::Unsettled { .. }) => format!("DOWN: {}", self.trouble(why, asked)),
+            Failure::NotChanged(why) => {
+                format!("refused: {}; nothing was changed or sent", self.trouble(why, asked))
+            }
+            Failure::NotProven(why) => format!(
+                "not proven: {signal} was sent, then: {}; there is no old content to go back to without --file; look with status",
+                self.trouble(why, asked)
+            ),
+            Failure::RolledBack { why, kill } => format!(
+                "rolled back: {}{}; the old content is back and {daemon} is as it was{}",
+                self.trouble(why, asked),
+                kill.as_ref().map_or_else(String::new, aside),
+                self.pid()
+            ),
+            Failure::Down { why, back } => format!(
+                "DOWN: {}; the way back failed too: {}; {daemon} NEEDS A PERSON: see its log, mend what it lacks, then apply again",
+                self.trouble(why, asked),
+                self.trouble(back, asked)
+            ),
+            Failure::Vanished { words } => format!(
+                "the bundle went away before the change was committed{}; the new content isn't live: \
+                 init puts the old one back before it next starts {daemon}",
+                aside(words)
+            ),
+            Failure::Unsettled { words } => format!(
+                "UNSETTLED: what became of the change can't be told{}; the bundle settles it by itself in the time that \
+                 was given; look with status (`transaction`) which content is live",
+                aside(words)
+            ),
+        }
+    }
+
+    /// What stood in the way, without what was left of it.
+    fn trouble(&self, why: &Trouble, asked: &Asked) -> String {
+        let (signal, daemon) = (signal(asked), self.daemon());
+        match why {
+            Trouble::Target { why } => {
+                let words = self.refused(*why, asked);
+                words.split("; ").next().unwrap_or_default().trim_start_matches("refused: ").to_owned()
+            }
+            Trouble::Locked { by, since } => {
+                let since = if since.as_str().is_empty() { String::new() } else { format!(", since {since}") };
+                format!(
+                    "another apply is at it, by {by}{since}; apply again when it has ended, or give a longer --timeout"
+                )
+            }
+            Trouble::NoLock { words } => format!("the bundle's lock can't be had: {words}"),
+            Trouble::Unsettled { daemon } => format!(
+                "an earlier change of {daemon} was interrupted, and what was kept of its old content is gone: its file holds what \
+                 was never proven; put the right content there by hand, then apply without --file"
+            ),
+            Trouble::NoConfig => {
+                format!("{daemon} has no `config` in the bundle's table, so there is no file to change")
+            }
+            Trouble::NoWayBack => format!(
+                "no signal restarts {daemon}, so there would be no way back; wire one under [signals] in the bundle's table"
+            ),
+            Trouble::MayNotSignal => {
+                "the user of `docker exec` may not signal the bundle's init; run it as the container's own user"
+                    .to_owned()
+            }
+            Trouble::Missing => {
+                format!("the file of {daemon} isn't there; create it once, so that there is a way back")
+            }
+            Trouble::Symlink => format!("a symlink is where the file of {daemon} should be; put a file there"),
+            Trouble::NotAFile => format!("what is where the file of {daemon} should be is no regular file"),
+            Trouble::Mounted => format!(
+                "the file of {daemon} is a bind mount of its own, so it can't be replaced; mount its directory instead"
+            ),
+            Trouble::TooLarge => format!("the old content of {daemon} is larger than what is kept"),
+            Trouble::Owner { uid, gid } => format!(
+                "the owner of the file of {daemon} ({uid}:{gid}) can't be kept by the bundle's user; give the file to that user"
+            ),
+            Trouble::Garbled => "the content did not arrive as it was sent; apply again".to_owned(),
+            Trouble::Io { doing, words } => {
+                let doing = match doing {
+                    Doing::Open => "open its directory",
+                    Doing::Read => "read the old content",
+                    Doing::Stage => "write the new content beside the old",
+                    Doing::Keep => "keep the old content",
+                    Doing::Note => "write the record",
+                    Doing::Place => "put the new content in place",
+                    Doing::Restore => "put the old content back",
+                };
+                format!("cannot {doing} ({daemon}): {words}")
+            }
+            Trouble::Checker { code, words } => {
+                let code = code.map_or_else(|| "was killed".to_owned(), |code| format!("exits {code}"));
+                format!("the checker of {daemon} {code}{}; mend the content", aside(words))
+            }
+            Trouble::CheckerHung => {
+                format!("the checker of {daemon} did not end in time and was killed; give a longer --timeout")
+            }
+            Trouble::CheckerNotRun { words } => format!("the checker of {daemon} can't be executed: {words}"),
+            Trouble::Unproven { finding } => match finding {
+                Finding::ReloadRefused { errno } => {
+                    format!("{daemon} took {signal} and refused to reload (errno {errno})")
+                }
+                Finding::Unproven(short) => self.fell_short(*short, asked),
+                Finding::Live | Finding::Delivered => "it was proven".to_owned(),
+            },
+            Trouble::HostGone => "the connection to the bundle broke".to_owned(),
+            Trouble::Cancelled => "interrupted".to_owned(),
+            Trouble::NotSent => "docker did not take the signal".to_owned(),
+            Trouble::Late => "the time is up".to_owned(),
+            Trouble::Stopping => "the bundle is stopping".to_owned(),
+            Trouble::Interrupted => "it was interrupted".to_owned(),
+            Trouble::KeptGone => {
+                "what was kept of the old content isn't what was recorded: the file holds what was never proven"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// What was missing, where the state that it left is no more.
+    fn fell_short(&self, short: Short, asked: &Asked) -> String {
+        let (signal, daemon) = (signal(asked), self.daemon());
+        match short {
+            Short::Unserved => format!("init has not served {signal} in time"),
+            Short::InitRefused => format!("init did nothing with {signal}"),
+            Short::InitStopping => "the bundle began to stop".to_owned(),
+            Short::OldStopping => format!("the old process of {daemon} did not end in time"),
+            Short::Dead { code, signal } => match (code, signal) {
+                (Some(code), _) => format!("{daemon} exited with code {code}"),
+                (None, Some(signal)) => format!("{daemon} was killed by signal {signal}"),
+                (None, None) => format!("{daemon} ended"),
+            },
+            Short::NotExecuted { .. } => format!("the command of {daemon} could not be executed"),
+            Short::NotReady => format!("{daemon} was not ready in time"),
+            Short::NotSettled => format!("{daemon} was not ready for its settling time in time"),
+            Short::Held => format!("{daemon} had no handler for {signal} in time"),
+            Short::NeverCaught => format!("{daemon} never caught {signal}"),
+            Short::ReloadPending => format!("{daemon} did not say in time what it made of {signal}"),
+            Short::Replaced => format!("the process of {daemon} that was to take {signal} was replaced by another"),
         }
     }
 
@@ -365,7 +593,7 @@ impl Report {
 
     fn short(&self, short: Short, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        let pid = self.after.and_then(|after| after.pid).map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        let pid = self.pid();
         match short {
             Short::Unserved => format!(
                 "{signal} was sent, but init has not served it: {daemon} is as it was{pid}, and the signal may yet take effect; look again with status"
@@ -423,6 +651,10 @@ impl Report {
         }
     }
 
+    fn pid(&self) -> String {
+        self.after.and_then(|after| after.pid).map_or_else(String::new, |pid| format!(" (pid {pid})"))
+    }
+
     fn daemon(&self) -> &str {
         self.target.as_ref().map_or("the daemon", |target| target.daemon.as_str())
     }
@@ -454,6 +686,26 @@ fn signal(asked: &Asked) -> String {
     asked.signal.map_or_else(|| "the signal".to_owned(), |signal| signal.to_string())
 }
 
+/// Which lines change, as people count them.
+fn diff(diff: &Diff) -> String {
+    if diff.hunks.is_empty() {
+        return "no line changes".to_owned();
+    }
+    let lines = |first: usize, count: usize| match count {
+        0 => format!("none before {first}"),
+        1 => first.to_string(),
+        _ => format!("{first}-{}", first.saturating_add(count - 1)),
+    };
+    let hunk = |hunk: &Hunk| {
+        let (old, new) = (hunk.old, hunk.new);
+        let text: String = hunk.text.iter().flatten().flat_map(|line| [" [", line.as_str(), "]"]).collect();
+        format!("{} -> {}{text}", lines(old.first, old.count), lines(new.first, new.count))
+    };
+    let hunks: Vec<String> = diff.hunks.iter().map(hunk).collect();
+    let more = if diff.more > 0 { format!(" and {} more places", diff.more) } else { String::new() };
+    format!("lines that change: {}{more}", hunks.join(", "))
+}
+
 fn aside(words: &Plain) -> String {
     if words.as_str().is_empty() { String::new() } else { format!(" ({words})") }
 }
@@ -473,6 +725,9 @@ mod tests {
             target: Some(target),
             after: Some(Incarnation { pid: Some(31), generation: 2 }),
             siblings_moved: Some(Vec::new()),
+            sent: true,
+            checked: None,
+            diff: None,
             ms: Millis { identify: 92, signal: 37, prove: 15, total: 144, ..Millis::default() },
         }
     }
@@ -535,6 +790,14 @@ mod tests {
             (Failure::Lost { words: p() }, "not-proven", 1),
             (Failure::Unproven(Short::Held), "not-proven", 1),
             (Failure::Unproven(Short::Dead { code: Some(1), signal: None }), "not-proven", 1),
+            (Failure::Interrupted, "refused", 1),
+            (Failure::NotChanged(Trouble::Symlink), "refused", 1),
+            (Failure::NotChanged(Trouble::Unsettled { daemon: p() }), "down", 5),
+            (Failure::NotProven(Trouble::NotSent), "not-proven", 1),
+            (Failure::RolledBack { why: Trouble::Late, kill: Some(p()) }, "rolled-back", 1),
+            (Failure::Down { why: Trouble::Late, back: Trouble::KeptGone }, "down", 5),
+            (Failure::Vanished { words: p() }, "unreachable", 3),
+            (Failure::Unsettled { words: p() }, "unsettled", 5),
         ];
         for (failure, outcome, exit) in cases {
             let report = Report::failed(Some("b1".to_owned()), failure.clone());

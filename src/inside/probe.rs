@@ -2,14 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-
+use super::command;
 use crate::status::{DaemonState, Page, Plan};
 use crate::table::Ready;
 
@@ -77,32 +73,10 @@ fn http(addr: SocketAddr, path: &str, deadline: Instant) -> Option<u16> {
     line.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok()
 }
 
-/// Whether the command exits 0 in time. It has a process group of its own, which is killed where it does not end.
-fn exec(command: &[String], deadline: Instant) -> bool {
-    let Some((program, arguments)) = command.split_first() else { return false };
-    let mut child = Command::new(program);
-    child.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(mut child) = child.spawn() else { return false };
-    let group = i32::try_from(child.id()).map(Pid::from_raw);
-    let mut pause = Duration::from_millis(1);
-    let ended = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status.success()),
-            Ok(None) => {}
-            Err(_) => break None,
-        }
-        let Some(left) = left(deadline) else { break None };
-        thread::sleep(pause.min(left));
-        pause = (pause * 2).min(Duration::from_millis(20));
-    };
-    if ended.is_none() {
-        if let Ok(group) = group {
-            // It isn't reaped yet, so the group's number can't be another's.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-        let _ = child.wait();
-    }
-    ended.unwrap_or(false)
+/// Whether the command exits 0 in time.
+fn exec(words: &[String], deadline: Instant) -> bool {
+    let ended = command::run(words, false, || left(deadline).is_some());
+    matches!(ended, command::Ended::Exited(status, _) if status.success())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! The host's helper in the bundle: says who PID 1 is and what it would do, then looks for the proof that it did.
+//! The host's helper in the bundle: says who PID 1 is and what it would do, then carries out the change from inside.
 //!
-//! It decides nothing (that is [`Proof`]'s), works as any user that may read the status page, needs nothing of the
-//! image, and ends when the host hangs up, when nobody reads it, or at its own deadline.
+//! It decides nothing (that is [`Transaction`]'s and [`Proof`]'s), works as any user that may read the status page,
+//! and needs nothing of the image. Whatever becomes of the host, of docker or of their connection, it comes to an end
+//! by itself: every wait has a deadline, and nothing waits for its stdout.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -9,90 +10,530 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::read;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, read};
 
-use super::{page, probe};
-use crate::apply::proof::{self, Proof, Step, Verdict};
-use crate::apply::protocol::{self, Answer, MAX_BYTES, PROTOCOL, Reply, Request, Say};
-use crate::status::Page;
+use super::command::{self, Ended};
+use super::store::{Content, LiveIn, Record, Store};
+use super::{clock, diff, lock, log, page, probe};
+use crate::apply::proof::{self, Finding, Proof, Refusal, Short, Step, Verdict};
+use crate::apply::protocol::{
+    self, Answer, Diff, End, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Say, Task, Tell, sha256,
+};
+use crate::apply::transaction::{Action, Ending, Event, Mark, Mode, Transaction, Trouble};
+use crate::status::{InitState, Page, Plan};
 use crate::table::Signal;
 use crate::text::Plain;
 
-/// How long the host may take to say what it wants.
-const FIRST_LINE: Duration = Duration::from_secs(10);
-/// How often the page is looked at.
+/// How long the host may take to say what it wants, or to take what is said.
+const A_LINE: Duration = Duration::from_secs(10);
+/// How long it has at least to acknowledge the proof.
+const TO_ACK: Duration = Duration::from_secs(5);
+/// How often the page is looked at, in milliseconds.
 const LOOK: u16 = 5;
+/// How often it is tried to take a lock that another holds, in milliseconds.
+const TRY: u16 = 20;
 
 /// Serves one host over stdin and stdout. Returns false where the host said nothing that could be understood, or
 /// hung up.
 #[must_use]
 pub fn run() -> bool {
-    let mut host = Host { heard: Vec::new() };
-    let Some(line) = host.line(Instant::now() + FIRST_LINE) else { return false };
-    let request = match protocol::request(&line) {
-        Ok(request) => request,
-        Err(Some(_)) => return say(&answer(Reply::Protocol)),
-        Err(None) => return false,
+    let mut host = Host { heard: Vec::new(), sent: false, acked: false };
+    let Some(line) = host.line(Instant::now() + A_LINE) else { return false };
+    match protocol::request(&line) {
+        Ok(request) => serve(&mut host, &request),
+        Err(Some(_)) => answer(Reply::Protocol),
+        Err(None) => false,
+    }
+}
+
+fn serve(host: &mut Host, request: &Request) -> bool {
+    let page = match page::read() {
+        Ok(page) => page,
+        Err(error) => return answer(Reply::NotInit { error: Plain::new(&error) }),
     };
     let timeout = Duration::from_millis(request.timeout_ms);
-    let reply = identify(&request);
-    let (page, signal, target) = match reply {
-        Ok(found) => found,
-        Err(reply) => return say(&answer(reply)),
-    };
-    let mut proof = Proof::new(&page, signal, target.clone());
-    if !say(&answer(Reply::Hello { target })) {
-        return false;
+    if request.task == Task::Ask {
+        return answer(asked_after(host, request, &page, timeout));
     }
-    let deadline = Instant::now().checked_add(timeout);
-    look(&mut host, &mut proof, deadline).is_some_and(|verdict| say(&protocol::line(&verdict)))
+    let Some(signal) = Signal::from_name(&request.signal) else {
+        return answer(Reply::Refused { why: Refusal::NotWired, target: None });
+    };
+    match proof::target(&page, signal) {
+        Ok(target) if !answer(Reply::Hello { target: target.clone() }) => return false,
+        Ok(_) if request.task == Task::Identify => return true,
+        Ok(_) => {}
+        Err((why, target)) => return answer(Reply::Refused { why, target }),
+    }
+    let (mode, content) = match &request.task {
+        Task::File { bytes, sha256, .. } => (Mode::File, Some((*bytes, sha256))),
+        Task::DryRun { bytes, sha256, .. } => (Mode::DryRun, Some((*bytes, sha256))),
+        Task::Identify | Task::InPlace | Task::Ask => (Mode::InPlace, None),
+    };
+    let started = Instant::now();
+    let content = match content.map(|(bytes, digest)| host.content(bytes, digest, started + timeout)).transpose() {
+        Ok(content) => content,
+        Err(why) => return tell(&Tell::End(Box::new(refused(why)))),
+    };
+    let end = match queue(host, request, started + timeout) {
+        Ok(_lock) => change(host, request, signal, mode, content, started),
+        Err(why) => refused(why),
+    };
+    tell(&Tell::End(Box::new(end)))
 }
 
-fn identify(request: &Request) -> Result<(Page, Signal, proof::Target), Reply> {
-    let page = page::read().map_err(|error| Reply::NotInit { error: Plain::new(&error) })?;
-    let not_wired = || Reply::Refused { why: proof::Refusal::NotWired, target: None };
-    let signal = Signal::from_name(&request.signal).ok_or_else(not_wired)?;
-    let target = proof::target(&page, signal).map_err(|(why, target)| Reply::Refused { why, target })?;
-    Ok((page, signal, target))
+/// What is done under the lock.
+fn change(
+    host: &mut Host,
+    request: &Request,
+    signal: Signal,
+    mode: Mode,
+    content: Option<Vec<u8>>,
+    started: Instant,
+) -> End {
+    let unsettled = settle(host, request);
+    // The one before this may have changed what the signal meets.
+    let Ok(page) = page::read() else { return refused(Trouble::Stopping) };
+    let (target, plan) = match proof::target(&page, signal) {
+        Ok(target) => match proof::find(&page, target.daemon.as_str()) {
+            Some((_, plan)) => (target.clone(), plan.clone()),
+            None => return refused(Trouble::Target { why: Refusal::NotSelected }),
+        },
+        Err((why, _)) => return refused(Trouble::Target { why }),
+    };
+    let daemon = target.daemon.as_str().to_owned();
+    if unsettled.contains(&daemon) {
+        return refused(Trouble::Unsettled { daemon: Plain::new(&daemon) });
+    }
+    let mut job = Job::new(host, request, &daemon, &plan, signal);
+    job.content = content;
+    job.end.wait_ms = millis(started);
+    let was_dead = target.before.pid.is_none();
+    job.run(Transaction::new(mode, was_dead))
 }
 
-/// `None`: the host hung up.
-fn look(host: &mut Host, proof: &mut Proof, deadline: Option<Instant>) -> Option<Verdict> {
-    let left = || deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-    let mut sent = false;
-    let mut answer = None;
-    while !left().is_zero() {
-        // A page that can't be read is passed over: the next one tells, or the deadline does.
-        if let Ok(page) = page::read() {
-            match proof.observe(page::now_ms(), &page, sent, answer.take()) {
-                Step::Done(verdict) => return Some(verdict),
-                Step::Wait { probe: false } => {}
-                Step::Wait { probe: true } => {
-                    answer = probe_target(&page, proof, left().min(probe::TIMEOUT));
-                    if answer == Some(true) {
-                        continue;
+/// Settles what was interrupted, of every daemon. Returns those of which it couldn't be.
+fn settle(host: &mut Host, request: &Request) -> Vec<String> {
+    let Ok(page) = page::read() else { return Vec::new() };
+    let mut unsettled = Vec::new();
+    for (daemon, plan) in page.status.daemons.iter().zip(&page.plans) {
+        let store = plan.config.as_ref().and_then(|config| Store::open(&config.path).ok());
+        let record = store.as_ref().and_then(Store::record).filter(|record| record.outcome == Mark::Interrupted);
+        let Some(record) = record else { continue };
+        // The signal isn't used: the way back takes the restart that is wired.
+        let mut job = Job::new(host, request, &daemon.name, plan, Signal::HUP);
+        (job.store, job.record) = (store, Some(record));
+        let end = job.run(Transaction::new(Mode::Settle, false));
+        if matches!(end.ending, Ending::Down { back: Trouble::KeptGone | Trouble::Io { .. }, .. }) {
+            unsettled.push(daemon.name.clone());
+        }
+    }
+    unsettled
+}
+
+fn asked_after(host: &mut Host, request: &Request, page: &Page, timeout: Duration) -> Reply {
+    // Where it can't be had, whoever holds it may yet decide: nothing is known.
+    let Ok(_lock) = queue(host, request, Instant::now() + timeout) else {
+        return Reply::Settled { outcome: Some(Mark::Interrupted) };
+    };
+    let _ = settle(host, request);
+    let stores = page.plans.iter().filter_map(|plan| Store::open(&plan.config.as_ref()?.path).ok());
+    let outcome = stores.filter_map(|store| store.record()).find_map(|record| record.outcome_of(&request.id));
+    Reply::Settled { outcome }
+}
+
+/// Waits for the lock, and tells others that it is held.
+fn queue(host: &mut Host, request: &Request, deadline: Instant) -> Result<lock::Lock, Trouble> {
+    loop {
+        match lock::try_take() {
+            Ok(Some(lock)) => {
+                lock::tell(&lock::Holder { by: request.by.clone(), since: clock::utc_now() });
+                return Ok(lock);
+            }
+            Ok(None) => {}
+            Err(words) => return Err(Trouble::NoLock { words: Plain::new(&words) }),
+        }
+        match host.left(TRY, deadline) {
+            Some(Trouble::Late) => {
+                let unknown = || Plain::new("somebody");
+                let (by, since) = lock::holder().map_or_else(|| (unknown(), Plain::default()), |h| (h.by, h.since));
+                return Err(Trouble::Locked { by, since });
+            }
+            Some(why) => return Err(why),
+            None => {}
+        }
+    }
+}
+
+/// One transaction's hands.
+struct Job<'a> {
+    host: &'a mut Host,
+    request: &'a Request,
+    daemon: &'a str,
+    plan: &'a Plan,
+    signal: Signal,
+    store: Option<Store>,
+    record: Option<Record>,
+    content: Option<Vec<u8>>,
+    old: Option<Content>,
+    at: Plain,
+    began: Instant,
+    deadline: Instant,
+    end: End,
+}
+
+impl<'a> Job<'a> {
+    fn new(host: &'a mut Host, request: &'a Request, daemon: &'a str, plan: &'a Plan, signal: Signal) -> Self {
+        let began = Instant::now();
+        Self {
+            host,
+            request,
+            daemon,
+            plan,
+            signal,
+            store: None,
+            record: None,
+            content: None,
+            old: None,
+            at: clock::utc_now(),
+            began,
+            deadline: began + Duration::from_millis(request.timeout_ms),
+            end: refused(Trouble::Late),
+        }
+    }
+
+    fn run(mut self, mut transaction: Transaction) -> End {
+        let mut event = Event::Begin;
+        loop {
+            let action = transaction.on(event);
+            let done = match action {
+                Action::Look => self.look(),
+                Action::Stage => self.stage(),
+                Action::Check => self.check(),
+                Action::Keep => self.keep(),
+                Action::Note(mark) => self.note(mark),
+                Action::Place => self.store().and_then(Store::place).map(|()| Event::Done),
+                Action::Prove => self.prove(),
+                Action::Offer => self.offer(),
+                Action::Restore => self.restore(),
+                Action::Revive => self.revive(),
+                Action::Sweep => {
+                    if let Some(store) = self.store.as_ref().filter(|_| self.content.is_some() || self.record.is_some())
+                    {
+                        store.sweep();
                     }
+                    Ok(Event::Done)
+                }
+                Action::End(ending) => {
+                    self.end.ending = ending;
+                    log::tell(self.daemon, &self.request.by, &self.end);
+                    return self.end;
+                }
+            };
+            event = done.unwrap_or_else(Event::Failed);
+        }
+    }
+
+    fn store(&self) -> Result<&Store, Trouble> {
+        self.store.as_ref().ok_or(Trouble::NoConfig)
+    }
+
+    fn old(&self) -> Result<&Content, Trouble> {
+        self.old.as_ref().ok_or(Trouble::NoConfig)
+    }
+
+    fn look(&mut self) -> Result<Event, Trouble> {
+        let Some(config) = &self.plan.config else {
+            return if self.content.is_some() { Err(Trouble::NoConfig) } else { Ok(Event::Done) };
+        };
+        let Some(content) = &self.content else {
+            self.store = Store::open(&config.path).ok();
+            return Ok(Event::Done);
+        };
+        let page = page::read().map_err(|_| Trouble::Stopping)?;
+        if restart_of(&page, self.daemon).is_none() {
+            return Err(Trouble::NoWayBack);
+        }
+        kill(Pid::from_raw(1), None).map_err(|_| Trouble::MayNotSignal)?;
+        let store = Store::open(&config.path)?;
+        let old = store.replaceable()?;
+        let same = old.bytes == *content;
+        let (mut force, mut changed) = (true, None);
+        match &self.request.task {
+            Task::File { force: asked, .. } => force = *asked,
+            Task::DryRun { show, .. } => changed = Some(diff::lines(&old.bytes, content, *show)),
+            Task::Identify | Task::InPlace | Task::Ask => {}
+        }
+        self.end.diff = changed;
+        let live = store.record().filter(|record| record.outcome == Mark::Live);
+        let is_live =
+            live.is_some_and(|live| live.new_sha256 == sha256(content) && live.live_in == self.live_in(&page));
+        (self.store, self.old) = (Some(store), Some(old));
+        if same && !force && is_live && self.live_in(&page).is_some() && probe::ready(self.plan, probe::TIMEOUT) {
+            return Ok(Event::Unchanged);
+        }
+        Ok(Event::Done)
+    }
+
+    /// The daemon as it runs now; `None` where that can't be told from another process later.
+    fn live_in(&self, page: &Page) -> Option<LiveIn> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let (daemon, _) = proof::find(page, self.daemon)?;
+        let seq = page.status.signals.get(&self.signal.to_string())?.last.map_or(0, |last| last.seq);
+        daemon.pid?;
+        Some(LiveIn {
+            boot: Plain::new(&boot),
+            pid: daemon.pid,
+            generation: daemon.generation,
+            since_ms: daemon.uptime_ms,
+            seq,
+        })
+    }
+
+    fn stage(&mut self) -> Result<Event, Trouble> {
+        if let Some(why) = self.host.left(0, self.deadline) {
+            return Ok(Event::Left(why));
+        }
+        self.store()?.stage(self.content.as_deref().unwrap_or_default(), self.old()?)?;
+        Ok(Event::Done)
+    }
+
+    fn check(&mut self) -> Result<Event, Trouble> {
+        let Some(config) = &self.plan.config else { return Ok(Event::Done) };
+        let Some(check) = &config.check else {
+            self.end.checked = Some(false);
+            return Ok(Event::Done);
+        };
+        let file = if self.content.is_some() { self.store()?.staged() } else { config.path.clone() };
+        let file = file.to_string_lossy();
+        let command: Vec<String> = check.iter().map(|argument| argument.replace("{}", &file)).collect();
+        let started = Instant::now();
+        let mut left = None;
+        let ended = command::run(&command, true, || {
+            left = self.host.left(0, self.deadline);
+            left.is_none()
+        });
+        self.end.check_ms = millis(started);
+        match ended {
+            Ended::Exited(status, _) if status.success() => {
+                self.end.checked = Some(true);
+                Ok(Event::Done)
+            }
+            Ended::Exited(status, words) => {
+                // It was asked about a name that nobody knows.
+                let words = String::from_utf8_lossy(&words).replace(&*file, &config.path.to_string_lossy());
+                Err(Trouble::Checker { code: status.code(), words: Plain::new(&words) })
+            }
+            Ended::Stopped if left == Some(Trouble::Late) => Err(Trouble::CheckerHung),
+            Ended::Stopped => Ok(Event::Left(left.unwrap_or(Trouble::Late))),
+            Ended::NotRun(e) => Err(Trouble::CheckerNotRun { words: Plain::new(&e.to_string()) }),
+        }
+    }
+
+    fn keep(&mut self) -> Result<Event, Trouble> {
+        self.store()?.keep(self.old()?)?;
+        Ok(Event::Done)
+    }
+
+    fn note(&mut self, mark: Mark) -> Result<Event, Trouble> {
+        if mark == Mark::Interrupted {
+            // Nothing is placed before this; nothing that the host does afterwards goes unanswered.
+            if let Some(why) = self.host.left(0, self.deadline) {
+                return Ok(Event::Left(why));
+            }
+        }
+        let record = self.record.take();
+        let store = self.store()?;
+        let mut record = if let Some(record) = record {
+            record
+        } else {
+            let (id, by) = (self.request.id.clone(), self.request.by.clone());
+            let new = match &self.content {
+                Some(content) => sha256(content),
+                None => sha256(&store.current()?.bytes),
+            };
+            let old = self.old.as_ref().map(|old| sha256(&old.bytes));
+            Record::new(id, self.at.clone(), by, old, new, store.record())
+        };
+        record.outcome = mark;
+        record.ms = millis(self.began);
+        if mark == Mark::Live {
+            record.live_in = page::read().ok().and_then(|page| self.live_in(&page));
+        }
+        let noted = store.note(&record);
+        self.record = Some(record);
+        noted.map(|()| Event::Done)
+    }
+
+    fn prove(&mut self) -> Result<Event, Trouble> {
+        let page = page::read().map_err(|_| Trouble::Stopping)?;
+        let target = proof::target(&page, self.signal).map_err(|(why, _)| Trouble::Target { why })?;
+        let mut proof = Proof::new(&page, self.signal, target.clone());
+        if !tell(&Tell::Go { target, grace_ms: self.plan.grace_ms }) {
+            return Ok(Event::Left(Trouble::HostGone));
+        }
+        self.host.sent = false;
+        loop {
+            if let Some(verdict) = look_at(&mut proof, self.host.sent, self.deadline) {
+                return self.judge(verdict);
+            }
+            match self.host.left(LOOK, self.deadline) {
+                None => {}
+                Some(Trouble::Late) => return self.judge(proof.give_up()),
+                Some(why) => {
+                    self.saw(proof.give_up());
+                    return Ok(Event::Left(why));
                 }
             }
         }
-        if let Some(line) = host.poll(LOOK).ok()? {
-            sent |= serde_json::from_slice(&line).is_ok_and(|say: Say| say == Say::Sent);
+    }
+
+    fn saw(&mut self, verdict: Verdict) -> Finding {
+        self.end.after = Some(verdict.after);
+        self.end.siblings_moved = Some(verdict.siblings_moved);
+        verdict.finding
+    }
+
+    fn judge(&mut self, verdict: Verdict) -> Result<Event, Trouble> {
+        match self.saw(verdict) {
+            finding @ (Finding::Live | Finding::Delivered) => Ok(Event::Proven(finding)),
+            Finding::Unproven(Short::InitStopping) => Err(Trouble::Stopping),
+            finding => Err(Trouble::Unproven { finding }),
         }
     }
-    Some(proof.give_up())
+
+    fn offer(&mut self) -> Result<Event, Trouble> {
+        self.host.acked = false;
+        if !tell(&Tell::Proven) {
+            return Ok(Event::Left(Trouble::HostGone));
+        }
+        let deadline = self.deadline.max(Instant::now() + TO_ACK);
+        loop {
+            if let Some(why) = self.host.left(LOOK, deadline) {
+                return Ok(Event::Left(why));
+            }
+            if self.host.acked {
+                return Ok(Event::Done);
+            }
+            if page::read().is_ok_and(|page| page.status.state == InitState::Stopping) {
+                return Ok(Event::Left(Trouble::Stopping));
+            }
+        }
+    }
+
+    fn restore(&mut self) -> Result<Event, Trouble> {
+        let record = self.record.as_ref().ok_or(Trouble::KeptGone)?;
+        self.store()?.restore(record)?;
+        Ok(Event::Done)
+    }
+
+    fn revive(&mut self) -> Result<Event, Trouble> {
+        let started = Instant::now();
+        let revived = self.restart(started);
+        self.end.back_ms = millis(started);
+        revived
+    }
+
+    fn restart(&mut self, started: Instant) -> Result<Event, Trouble> {
+        let page = page::read().map_err(|_| Trouble::Stopping)?;
+        let signal = restart_of(&page, self.daemon).ok_or(Trouble::NoWayBack)?;
+        let target = match proof::target(&page, signal) {
+            Ok(target) => target,
+            Err((Refusal::Stopping, _)) => return Err(Trouble::Stopping),
+            Err((why, _)) => return Err(Trouble::Target { why }),
+        };
+        let mut proof = Proof::new(&page, signal, target);
+        let number = signal.number();
+        // SAFETY: kill(2) takes numbers only; nix's own knows no real-time signals.
+        if unsafe { nix::libc::kill(1, number) } != 0 {
+            return Err(Trouble::MayNotSignal);
+        }
+        let time = Duration::from_millis(self.plan.grace_ms.saturating_add(self.request.timeout_ms));
+        let deadline = started + time.max(Duration::from_secs(1));
+        let verdict = loop {
+            if let Some(verdict) = look_at(&mut proof, true, deadline) {
+                break verdict;
+            }
+            if Instant::now() >= deadline {
+                break proof.give_up();
+            }
+            std::thread::sleep(Duration::from_millis(u64::from(LOOK)));
+        };
+        self.judge(verdict)
+    }
 }
 
-fn probe_target(page: &Page, proof: &Proof, timeout: Duration) -> Option<bool> {
-    proof::find(page, proof.daemon()).map(|(_, plan)| probe::ready(plan, timeout))
+/// One look at the page, with the probe that the proof asks for.
+fn look_at(proof: &mut Proof, sent: bool, deadline: Instant) -> Option<Verdict> {
+    let mut answer = None;
+    loop {
+        // A page that can't be read is passed over: the next one tells, or the deadline does.
+        let page = page::read().ok()?;
+        match proof.observe(page::now_ms(), &page, sent, answer.take()) {
+            Step::Done(verdict) => return Some(verdict),
+            Step::Wait { probe: false } => return None,
+            Step::Wait { probe: true } => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let ready =
+                    proof::find(&page, proof.daemon()).map(|(_, plan)| probe::ready(plan, left.min(probe::TIMEOUT)));
+                if ready != Some(true) {
+                    // The answer goes with the page that it was asked for.
+                    return match proof.observe(page::now_ms(), &page, sent, ready) {
+                        Step::Done(verdict) => Some(verdict),
+                        Step::Wait { .. } => None,
+                    };
+                }
+                answer = ready;
+            }
+        }
+    }
 }
 
-fn answer(reply: Reply) -> String {
-    protocol::line(&Answer { protocol: PROTOCOL, version: Plain::new(protocol::VERSION), reply })
+/// The signal that restarts the daemon.
+fn restart_of(page: &Page, daemon: &str) -> Option<Signal> {
+    let restarts = |wired: &crate::status::Wired| wired.restart.as_deref() == Some(daemon);
+    page.status.signals.iter().find(|(_, wired)| restarts(wired)).and_then(|(name, _)| Signal::from_name(name))
 }
 
+fn refused(why: Trouble) -> End {
+    End {
+        ending: Ending::Refused { why },
+        after: None,
+        siblings_moved: None,
+        checked: None,
+        diff: None::<Diff>,
+        wait_ms: 0,
+        check_ms: 0,
+        back_ms: 0,
+    }
+}
+
+fn answer(reply: Reply) -> bool {
+    say(&protocol::line(&Answer { protocol: PROTOCOL, version: Plain::new(protocol::VERSION), reply }))
+}
+
+fn tell(step: &Tell) -> bool {
+    say(&protocol::line(step))
+}
+
+/// Says it, or gives the host up: a pipe that poll(2) calls writable takes `PIPE_BUF` bytes without a wait.
 fn say(line: &str) -> bool {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    let stdout = io::stdout();
+    let until = Instant::now() + A_LINE;
+    line.as_bytes().chunks(4096).all(|chunk| {
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+        let left = until.saturating_duration_since(Instant::now()).as_millis();
+        let left = PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX));
+        if !matches!(poll(&mut fds, left), Ok(1..)) {
+            return false;
+        }
+        let mut stdout = stdout.lock();
+        stdout.write_all(chunk).and_then(|()| stdout.flush()).is_ok()
+    })
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The host is gone, or says more than it may.
@@ -101,6 +542,8 @@ struct HungUp;
 /// The other end of stdin and stdout.
 struct Host {
     heard: Vec<u8>,
+    sent: bool,
+    acked: bool,
 }
 
 impl Host {
@@ -113,16 +556,51 @@ impl Host {
         None
     }
 
+    /// The content that follows: an end of file in its middle is no short content.
+    fn content(&mut self, bytes: u64, digest: &Plain, deadline: Instant) -> Result<Vec<u8>, Trouble> {
+        let size = usize::try_from(bytes).ok().filter(|_| bytes <= MAX_CONTENT).ok_or(Trouble::Garbled)?;
+        while self.heard.len() < size {
+            if Instant::now() >= deadline {
+                return Err(Trouble::Late);
+            }
+            self.read(100).map_err(|_| Trouble::HostGone)?;
+        }
+        let content: Vec<u8> = self.heard.drain(..size).collect();
+        if sha256(&content) == *digest { Ok(content) } else { Err(Trouble::Garbled) }
+    }
+
+    /// Waits for at most `millis`, takes in what the host says, and tells why not to go on, if so.
+    fn left(&mut self, millis: u16, deadline: Instant) -> Option<Trouble> {
+        match self.poll(millis) {
+            Err(HungUp) => return Some(Trouble::HostGone),
+            Ok(Some(line)) => match serde_json::from_slice(&line) {
+                Ok(Say::Sent) => self.sent = true,
+                Ok(Say::NotSent) => return Some(Trouble::NotSent),
+                Ok(Say::Ack) => self.acked = true,
+                Ok(Say::Cancel) => return Some(Trouble::Cancelled),
+                Err(_) => {}
+            },
+            Ok(None) => {}
+        }
+        (Instant::now() >= deadline).then_some(Trouble::Late)
+    }
+
     /// Waits for at most `millis` for a line of the host's.
     fn poll(&mut self, millis: u16) -> Result<Option<Vec<u8>>, HungUp> {
         if let Some(line) = self.take_line() {
             return Ok(Some(line));
         }
+        self.read(millis)?;
+        if self.heard.len() > MAX_BYTES { Err(HungUp) } else { Ok(self.take_line()) }
+    }
+
+    /// Waits for at most `millis` for the host to say something.
+    fn read(&mut self, millis: u16) -> Result<(), HungUp> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
         // Of stdout nothing is asked: that its reader is gone is told all the same.
         let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
         match poll(&mut fds, PollTimeout::from(millis)) {
-            Ok(0) | Err(Errno::EINTR) => return Ok(None),
+            Ok(0) | Err(Errno::EINTR) => return Ok(()),
             Ok(_) => {}
             Err(_) => return Err(HungUp),
         }
@@ -132,16 +610,18 @@ impl Host {
             return Err(HungUp);
         }
         if !said(input) {
-            return Ok(None);
+            return Ok(());
         }
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; 16384];
         match read(stdin.as_fd(), &mut buffer) {
-            Ok(0) => return Err(HungUp),
-            Ok(n) => self.heard.extend(buffer.iter().take(n)),
-            Err(Errno::EINTR) => return Ok(None),
-            Err(_) => return Err(HungUp),
+            Ok(0) => Err(HungUp),
+            Ok(n) => {
+                self.heard.extend(buffer.iter().take(n));
+                Ok(())
+            }
+            Err(Errno::EINTR) => Ok(()),
+            Err(_) => Err(HungUp),
         }
-        if self.heard.len() > MAX_BYTES { Err(HungUp) } else { Ok(self.take_line()) }
     }
 
     fn take_line(&mut self) -> Option<Vec<u8>> {

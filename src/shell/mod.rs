@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::core::{Action, Core, Disposition, End, Event, Level, Moment, select};
+use crate::inside::store;
 use crate::status::{Daemon, PAGE_FD, Page, Plan, SCHEMA, Status, Wired};
 use crate::table::{Action as WireAction, Ready, Signal, Table};
 
@@ -327,6 +328,12 @@ impl Shell {
         let generation = self.core.view(daemon).map_or(0, |v| v.generation);
         let name = self.table.daemons.get(daemon).map_or_else(String::new, |d| d.name.clone());
         self.let_go_of_old_streams(daemon, generation);
+        let config = self.table.daemons.get(daemon).and_then(|d| d.config.as_ref());
+        match config.and_then(|config| store::settle_before_start(&config.path)) {
+            None => {}
+            Some(Ok(settled)) => tracing::warn!("{settled}"),
+            Some(Err(unsettled)) => tracing::error!("{unsettled}"),
+        }
         let Some(program) = self.programs.get(daemon) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };

@@ -1,0 +1,395 @@
+//! A daemon's file, and beside it the record of its last transaction, the new content and the old.
+//!
+//! Every name is looked up in the one directory that was opened, and no symlink is followed there: a daemon may write
+//! to it. Each write is a file of its own, synced, then renamed, then the directory is synced.
+
+use std::ffi::OsString;
+use std::fs::{File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::{Deserialize, Serialize};
+
+use crate::apply::protocol::sha256;
+use crate::apply::transaction::{Doing, Mark, Trouble};
+use crate::text::Plain;
+
+/// The largest old content that is kept, in bytes.
+const MAX_OLD: u64 = 16 << 20;
+/// The largest record that is read, in bytes.
+const MAX_RECORD: u64 = 64 << 10;
+/// How many transactions before the last are remembered.
+const MAX_PAST: usize = 32;
+/// The version of the record.
+const SCHEMA: u32 = 1;
+
+/// What is known of the last transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The one that the host gave it.
+    pub id: Plain,
+    /// When it began, in UTC.
+    pub at: Plain,
+    /// By whom.
+    pub by: Plain,
+    /// Of the content before; `None` where there was none to go back to.
+    pub old_sha256: Option<Plain>,
+    /// Of the content that was to become live.
+    pub new_sha256: Plain,
+    /// What came of it.
+    pub outcome: Mark,
+    /// How long it took.
+    pub ms: u64,
+    /// The process in which it was proven.
+    #[serde(default)]
+    pub live_in: Option<LiveIn>,
+    /// What became of those before, the last first: a host whose connection broke asks by id.
+    #[serde(default)]
+    pub past: Vec<(Plain, Mark)>,
+}
+
+/// One process, and what it has been told: as long as this is so, it serves what it served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveIn {
+    /// The kernel's boot.
+    pub boot: Plain,
+    /// The process.
+    pub pid: Option<i32>,
+    /// Counted by init.
+    pub generation: u64,
+    /// Its start, on the monotonic clock.
+    pub since_ms: Option<u64>,
+    /// How many of the signals that it is changed by init had served.
+    pub seq: u64,
+}
+
+impl Record {
+    /// A new one, which follows `last`.
+    #[must_use]
+    pub fn new(id: Plain, at: Plain, by: Plain, old: Option<Plain>, new: Plain, last: Option<Self>) -> Self {
+        let mut past = Vec::new();
+        if let Some(last) = last {
+            past.push((last.id, last.outcome));
+            past.extend(last.past.into_iter().take(MAX_PAST - 1));
+        }
+        let outcome = Mark::Interrupted;
+        Self { schema: SCHEMA, id, at, by, old_sha256: old, new_sha256: new, outcome, ms: 0, live_in: None, past }
+    }
+
+    /// What became of the transaction of that id, where that is known.
+    #[must_use]
+    pub fn outcome_of(&self, id: &Plain) -> Option<Mark> {
+        let past = || self.past.iter().find(|(past, _)| past == id).map(|(_, mark)| *mark);
+        if self.id == *id { Some(self.outcome) } else { past() }
+    }
+
+    /// As `status` shows it.
+    #[must_use]
+    pub fn shown(&self) -> serde_json::Value {
+        serde_json::json!({
+            "at": self.at, "old_sha256": self.old_sha256, "new_sha256": self.new_sha256,
+            "outcome": self.outcome, "ms": self.ms, "by": self.by,
+        })
+    }
+}
+
+/// A file's content, and what of it must be kept.
+pub struct Content {
+    /// What it holds.
+    pub bytes: Vec<u8>,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
+
+/// One daemon's file.
+pub struct Store {
+    dir: OwnedFd,
+    directory: PathBuf,
+    name: OsString,
+}
+
+impl Store {
+    /// Opens the directory of the file at `path`.
+    ///
+    /// # Errors
+    /// It isn't there or may not be searched.
+    pub fn open(path: &Path) -> Result<Self, Trouble> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(Trouble::NotAFile) };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(directory, flags, Mode::empty()).map_err(|e| match e {
+            Errno::ENOENT => Trouble::Missing,
+            e => trouble(Doing::Open, &e.into()),
+        })?;
+        Ok(Self { dir, directory: directory.to_owned(), name: name.to_owned() })
+    }
+
+    fn beside(&self, before: &str, after: &str) -> OsString {
+        let mut name = OsString::from(before);
+        name.push(&self.name);
+        name.push(after);
+        name
+    }
+
+    fn record_name(&self) -> OsString {
+        self.beside(".", ".sidecar")
+    }
+
+    fn kept_name(&self) -> OsString {
+        self.beside(".sidecar-old.", "")
+    }
+
+    /// The name's end stays: a checker may go by it.
+    fn staged_name(&self) -> OsString {
+        self.beside(".sidecar-new.", "")
+    }
+
+    /// Where the staged file is.
+    #[must_use]
+    pub fn staged(&self) -> PathBuf {
+        self.directory.join(self.staged_name())
+    }
+
+    /// The record, where there is one that makes sense.
+    #[must_use]
+    pub fn record(&self) -> Option<Record> {
+        let content = self.read(&self.record_name(), MAX_RECORD).ok()?;
+        serde_json::from_slice(&content.bytes).ok().filter(|record: &Record| record.schema == SCHEMA)
+    }
+
+    /// The file's content, once it is known that it can be replaced.
+    ///
+    /// # Errors
+    /// Why it can't be.
+    pub fn replaceable(&self) -> Result<Content, Trouble> {
+        self.regular()?;
+        if self.is_mounted().map_err(|e| trouble(Doing::Open, &e))? {
+            return Err(Trouble::Mounted);
+        }
+        self.current()
+    }
+
+    /// The file's content.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn current(&self) -> Result<Content, Trouble> {
+        self.read(&self.name, MAX_OLD).map_err(|e| match e.kind() {
+            io::ErrorKind::FileTooLarge => Trouble::TooLarge,
+            io::ErrorKind::NotFound => Trouble::Missing,
+            _ => trouble(Doing::Read, &e),
+        })
+    }
+
+    fn regular(&self) -> Result<(), Trouble> {
+        let stat = self.stat(&self.name).map_err(|e| match e {
+            Errno::ENOENT => Trouble::Missing,
+            e => trouble(Doing::Read, &e.into()),
+        })?;
+        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFREG => Ok(()),
+            SFlag::S_IFLNK => Err(Trouble::Symlink),
+            _ => Err(Trouble::NotAFile),
+        }
+    }
+
+    fn stat(&self, name: &OsString) -> nix::Result<FileStat> {
+        fstatat(&self.dir, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    /// A mount point can't be renamed over (EBUSY), and in another mount namespace the rename would detach it.
+    fn is_mounted(&self) -> io::Result<bool> {
+        let path = self.directory.canonicalize()?.join(&self.name);
+        let table = std::fs::read("/proc/self/mountinfo")?;
+        let points = table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+        Ok(points.map(unescape).any(|point| point.as_os_str() == path.as_os_str()))
+    }
+
+    fn read(&self, name: &OsString, max: u64) -> io::Result<Content> {
+        // Not to hang on a FIFO that a daemon put there.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.dir, name.as_os_str(), flags, Mode::empty())?);
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        Ok(Content { bytes, uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 })
+    }
+
+    /// Writes `bytes` beside the file, with the owner and the mode of `like`.
+    fn write(&self, name: &OsString, bytes: &[u8], like: &Content, doing: Doing) -> Result<(), Trouble> {
+        self.remove(name);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let private = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = openat(&self.dir, name.as_os_str(), flags, private).map_err(|e| trouble(doing, &e.into()))?;
+        let written = fill(File::from(file), bytes, like, doing);
+        if written.is_err() {
+            self.remove(name);
+        }
+        written
+    }
+
+    /// Writes the new content beside the old.
+    ///
+    /// # Errors
+    /// The system refuses, or the owner can't be kept.
+    pub fn stage(&self, bytes: &[u8], old: &Content) -> Result<(), Trouble> {
+        self.write(&self.staged_name(), bytes, old, Doing::Stage)
+    }
+
+    /// Keeps the old content.
+    ///
+    /// # Errors
+    /// The system refuses, or the file isn't what it was any more.
+    pub fn keep(&self, old: &Content) -> Result<(), Trouble> {
+        let now = self.replaceable()?;
+        if now.bytes != old.bytes {
+            return Err(trouble(Doing::Keep, &io::Error::other("somebody else changed the file meanwhile")));
+        }
+        self.write(&self.kept_name(), &old.bytes, old, Doing::Keep)?;
+        self.sync().map_err(|e| trouble(Doing::Keep, &e))
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn note(&self, record: &Record) -> Result<(), Trouble> {
+        let text = serde_json::to_vec(record).map_err(|e| trouble(Doing::Note, &e.into()))?;
+        let like = Content {
+            bytes: Vec::new(),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            mode: 0o644,
+        };
+        let beside = self.beside(".", ".sidecar-new");
+        self.write(&beside, &text, &like, Doing::Note)?;
+        self.rename(&beside, &self.record_name()).map_err(|e| trouble(Doing::Note, &e))
+    }
+
+    /// Puts the staged content in place.
+    ///
+    /// # Errors
+    /// The system refuses; it may be in place all the same.
+    pub fn place(&self) -> Result<(), Trouble> {
+        self.rename(&self.staged_name(), &self.name).map_err(|e| trouble(Doing::Place, &e))
+    }
+
+    /// Puts the old content back, as the record has it. It may be there already.
+    ///
+    /// # Errors
+    /// What was kept isn't what was recorded, or the system refuses.
+    pub fn restore(&self, record: &Record) -> Result<(), Trouble> {
+        let kept = self.read(&self.kept_name(), MAX_OLD).ok().map(|kept| sha256(&kept.bytes));
+        if kept.is_some() && kept == record.old_sha256 {
+            return self.rename(&self.kept_name(), &self.name).map_err(|e| trouble(Doing::Restore, &e));
+        }
+        let now = self.current().ok().map(|now| sha256(&now.bytes));
+        // Neither: a person put something else there since.
+        let is_back = now == record.old_sha256 || now.as_ref() != Some(&record.new_sha256);
+        if now.is_some() && is_back { Ok(()) } else { Err(Trouble::KeptGone) }
+    }
+
+    /// Removes what a transaction leaves beside the file, but for the record.
+    pub fn sweep(&self) {
+        for name in [self.staged_name(), self.kept_name(), self.beside(".", ".sidecar-new")] {
+            self.remove(&name);
+        }
+    }
+
+    fn remove(&self, name: &OsString) {
+        let _ = unlinkat(&self.dir, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+    }
+
+    fn rename(&self, from: &OsString, to: &OsString) -> io::Result<()> {
+        renameat(&self.dir, from.as_os_str(), &self.dir, to.as_os_str())?;
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match nix::unistd::fsync(&self.dir) {
+            // A file system that can't sync a directory says so.
+            Ok(()) | Err(Errno::EINVAL) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn fill(mut file: File, bytes: &[u8], like: &Content, doing: Doing) -> Result<(), Trouble> {
+    let meta = file.metadata().map_err(|e| trouble(doing, &e))?;
+    if (meta.uid(), meta.gid()) != (like.uid, like.gid) {
+        let owner = Trouble::Owner { uid: like.uid, gid: like.gid };
+        fchown(&file, Some(like.uid), Some(like.gid)).map_err(|_| owner)?;
+    }
+    file.write_all(bytes)
+        // After the owner: chown(2) takes bits of the mode away.
+        .and_then(|()| file.set_permissions(Permissions::from_mode(like.mode)))
+        .and_then(|()| file.sync_all())
+        .map_err(|e| trouble(doing, &e))
+}
+
+/// What init does before it starts a daemon: an interrupted transaction of its file, with nobody at it, is taken back.
+/// The text is for init's log; `None`: there was nothing to do.
+#[must_use]
+pub fn settle_before_start(path: &Path) -> Option<Result<String, String>> {
+    let store = Store::open(path).ok()?;
+    let mut record = store.record().filter(|record| record.outcome == Mark::Interrupted)?;
+    // Whoever holds it restarts the daemon again after the way back.
+    let _lock = super::lock::try_take().ok()??;
+    let path = path.display();
+    if store.restore(&record).is_err() {
+        return Some(Err(format!(
+            "the change of {path} by {} was interrupted, and what was kept of the old content isn't what was recorded: \
+             the file holds what was never proven; put the right content there",
+            record.by
+        )));
+    }
+    record.outcome = Mark::RolledBack;
+    let _ = store.note(&record);
+    store.sweep();
+    Some(Ok(format!("the change of {path} by {} was interrupted: the old content is back", record.by)))
+}
+
+fn trouble(doing: Doing, e: &io::Error) -> Trouble {
+    Trouble::Io { doing, words: Plain::new(&e.to_string()) }
+}
+
+/// mountinfo writes space, tab, newline and backslash as `\NNN`, proc(5).
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut out = Vec::new();
+    let mut rest = field;
+    while let Some((first, more)) = rest.split_first() {
+        let octal = more.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { more.get(3..).unwrap_or_default() } else { more };
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn a_mount_point_with_a_space_in_its_name_is_known() {
+        assert_eq!(unescape(br"/etc/a\040b\134c").as_os_str().as_bytes(), br"/etc/a b\c");
+        assert_eq!(unescape(br"/x\9").as_os_str().as_bytes(), br"/x\9");
+    }
+}

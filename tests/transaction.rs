@@ -1,0 +1,589 @@
+//! A change as a transaction, on a real init as PID 1 of a real pid namespace, the docker CLI being a stand-in.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
+
+/// alpha is restarted by USR1; beta reloads on HUP and says so by `sd_notify`. Each writes what it serves to a file.
+const TABLE: &str = r#"
+grace = "1s"
+[[daemon]]
+name = "alpha"
+command = ["sh", "-c", '''
+rm -f DIR/ready; rules=$(cat DIR/conf/rules)
+case $rules in
+  dies) exit 3 ;;
+  late) touch DIR/ready; sleep 0.5; exit 4 ;;
+  stubborn) trap '' TERM ;;
+esac
+printf %s "$rules" > DIR/serving
+[ "$rules" = unready ] || touch DIR/ready
+while :; do sleep 0.02; done
+''']
+config = { path = "DIR/conf/rules", check = ["sh", "-c", '''
+case $(cat "$0") in
+  bad) echo "$0: line 1: bad" >&2; exit 1 ;;
+  hangs) echo $$ > DIR/checker; sleep 1000 & wait ;;
+  yells) yes ;;
+esac
+''', "{}"] }
+ready = { exec = ["test", "-e", "DIR/ready"] }
+settle = "SETTLE"
+
+[[daemon]]
+name = "beta"
+command = ["python3", "-c", '''
+import os, signal, socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+def say(text): s.sendto(text.encode(), "\0" + os.environ["NOTIFY_SOCKET"][1:])
+def load():
+    rules = open("DIR/beta/routes").read()
+    if rules == "dies": os._exit(5)
+    if rules == "refused": return 22
+    open("DIR/beta-serving", "w").write(rules)
+    return 0
+def hup(*_):
+    say("RELOADING=1\nMONOTONIC_USEC=%d" % (time.monotonic_ns() // 1000))
+    say("READY=1\nERRNO=%d" % load())
+load()
+signal.signal(signal.SIGHUP, hup)
+say("READY=1")
+while True: signal.pause()
+''']
+config = { path = "DIR/beta/routes" }
+ready = { notify = true }
+
+[signals]
+USR1 = { restart = "alpha" }
+USR2 = { restart = "beta" }
+HUP = { forward = "beta" }
+"#;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+struct Bundle {
+    dir: PathBuf,
+    unshare: Option<Child>,
+}
+
+impl Bundle {
+    fn start() -> Self {
+        Self::with(|table| table)
+    }
+
+    fn with(change: impl Fn(String) -> String) -> Self {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("sidecar-transaction-{}-{n}", std::process::id()));
+        fs::create_dir_all(dir.join("conf")).unwrap();
+        fs::create_dir_all(dir.join("beta")).unwrap();
+        fs::write(dir.join("conf/rules"), "old").unwrap();
+        fs::write(dir.join("beta/routes"), "old").unwrap();
+        let table = change(TABLE.to_owned()).replace("DIR", dir.to_str().unwrap()).replace("SETTLE", "100ms");
+        fs::write(dir.join("table.toml"), table).unwrap();
+        let mut bundle = Self { dir, unshare: None };
+        bundle.boot();
+        bundle
+    }
+
+    fn boot(&mut self) {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", SIDECAR, "init"]);
+        command.arg(format!("--config={}", self.dir.join("table.toml").display()));
+        command.env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS").stdin(Stdio::null()).stdout(Stdio::null());
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.dir.join("log")).unwrap();
+        self.unshare = Some(command.stderr(log).spawn().unwrap());
+        self.wait_until("both are ready", || {
+            let ready = self.sidecar(&["status", "--ready", "--json"]);
+            ready["daemons"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|d| d["ready"] == true))
+        });
+    }
+
+    /// As `docker kill` and a later `docker start` would.
+    fn reboot(&mut self) {
+        self.stop();
+        self.boot();
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut unshare) = self.unshare.take() {
+            let _ = Command::new("kill").args(["-9", &Self::init_of(&unshare)]).status();
+            let _ = unshare.kill();
+            let _ = unshare.wait();
+        }
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).unwrap_or_default()
+    }
+
+    fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(30), "not in time: {what}; log: {}", self.read("log"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn init_of(unshare: &Child) -> String {
+        let id = unshare.id();
+        let start = Instant::now();
+        loop {
+            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+            if !children.is_empty() || start.elapsed() > Duration::from_secs(20) {
+                return children.trim().to_owned();
+            }
+        }
+    }
+
+    fn init(&self) -> String {
+        Self::init_of(self.unshare.as_ref().unwrap())
+    }
+
+    fn sidecar(&self, args: &[&str]) -> Value {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.init(), "-p", "-m", SIDECAR]).args(args).stderr(Stdio::null());
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([&format!("-{signal}"), &self.init()]).status().unwrap().success());
+    }
+
+    /// An apply in a process group of its own, since the docker CLI's stand-in makes children.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(SIDECAR);
+        command.env("SIDECAR_DOCKER", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/docker-stand-in"));
+        command.env("CALLS", self.dir.join("calls")).env("INIT", self.init()).env("USER", "me");
+        command.args(args).args(["--json", "b1"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0);
+        command
+    }
+
+    fn begin(&self, content: &str, args: &[&str]) -> Child {
+        let mut child = self.command(&[&["apply-allowlist", "--file=-"], args].concat()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+        child
+    }
+
+    fn allowlist(&self, content: &str, args: &[&str]) -> Value {
+        ended(self.begin(content, args))
+    }
+
+    fn egress(&self, content: &str, args: &[&str]) -> Value {
+        let mut child = self.command(&[&["apply-egress", "--file=-"], args].concat()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+        ended(child)
+    }
+
+    fn in_place(&self, args: &[&str]) -> Value {
+        let mut child = self.command(&[&["apply-allowlist"], args].concat()).spawn().unwrap();
+        drop(child.stdin.take());
+        ended(child)
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.read("calls").lines().map(str::to_owned).collect()
+    }
+
+    fn daemon(&self, index: usize) -> Value {
+        self.sidecar(&["status", "--json"])["daemons"][index].clone()
+    }
+
+    fn generation(&self) -> u64 {
+        self.daemon(0)["generation"].as_u64().unwrap()
+    }
+
+    fn record(&self) -> Value {
+        serde_json::from_str(&self.read("conf/.rules.sidecar")).unwrap_or_default()
+    }
+
+    /// What lies beside the content, but for the record.
+    fn left(&self) -> Vec<String> {
+        let names = fs::read_dir(self.dir.join("conf")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != "rules" && name != ".rules.sidecar").collect()
+    }
+
+    /// On disk and in the process that runs.
+    fn serves(&self, content: &str) {
+        assert_eq!((self.read("conf/rules"), self.read("serving")), (content.to_owned(), content.to_owned()));
+        assert_eq!(self.left(), [] as [&str; 0]);
+        assert_eq!(self.daemon(0)["state"], "running");
+    }
+
+    fn witnesses(&self) -> Vec<String> {
+        let init = fs::read_link(format!("/proc/{}/ns/pid", self.init())).unwrap();
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter(|p| fs::read_link(p.path().join("ns/pid")).is_ok_and(|ns| ns == init))
+            .filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|c| c.ends_with(b"witness\0")))
+            .map(|p| p.file_name().into_string().unwrap())
+            .collect()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn ended(child: Child) -> Value {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?} {:?}", output.stderr));
+    assert_eq!(value["exit"], output.status.code().unwrap(), "{value}");
+    value
+}
+
+/// What is judged by its outcome, its code and words of its error.
+#[track_caller]
+fn is(report: &Value, outcome: &str, exit: i32, words: &str) {
+    assert_eq!((&report["outcome"], &report["exit"]), (&outcome.into(), &exit.into()), "{report}");
+    assert!(report["error"].as_str().unwrap_or_default().contains(words), "{report}");
+}
+
+#[test]
+fn new_content_is_live_with_three_calls_of_docker_and_the_record_says_who_did_it() {
+    let bundle = Bundle::start();
+    fs::set_permissions(bundle.dir.join("conf/rules"), fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::chown(bundle.dir.join("conf/rules"), Some(12), Some(34)).unwrap();
+    let report = bundle.allowlist("new", &[]);
+    is(&report, "live", 0, "");
+    assert_eq!((&report["after"]["generation"], &report["checked"]), (&2.into(), &true.into()));
+    assert_eq!(report["siblings_moved"], Value::Array(Vec::new()));
+    assert_eq!(bundle.calls(), ["inspect", "exec", "kill"]);
+    bundle.serves("new");
+    let meta = fs::metadata(bundle.dir.join("conf/rules")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o640, 12, 34));
+    let record = bundle.daemon(0)["transaction"].clone();
+    assert_eq!(record["outcome"], "live");
+    assert!(record["by"].as_str().unwrap().starts_with("me@"), "{record}");
+    assert_eq!(bundle.daemon(1)["transaction"], Value::Null);
+}
+
+#[test]
+fn without_a_file_what_lies_there_is_checked_before_anything_is_sent() {
+    let bundle = Bundle::start();
+    fs::write(bundle.dir.join("conf/rules"), "bad").unwrap();
+    let report = bundle.in_place(&[]);
+    is(&report, "refused", 1, "line 1: bad");
+    assert_eq!((bundle.generation(), bundle.calls()), (1, vec!["inspect".to_owned(), "exec".to_owned()]));
+    fs::write(bundle.dir.join("conf/rules"), "new").unwrap();
+    is(&bundle.in_place(&[]), "live", 0, "");
+    bundle.serves("new");
+    fs::write(bundle.dir.join("conf/rules"), "dies").unwrap();
+    is(&bundle.in_place(&[]), "not-proven", 1, "exited with code 3");
+    assert_eq!(bundle.read("conf/rules"), "dies");
+}
+
+#[test]
+fn content_that_the_checker_refuses_changes_nothing() {
+    let bundle = Bundle::start();
+    let report = bundle.allowlist("bad", &[]);
+    is(&report, "refused", 1, "conf/rules: line 1: bad");
+    assert_eq!((bundle.generation(), bundle.calls()), (1, vec!["inspect".to_owned(), "exec".to_owned()]));
+    bundle.serves("old");
+    assert_eq!(bundle.record(), Value::Null);
+}
+
+#[test]
+fn a_checker_that_hangs_or_never_stops_talking_is_killed_with_its_children() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("hangs", &["--timeout=300ms"]), "refused", 1, "did not end in time");
+    let checker = format!("/proc/{}/root", bundle.read("checker").trim());
+    bundle.wait_until("the checker is gone", || {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &bundle.init(), "-p", "-m", "test", "-e", &checker]);
+        !command.status().unwrap().success()
+    });
+    is(&bundle.allowlist("yells", &[]), "refused", 1, "checker");
+    bundle.serves("old");
+}
+
+#[test]
+fn content_that_the_daemon_dies_of_is_taken_back() {
+    let bundle = Bundle::start();
+    let report = bundle.allowlist("dies", &[]);
+    is(&report, "rolled-back", 1, "exited with code 3; the old content is back");
+    assert_eq!(report["after"]["generation"], 3);
+    bundle.serves("old");
+    assert_eq!(bundle.record()["outcome"], "rolled-back");
+}
+
+#[test]
+fn content_that_the_daemon_dies_of_within_its_settling_time_is_taken_back() {
+    let bundle = Bundle::with(|table| table.replace("SETTLE", "1s"));
+    is(&bundle.allowlist("late", &[]), "rolled-back", 1, "exited with code 4");
+    bundle.serves("old");
+}
+
+#[test]
+fn content_with_which_the_daemon_never_becomes_ready_is_taken_back() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("unready", &["--timeout=500ms"]), "rolled-back", 1, "not ready in time");
+    bundle.serves("old");
+}
+
+#[test]
+fn a_daemon_that_ignores_term_is_killed_on_the_way_there_and_back() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("stubborn", &[]), "live", 0, "");
+    is(&bundle.allowlist("dies", &[]), "rolled-back", 1, "");
+    bundle.serves("stubborn");
+}
+
+#[test]
+fn where_the_old_content_does_not_come_up_either_a_person_must_act() {
+    let bundle =
+        Bundle::with(|table| table.replace("rm -f DIR/ready;", "rm -f DIR/ready; test -e DIR/broken && exit 9;"));
+    fs::write(bundle.dir.join("broken"), "").unwrap();
+    is(&bundle.allowlist("new", &[]), "down", 5, "NEEDS A PERSON");
+    assert_eq!((bundle.read("conf/rules").as_str(), bundle.record()["outcome"].as_str()), ("old", Some("down")));
+    // It was dead before: so it is as it was.
+    is(&bundle.allowlist("new", &[]), "rolled-back", 1, "");
+    fs::remove_file(bundle.dir.join("broken")).unwrap();
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+    bundle.serves("new");
+}
+
+#[test]
+fn egress_obeys_refuses_or_dies_of_it() {
+    let bundle = Bundle::start();
+    let report = bundle.egress("new", &[]);
+    is(&report, "live", 0, "");
+    assert_eq!((&report["after"]["generation"], &report["checked"]), (&1.into(), &false.into()));
+    assert_eq!(bundle.read("beta-serving"), "new");
+    is(&bundle.egress("refused", &[]), "rolled-back", 1, "errno 22");
+    is(&bundle.egress("dies", &[]), "rolled-back", 1, "exited with code 5");
+    assert_eq!((bundle.read("beta/routes"), bundle.read("beta-serving")), ("new".to_owned(), "new".to_owned()));
+    assert_eq!(bundle.daemon(1)["generation"], 3);
+    assert_eq!(bundle.generation(), 1);
+}
+
+#[test]
+fn the_same_content_is_unchanged_only_where_it_was_proven_in_the_process_that_still_runs() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("old", &[]), "live", 0, "");
+    is(&bundle.allowlist("old", &[]), "unchanged", 0, "");
+    assert_eq!(bundle.generation(), 2);
+    is(&bundle.allowlist("old", &["--force"]), "live", 0, "");
+    bundle.signal("USR1");
+    bundle.wait_until("restarted", || bundle.generation() == 4 && bundle.daemon(0)["state"] == "running");
+    is(&bundle.allowlist("old", &[]), "live", 0, "");
+    assert_eq!(bundle.generation(), 5);
+}
+
+#[test]
+fn a_dry_run_checks_tells_the_lines_and_changes_nothing() {
+    let bundle = Bundle::start();
+    let report = bundle.allowlist("secret", &["--dry-run"]);
+    is(&report, "dry-run", 0, "");
+    assert_eq!(report["diff"]["hunks"][0]["new"]["count"], 1);
+    assert!(!report.to_string().contains("secret"));
+    let report = bundle.allowlist("secret", &["--dry-run", "--show-content"]);
+    assert_eq!(report["diff"]["hunks"][0]["text"], Value::from(["-old", "+secret"].map(Value::from).to_vec()));
+    is(&bundle.allowlist("bad", &["--dry-run"]), "refused", 1, "bad");
+    assert_eq!((bundle.generation(), bundle.record()), (1, Value::Null));
+    bundle.serves("old");
+}
+
+#[test]
+fn what_can_not_be_replaced_is_found_out_before_anything_is_touched() {
+    let bundle = Bundle::start();
+    let rules = bundle.dir.join("conf/rules");
+    fs::rename(&rules, bundle.dir.join("conf/elsewhere")).unwrap();
+    is(&bundle.allowlist("new", &[]), "refused", 1, "isn't there");
+    symlink("elsewhere", &rules).unwrap();
+    is(&bundle.allowlist("new", &[]), "refused", 1, "symlink");
+    assert_eq!(bundle.read("conf/elsewhere"), "old");
+    fs::remove_file(&rules).unwrap();
+    fs::create_dir(&rules).unwrap();
+    is(&bundle.allowlist("new", &[]), "refused", 1, "no regular file");
+    fs::remove_dir(&rules).unwrap();
+    fs::write(&rules, "old").unwrap();
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("nsenter");
+        assert!(command.args(["-t", &bundle.init(), "-p", "-m"]).args(args).status().unwrap().success());
+    };
+    let other = bundle.dir.join("conf/elsewhere");
+    inside(&["mount", "--bind", other.to_str().unwrap(), rules.to_str().unwrap()]);
+    is(&bundle.allowlist("new", &[]), "refused", 1, "mount its directory");
+    inside(&["umount", rules.to_str().unwrap()]);
+    let conf = bundle.dir.join("conf");
+    inside(&["mount", "--bind", conf.to_str().unwrap(), conf.to_str().unwrap()]);
+    inside(&["mount", "-o", "remount,ro,bind", conf.to_str().unwrap()]);
+    is(&bundle.allowlist("new", &[]), "refused", 1, "Read-only");
+    // A check in place needs nothing of it.
+    is(&bundle.in_place(&[]), "live", 0, "");
+    assert_eq!(bundle.generation(), 2);
+}
+
+#[test]
+fn a_full_disk_changes_nothing() {
+    let bundle = Bundle::start();
+    let conf = bundle.dir.join("conf");
+    let mut command = Command::new("nsenter");
+    command.args(["-t", &bundle.init(), "-m", "sh", "-c"]);
+    let conf = conf.to_str().unwrap();
+    command.arg(format!("mount -t tmpfs -o size=64k none {conf} && printf old > {conf}/rules"));
+    assert!(command.status().unwrap().success());
+    let large = "#".repeat(60_000);
+    is(&bundle.allowlist(&large, &[]), "refused", 1, "No space left");
+    let mut command = Command::new("nsenter");
+    command.args(["-t", &bundle.init(), "-m", "sh", "-c", &format!("ls -A {conf}; cat {conf}/rules")]);
+    assert_eq!(String::from_utf8(command.output().unwrap().stdout).unwrap(), "rules\nold");
+    assert_eq!(bundle.generation(), 1);
+}
+
+#[test]
+fn too_much_content_or_one_that_never_ends_is_refused_early() {
+    let bundle = Bundle::start();
+    let zero = || fs::File::open("/dev/zero").unwrap();
+    let report = ended(bundle.command(&["apply-allowlist", "--file=-"]).stdin(zero()).spawn().unwrap());
+    is(&report, "usage", 2, "larger than 1 MiB");
+    is(&ended(bundle.command(&["apply-allowlist", "--file=/dev/zero"]).spawn().unwrap()), "usage", 2, "1 MiB");
+    let mut silent = bundle.command(&["apply-allowlist", "--file=-", "--timeout=100ms"]).spawn().unwrap();
+    let stdin = silent.stdin.take();
+    is(&ended(silent), "usage", 2, "did not end");
+    drop(stdin);
+    assert_eq!(bundle.calls(), [] as [&str; 0]);
+    // What it may be is the checker's matter.
+    is(&bundle.allowlist("", &[]), "live", 0, "");
+    is(&bundle.allowlist("a\0b", &[]), "live", 0, "");
+    is(&bundle.allowlist(&"#".repeat(1 << 20), &[]), "live", 0, "");
+}
+
+#[test]
+fn one_that_waits_too_long_is_told_who_is_at_it_and_since_when() {
+    let bundle = Bundle::start();
+    let first = bundle.begin("unready", &["--timeout=3s", "--by=somebody else"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    is(&bundle.allowlist("new", &["--timeout=200ms"]), "refused", 1, "by somebody else, since 20");
+    is(&ended(first), "rolled-back", 1, "");
+    bundle.serves("old");
+}
+
+#[test]
+fn twenty_at_once_serialise_and_what_was_last_said_to_be_live_is_live() {
+    let bundle = Bundle::start();
+    let all: Vec<Child> = (0..20).map(|n| bundle.begin(&format!("content {n}"), &["--timeout=60s"])).collect();
+    let reports: Vec<Value> = all.into_iter().map(ended).collect();
+    for report in &reports {
+        is(report, "live", 0, "");
+    }
+    let generation = |n: &usize| reports[*n]["after"]["generation"].as_u64();
+    let last = (0..20).max_by_key(generation).unwrap();
+    bundle.serves(&format!("content {last}"));
+    assert_eq!(bundle.generation(), 21);
+}
+
+#[test]
+fn after_a_host_is_killed_the_bundle_settles_by_itself() {
+    let bundle = Bundle::start();
+    let mut host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    host.kill().unwrap();
+    host.wait().unwrap();
+    bundle.wait_until("settled", || bundle.witnesses().is_empty());
+    bundle.serves("old");
+    assert_eq!(bundle.record()["outcome"], "rolled-back");
+}
+
+#[test]
+fn ctrl_c_asks_for_the_way_back_and_waits_for_it() {
+    let bundle = Bundle::start();
+    let host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+    is(&ended(host), "rolled-back", 1, "interrupted");
+    bundle.serves("old");
+}
+
+#[test]
+fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("stubborn", &[]), "live", 0, "");
+    let host = bundle.begin("new", &["--timeout=20s"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "new");
+    for _ in 0..2 {
+        assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    is(&ended(host), "unsettled", 5, "settles it by itself");
+    bundle.wait_until("settled", || bundle.witnesses().is_empty());
+    bundle.serves("stubborn");
+}
+
+#[test]
+fn where_the_helper_is_killed_the_host_asks_once_more_and_that_settles_it() {
+    let bundle = Bundle::start();
+    let host = bundle.begin("unready", &["--timeout=3s"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    kill_all(&bundle.witnesses());
+    is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
+    bundle.serves("old");
+}
+
+fn kill_all(pids: &[String]) {
+    for pid in pids {
+        let _ = Command::new("kill").args(["-9", pid]).status();
+    }
+}
+
+#[test]
+fn what_nobody_settled_is_settled_by_the_next_apply() {
+    let bundle = Bundle::start();
+    let mut host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    kill_all(&bundle.witnesses());
+    host.kill().unwrap();
+    host.wait().unwrap();
+    bundle.wait_until("nobody is at it", || bundle.witnesses().is_empty());
+    // The host may have asked once more before it was killed.
+    if bundle.record()["outcome"] == "interrupted" {
+        assert_eq!(bundle.read("conf/rules"), "unready");
+    }
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    bundle.serves("old");
+    is(&bundle.allowlist("dies", &[]), "rolled-back", 1, "");
+    bundle.serves("old");
+}
+
+#[test]
+fn a_signal_that_comes_late_restarts_the_old_content() {
+    let bundle = Bundle::start();
+    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=300ms"]);
+    let mut host = command.env("KILL_TAKES", "0.5").spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"new").unwrap();
+    let report = ended(host);
+    is(&report, "rolled-back", 1, "");
+    std::thread::sleep(Duration::from_millis(400));
+    bundle.wait_until("ready", || bundle.read("serving") == "old" && bundle.dir.join("ready").exists());
+    bundle.serves("old");
+}
+
+#[test]
+fn a_bundle_that_is_killed_in_the_middle_starts_with_the_old_content() {
+    let mut bundle = Bundle::start();
+    let mut host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    bundle.stop();
+    host.kill().unwrap();
+    let mut said = String::new();
+    host.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    host.wait().unwrap();
+    bundle.reboot();
+    bundle.serves("old");
+    assert!(bundle.read("log").contains("the old content is back"), "{}", bundle.read("log"));
+}
