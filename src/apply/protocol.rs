@@ -14,7 +14,7 @@ use super::transaction::{Ending, Mark};
 use crate::text::Plain;
 
 /// The protocol that this version speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The most that one side reads of the other, in bytes, all lines together.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The largest content, in bytes.
@@ -282,7 +282,7 @@ mod tests {
         }
         let file = Task::File { bytes: 3, sha256: Plain::new("00"), force: false };
         let asked = Request {
-            protocol: 1,
+            protocol: PROTOCOL,
             version: Plain::new("1"),
             signal: "HUP".to_owned(),
             timeout_ms: 5,
@@ -301,9 +301,9 @@ mod tests {
 
     #[test]
     fn another_protocol_is_told_by_its_number_alone() {
-        let newer = br#"{"protocol":2,"version":"9\u001b[2J","else":[]}"#;
-        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 2, version: Plain::new("9\x1b[2J") }));
-        assert_eq!(request(newer), Err(Some(2)));
+        let newer = br#"{"protocol":3,"version":"9\u001b[2J","else":[]}"#;
+        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 3, version: Plain::new("9\x1b[2J") }));
+        assert_eq!(request(newer), Err(Some(3)));
         let older = br#"{"protocol":1,"version":"0.9","reply":"protocol"}"#;
         assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Plain::new("0.9") }));
     }
@@ -316,10 +316,10 @@ mod tests {
             b"[]",
             b"{}",
             b"Linux 6.1",
-            br#"{"protocol":1,"version":"1"}"#,
-            br#"{"protocol":1,"version":"1","reply":"hello"}"#,
+            br#"{"protocol":2,"version":"1"}"#,
+            br#"{"protocol":2,"version":"1","reply":"hello"}"#,
             br#"{"protocol":-1,"version":"1","reply":"protocol"}"#,
-            br#"{"protocol":1,"version":"1","reply":"protocol"} trailing"#,
+            br#"{"protocol":2,"version":"1","reply":"protocol"} trailing"#,
         ] {
             assert_eq!(hear(garbage), None, "{}", String::from_utf8_lossy(garbage));
         }

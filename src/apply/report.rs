@@ -779,7 +779,7 @@ mod tests {
             (Failure::Stranger { program: p() }, "not-a-sidecar-bundle", 4),
             (Failure::NotInit { error: p() }, "not-a-sidecar-bundle", 4),
             (Failure::NoAnswer { words: p() }, "not-a-sidecar-bundle", 4),
-            (Failure::OtherProtocol { protocol: 2, version: p() }, "refused", 1),
+            (Failure::OtherProtocol { protocol: 3, version: p() }, "refused", 1),
             (Failure::Refused(Refusal::NotWired), "refused", 1),
             (Failure::Refused(Refusal::NotSelected), "refused", 1),
             (Failure::Refused(Refusal::NotRunning), "refused", 1),
