@@ -411,7 +411,7 @@ impl Core {
         d.code = Some(code);
         d.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
         out.push(Action::Tell(Level::Warn, format!("cannot start {}: {why}; counts as exited {code}", d.name)));
-        self.drop_held(now, index);
+        self.drop_held(now, index, out);
         self.settle_restart(now, index, Outcome::Failed);
     }
 
@@ -424,9 +424,12 @@ impl Core {
         }
     }
 
-    fn drop_held(&mut self, now: Moment, index: usize) {
-        if let Some(d) = self.daemons.get_mut(index) {
-            d.held.clear();
+    /// A held signal ends with the process that it was for.
+    fn drop_held(&mut self, now: Moment, index: usize, out: &mut Vec<Action>) {
+        let Some(d) = self.daemons.get_mut(index) else { return };
+        for held in d.held.drain(..) {
+            let text = format!("SIG{} was held for {} and ends with its process", held.signal, d.name);
+            out.push(Action::Tell(Level::Warn, text));
         }
         for wire in self.wires.iter_mut().filter(|w| w.daemon == Some(index)) {
             if wire.last.is_some_and(|(o, _)| o == Outcome::Held) {
@@ -442,7 +445,7 @@ impl Core {
         }
         self.stopping = true;
         for index in 0..self.daemons.len() {
-            self.drop_held(now, index);
+            self.drop_held(now, index, out);
             self.settle_restart(now, index, Outcome::Refused);
             let Some(d) = self.daemons.get_mut(index) else { continue };
             match &mut d.state {
@@ -474,7 +477,7 @@ impl Core {
             out.push(Action::Kill { pid, signal: TERM });
             out.push(Action::Kill { pid, signal: CONT });
         }
-        self.drop_held(now, index);
+        self.drop_held(now, index, out);
     }
 
     fn signal(&mut self, now: Moment, signal: Signal, out: &mut Vec<Action>) {
@@ -633,7 +636,7 @@ impl Core {
         // The group goes before the reap: until then its id can't have been given to anybody else.
         out.push(Action::KillGroup(pid));
         out.push(Action::Reap(pid));
-        self.drop_held(now, index);
+        self.drop_held(now, index, out);
         for wire in self.wires.iter_mut().filter(|w| w.daemon == Some(index)) {
             // What a later process reloads is no answer to a signal that this one got.
             wire.delivered = None;

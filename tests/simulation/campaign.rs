@@ -70,7 +70,7 @@ pub fn explain(tables: &[Table], schedule: &Schedule, broken: &Broken, bug: Opti
         .map(|w| format!("{} {:?} {}", w.signal, w.action, tables[short.table].daemons[w.daemon].name))
         .collect();
     let graces: Vec<String> = tables[short.table].daemons.iter().map(|d| format!("{} {:?}", d.name, d.grace)).collect();
-    let trace = in_short(tell(&short, tables, bug)).join("\n");
+    let trace = tell(&short, tables, bug).join("\n");
     format!(
         "broken: {}: {how}\nagain: scripts/simulate --schedules 1 --seed {}\ntable {}: {}; {}\nselected {:?}, pids to {}{}{}\nshortest, {} of {} steps:\n{trace}",
         broken.promise,
@@ -85,18 +85,4 @@ pub fn explain(tables: &[Table], schedule: &Schedule, broken: &Broken, bug: Opti
         short.steps.len(),
         schedule.steps.len(),
     )
-}
-
-/// Of lines that say the same one after the other, the first and the last.
-fn in_short(lines: Vec<String>) -> Vec<String> {
-    let what = |line: &str| line.get(12..).unwrap_or_default().to_owned();
-    let mut short: Vec<String> = Vec::new();
-    for line in lines {
-        let repeats = short.len() > 1 && short.iter().rev().take(2).all(|l| what(l) == what(&line));
-        if repeats {
-            short.pop();
-        }
-        short.push(line);
-    }
-    short
 }

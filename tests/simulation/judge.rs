@@ -50,6 +50,7 @@ struct Slot {
     says_start: bool,
     owes_term: bool,
     owes_end: bool,
+    says_left: bool,
     grace: Millis,
     starts: u64,
     process: Option<Process>,
@@ -83,6 +84,8 @@ struct Request {
     expected: Expected,
     delivered: Option<Millis>,
     errno: Option<i32>,
+    /// When it was last looked whether its daemon takes it.
+    looked: Option<Millis>,
 }
 
 /// What was reached, so that a run which reaches nothing can't pass for a proof.
@@ -170,6 +173,9 @@ pub struct Judge {
     begun: bool,
     stopping: Option<Millis>,
     pub exited: Option<i32>,
+    /// A line that says so is due in the log, or was met.
+    owes_refusal: bool,
+    says_never: u32,
     no_masks: bool,
     pub broken: Option<Broken>,
     pub marks: [u64; MARKS],
@@ -188,6 +194,7 @@ impl Judge {
             says_start: false,
             owes_term: false,
             owes_end: false,
+            says_left: false,
             grace: u64::try_from(table.daemons[*i].grace.as_millis()).unwrap_or(u64::MAX),
             starts: 0,
             process: None,
@@ -199,7 +206,7 @@ impl Judge {
             ready: false,
             reloading: None,
         };
-        let request = Request { seq: 0, expected: Expected::Nothing, delivered: None, errno: None };
+        let request = Request { seq: 0, expected: Expected::Nothing, delivered: None, errno: None, looked: None };
         Self {
             slots: selected.iter().map(slot).collect(),
             targets: table.wiring.iter().map(|w| selected.iter().position(|s| *s == w.daemon)).collect(),
@@ -208,6 +215,8 @@ impl Judge {
             begun: false,
             stopping: None,
             exited: None,
+            owes_refusal: false,
+            says_never: 0,
             no_masks,
             broken: None,
             marks,
@@ -325,7 +334,10 @@ impl Judge {
         (request.delivered, request.errno) = (None, None);
         match expected {
             Expected::Held(_) => self.mark(Mark::Held),
-            Expected::Is(Outcome::Refused) => self.mark(Mark::Refused),
+            Expected::Is(Outcome::Refused) => {
+                self.owes_refusal = true;
+                self.mark(Mark::Refused);
+            }
             _ => {}
         }
     }
@@ -339,6 +351,9 @@ impl Judge {
         if let Some(old) = self.slots[at].unreaped() {
             let pid = old.pid;
             broken!(self, "at most one live process a daemon", "daemon {at} was started while pid {pid} was there");
+        }
+        if self.slots[at].starts == 0 && self.slots[..at].iter().any(|s| s.starts == 0) {
+            broken!(self, "daemons start in the table's order", "daemon {at} was started before another");
         }
         if self.slots[at].wanted.is_none() {
             broken!(self, "nothing starts unasked", "daemon {at} was started");
@@ -363,7 +378,13 @@ impl Judge {
                         "daemon {at} was started while pid {pid} of its old group was there"
                     );
                 }
-                Some(_) => self.mark(Mark::ClearingTimedOut),
+                Some(left) => {
+                    let pid = left.pid;
+                    self.mark(Mark::ClearingTimedOut);
+                    if !self.slots[at].says_left {
+                        broken!(self, "a start, a stop and an end are logged", "not so that pid {pid} was left");
+                    }
+                }
                 None if old.reaped.is_some_and(|reaped| now > reaped) => self.mark(Mark::WaitedForGroup),
                 None => {}
             }
@@ -376,6 +397,7 @@ impl Judge {
         }
         slot.wanted = None;
         slot.gone = None;
+        slot.says_left = false;
         slot.starts += 1;
         (slot.ready, slot.reloading) = (false, None);
         match came {
@@ -524,13 +546,29 @@ impl Judge {
         } else if text.contains(" exited ") || text.contains(" was killed by signal ") {
             let is = |s: &&mut Slot| text.strip_prefix(&s.name).is_some_and(|rest| rest.starts_with(" (pid "));
             self.slots.iter_mut().filter(is).for_each(|s| s.owes_end = false);
+        } else if text.contains("still not gone") {
+            self.slots.iter_mut().filter(|s| text.contains(&s.name)).for_each(|s| s.says_left = true);
+        } else if text.contains("nothing was done") {
+            self.owes_refusal = false;
+        } else if text.contains("never caught") {
+            self.says_never += 1;
         }
     }
 
     /// init looks whether a daemon takes a signal.
-    pub fn looked(&mut self, pid: i32) {
+    pub fn looked(&mut self, pid: i32, signal: i32, now: Millis) {
         if !self.slots.iter().any(|s| s.unreaped().is_some_and(|p| p.pid == pid)) {
             broken!(self, "no process is looked at that isn't ours", "pid {pid}");
+        }
+        let Some(wire) = self.table.wiring.iter().position(|w| w.signal.number() == signal) else { return };
+        let request = &mut self.requests[wire];
+        let last = request.looked.replace(now);
+        let Expected::Held(since) = request.expected else {
+            broken!(self, "only a held signal is looked after", "pid {pid}, signal {signal}");
+            return;
+        };
+        if last.is_some_and(|last| last > since && now < last + 10 && now < since + HOLD) {
+            broken!(self, "a held signal is looked after every 10 to 50 ms", "pid {pid}, signal {signal}, at {last:?}");
         }
     }
 
@@ -612,6 +650,9 @@ impl Judge {
 
     /// After every event: what status shows is what is.
     pub fn compare(&mut self, core: &Core, now: Millis) {
+        if self.owes_refusal {
+            broken!(self, "what is refused is logged", "it was not");
+        }
         if let Some(at) = self.slots.iter().position(|s| s.owes_term || s.owes_end || s.says_start) {
             broken!(self, "a start, a stop and an end are logged", "not so of daemon {at}");
         }
@@ -661,6 +702,9 @@ impl Judge {
             if let (Some(Outcome::NeverCaught), Expected::Held(since)) = (shown.map(|l| l.outcome), request.expected) {
                 if now < since + HOLD {
                     broken!(self, "a signal is held for 20 s", "wire {at} was given up after {} ms", now - since);
+                }
+                if self.says_never.checked_sub(1).map(|left| self.says_never = left).is_none() {
+                    broken!(self, "what is refused is logged", "wire {at} was given up, and it was not");
                 }
                 self.requests[at].expected = Expected::Is(Outcome::NeverCaught);
                 self.mark(Mark::NeverCaught);
@@ -764,7 +808,7 @@ impl Judge {
                 broken!(self, "a signal is held for 20 s", "wire {at} is held since {since}, now {now}");
             }
             if next.is_none_or(|next| next > now + LOOK) {
-                broken!(self, "a held signal is looked after", "wire {at} is not looked at again");
+                broken!(self, "a held signal is looked after every 10 to 50 ms", "wire {at} is not looked at again");
             }
             if self.no_masks || self.table.wiring[at].action == (Action::Forward { always: true }) {
                 broken!(self, "always means at once", "wire {at} is held");

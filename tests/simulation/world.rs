@@ -39,6 +39,7 @@ pub struct World {
     page: (u64, u64),
     events: u64,
     pub planted: Planted,
+    seen: Vec<(i32, Signal, Disposition)>,
     /// What happened, line by line, where somebody wants to read it.
     pub trace: Option<Vec<String>>,
 }
@@ -82,6 +83,7 @@ impl World {
             page: (0, 0),
             events: 0,
             planted: Planted::new(bug, table),
+            seen: Vec::new(),
             trace: None,
         }
     }
@@ -420,8 +422,14 @@ impl System for World {
             None => Disposition::NotTaken,
         };
         let disposition = self.planted.disposition(disposition);
-        trace!(self, "init: look whether pid {pid} takes {signal}: {disposition:?}");
-        self.judge.looked(pid);
+        // Only where it is news.
+        if self.trace.is_some()
+            && self.seen.iter().rev().find(|(p, s, _)| (*p, *s) == (pid, signal)).map(|(.., d)| *d) != Some(disposition)
+        {
+            trace!(self, "init: look whether pid {pid} takes {signal}: {disposition:?}");
+            self.seen.push((pid, signal, disposition));
+        }
+        self.judge.looked(pid, signal.number(), self.kernel.now);
         if disposition == Disposition::Blocked {
             self.judge.mark(Mark::SeenBlocked);
         }
