@@ -29,12 +29,16 @@ may_install() { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; }
 
 # install PACKAGE…: says so, asks first on a terminal.
 install_packages() {
-  local answer
+  local answer package
   say "to be installed from Debian: $*"
   if [ -t 0 ]; then
     read -r -p "Install? [y/N] " answer
     [[ $answer = [yY]* ]] || fail "nothing was installed; install these yourself: $*"
   fi
+  for package in "$@"; do
+    # PACKAGE:ARCHITECTURE is another machine's.
+    [[ $package != *:* ]] || dpkg --add-architecture "${package#*:}"
+  done
   # Recommended packages too: for docker.io they include what AppArmor and cgroups need.
   { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install "$@"; } > /dev/null \
     || fail "apt-get could not install: $*"
