@@ -47,8 +47,8 @@ pub fn take() -> Vec<u8> {
 
 /// Sets the log up from `SIDECAR_LOG` and `SIDECAR_LOG_FORMAT`; a bad value is a warning.
 pub fn set_up() {
-    let level = std::env::var("SIDECAR_LOG").unwrap_or_default();
-    let format = std::env::var("SIDECAR_LOG_FORMAT").unwrap_or_default();
+    let value = |name| std::env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
+    let (level, format) = (value("SIDECAR_LOG"), value("SIDECAR_LOG_FORMAT"));
     let known = match level.as_str() {
         "" | "info" => Some(LevelFilter::INFO),
         "error" => Some(LevelFilter::ERROR),

@@ -9,28 +9,31 @@ mod relay;
 mod signals;
 mod spawn;
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::core::{Action, Core, Disposition, End, Event, Level, Moment, select};
+use crate::core::{Core, Disposition, End, Event, Level, Moment, System, select};
 use crate::inside::store;
-use crate::status::{Daemon, PAGE_FD, Page, Plan, SCHEMA, Status, Wired};
-use crate::table::{Action as WireAction, Ready, Signal, Table};
+use crate::status::{Daemon, Page, Plan, SCHEMA, Status, Wired};
+use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
 use relay::{Sink, Stream};
 use spawn::Program;
 
 /// Selects daemons by name.
 pub const SELECTION: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
-/// How long init waits at its end for a log's reader that takes nothing.
+/// How long init waits at its end for a log's reader that takes nothing, and for one that takes little.
 const DRAIN: Duration = Duration::from_millis(500);
+const DRAIN_SLOW: Duration = Duration::from_millis(800);
+/// How many children or messages one round takes in: whoever makes them without end must not hold up a signal.
+const ROUND: usize = 256;
 /// How long init, where it isn't PID 1, waits for children that it killed at its end.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
 
@@ -64,7 +67,7 @@ pub fn run(table: &Table) -> Result<i32, CannotBegin> {
         return Ok(0);
     }
     shell.select(table, &selection.selected);
-    Ok(shell.supervise())
+    Ok(shell.supervise(Core::new(table, &selection.selected)))
 }
 
 fn now() -> Moment {
@@ -72,33 +75,36 @@ fn now() -> Moment {
 }
 
 struct Shell {
-    core: Core,
     signals: signals::Signals,
     notify: Option<notify::Notify>,
     null: OwnedFd,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
+    specs: Vec<Spec>,
     programs: Vec<Program>,
+    /// The wired signals' names, in the order of the table's wiring.
+    wires: Vec<String>,
+    place: publish::Place,
     page: Page,
-    table: Table,
-    has_page: bool,
+    /// An event was served: the page may show other than what is.
+    changed: bool,
+    /// How many children this round has taken in.
+    taken_in: usize,
     buffer: Vec<u8>,
-    exit: Option<i32>,
     is_pid_1: bool,
 }
 
 impl Shell {
     fn new(table: &Table) -> io::Result<Self> {
-        // SAFETY: close_range(2) takes numbers only. Descriptors that init was started with are nobody's here and
-        // must not reach a daemon; a kernel before 5.11 refuses, and there init's own are closed at exec anyway.
-        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        close_strangers_descriptors();
         let mut caught: Vec<i32> = vec![libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD];
         caught.extend([Signal::HUP, Signal::USR1, Signal::USR2].map(Signal::number));
         caught.extend(table.wiring.iter().map(|w| w.signal.number()));
         caught.sort_unstable();
         caught.dedup();
         let signals = signals::Signals::catch(caught)?;
-        let null = OwnedFd::from(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?);
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = OwnedFd::from(null.map_err(|e| io::Error::other(format!("/dev/null: {e}")))?);
         let is_pid_1 = std::process::id() == 1;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true)?;
@@ -121,31 +127,31 @@ impl Shell {
             sinks.push(Sink::open(stdout.as_fd())?);
         }
         Ok(Self {
-            core: Core::new(table, &[]),
             signals,
             notify: None,
             null,
             sinks,
             streams: Vec::new(),
+            specs: Vec::new(),
             programs: Vec::new(),
+            wires: Vec::new(),
+            place: publish::Place::default(),
             page: Page { status, plans: Vec::new() },
-            table: table.clone(),
-            has_page: true,
+            changed: true,
+            taken_in: 0,
             buffer: vec![0; 64 * 1024],
-            exit: None,
             is_pid_1,
         })
     }
 
     fn select(&mut self, table: &Table, selected: &[usize]) {
-        self.core = Core::new(table, selected);
         let is_selected = |i: &usize| selected.contains(i);
         let names = |keep: bool| -> Vec<String> {
             (0..).zip(&table.daemons).filter(|(i, _)| is_selected(i) == keep).map(|(_, d)| d.name.clone()).collect()
         };
         (self.page.status.selected, self.page.status.unselected) = (names(true), names(false));
-        self.table.daemons = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
-        if self.table.daemons.iter().any(|d| d.ready == Some(Ready::Notify)) {
+        self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
+        if self.specs.iter().any(|d| d.ready == Some(Ready::Notify)) {
             match notify::Notify::open() {
                 Ok(socket) => self.notify = Some(socket),
                 Err(e) => tracing::warn!("no socket for sd_notify: {e}; daemons with notify never count as ready"),
@@ -154,12 +160,13 @@ impl Shell {
         for (name, wire) in table.wiring.iter().map(|w| (w.signal.to_string(), w)) {
             let daemon = table.daemons.get(wire.daemon).map(|d| d.name.clone());
             let wired = match wire.action {
-                WireAction::Restart => Wired { forward: None, restart: daemon, last: None },
-                WireAction::Forward { .. } => Wired { forward: daemon, restart: None, last: None },
+                Action::Restart => Wired { forward: None, restart: daemon, last: None },
+                Action::Forward { .. } => Wired { forward: daemon, restart: None, last: None },
             };
-            self.page.status.signals.insert(name, wired);
+            self.page.status.signals.insert(name.clone(), wired);
+            self.wires.push(name);
         }
-        for spec in &self.table.daemons {
+        for spec in &self.specs {
             let mut env: Vec<(OsString, OsString)> =
                 std::env::vars_os().filter(|(key, _)| key != "NOTIFY_SOCKET").collect();
             if let (Some(Ready::Notify), Some(socket)) = (&spec.ready, &self.notify) {
@@ -170,227 +177,130 @@ impl Shell {
         }
     }
 
-    fn supervise(&mut self) -> i32 {
-        self.publish();
+    fn supervise(&mut self, mut core: Core) -> i32 {
+        // Before any daemon's pipe could get the page's descriptor number.
+        self.publish(&core);
         // What was pending before the first start comes first; what comes from here on is served after it.
-        for event in self.gather_signals() {
-            self.dispatch(event);
-        }
-        self.dispatch(Event::Begin);
+        let mut events = self.gather_signals();
+        events.push(Event::Begin);
         loop {
-            self.reap();
-            if let Some(code) = self.exit {
+            self.taken_in = 0;
+            if let Some(code) = core.take(self, events) {
                 self.finish();
                 return code;
             }
-            if self.core.next().is_some_and(|at| at <= now()) {
-                self.dispatch(Event::Time);
-                continue;
-            }
-            self.publish();
+            self.publish(&core);
             self.flush();
-            self.wait();
+            events = self.wait(&core);
         }
     }
 
-    /// Waits for something to happen and takes it in.
-    fn wait(&mut self) {
-        let timeout = self.core.next().map_or(PollTimeout::NONE, |at| {
-            // Rounded up: a millisecond too late is one wake-up less.
-            let millis = at.saturating_sub(now()).as_micros().div_ceil(1000);
-            PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
-        });
+    /// Waits for something to happen, moves what daemons wrote, and returns the rest.
+    fn wait(&mut self, core: &Core) -> Vec<Event> {
+        let next = if self.taken_in < ROUND { core.next() } else { Some(Moment::ZERO) };
+        let timeout = next.map_or(PollTimeout::NONE, time_left);
         let mut fds = vec![PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
         fds.extend(self.notify.as_ref().map(|n| PollFd::new(n.fd(), PollFlags::POLLIN)));
         let writing: Vec<usize> =
             (0..self.sinks.len()).filter(|i| self.sinks.get(*i).is_some_and(Sink::is_waiting)).collect();
         fds.extend(writing.iter().filter_map(|i| self.sinks.get(*i)).map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)));
         let first = fds.len();
-        let open: Vec<usize> = (0..self.streams.len()).filter(|i| self.may_read(*i)).collect();
+        let open: Vec<usize> = (0..self.streams.len()).filter(|i| self.may_read(*i, core)).collect();
         fds.extend(open.iter().filter_map(|i| self.streams.get(*i)).map(|s| PollFd::new(s.fd(), PollFlags::POLLIN)));
-        if poll(&mut fds, timeout).is_err() {
-            // EINTR: a handler ran, and the next round sees what it wrote.
-            return;
-        }
-        let is_up = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
+        let failed = match poll(&mut fds, timeout) {
+            Ok(_) => false,
+            // A handler ran, and the next round sees what it wrote.
+            Err(Errno::EINTR) => return Vec::new(),
+            // More descriptors than RLIMIT_NOFILE allows by now, or no memory: each is looked at in turn.
+            Err(_) => {
+                let _ = fds.first_mut().map(|signals| poll(std::slice::from_mut(signals), PollTimeout::from(10u8)));
+                true
+            }
+        };
+        let is_up = |fd: &PollFd<'_>| failed || fd.revents().is_some_and(|r| !r.is_empty());
         let signalled = fds.first().is_some_and(is_up);
         let notified = self.notify.is_some() && fds.get(1).is_some_and(is_up);
         let readable: Vec<usize> =
             fds.iter().skip(first).zip(&open).filter(|(fd, _)| is_up(fd)).map(|(_, index)| *index).collect();
         drop(fds);
-        for index in readable.into_iter().rev() {
-            self.pump(index);
+        for index in readable {
+            if self.may_read(index, core) {
+                self.pump(index);
+            }
         }
-        while let Some(event) = notified.then(|| self.notify.as_ref()?.take()).flatten() {
-            self.dispatch(event);
-        }
+        self.streams.retain(|s| !s.ended);
+        let notify = self.notify.as_ref().filter(|_| notified);
+        let mut events: Vec<Event> = std::iter::from_fn(|| notify?.take()).take(ROUND).collect();
         if signalled {
-            let events = self.gather_signals();
-            // Deaths come before anything that might signal.
-            self.reap();
-            for event in events {
-                self.dispatch(event);
-            }
-        }
-    }
-
-    fn may_read(&self, index: usize) -> bool {
-        self.streams.get(index).is_some_and(|stream| {
-            self.core.is_being_ended(stream.daemon) || self.sinks.get(stream.sink).is_some_and(|sink| !sink.is_full())
-        })
-    }
-
-    /// Reads a stream once and lets go of it at its end.
-    fn pump(&mut self, index: usize) -> bool {
-        let Some(stream) = self.streams.get_mut(index) else { return false };
-        let Some(sink) = self.sinks.get_mut(stream.sink) else { return false };
-        match stream.pump(&mut self.buffer, sink) {
-            Some(0) => {
-                self.streams.swap_remove(index);
-                false
-            }
-            Some(_) => true,
-            None => false,
-        }
-    }
-
-    fn gather_signals(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        for (number, sender) in self.signals.take() {
-            if number == libc::SIGCHLD {
-                continue;
-            }
-            let event = match number {
-                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => Event::Stop,
-                _ => match Signal::from_number(number) {
-                    Some(signal) => Event::Signal(signal),
-                    None => continue,
-                },
-            };
-            tracing::info!(signal = number, sender, "signal received");
-            events.push(event);
+            events.extend(self.gather_signals());
         }
         events
     }
 
-    /// Takes in every child that has ended: SIGCHLDs coalesce, signal(7).
-    fn reap(&mut self) {
-        while let Some((pid, end)) = look_for_ended() {
-            self.dispatch(Event::Ended { pid, end });
-        }
+    fn may_read(&self, index: usize, core: &Core) -> bool {
+        self.streams.get(index).is_some_and(|s| core.is_being_ended(s.daemon) || self.has_room(s))
     }
 
-    fn dispatch(&mut self, event: Event) {
-        let mut queue = VecDeque::from([event]);
-        while let Some(event) = queue.pop_front() {
-            for action in self.core.handle(now(), event) {
-                queue.extend(self.act(action));
-            }
-        }
+    fn has_room(&self, stream: &Stream) -> bool {
+        self.sinks.get(stream.sink).is_some_and(|sink| !sink.is_full())
     }
 
-    fn act(&mut self, action: Action) -> Option<Event> {
-        match action {
-            Action::Start(daemon) => Some(self.start(daemon)),
-            Action::Kill { pid, signal } => {
-                signals::kill(pid, signal);
-                None
-            }
-            Action::KillGroup(pgid) => {
-                signals::kill(-pgid, libc::SIGKILL);
-                None
-            }
-            Action::Reap(pid) => {
-                // SAFETY: waitpid(2) with no status, on a child that has ended.
-                unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
-                None
-            }
-            Action::LookAtGroup { daemon, pgid } => Some(Event::Group { daemon, empty: !signals::kill(-pgid, 0) }),
-            Action::LookAtMask { daemon, pid, signal } => {
-                Some(Event::Mask { daemon, pid, signal, disposition: disposition(pid, signal) })
-            }
-            Action::Tell(Level::Info, text) => {
-                tracing::info!("{text}");
-                None
-            }
-            Action::Tell(Level::Warn, text) => {
-                tracing::warn!("{text}");
-                None
-            }
-            Action::Exit(code) => {
-                self.exit = Some(code);
-                None
-            }
-        }
+    /// Reads a stream once and tells how much.
+    fn pump(&mut self, index: usize) -> usize {
+        let Some(stream) = self.streams.get_mut(index) else { return 0 };
+        self.sinks.get_mut(stream.sink).map_or(0, |sink| stream.pump(&mut self.buffer, sink))
     }
 
-    fn start(&mut self, daemon: usize) -> Event {
-        let generation = self.core.view(daemon).map_or(0, |v| v.generation);
-        let name = self.table.daemons.get(daemon).map_or_else(String::new, |d| d.name.clone());
-        self.let_go_of_old_streams(daemon, generation);
-        let config = self.table.daemons.get(daemon).and_then(|d| d.config.as_ref());
-        match config.and_then(|config| store::settle_before_start(&config.path)) {
-            None => {}
-            Some(Ok(settled)) => tracing::warn!("{settled}"),
-            Some(Err(unsettled)) => tracing::error!("{unsettled}"),
-        }
-        let Some(program) = self.programs.get(daemon) else {
-            return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
-        };
-        match program.start(&self.null, &self.signals.caught) {
-            Ok(started) => {
-                let stdout = self.sinks.len() - 1;
-                self.streams.push(Stream::new(started.stdout, &name, daemon, generation, stdout));
-                self.streams.push(Stream::new(started.stderr, &name, daemon, generation, 0));
-                Event::Started { daemon, pid: started.pid }
-            }
-            Err(e) => {
-                let code = if e.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-                Event::StartFailed { daemon, code, why: e.to_string() }
-            }
-        }
-    }
-
-    /// The old process's unfinished line ends here, so that it isn't glued to the new one's. A pipe that a process
-    /// outside of the old group still holds stays open for one generation more, so that they can't pile up.
-    fn let_go_of_old_streams(&mut self, daemon: usize, generation: u64) {
-        for index in (0..self.streams.len()).rev() {
-            let Some(stream) = self.streams.get(index).filter(|s| s.daemon == daemon) else { continue };
-            let is_too_old = stream.generation + 1 < generation;
-            for _ in 0..16 {
-                if !self.pump(index) {
-                    break;
-                }
-            }
-            let Some(stream) = self.streams.get_mut(index).filter(|s| s.daemon == daemon && s.generation < generation)
-            else {
+    fn gather_signals(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for caught in self.signals.take() {
+            // SIGCHLD is no signal of the table's meaning here: every round looks for children that have ended.
+            let Some(signal) = Signal::from_number(caught.number).filter(|_| caught.number != libc::SIGCHLD) else {
                 continue;
             };
-            if let Some(sink) = self.sinks.get_mut(stream.sink) {
-                stream.finish(sink);
-            }
-            if is_too_old {
-                self.streams.swap_remove(index);
-            }
+            tracing::info!("received SIG{signal} from {}", caught.sender);
+            events.push(match caught.number {
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => Event::Stop,
+                _ => Event::Signal(signal),
+            });
         }
+        events
     }
 
-    fn publish(&mut self) {
-        if !self.has_page {
+    /// What the old process wrote comes before what the new one will, its unfinished line too. A pipe that a process
+    /// outside of the old group still holds stays open for one generation more, so that they can't pile up.
+    fn let_go_of_old_streams(&mut self, daemon: usize, generation: u64) {
+        for index in 0..self.streams.len() {
+            let Some(old) = self.streams.get(index).filter(|s| s.daemon == daemon) else { continue };
+            let is_too_old = old.generation + 1 < generation;
+            // As much as a pipe holds by default, and then some; a writer without end isn't waited for.
+            let may_read = |shell: &Self| is_too_old || shell.streams.get(index).is_some_and(|s| shell.has_room(s));
+            let is_empty = (0..16).any(|_| may_read(self) && self.pump(index) == 0);
+            let Some(stream) = self.streams.get_mut(index) else { continue };
+            stream.ended |= is_too_old;
+            if let (true, Some(sink)) = (is_empty || is_too_old, self.sinks.get_mut(stream.sink)) {
+                stream.finish(sink);
+            }
+        }
+        self.streams.retain(|s| !s.ended);
+    }
+
+    fn publish(&mut self, core: &Core) {
+        if !std::mem::take(&mut self.changed) {
             return;
         }
         let millis = |m: Moment| u64::try_from(m.as_millis()).unwrap_or(u64::MAX);
         let mut page = self.page.clone();
-        page.status.state = self.core.state();
-        for (index, wire) in self.table.wiring.iter().enumerate() {
-            if let Some(wired) = page.status.signals.get_mut(&wire.signal.to_string()) {
-                wired.last = self.core.last(index);
+        page.status.state = core.state();
+        for (wire, name) in self.wires.iter().enumerate() {
+            if let Some(wired) = page.status.signals.get_mut(name) {
+                wired.last = core.last(wire);
             }
         }
         page.status.daemons.clear();
         page.plans.clear();
-        for (index, spec) in self.table.daemons.iter().enumerate() {
-            let Some(view) = self.core.view(index) else { continue };
+        for (index, spec) in self.specs.iter().enumerate() {
+            let Some(view) = core.view(index) else { continue };
             page.status.daemons.push(Daemon {
                 name: spec.name.clone(),
                 state: view.state,
@@ -410,20 +320,15 @@ impl Shell {
                 config: spec.config.clone(),
             });
         }
-        if page == self.page && !page.status.daemons.is_empty() {
-            return;
+        if page != self.page && self.place.put(&page) {
+            self.page = page;
         }
-        if let Err(e) = publish::publish(&page) {
-            self.has_page = false;
-            tracing::warn!("no status page at descriptor {PAGE_FD}: {e}; running without one");
-        }
-        self.page = page;
     }
 
     fn flush(&mut self) -> bool {
         if let Some(stderr) = self.sinks.first_mut() {
             for line in log::take().split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-                stderr.line("", line);
+                stderr.own_line(line);
             }
         }
         self.sinks.iter_mut().map(Sink::flush).filter(|progress| *progress).count() > 0
@@ -433,41 +338,26 @@ impl Shell {
         if !self.is_pid_1 {
             self.kill_last_children();
         }
+        self.streams.iter_mut().for_each(Stream::want_no_more);
+        let end = now() + DRAIN_SLOW;
         let mut until = now() + DRAIN;
         loop {
-            let mut progress = false;
-            for index in (0..self.streams.len()).rev() {
-                if self.streams.get(index).is_some_and(|s| self.sinks.get(s.sink).is_some_and(|k| !k.is_full())) {
-                    progress |= self.pump(index);
+            for index in 0..self.streams.len() {
+                if self.streams.get(index).is_some_and(|s| self.has_room(s)) {
+                    self.pump(index);
                 }
             }
-            if !progress {
-                for stream in &mut self.streams {
-                    if let Some(sink) = self.sinks.get_mut(stream.sink) {
-                        stream.finish(sink);
-                    }
-                }
-            }
+            self.streams.retain(|s| !s.ended);
             if self.flush() {
-                until = now() + DRAIN;
-                progress = true;
+                until = end.min(now() + DRAIN);
             }
-            let waiting = self.sinks.iter().any(Sink::is_waiting);
-            if (!progress && !waiting) || now() >= until {
+            let waiting = self.sinks.iter().filter(|s| s.is_waiting());
+            let mut fds: Vec<PollFd<'_>> = waiting.map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)).collect();
+            if (fds.is_empty() && self.streams.is_empty()) || until <= now() {
                 return;
             }
-            if !progress {
-                let mut fds: Vec<PollFd<'_>> = self
-                    .sinks
-                    .iter()
-                    .filter(|s| s.is_waiting())
-                    .map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT))
-                    .collect();
-                let left = until.saturating_sub(now()).as_millis();
-                let _ = poll(
-                    &mut fds,
-                    PollTimeout::try_from(i32::try_from(left).unwrap_or(0)).unwrap_or(PollTimeout::ZERO),
-                );
+            if !fds.is_empty() {
+                let _ = poll(&mut fds, time_left(until));
             }
         }
     }
@@ -477,7 +367,9 @@ impl Shell {
         let until = now() + LAST_CHILDREN;
         let me = std::process::id();
         while now() < until {
-            self.reap();
+            // No daemon is left whose end could be of interest.
+            // SAFETY: waitpid(2) with no status, on any child that has ended.
+            while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 && now() < until {}
             let path = format!("/proc/{me}/task/{me}/children");
             let children = std::fs::read_to_string(path).unwrap_or_default();
             let pids: Vec<i32> = children.split_whitespace().filter_map(|p| p.parse().ok()).collect();
@@ -485,7 +377,7 @@ impl Shell {
                 return;
             }
             for pid in pids {
-                signals::kill(pid, libc::SIGKILL);
+                self.kill(pid, libc::SIGKILL);
             }
             let mut fds = [PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::from(10u8));
@@ -494,27 +386,120 @@ impl Shell {
     }
 }
 
-/// A child that has ended, left unreaped so that its process group can be killed before its id is free.
-fn look_for_ended() -> Option<(i32, End)> {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
-    if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } < 0 {
-        return None;
+impl System for Shell {
+    fn now(&mut self) -> Moment {
+        now()
     }
-    // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
-    let (pid, status, code) = unsafe {
-        let info = info.assume_init();
-        (info.si_pid(), info.si_status(), info.si_code)
-    };
-    (pid != 0).then_some((pid, if code == libc::CLD_EXITED { End::Code(status) } else { End::Signal(status) }))
+
+    fn start(&mut self, daemon: usize, generation: u64) -> Event {
+        self.let_go_of_old_streams(daemon, generation);
+        let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
+            return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
+        };
+        match spec.config.as_ref().and_then(|config| store::settle_before_start(&config.path)) {
+            None => {}
+            Some(Ok(settled)) => tracing::warn!("{settled}"),
+            Some(Err(unsettled)) => tracing::error!("{unsettled}"),
+        }
+        match program.start(&self.null, &self.signals.caught) {
+            Ok(started) => {
+                let stdout = self.sinks.len() - 1;
+                self.streams.push(Stream::new(started.stdout, &spec.name, daemon, generation, stdout));
+                self.streams.push(Stream::new(started.stderr, &spec.name, daemon, generation, 0));
+                Event::Started { daemon, pid: started.pid }
+            }
+            Err(e) => Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
+        }
+    }
+
+    fn kill(&mut self, pid: i32, signal: i32) -> bool {
+        match signals::kill(pid, signal) {
+            Ok(()) => true,
+            Err(Errno::ESRCH) => false,
+            // It is there, but another user's.
+            Err(e) => {
+                if signal != 0 {
+                    tracing::warn!("cannot send signal {signal} to {pid}: {}", io::Error::from(e));
+                }
+                true
+            }
+        }
+    }
+
+    fn ended(&mut self) -> Option<(i32, End)> {
+        if self.taken_in == ROUND {
+            return None;
+        }
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
+        if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } < 0 {
+            return None;
+        }
+        // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
+        let (pid, status, code) = unsafe {
+            let info = info.assume_init();
+            (info.si_pid(), info.si_status(), info.si_code)
+        };
+        if pid == 0 {
+            return None;
+        }
+        self.taken_in += 1;
+        Some((pid, if code == libc::CLD_EXITED { End::Code(status) } else { End::Signal(status) }))
+    }
+
+    fn reap(&mut self, pid: i32) {
+        // SAFETY: waitpid(2) with no status, on a child that has ended.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+
+    fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition {
+        disposition(pid, signal)
+    }
+
+    fn tell(&mut self, level: Level, text: String) {
+        match level {
+            Level::Info => tracing::info!("{text}"),
+            Level::Warn => tracing::warn!("{text}"),
+        }
+    }
+
+    fn changed(&mut self, _: &Core) {
+        self.changed = true;
+    }
+}
+
+/// Rounded up: a millisecond too late is one wake-up less.
+fn time_left(until: Moment) -> PollTimeout {
+    let millis = until.saturating_sub(now()).as_micros().div_ceil(1000);
+    PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
+}
+
+/// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon.
+fn close_strangers_descriptors() {
+    // SAFETY: close_range(2) takes numbers only, and init has opened nothing yet.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
+        return;
+    }
+    // Before Linux 5.9, or where a filter of system calls doesn't know it.
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // SAFETY: as above.
+        unsafe { libc::close(fd) };
+    }
 }
 
 /// What a process would do with a signal: `/proc/PID/status`, proc(5).
 fn disposition(pid: i32, signal: Signal) -> Disposition {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
-        let proc_is_there = std::path::Path::new("/proc/self/status").exists();
-        return if proc_is_there { Disposition::NotTaken } else { Disposition::Unknown };
+    let text = match std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(text) => text,
+        // It isn't reaped yet, so that it would be there if this /proc showed it.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            return Disposition::Unknown;
+        }
+        // No descriptor is left, say: that may be otherwise at the next look.
+        Err(_) => return Disposition::NotTaken,
     };
     let mask = |key: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(key))?;

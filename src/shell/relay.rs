@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,6 +13,8 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 pub const LINE_MAX: usize = 8192;
 /// A sink with this much in its queue takes no more from daemons that run.
 const HIGH: usize = 256 * 1024;
+/// Room beyond that for init's own lines: a daemon that is faster than the reader must not crowd them out.
+const RESERVE: usize = 64 * 1024;
 
 enum Way {
     /// A description of init's own that doesn't block, or a regular file, which never does for long.
@@ -29,7 +32,8 @@ pub struct Sink {
     queue: Vec<u8>,
     sent: usize,
     dropped: u64,
-    broken: bool,
+    /// What was written ends within a line whose rest is lost.
+    cut: bool,
 }
 
 impl Sink {
@@ -51,19 +55,23 @@ impl Sink {
             _ => again().map_or((None, Way::PollFirst), |fd| (Some(fd), Way::Write)),
         };
         let fd = own.map_or_else(|| stream.try_clone_to_owned(), Ok)?;
-        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, broken: false })
+        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, cut: false })
+    }
+
+    fn queued(&self) -> usize {
+        self.queue.len() - self.sent
     }
 
     /// Whether it has no room for the lines of a daemon that runs.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.queue.len() - self.sent >= HIGH
+        self.queued() >= HIGH
     }
 
     /// Whether something waits to be written.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        self.queue.len() > self.sent
+        self.queued() > 0
     }
 
     /// What poll(2) waits for.
@@ -72,23 +80,32 @@ impl Sink {
         self.fd.as_fd()
     }
 
-    /// Takes a line without its newline, or counts it as dropped where there is no room.
-    pub fn line(&mut self, prefix: &str, line: &[u8]) {
-        if self.broken {
-            return;
-        }
-        if self.is_full() {
+    /// Takes a line of init's own, or counts it as dropped where there is no room.
+    pub fn own_line(&mut self, line: &[u8]) {
+        self.line("", line, self.queued() < HIGH + RESERVE);
+    }
+
+    /// Takes a line without its newline, or only counts it.
+    fn line(&mut self, prefix: &str, line: &[u8], keep: bool) {
+        if !keep {
             self.dropped += 1;
             return;
         }
-        if self.dropped > 0 {
-            let text = format!("{} lines were dropped: the log's reader took none\n", self.dropped);
-            self.queue.extend_from_slice(text.as_bytes());
-            self.dropped = 0;
+        if std::mem::take(&mut self.cut) {
+            self.queue.push(b'\n');
         }
+        self.report();
         self.queue.extend_from_slice(prefix.as_bytes());
         self.queue.extend_from_slice(line);
         self.queue.push(b'\n');
+    }
+
+    fn report(&mut self) {
+        if self.dropped > 0 {
+            let text = format!("{} lines were dropped here: nobody took them in time\n", self.dropped);
+            self.queue.extend_from_slice(text.as_bytes());
+            self.dropped = 0;
+        }
     }
 
     /// Writes what goes without waiting; tells whether anything went.
@@ -99,19 +116,25 @@ impl Sink {
                 Ok(n) => {
                     self.sent += n;
                     progress = true;
+                    if !self.is_full() {
+                        self.report();
+                    }
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                // Nobody will ever read it (EPIPE), or it can't be kept (ENOSPC): daemons go on all the same.
-                Err(e) => {
-                    self.broken = e.kind() == io::ErrorKind::BrokenPipe;
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                // Nobody reads it (EPIPE), or it can't be kept (ENOSPC). That may pass, and daemons go on all the same.
+                Err(_) => {
+                    self.dropped += rest.iter().fold(0, |n, b| n + u64::from(*b == b'\n'));
+                    self.cut |=
+                        self.sent.checked_sub(1).and_then(|last| self.queue.get(last)).is_some_and(|b| *b != b'\n');
                     self.sent = self.queue.len();
                 }
             }
         }
-        if self.sent == self.queue.len() {
-            self.queue.clear();
+        if self.queued() == 0 {
             self.sent = 0;
+            self.queue.clear();
+            self.queue.shrink_to(LINE_MAX);
         } else if self.sent >= HIGH {
             self.queue.drain(..self.sent);
             self.sent = 0;
@@ -119,23 +142,22 @@ impl Sink {
         progress
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let n = match self.way {
-            Way::Write => nix::unistd::write(&self.fd, bytes)?,
+    fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        match self.way {
+            Way::Write => nix::unistd::write(&self.fd, bytes),
             Way::Send => {
                 use nix::sys::socket::{MsgFlags, send};
-                send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?
+                send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
             }
             Way::PollFirst => {
                 let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
                 if poll(&mut fds, PollTimeout::ZERO)? == 0 {
-                    return Err(io::ErrorKind::WouldBlock.into());
+                    return Err(Errno::EAGAIN);
                 }
                 let end = bytes.len().min(libc::PIPE_BUF);
-                nix::unistd::write(&self.fd, bytes.get(..end).unwrap_or(bytes))?
+                nix::unistd::write(&self.fd, bytes.get(..end).unwrap_or(bytes))
             }
-        };
-        Ok(n)
+        }
     }
 }
 
@@ -144,19 +166,24 @@ pub struct Stream {
     fd: OwnedFd,
     prefix: String,
     partial: Vec<u8>,
+    /// How much of it is still wanted.
+    left: usize,
     /// Which daemon.
     pub daemon: usize,
     /// Which start of it.
     pub generation: u64,
     /// Which sink it goes to.
     pub sink: usize,
+    /// Nothing more comes out of it.
+    pub ended: bool,
 }
 
 impl Stream {
     /// A stream whose lines begin with `[name] `.
     #[must_use]
     pub fn new(fd: OwnedFd, name: &str, daemon: usize, generation: u64, sink: usize) -> Self {
-        Self { fd, prefix: format!("[{name}] "), partial: Vec::new(), daemon, generation, sink }
+        let prefix = format!("[{name}] ");
+        Self { fd, prefix, partial: Vec::new(), left: usize::MAX, daemon, generation, sink, ended: false }
     }
 
     /// What poll(2) waits for.
@@ -165,41 +192,57 @@ impl Stream {
         self.fd.as_fd()
     }
 
-    /// Reads once; `Some(0)` is the end, `None`: nothing there now.
-    pub fn pump(&mut self, buffer: &mut [u8], sink: &mut Sink) -> Option<usize> {
-        match nix::unistd::read(&self.fd, buffer) {
-            Ok(n) => {
-                self.feed(buffer.get(..n).unwrap_or(&[]), sink);
-                if n == 0 {
-                    self.finish(sink);
-                }
-                Some(n)
-            }
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => None,
-            Err(_) => Some(0),
+    /// No more is wanted than what is in the pipe now: its writer may never end.
+    pub fn want_no_more(&mut self) {
+        let mut there: libc::c_int = 0;
+        // SAFETY: FIONREAD writes an int, and `there` is one.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::FIONREAD, &raw mut there) };
+        self.left = usize::try_from(there).unwrap_or(0);
+    }
+
+    /// Reads once and tells how much. What is read for a sink that is full is dropped: only what a daemon that is
+    /// being ended writes is read then.
+    pub fn pump(&mut self, buffer: &mut [u8], sink: &mut Sink) -> usize {
+        let keep = !sink.is_full();
+        let most = buffer.len().min(self.left);
+        let n = match nix::unistd::read(&self.fd, buffer.get_mut(..most).unwrap_or_default()) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return 0,
+            read => read.unwrap_or(0),
+        };
+        self.left -= n;
+        self.feed(buffer.get(..n).unwrap_or_default(), sink, keep);
+        if n == 0 || self.left == 0 {
+            self.ended = true;
+            self.finish(sink);
         }
+        n
     }
 
     /// Prints a last line that has no newline.
     pub fn finish(&mut self, sink: &mut Sink) {
         if !self.partial.is_empty() {
-            sink.line(&self.prefix, &self.partial);
-            self.partial.clear();
+            self.emit(sink, true);
         }
     }
 
-    fn feed(&mut self, bytes: &[u8], sink: &mut Sink) {
+    fn emit(&mut self, sink: &mut Sink, keep: bool) {
+        sink.line(&self.prefix, &self.partial, keep);
+        self.partial.clear();
+    }
+
+    fn feed(&mut self, bytes: &[u8], sink: &mut Sink, keep: bool) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let (text, whole) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            self.partial.extend_from_slice(text);
-            while self.partial.len() > LINE_MAX {
-                let rest = self.partial.split_off(LINE_MAX);
-                sink.line(&self.prefix, &self.partial);
-                self.partial = rest;
+            let (mut text, whole) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            while let Some((fits, rest)) =
+                text.split_at_checked(LINE_MAX - self.partial.len()).filter(|s| !s.1.is_empty())
+            {
+                self.partial.extend_from_slice(fits);
+                self.emit(sink, keep);
+                text = rest;
             }
+            self.partial.extend_from_slice(text);
             if whole {
-                sink.line(&self.prefix, &self.partial);
-                self.partial.clear();
+                self.emit(sink, keep);
             }
         }
     }

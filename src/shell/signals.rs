@@ -1,13 +1,18 @@
 //! Signals of init: what it catches, and what it hands down.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
+
+/// The last signal of Linux, on every machine that this runs on.
+const LAST: i32 = 64;
 
 /// Signals that were caught, behind a descriptor that poll(2) can wait for.
 pub struct Signals {
@@ -23,10 +28,11 @@ impl Signals {
     /// # Errors
     /// Where no socket pair can be had or a signal can't be caught; init can't run then.
     pub fn catch(caught: Vec<i32>) -> io::Result<Self> {
-        for number in 1..=libc::SIGSYS {
-            // SAFETY: signal(2) with SIG_DFL has no memory effects, and every signal is blocked here. What init was
-            // started with ignored would else be ignored in its daemons: execve(2) keeps SIG_IGN.
-            unsafe { libc::signal(number, libc::SIG_DFL) };
+        for number in 1..=LAST {
+            // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction: 32 bytes of zero are SIG_DFL without flags.
+            // The call of libc's leaves out two signals that it keeps for itself. Every signal is blocked here. What
+            // init was started with ignored would else be ignored in its daemons: execve(2) keeps SIG_IGN.
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, number, [0u64; 4].as_ptr(), 0usize, 8usize) };
         }
         let (read, write) = UnixStream::pair()?;
         let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, &caught)?;
@@ -48,18 +54,58 @@ impl Signals {
         self.delivery.get_read().as_fd()
     }
 
-    /// The signals caught since the last call: number and sender (0: outside of this pid namespace).
-    pub fn take(&mut self) -> Vec<(i32, i32)> {
-        self.delivery
-            .pending()
-            // SAFETY: the kernel filled in si_pid for a signal that a process sent; for others it is 0 or a child.
-            .map(|info| (info.si_signo, unsafe { info.si_pid() }))
-            .collect()
+    /// The signals caught since the last call.
+    pub fn take(&mut self) -> Vec<Caught> {
+        self.delivery.pending().map(|info| Caught { number: info.si_signo, sender: Sender::of(&info) }).collect()
     }
 }
 
-/// Sends a signal; an error means that the process is gone already, which its end will tell.
-pub fn kill(pid: i32, signal: i32) -> bool {
+/// A signal that was caught.
+pub struct Caught {
+    /// Its number.
+    pub number: i32,
+    /// Where it came from.
+    pub sender: Sender,
+}
+
+/// Where a signal came from: sigaction(2), `si_code`.
+pub enum Sender {
+    /// A process of this pid namespace.
+    Process(i32),
+    /// A process that this pid namespace doesn't show, as `docker kill` is.
+    Outside,
+    /// The kernel, as for a key at the terminal.
+    Kernel,
+}
+
+impl Sender {
+    fn of(info: &libc::siginfo_t) -> Self {
+        if !matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL) {
+            return Self::Kernel;
+        }
+        // SAFETY: the kernel fills in si_pid for a signal that a process sent.
+        match unsafe { info.si_pid() } {
+            0 => Self::Outside,
+            pid => Self::Process(pid),
+        }
+    }
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "pid {pid}"),
+            Self::Outside => f.write_str("outside of this pid namespace"),
+            Self::Kernel => f.write_str("the kernel"),
+        }
+    }
+}
+
+/// Sends a signal; to a group where the number is negative.
+///
+/// # Errors
+/// ESRCH: there is none. EPERM: there is, but it is another user's.
+pub fn kill(pid: i32, signal: i32) -> nix::Result<()> {
     // SAFETY: kill(2) has no memory effects; nix's own takes no real-time signals.
-    unsafe { libc::kill(pid, signal) == 0 }
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }

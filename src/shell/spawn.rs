@@ -1,10 +1,11 @@
 //! Starts a daemon's process.
 
 use std::ffi::{CString, OsString};
-use std::io;
+use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::unistd::pipe2;
@@ -25,6 +26,32 @@ pub struct Started {
     pub stdout: OwnedFd,
     /// Its stderr.
     pub stderr: OwnedFd,
+}
+
+/// Why a daemon's process doesn't run.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// A step before execve(2) failed.
+    Before(&'static str, Errno),
+    /// execve(2) failed for this program.
+    Execute(String, Errno),
+}
+
+impl NotStarted {
+    /// The exit code that it counts as, as a shell has it.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        if matches!(self, Self::Execute(_, Errno::ENOENT)) { 127 } else { 126 }
+    }
+}
+
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Before(step, e) => write!(f, "cannot {step}: {}", std::io::Error::from(*e)),
+            Self::Execute(program, e) => write!(f, "cannot execute {program}: {}", std::io::Error::from(*e)),
+        }
+    }
 }
 
 impl Program {
@@ -52,14 +79,15 @@ impl Program {
     /// Forks and executes; returns once the child has executed or failed to.
     ///
     /// # Errors
-    /// The errno of the step that failed.
-    pub fn start(&self, null: &OwnedFd, caught: &[i32]) -> io::Result<Started> {
-        let (stdout, out) = pipe2(OFlag::O_CLOEXEC)?;
-        let (stderr, err) = pipe2(OFlag::O_CLOEXEC)?;
-        let (told, tell) = pipe2(OFlag::O_CLOEXEC)?;
+    /// The step that failed, and why.
+    pub fn start(&self, null: &OwnedFd, caught: &[i32]) -> Result<Started, NotStarted> {
+        let no_pipe = |e| NotStarted::Before("make a pipe", e);
+        let (stdout, out) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+        let (stderr, err) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+        let (told, tell) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
         for fd in [&stdout, &stderr] {
             // Each end of a pipe is a description of its own: the daemon's stays blocking.
-            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
         }
         let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
             list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
@@ -81,17 +109,17 @@ impl Program {
             // SAFETY: as above; `execute` never returns.
             unsafe { execute(self, &argv, &envp, fds, caught, tell.as_raw_fd()) }
         }
-        let failed = (pid < 0).then(io::Error::last_os_error);
+        let failed = (pid < 0).then(Errno::last);
         // SAFETY: `old` was filled in above.
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
-        if let Some(error) = failed {
-            return Err(error);
+        if let Some(e) = failed {
+            return Err(NotStarted::Before("fork", e));
         }
         drop((tell, out, err));
         let mut errno = [0u8; 4];
         let read = loop {
             match nix::unistd::read(&told, &mut errno) {
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
                 other => break other.unwrap_or(0),
             }
         };
@@ -99,10 +127,9 @@ impl Program {
             return Ok(Started { pid, stdout, stderr });
         }
         // SAFETY: waitpid(2) on our own child, which has failed to execute and exits at once; no status is kept.
-        while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
-            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-        {}
-        Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && Errno::last() == Errno::EINTR {}
+        let name = self.argv.first().map(|name| name.to_string_lossy().into_owned());
+        Err(NotStarted::Execute(name.unwrap_or_default(), Errno::from_raw(i32::from_ne_bytes(errno))))
     }
 }
 

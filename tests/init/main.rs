@@ -1,0 +1,13 @@
+//! What `sidecar init` promises (section by section of its documentation), seen on the real binary as PID 1 of a real
+//! pid namespace.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+
+mod bundle;
+mod life;
+mod output;
+mod shutdown;
+mod signals;
+mod status;
+
+use bundle::{Bundle, Setup, TWO};

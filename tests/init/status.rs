@@ -1,0 +1,55 @@
+//! The status page and the applet that shows it.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::{Bundle, Setup, TWO};
+
+#[test]
+fn status_shows_each_daemon_and_its_exit_code_is_a_health_check() {
+    let bundle = Bundle::start(&TWO.replace("exec sleep 1000", "test ! -e DIR/fail || exit 3; exec sleep 1000"));
+    bundle.wait_for("out", "alpha is up");
+    bundle.wait_for_generation(1, 1);
+    let (code, out, _) = bundle.status(&["--json"]);
+    assert_eq!(code, 0);
+    let status: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&status["schema"], &status["pid"], &status["state"]), (&1.into(), &1.into(), &"running".into()));
+    assert_eq!(status["daemons"][1]["name"], "beta");
+    // An age, not a point of the clock.
+    assert!(status["daemons"][1]["uptime_ms"].as_u64().unwrap() < 60_000);
+    bundle.write("fail", "");
+    bundle.signal("USR1");
+    bundle.wait_for("err", "exited 3");
+    bundle.wait_until("the end on the page", || bundle.daemon(1)["state"] == "exited");
+    let (code, out, _) = bundle.status(&[]);
+    assert_eq!(code, 1);
+    assert!(out.contains("exited"), "{out}");
+}
+
+#[test]
+fn without_the_fixed_descriptor_init_runs_without_a_status_page_and_says_so() {
+    let mut bundle = Setup::new(TWO).wrapped(&["prlimit", "--nofile=64"]).start();
+    bundle.wait_for("out", "alpha is up");
+    bundle.wait_for("err", "no status page: ");
+    let (code, _, error) = bundle.status(&[]);
+    assert_eq!(code, 4, "{error}");
+    bundle.signal("USR1");
+    bundle.wait_until("a second start", || bundle.read("err").matches(" starting beta").count() == 2);
+    bundle.signal("TERM");
+    assert_eq!(bundle.exit_code(), 143);
+}
+
+#[test]
+fn a_page_that_is_published_can_not_be_changed_in_place() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_for("out", "alpha is up");
+    let before = bundle.page();
+    let path = format!("/proc/{}/fd/100", bundle.pid());
+    // As root, who may open anything.
+    let mut page = OpenOptions::new().write(true).open(path).unwrap();
+    assert_eq!(page.write(b"x").unwrap_err().raw_os_error(), Some(nix::libc::EPERM));
+    assert!(page.set_len(0).is_err());
+    assert_eq!(bundle.page(), before);
+}
