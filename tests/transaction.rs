@@ -505,7 +505,7 @@ fn ctrl_c_asks_for_the_way_back_and_waits_for_it() {
     let bundle = Bundle::start();
     let host = bundle.begin("unready", &["--timeout=20s"]);
     bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
-    assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+    signal(&host, "INT");
     is(&ended(host), "rolled-back", 1, "interrupted");
     bundle.serves("old");
 }
@@ -517,7 +517,7 @@ fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
     let host = bundle.begin("new", &["--timeout=20s"]);
     bundle.wait_until("placed", || bundle.read("conf/rules") == "new");
     for _ in 0..2 {
-        assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+        signal(&host, "INT");
         std::thread::sleep(Duration::from_millis(100));
     }
     is(&ended(host), "unsettled", 5, "settles it by itself");
@@ -535,29 +535,50 @@ fn where_the_helper_is_killed_the_host_asks_once_more_and_that_settles_it() {
     bundle.serves("old");
 }
 
+fn signal(child: &Child, signal: &str) {
+    let kill = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+}
+
 fn kill_all(pids: &[String]) {
     for pid in pids {
         let _ = Command::new("kill").args(["-9", pid]).status();
     }
 }
 
-#[test]
-fn what_nobody_settled_is_settled_by_the_next_apply() {
-    let bundle = Bundle::start();
+/// The new content is in place and served, and neither the host nor the helper lives.
+fn interrupted(bundle: &Bundle) {
     let mut host = bundle.begin("unready", &["--timeout=20s"]);
-    bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    // Stopped first, so that it can't ask once more.
+    signal(&host, "STOP");
     kill_all(&bundle.witnesses());
+    bundle.wait_until("nobody is at it", || bundle.witnesses().is_empty());
     host.kill().unwrap();
     host.wait().unwrap();
-    bundle.wait_until("nobody is at it", || bundle.witnesses().is_empty());
-    // The host may have asked once more before it was killed.
-    if bundle.record()["outcome"] == "interrupted" {
-        assert_eq!(bundle.read("conf/rules"), "unready");
-    }
+    assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "interrupted");
+    assert_eq!(bundle.read("conf/rules"), "unready");
+}
+
+#[test]
+fn what_nobody_settled_is_settled_by_the_next_apply_even_of_another_daemon() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
     is(&bundle.egress("new", &[]), "live", 0, "");
     bundle.serves("old");
     is(&bundle.allowlist("dies", &[]), "rolled-back", 1, "");
     bundle.serves("old");
+}
+
+#[test]
+fn what_nobody_settled_is_settled_by_init_before_it_starts_that_daemon_again() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    bundle.signal("USR1");
+    bundle.wait_until("old content", || bundle.read("serving") == "old");
+    bundle.serves("old");
+    assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "rolled-back");
+    assert!(bundle.read("log").contains("the old content is back"));
 }
 
 #[test]
