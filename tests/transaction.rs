@@ -542,7 +542,7 @@ fn signal(child: &Child, signal: &str) {
 
 fn kill_all(pids: &[String]) {
     for pid in pids {
-        let _ = Command::new("kill").args(["-9", pid]).status();
+        let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
     }
 }
 
@@ -607,4 +607,61 @@ fn a_bundle_that_is_killed_in_the_middle_starts_with_the_old_content() {
     bundle.reboot();
     bundle.serves("old");
     assert!(bundle.read("log").contains("the old content is back"), "{}", bundle.read("log"));
+}
+
+/// How many seeded rounds each victim is killed in; more by the environment.
+fn rounds() -> u64 {
+    std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20)
+}
+
+/// Kills the victim at a seeded moment of a change, and sees what is left.
+fn random_kills(victim: fn(&Bundle, &mut Child)) {
+    let bundle = Bundle::start();
+    let mut live = "old".to_owned();
+    for seed in 1..=rounds() {
+        let new = format!("content {seed}");
+        let mut host = bundle.begin(&new, &["--timeout=5s"]);
+        let micros = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        std::thread::sleep(Duration::from_micros(micros % 450_000));
+        victim(&bundle, &mut host);
+        let output = host.wait_with_output().unwrap();
+        bundle.wait_until("settled", || bundle.witnesses().is_empty());
+        if bundle.record()["outcome"] == "interrupted" {
+            // Both were killed; the next one settles it. Here it only looks.
+            bundle.allowlist("x", &["--dry-run"]);
+        }
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let now = bundle.read("conf/rules");
+        println!("seed {seed}: {} after {} ms: {now}", said["outcome"], micros % 450_000 / 1000);
+        match said["outcome"].as_str() {
+            Some("live") => assert_eq!(now, new),
+            Some("rolled-back" | "refused" | "unreachable" | "not-a-sidecar-bundle") => assert_eq!(now, live),
+            Some(other) => panic!("seed {seed}: {other}: {said}"),
+            None => assert!(now == new || now == live, "seed {seed}: {now}"),
+        }
+        bundle.wait_until("the content on disk is served", || bundle.read("serving") == now);
+        let leftovers = bundle.left();
+        assert!(leftovers.is_empty() || said == Value::Null, "seed {seed}: {leftovers:?} {said}");
+        live = now;
+    }
+    is(&bundle.allowlist("end", &[]), "live", 0, "");
+    bundle.serves("end");
+}
+
+#[test]
+fn a_host_that_is_killed_at_any_moment_leaves_the_old_or_the_new() {
+    random_kills(|_, host| host.kill().unwrap());
+}
+
+#[test]
+fn a_helper_that_is_killed_at_any_moment_leaves_the_old_or_the_new_and_the_host_says_which() {
+    random_kills(|bundle, _| kill_all(&bundle.witnesses()));
+}
+
+#[test]
+fn a_host_and_a_helper_that_are_killed_at_any_moment_leave_what_the_next_one_settles() {
+    random_kills(|bundle, host| {
+        host.kill().unwrap();
+        kill_all(&bundle.witnesses());
+    });
 }

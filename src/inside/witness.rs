@@ -112,17 +112,20 @@ fn change(
     job.run(Transaction::new(mode, was_dead))
 }
 
-/// Settles what was interrupted, of every daemon. Returns those of which it couldn't be.
+/// Settles what was interrupted, of every daemon, and sweeps. Returns those of which it couldn't be.
 fn settle(host: &mut Host, request: &Request) -> Vec<String> {
     let Ok(page) = page::read() else { return Vec::new() };
     let mut unsettled = Vec::new();
     for (daemon, plan) in page.status.daemons.iter().zip(&page.plans) {
-        let store = plan.config.as_ref().and_then(|config| Store::open(&config.path).ok());
-        let record = store.as_ref().and_then(Store::record).filter(|record| record.outcome == Mark::Interrupted);
-        let Some(record) = record else { continue };
+        let Some(store) = plan.config.as_ref().and_then(|config| Store::open(&config.path).ok()) else { continue };
+        let Some(record) = store.record().filter(|record| record.outcome == Mark::Interrupted) else {
+            // What one that was killed before, or after, has left.
+            store.sweep();
+            continue;
+        };
         // The signal isn't used: the way back takes the restart that is wired.
         let mut job = Job::new(host, request, &daemon.name, plan, Signal::HUP);
-        (job.store, job.record) = (store, Some(record));
+        (job.store, job.record) = (Some(store), Some(record));
         let end = job.run(Transaction::new(Mode::Settle, false));
         if matches!(end.ending, Ending::Down { back: Trouble::KeptGone | Trouble::Io { .. }, .. }) {
             unsettled.push(daemon.name.clone());
