@@ -8,6 +8,7 @@ mod publish;
 mod relay;
 mod signals;
 mod spawn;
+mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -21,11 +22,13 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::core::{Core, Disposition, End, Event, Level, Moment, System, select};
 use crate::inside::store;
-use crate::status::{Daemon, Page, Plan, SCHEMA, Status, Wired};
+use crate::status::{Daemon, Plan, SCHEMA, Status, Wired};
 use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
+use publish::Entry;
 use relay::{Sink, Stream};
 use spawn::Program;
+use watch::{For, Watch};
 
 /// Selects daemons by name.
 pub const SELECTION: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
@@ -34,6 +37,11 @@ const DRAIN: Duration = Duration::from_millis(500);
 const DRAIN_SLOW: Duration = Duration::from_millis(800);
 /// How many children or messages one round takes in: whoever makes them without end must not hold up a signal.
 const ROUND: usize = 256;
+/// What the descriptors are watched under; a stream has a number of its own.
+const SIGNALS: u64 = 0;
+const NOTIFY: u64 = 1;
+const SINKS: u64 = 2;
+const STREAMS: u64 = 4;
 /// How long init, where it isn't PID 1, waits for children that it killed at its end.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
 
@@ -85,9 +93,16 @@ struct Shell {
     /// The wired signals' names, in the order of the table's wiring.
     wires: Vec<String>,
     place: publish::Place,
-    page: Page,
+    /// The page without its daemons.
+    head: Status,
+    entries: Vec<Entry>,
+    /// What is published isn't what it should be.
+    is_stale: bool,
     /// An event was served: the page may show other than what is.
     changed: bool,
+    watch: Watch,
+    /// The number that the next stream is watched under.
+    next_number: u64,
     /// How many children this round has taken in.
     taken_in: usize,
     buffer: Vec<u8>,
@@ -103,6 +118,8 @@ impl Shell {
         caught.sort_unstable();
         caught.dedup();
         let signals = signals::Signals::catch(caught)?;
+        let watch = Watch::new()?;
+        watch.set(signals.fd(), SIGNALS, For::Reading, true);
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = OwnedFd::from(null.map_err(|e| io::Error::other(format!("/dev/null: {e}")))?);
         let is_pid_1 = std::process::id() == 1;
@@ -136,8 +153,12 @@ impl Shell {
             programs: Vec::new(),
             wires: Vec::new(),
             place: publish::Place::default(),
-            page: Page { status, plans: Vec::new() },
+            head: status,
+            entries: Vec::new(),
+            is_stale: true,
             changed: true,
+            watch,
+            next_number: STREAMS,
             taken_in: 0,
             buffer: vec![0; 64 * 1024],
             is_pid_1,
@@ -149,11 +170,14 @@ impl Shell {
         let names = |keep: bool| -> Vec<String> {
             (0..).zip(&table.daemons).filter(|(i, _)| is_selected(i) == keep).map(|(_, d)| d.name.clone()).collect()
         };
-        (self.page.status.selected, self.page.status.unselected) = (names(true), names(false));
+        (self.head.selected, self.head.unselected) = (names(true), names(false));
         self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
         if self.specs.iter().any(|d| d.ready == Some(Ready::Notify)) {
             match notify::Notify::open() {
-                Ok(socket) => self.notify = Some(socket),
+                Ok(socket) => {
+                    self.watch.set(socket.fd(), NOTIFY, For::Reading, true);
+                    self.notify = Some(socket);
+                }
                 Err(e) => tracing::warn!("no socket for sd_notify: {e}; daemons with notify never count as ready"),
             }
         }
@@ -163,7 +187,7 @@ impl Shell {
                 Action::Restart => Wired { forward: None, restart: daemon, last: None },
                 Action::Forward { .. } => Wired { forward: daemon, restart: None, last: None },
             };
-            self.page.status.signals.insert(name.clone(), wired);
+            self.head.signals.insert(name.clone(), wired);
             self.wires.push(name);
         }
         for spec in &self.specs {
@@ -181,6 +205,7 @@ impl Shell {
         // Before any daemon's pipe could get the page's descriptor number.
         self.publish(&core);
         // What was pending before the first start comes first; what comes from here on is served after it.
+        self.signals.let_in(|| ());
         let mut events = self.gather_signals();
         events.push(Event::Begin);
         loop {
@@ -198,33 +223,28 @@ impl Shell {
     /// Waits for something to happen, moves what daemons wrote, and returns the rest.
     fn wait(&mut self, core: &Core) -> Vec<Event> {
         let next = if self.taken_in < ROUND { core.next() } else { Some(Moment::ZERO) };
-        let timeout = next.map_or(PollTimeout::NONE, time_left);
-        let mut fds = vec![PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
-        fds.extend(self.notify.as_ref().map(|n| PollFd::new(n.fd(), PollFlags::POLLIN)));
-        let writing: Vec<usize> =
-            (0..self.sinks.len()).filter(|i| self.sinks.get(*i).is_some_and(Sink::is_waiting)).collect();
-        fds.extend(writing.iter().filter_map(|i| self.sinks.get(*i)).map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)));
-        let first = fds.len();
-        let open: Vec<usize> = (0..self.streams.len()).filter(|i| self.may_read(*i, core)).collect();
-        fds.extend(open.iter().filter_map(|i| self.streams.get(*i)).map(|s| PollFd::new(s.fd(), PollFlags::POLLIN)));
-        let failed = match poll(&mut fds, timeout) {
-            Ok(_) => false,
-            // A handler ran, and the next round sees what it wrote.
-            Err(Errno::EINTR) => return Vec::new(),
-            // More descriptors than RLIMIT_NOFILE allows by now, or no memory: each is looked at in turn.
-            Err(_) => {
-                let _ = fds.first_mut().map(|signals| poll(std::slice::from_mut(signals), PollTimeout::from(10u8)));
-                true
+        for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
+            let wanted = sink.is_waiting();
+            if wanted != sink.is_watched {
+                sink.is_watched = self.watch.set(sink.fd(), number, For::Writing, wanted);
             }
+        }
+        for index in 0..self.streams.len() {
+            let wanted = self.may_read(index, core);
+            if let Some(stream) = self.streams.get_mut(index).filter(|s| s.is_watched != wanted) {
+                stream.is_watched = self.watch.set(stream.fd(), stream.number, For::Reading, wanted);
+            }
+        }
+        let timeout = next.map_or(PollTimeout::NONE, time_left);
+        let Ok(mut up) = self.signals.let_in(|| self.watch.wait(timeout)) else {
+            // A handler ran, in the middle of the wait.
+            return self.gather_signals();
         };
-        let is_up = |fd: &PollFd<'_>| failed || fd.revents().is_some_and(|r| !r.is_empty());
-        let signalled = fds.first().is_some_and(is_up);
-        let notified = self.notify.is_some() && fds.get(1).is_some_and(is_up);
-        let readable: Vec<usize> =
-            fds.iter().skip(first).zip(&open).filter(|(fd, _)| is_up(fd)).map(|(_, index)| *index).collect();
-        drop(fds);
-        for index in readable {
-            if self.may_read(index, core) {
+        let (signalled, notified) = (up.contains(&SIGNALS), up.contains(&NOTIFY));
+        up.retain(|number| *number >= STREAMS);
+        for number in up {
+            let index = self.streams.iter().position(|s| s.number == number);
+            if let Some(index) = index.filter(|i| self.may_read(*i, core)) {
                 self.pump(index);
             }
         }
@@ -254,10 +274,7 @@ impl Shell {
     fn gather_signals(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for caught in self.signals.take() {
-            // SIGCHLD is no signal of the table's meaning here: every round looks for children that have ended.
-            let Some(signal) = Signal::from_number(caught.number).filter(|_| caught.number != libc::SIGCHLD) else {
-                continue;
-            };
+            let Some(signal) = Signal::from_number(caught.number) else { continue };
             tracing::info!("received SIG{signal} from {}", caught.sender);
             events.push(match caught.number {
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => Event::Stop,
@@ -290,18 +307,17 @@ impl Shell {
             return;
         }
         let millis = |m: Moment| u64::try_from(m.as_millis()).unwrap_or(u64::MAX);
-        let mut page = self.page.clone();
-        page.status.state = core.state();
+        let head = &mut self.head;
+        self.is_stale |= std::mem::replace(&mut head.state, core.state()) != core.state();
         for (wire, name) in self.wires.iter().enumerate() {
-            if let Some(wired) = page.status.signals.get_mut(name) {
-                wired.last = core.last(wire);
+            if let Some(wired) = head.signals.get_mut(name) {
+                self.is_stale |= std::mem::replace(&mut wired.last, core.last(wire)) != core.last(wire);
             }
         }
-        page.status.daemons.clear();
-        page.plans.clear();
-        for (index, spec) in self.specs.iter().enumerate() {
-            let Some(view) = core.view(index) else { continue };
-            page.status.daemons.push(Daemon {
+        self.entries.resize_with(self.specs.len(), Entry::default);
+        for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
+            let Some(view) = core.view(index).filter(|view| entry.view != Some(*view)) else { continue };
+            let daemon = Daemon {
                 name: spec.name.clone(),
                 state: view.state,
                 pid: view.pid,
@@ -311,17 +327,19 @@ impl Shell {
                 last_exit: view.last_exit,
                 transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
                 ready: None,
-            });
-            page.plans.push(Plan {
+            };
+            let plan = Plan {
                 ready: spec.ready.clone(),
                 notified: view.notified,
                 settle_ms: millis(spec.settle),
                 grace_ms: millis(spec.grace),
                 config: spec.config.clone(),
-            });
+            };
+            *entry = Entry::new(view, &daemon, &plan);
+            self.is_stale = true;
         }
-        if page != self.page && self.place.put(&page) {
-            self.page = page;
+        if self.is_stale {
+            self.is_stale = !self.place.put(|| publish::text(head, &self.entries));
         }
     }
 
@@ -380,7 +398,7 @@ impl Shell {
                 self.kill(pid, libc::SIGKILL);
             }
             let mut fds = [PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut fds, PollTimeout::from(10u8));
+            let _ = self.signals.let_in(|| poll(&mut fds, PollTimeout::from(10u8)));
             let _ = self.signals.take();
         }
     }
@@ -403,9 +421,11 @@ impl System for Shell {
         }
         match program.start(&self.null, &self.signals.caught) {
             Ok(started) => {
-                let stdout = self.sinks.len() - 1;
-                self.streams.push(Stream::new(started.stdout, &spec.name, daemon, generation, stdout));
-                self.streams.push(Stream::new(started.stderr, &spec.name, daemon, generation, 0));
+                let ends = [(started.stdout, self.sinks.len() - 1), (started.stderr, 0)];
+                for ((fd, sink), number) in ends.into_iter().zip(self.next_number..) {
+                    self.streams.push(Stream::new(fd, &spec.name, daemon, generation, sink, number));
+                }
+                self.next_number += 2;
                 Event::Started { daemon, pid: started.pid }
             }
             Err(e) => Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
@@ -427,13 +447,14 @@ impl System for Shell {
     }
 
     fn ended(&mut self) -> Option<(i32, End)> {
-        if self.taken_in == ROUND {
+        if !self.signals.a_child_ended || self.taken_in == ROUND {
             return None;
         }
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
         if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } < 0 {
+            self.signals.a_child_ended = false;
             return None;
         }
         // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
@@ -442,6 +463,7 @@ impl System for Shell {
             (info.si_pid(), info.si_status(), info.si_code)
         };
         if pid == 0 {
+            self.signals.a_child_ended = false;
             return None;
         }
         self.taken_in += 1;

@@ -8,7 +8,55 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::status::{PAGE_FD, PAGE_NAME, Page};
+use crate::core::View;
+use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Plan, Status};
+
+/// What the page says of one daemon, kept as it was written: at a change of one, four hundred aren't written anew.
+#[derive(Default)]
+pub struct Entry {
+    /// What it was written from.
+    pub view: Option<View>,
+    daemon: Box<[u8]>,
+    plan: Box<[u8]>,
+}
+
+impl Entry {
+    /// Writes it. (Neither type can fail to be written.)
+    #[must_use]
+    pub fn new(view: View, daemon: &Daemon, plan: &Plan) -> Self {
+        let daemon = serde_json::to_vec(daemon).unwrap_or_default().into_boxed_slice();
+        let plan = serde_json::to_vec(plan).unwrap_or_default().into_boxed_slice();
+        Self { view: Some(view), daemon, plan }
+    }
+}
+
+/// A [`crate::status::Page`]: `head` is its status, without daemons.
+///
+/// # Errors
+/// None that is known.
+pub fn text(head: &Status, entries: &[Entry]) -> io::Result<Vec<u8>> {
+    let head = serde_json::to_vec(head)?;
+    // The daemons are the last of its keys.
+    let head = head.strip_suffix(b"]}").ok_or_else(|| io::Error::other("the status does not end with its daemons"))?;
+    let size = entries.iter().map(|e| e.daemon.len() + e.plan.len() + 2).sum::<usize>();
+    let mut text = Vec::with_capacity(head.len() + size + 64);
+    text.extend_from_slice(b"{\"status\":");
+    text.extend_from_slice(head);
+    join(&mut text, entries.iter().map(|e| &e.daemon));
+    text.extend_from_slice(b"]},\"plans\":[");
+    join(&mut text, entries.iter().map(|e| &e.plan));
+    text.extend_from_slice(b"]}");
+    Ok(text)
+}
+
+fn join<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = &'a Box<[u8]>>) {
+    for (index, part) in parts.enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(part);
+    }
+}
 
 /// The page's descriptor.
 #[derive(Default)]
@@ -20,8 +68,8 @@ pub struct Place {
 impl Place {
     /// Replaces the page as a whole. Where that fails there is no page, as an old one would go on telling what isn't
     /// so any more; that is logged, and tried again with the next change.
-    pub fn put(&mut self, page: &Page) -> bool {
-        let put = sealed(page).and_then(|file| self.dup(file.as_raw_fd()));
+    pub fn put(&mut self, text: impl FnOnce() -> io::Result<Vec<u8>>) -> bool {
+        let put = text().and_then(|text| sealed(&text)).and_then(|file| self.dup(file.as_raw_fd()));
         if let Err(e) = &put {
             if !self.said {
                 tracing::warn!("no status page: {e}; status and apply can't look into this bundle");
@@ -57,15 +105,42 @@ impl Place {
 }
 
 /// It is sealed before it is put in place: a daemon of the same user could open it through /proc and rewrite it.
-fn sealed(page: &Page) -> io::Result<File> {
-    let text = serde_json::to_vec(page)?;
+fn sealed(text: &[u8]) -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Where vm.memfd_noexec is 2 a memfd must say that it isn't executable; before Linux 6.3 none can.
     let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let fd = memfd_create(PAGE_NAME, flags | no_exec).or_else(|_| memfd_create(PAGE_NAME, flags))?;
     let mut file = File::from(fd);
-    file.write_all(&text)?;
+    file.write_all(text)?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::apply::sample;
+    use crate::status::{DaemonState, Page};
+
+    #[test]
+    fn a_page_put_together_from_its_parts_reads_as_the_whole() {
+        let page: Page = sample::page();
+        let view = View {
+            state: DaemonState::Running,
+            pid: None,
+            since: None,
+            generation: 1,
+            restarts: 0,
+            last_exit: None,
+            notified: false,
+        };
+        let entries: Vec<Entry> =
+            page.status.daemons.iter().zip(&page.plans).map(|(daemon, plan)| Entry::new(view, daemon, plan)).collect();
+        let mut head = page.status.clone();
+        head.daemons.clear();
+        assert_eq!(serde_json::from_slice::<Page>(&text(&head, &entries).unwrap()).unwrap(), page);
+    }
 }

@@ -32,6 +32,8 @@ pub struct Sink {
     queue: Vec<u8>,
     sent: usize,
     dropped: u64,
+    /// Whether it is waited for.
+    pub is_watched: bool,
     /// What was written ends within a line whose rest is lost.
     cut: bool,
 }
@@ -55,7 +57,7 @@ impl Sink {
             _ => again().map_or((None, Way::PollFirst), |fd| (Some(fd), Way::Write)),
         };
         let fd = own.map_or_else(|| stream.try_clone_to_owned(), Ok)?;
-        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, cut: false })
+        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, is_watched: false, cut: false })
     }
 
     fn queued(&self) -> usize {
@@ -82,11 +84,11 @@ impl Sink {
 
     /// Takes a line of init's own, or counts it as dropped where there is no room.
     pub fn own_line(&mut self, line: &[u8]) {
-        self.line("", line, self.queued() < HIGH + RESERVE);
+        self.line([b"", line, b""], self.queued() < HIGH + RESERVE);
     }
 
-    /// Takes a line without its newline, or only counts it.
-    fn line(&mut self, prefix: &str, line: &[u8], keep: bool) {
+    /// Takes a line without its newline, in parts, or only counts it.
+    fn line(&mut self, parts: [&[u8]; 3], keep: bool) {
         if !keep {
             self.dropped += 1;
             return;
@@ -95,8 +97,9 @@ impl Sink {
             self.queue.push(b'\n');
         }
         self.report();
-        self.queue.extend_from_slice(prefix.as_bytes());
-        self.queue.extend_from_slice(line);
+        for part in parts {
+            self.queue.extend_from_slice(part);
+        }
         self.queue.push(b'\n');
     }
 
@@ -174,6 +177,9 @@ pub struct Stream {
     pub generation: u64,
     /// Which sink it goes to.
     pub sink: usize,
+    /// What it is watched under, and whether it is.
+    pub number: u64,
+    pub is_watched: bool,
     /// Nothing more comes out of it.
     pub ended: bool,
 }
@@ -181,9 +187,10 @@ pub struct Stream {
 impl Stream {
     /// A stream whose lines begin with `[name] `.
     #[must_use]
-    pub fn new(fd: OwnedFd, name: &str, daemon: usize, generation: u64, sink: usize) -> Self {
+    pub fn new(fd: OwnedFd, name: &str, daemon: usize, generation: u64, sink: usize, number: u64) -> Self {
         let prefix = format!("[{name}] ");
-        Self { fd, prefix, partial: Vec::new(), left: usize::MAX, daemon, generation, sink, ended: false }
+        let (partial, left) = (Vec::new(), usize::MAX);
+        Self { fd, prefix, partial, left, daemon, generation, sink, number, is_watched: false, ended: false }
     }
 
     /// What poll(2) waits for.
@@ -221,29 +228,34 @@ impl Stream {
     /// Prints a last line that has no newline.
     pub fn finish(&mut self, sink: &mut Sink) {
         if !self.partial.is_empty() {
-            self.emit(sink, true);
+            self.emit(b"", sink, true);
         }
     }
 
-    fn emit(&mut self, sink: &mut Sink, keep: bool) {
-        sink.line(&self.prefix, &self.partial, keep);
+    /// Ends the line that was begun with this rest of it.
+    fn emit(&mut self, rest: &[u8], sink: &mut Sink, keep: bool) {
+        sink.line([self.prefix.as_bytes(), &self.partial, rest], keep);
         self.partial.clear();
     }
 
-    fn feed(&mut self, bytes: &[u8], sink: &mut Sink, keep: bool) {
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let (mut text, whole) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            while let Some((fits, rest)) =
-                text.split_at_checked(LINE_MAX - self.partial.len()).filter(|s| !s.1.is_empty())
-            {
-                self.partial.extend_from_slice(fits);
-                self.emit(sink, keep);
-                text = rest;
-            }
-            self.partial.extend_from_slice(text);
-            if whole {
-                self.emit(sink, keep);
-            }
+    fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink, keep: bool) {
+        if keep {
+            sink.queue.reserve(bytes.len() + bytes.len() / 8);
+        }
+        while !bytes.is_empty() {
+            let room = LINE_MAX - self.partial.len();
+            // A newline right behind the longest line belongs to it.
+            let window = bytes.get(..=room).unwrap_or(bytes);
+            let (line, rest) = match memchr::memchr(b'\n', window) {
+                Some(at) => (bytes.get(..at), bytes.get(at + 1..)),
+                None if window.len() > room => (bytes.get(..room), bytes.get(room..)),
+                None => {
+                    self.partial.extend_from_slice(bytes);
+                    return;
+                }
+            };
+            self.emit(line.unwrap_or_default(), sink, keep);
+            bytes = rest.unwrap_or_default();
         }
     }
 }

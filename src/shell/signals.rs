@@ -19,11 +19,15 @@ pub struct Signals {
     delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
     /// The numbers that are caught.
     pub caught: Vec<i32>,
+    /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
+    pub a_child_ended: bool,
+    /// All others.
+    others: SigSet,
 }
 
 impl Signals {
-    /// Catches and unblocks these signals; all others stay blocked. `main` has blocked every signal before: the
-    /// kernel drops, without an error, what PID 1 neither blocks nor handles (`pid_namespaces`(7)).
+    /// Catches these signals. `main` has blocked every signal before: the kernel drops, without an error, what PID 1
+    /// neither blocks nor handles (`pid_namespaces`(7)). They stay blocked but while init waits ([`Self::let_in`]).
     ///
     /// # Errors
     /// Where no socket pair can be had or a signal can't be caught; init can't run then.
@@ -44,8 +48,19 @@ impl Signals {
             // SAFETY: raw came from an initialised set.
             set = unsafe { SigSet::from_sigset_t_unchecked(raw) };
         }
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
-        Ok(Self { delivery, caught })
+        // An init that was executed by another program has that one's children.
+        Ok(Self { delivery, caught, a_child_ended: true, others: set })
+    }
+
+    /// Does something, a wait as a rule, in which the signals may come. They are blocked all the rest of the time: a
+    /// thousand orphans that end while one is reaped are one SIGCHLD then, not a thousand calls of the handler, and
+    /// a child that shares init's handlers until it executes can't run them.
+    pub fn let_in<T>(&self, wait: impl FnOnce() -> T) -> T {
+        // Neither can fail: the sets are valid.
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.others), None);
+        let result = wait();
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+        result
     }
 
     /// Readable when a signal is there.
@@ -54,9 +69,12 @@ impl Signals {
         self.delivery.get_read().as_fd()
     }
 
-    /// The signals caught since the last call.
+    /// The signals caught since the last call, but for SIGCHLD.
     pub fn take(&mut self) -> Vec<Caught> {
-        self.delivery.pending().map(|info| Caught { number: info.si_signo, sender: Sender::of(&info) }).collect()
+        let (children, others): (Vec<_>, Vec<_>) =
+            self.delivery.pending().partition(|info| info.si_signo == libc::SIGCHLD);
+        self.a_child_ended |= !children.is_empty();
+        others.iter().map(|info| Caught { number: info.si_signo, sender: Sender::of(info) }).collect()
     }
 }
 

@@ -76,7 +76,11 @@ impl Program {
         }
     }
 
-    /// Forks and executes; returns once the child has executed or failed to.
+    /// Starts the process; returns once it has executed its program or failed to.
+    ///
+    /// As `posix_spawn`(3) does, it borrows init's memory until then (`CLONE_VM | CLONE_VFORK`): no page table is
+    /// copied, none of init's pages is copied on a later write, and a failure is told without a pipe. Every signal is
+    /// blocked here (`Signals::let_in`): one of init's handlers in the child would write into init's own pipe.
     ///
     /// # Errors
     /// The step that failed, and why.
@@ -84,7 +88,6 @@ impl Program {
         let no_pipe = |e| NotStarted::Before("make a pipe", e);
         let (stdout, out) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
         let (stderr, err) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        let (told, tell) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
         for fd in [&stdout, &stderr] {
             // Each end of a pipe is a description of its own: the daemon's stays blocking.
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
@@ -92,74 +95,77 @@ impl Program {
         let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
             list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
         };
-        let (argv, envp) = (pointers(&self.argv), pointers(&self.envp));
-        let (null, out, err) = (null.as_raw_fd(), out, err);
-        let fds = [null, out.as_raw_fd(), err.as_raw_fd()];
-        let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: both sets are valid for writes. All signals are blocked until the child has its own dispositions:
-        // one of init's handlers in the child would write into init's own pipe.
-        unsafe {
-            let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-            libc::sigfillset(all.as_mut_ptr());
-            libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
-        }
-        // SAFETY: init has one thread, and the child makes async-signal-safe calls only, on memory made before.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            // SAFETY: as above; `execute` never returns.
-            unsafe { execute(self, &argv, &envp, fds, caught, tell.as_raw_fd()) }
-        }
+        let mut child = Child {
+            program: self,
+            argv: pointers(&self.argv),
+            envp: pointers(&self.envp),
+            fds: [null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
+            caught,
+            errno: 0,
+        };
+        let child: *mut Child<'_> = &raw mut child;
+        let mut stack = Stack([std::mem::MaybeUninit::uninit(); STACK]);
+        // SAFETY: init has one thread, and it stands still until the child has executed or ended (clone(2)): `child`
+        // and `stack` outlive its use of them. The child makes async-signal-safe calls only, on memory made before.
+        let pid = unsafe {
+            let top = (&raw mut stack.0).cast::<u8>().add(STACK);
+            libc::clone(execute, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, child.cast())
+        };
         let failed = (pid < 0).then(Errno::last);
-        // SAFETY: `old` was filled in above.
-        unsafe { libc::sigprocmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
         if let Some(e) = failed {
             return Err(NotStarted::Before("fork", e));
         }
-        drop((tell, out, err));
-        let mut errno = [0u8; 4];
-        let read = loop {
-            match nix::unistd::read(&told, &mut errno) {
-                Err(Errno::EINTR) => {}
-                other => break other.unwrap_or(0),
-            }
-        };
-        if read == 0 {
+        // SAFETY: the child, which may have written it, is gone from this memory; volatile, as the compiler saw no write.
+        let errno = unsafe { (&raw const (*child).errno).read_volatile() };
+        if errno == 0 {
             return Ok(Started { pid, stdout, stderr });
         }
         // SAFETY: waitpid(2) on our own child, which has failed to execute and exits at once; no status is kept.
         while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && Errno::last() == Errno::EINTR {}
         let name = self.argv.first().map(|name| name.to_string_lossy().into_owned());
-        Err(NotStarted::Execute(name.unwrap_or_default(), Errno::from_raw(i32::from_ne_bytes(errno))))
+        Err(NotStarted::Execute(name.unwrap_or_default(), Errno::from_raw(errno)))
     }
 }
 
-/// The child's side. SAFETY: only async-signal-safe calls (signal-safety(7)), no allocation, never returns.
-unsafe fn execute(
-    program: &Program,
-    argv: &[*const libc::c_char],
-    envp: &[*const libc::c_char],
+/// What the child finds in the memory that it borrows.
+struct Child<'a> {
+    program: &'a Program,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
     fds: [i32; 3],
-    caught: &[i32],
-    tell: i32,
-) -> ! {
-    // SAFETY: pointers are to NUL-terminated strings and arrays that outlive the call; the rest takes numbers.
+    caught: &'a [i32],
+    /// Why it could not execute; 0 where it could.
+    errno: i32,
+}
+
+/// What the child's few calls need, with room to spare.
+const STACK: usize = 16 * 1024;
+
+#[repr(align(16))]
+struct Stack([std::mem::MaybeUninit<u8>; STACK]);
+
+/// The child's side: only async-signal-safe calls (signal-safety(7)), no allocation; it ends, or is another program.
+extern "C" fn execute(child: *mut libc::c_void) -> libc::c_int {
+    let child = child.cast::<Child<'_>>();
+    // SAFETY: `child` is valid and nobody else's while the parent stands still; its pointers are to NUL-terminated
+    // strings and arrays that outlive the call; the rest takes numbers.
     unsafe {
         libc::setsid();
-        for (fd, target) in fds.into_iter().zip(0..) {
+        for (fd, target) in (*child).fds.into_iter().zip(0..) {
             libc::dup2(fd, target);
         }
-        for signal in caught {
+        for signal in (*child).caught {
             libc::signal(*signal, libc::SIG_DFL);
         }
-        for signal in &program.ignore {
+        for signal in &(*child).program.ignore {
             libc::signal(*signal, libc::SIG_IGN);
         }
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
         let mut errno = libc::ENOENT;
-        for path in &program.paths {
-            libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr());
+        for path in &(*child).program.paths {
+            libc::execve(path.as_ptr(), (*child).argv.as_ptr(), (*child).envp.as_ptr());
             let this = *libc::__errno_location();
             // As execvp(3) does: look on where it isn't, remember that it may not be executed; but no shell.
             if this != libc::ENOENT && this != libc::ENOTDIR {
@@ -169,7 +175,8 @@ unsafe fn execute(
                 }
             }
         }
-        libc::write(tell, (&raw const errno).cast(), 4);
-        libc::_exit(127)
+        (&raw mut (*child).errno).write_volatile(errno);
+        // Under an emulator that makes a fork of this nobody reads errno: the exit code says the same.
+        libc::_exit(if errno == libc::ENOENT { 127 } else { 126 })
     }
 }

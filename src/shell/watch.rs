@@ -1,0 +1,58 @@
+//! What init waits for: one epoll(7) set, so that a round costs the same for four daemons and for four hundred.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::PollTimeout;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+/// How many descriptors one round takes in; the kernel begins the next round with the others.
+const ROUND: usize = 64;
+
+/// What a descriptor is waited for.
+#[derive(Clone, Copy)]
+pub enum For {
+    /// To be read, or closed on the other side.
+    Reading,
+    /// To be written.
+    Writing,
+}
+
+/// The set. Each descriptor is known by a number that the caller chose.
+pub struct Watch {
+    epoll: Epoll,
+    found: Vec<EpollEvent>,
+}
+
+impl Watch {
+    /// Makes an empty set.
+    ///
+    /// # Errors
+    /// Where no descriptor is left.
+    pub fn new() -> nix::Result<Self> {
+        Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, found: vec![EpollEvent::empty(); ROUND] })
+    }
+
+    /// Takes a descriptor into the set or out of it; tells whether it is in it now. A regular file, which never makes a
+    /// writer wait, never is (EPERM).
+    pub fn set(&self, fd: impl AsFd, number: u64, what: For, wanted: bool) -> bool {
+        let flags = match what {
+            For::Reading => EpollFlags::EPOLLIN,
+            For::Writing => EpollFlags::EPOLLOUT,
+        };
+        if wanted {
+            return self.epoll.add(fd, EpollEvent::new(flags, number)).is_ok();
+        }
+        let _ = self.epoll.delete(fd);
+        false
+    }
+
+    /// Waits; tells the numbers of those that are up.
+    ///
+    /// # Errors
+    /// EINTR: a signal came.
+    pub fn wait(&mut self, timeout: PollTimeout) -> Result<Vec<u64>, Errno> {
+        let count = self.epoll.wait(&mut self.found, timeout)?;
+        Ok(self.found.iter().take(count).map(EpollEvent::data).collect())
+    }
+}
