@@ -284,3 +284,21 @@ fn a_bundle_that_breaks_off_after_the_signal_leaves_it_not_proven() {
     }
     assert!(started.elapsed() < Duration::from_secs(60));
 }
+
+#[test]
+fn a_bundle_that_lies_about_new_content_is_bounded_and_never_believed() {
+    let live = r#"echo '{"step":"end","ending":"live","finding":{"finding":"live"},"after":null,"siblings_moved":null,"checked":true,"wait_ms":0,"check_ms":0,"back_ms":0}'"#;
+    let started = Instant::now();
+    // It says that it is live without an acknowledgement, nothing, garbage, or too much; it reads nothing; the second
+    // exec lies in the same way.
+    for lie in [live, "true", "yes", "cat /dev/zero", "sleep 60 & wait", r"printf '\033[2J\n'"] {
+        let dir = Dir::new();
+        let content = dir.write("content", &"x".repeat(1 << 20));
+        let file = format!("--file={}", content.display());
+        let args = ["apply-allowlist", "--timeout=100ms", &file, "b1"];
+        let (code, out, err) = run(&mut dir.docker(&hello(lie)), &args);
+        assert_eq!((code, out.as_str(), err.lines().count()), (5, "", 1), "{lie}: {err}");
+        assert!(err.contains("UNSETTLED") && !err.contains('\u{1b}'), "{lie}: {err}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(600));
+}

@@ -322,19 +322,29 @@ impl Bundle<'_> {
     /// The connection broke: the bundle is asked once more what became of it.
     fn ask(&self, talk: &Talk, id: &Plain) -> Result<Success, Failure> {
         let time = self.change.timeout * 2 + talk.grace + LAST_WORD;
-        let mut session = self.open().map_err(|_| Failure::Unsettled { words: Plain::default() })?;
-        session.say(self.request(Task::Ask, time, id).as_bytes());
-        let line = session.hear(Instant::now() + time * 2 + TO_ANSWER, true);
-        let heard = line.ok().and_then(|line| protocol::hear(&line));
-        let Some(Heard::Reply(Reply::Settled { outcome })) = heard else {
-            let words = Plain::from_bytes(&session.end());
-            // Without an acknowledgement it isn't committed, whatever became of the bundle.
-            return Err(if !talk.acked && is_dead(&words) {
-                Failure::Vanished { words }
-            } else {
-                Failure::Unsettled { words }
-            });
+        let until = Instant::now() + time * 2 + TO_ANSWER;
+        let ask = || {
+            let mut session = self.open().map_err(|_| (NoLine::Ended, Plain::default()))?;
+            session.say(self.request(Task::Ask, time, id).as_bytes());
+            let line = session.hear(until, true).map_err(|no| (no, Plain::from_bytes(&session.end())))?;
+            match protocol::hear(&line) {
+                Some(Heard::Reply(Reply::Settled { outcome })) => Ok(outcome),
+                _ => Err((NoLine::TimedOut, Plain::default())),
+            }
         };
+        let mut answer = ask();
+        // A bundle that is being stopped breaks off once more, and then docker says what became of it.
+        for _ in 0..5 {
+            match &answer {
+                Err((NoLine::Ended, words)) if !is_gone(words) => std::thread::sleep(Duration::from_millis(500)),
+                _ => break,
+            }
+            answer = ask();
+        }
+        let outcome = answer.map_err(|(_, words)| {
+            // Without an acknowledgement it isn't committed, whatever became of the bundle.
+            if !talk.acked && is_dead(&words) { Failure::Vanished { words } } else { Failure::Unsettled { words } }
+        })?;
         match outcome {
             Some(Mark::Live) if talk.acked => Ok(Success::Live),
             Some(Mark::Delivered) if talk.acked => Ok(Success::Delivered),
