@@ -329,11 +329,11 @@ impl Bundle<'_> {
             let line = session.hear(until, true).map_err(|no| (no, Plain::from_bytes(&session.end())))?;
             match protocol::hear(&line) {
                 Some(Heard::Reply(Reply::Settled { outcome })) => Ok(outcome),
-                _ => Err((NoLine::TimedOut, Plain::default())),
+                _ => Err((NoLine::Ended, Plain::from_bytes(&session.end()))),
             }
         };
         let mut answer = ask();
-        // A bundle that is being stopped breaks off once more, and then docker says what became of it.
+        // A bundle that is being stopped breaks off once more, or has no init any more; then docker says what became of it.
         for _ in 0..5 {
             match &answer {
                 Err((NoLine::Ended, words)) if !is_gone(words) => std::thread::sleep(Duration::from_millis(500)),
