@@ -334,7 +334,7 @@ impl Bundle<'_> {
         };
         let mut answer = ask();
         // A bundle that is being stopped breaks off once more, or has no init any more; then docker says what became of it.
-        for _ in 0..5 {
+        for _ in 0..3 {
             match &answer {
                 Err((NoLine::Ended, words)) if !is_gone(words) => std::thread::sleep(Duration::from_millis(500)),
                 _ => break,
