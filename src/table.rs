@@ -230,10 +230,9 @@ impl Table {
             line: Some(line_of(text, span.start)),
             message,
         };
-        let raw: RawTable = toml::from_str(text).map_err(|e| TableError {
-            source: source.to_owned(),
-            line: e.span().map(|span| line_of(text, span.start)),
-            message: e.message().to_owned(),
+        let raw: RawTable = toml::from_str(text).map_err(|e| {
+            let line = e.span().map(|span| line_of(text, span.start));
+            TableError { source: source.to_owned(), line, message: with_mend(e.message(), text, line) }
         })?;
         let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g)).map_err(|(s, m)| at(s, m))?;
         let mut daemons: Vec<Daemon> = Vec::new();
@@ -362,6 +361,32 @@ struct RawAction {
     forward: Option<String>,
     restart: Option<String>,
     when: Option<String>,
+}
+
+/// What the parser says of this line, with what to write instead where it only names its own types.
+fn with_mend(message: &str, text: &str, line: Option<usize>) -> String {
+    let line = line.and_then(|line| text.lines().nth(line - 1)).unwrap_or_default().trim();
+    let key = line.split('=').next().unwrap_or_default().trim();
+    let mend = match key {
+        "command" | "check" | "exec" => r#"write an array of strings, as ["/bin/a", "--x"]: there is no shell"#,
+        "ignore" => r#"write an array of strings, as ["HUP"]"#,
+        "grace" | "settle" => r#"write a duration in quotes, as "8s""#,
+        "ready" => {
+            r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
+        }
+        "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
+        "[daemon]" => "write [[daemon]]",
+        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, as "RTMIN+1""#,
+        _ if Signal::from_name(key.trim_matches('"')).is_some() => {
+            r#"write { restart = "NAME" } or { forward = "NAME" }"#
+        }
+        _ => return message.to_owned(),
+    };
+    match message.split_once(", expected") {
+        Some((found, _)) => format!("{found}; {mend}"),
+        None if message.starts_with("unknown field") || message.starts_with("missing field") => message.to_owned(),
+        None => format!("{message}; {mend}"),
+    }
 }
 
 fn duration(key: &str, text: &Spanned<String>) -> At<Duration> {

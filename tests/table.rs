@@ -14,7 +14,7 @@ fn the_built_in_table_is_a_table_in_which_each_daemon_states_its_readiness() {
     assert!(table.daemons.iter().all(|d| d.ready.is_some()));
     assert_eq!(table.daemons[0].ready, Some(Ready::Notify));
     let wired: Vec<String> = table.wiring.iter().map(|w| w.signal.to_string()).collect();
-    assert_eq!(wired, ["HUP", "USR1", "USR2"]);
+    assert_eq!(wired, ["HUP", "USR1", "USR2", "RTMIN+1", "RTMIN+2"]);
 }
 
 #[test]
@@ -50,7 +50,19 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
         ("", "f: no daemons"),
         ("[[daemon]]\nname = \"a\"\ncomand = [\"a\"]\n", "f:3: unknown field `comand`"),
         ("grace = \"8 s\"\n[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n", "f:1: grace"),
-        ("grace = 8\n", "f:1: invalid type"),
+        ("grace = 8\n", "f:1: invalid type: integer `8`; write a duration in quotes"),
+        (
+            "[[daemon]]\nname = \"a\"\ncommand = \"/bin/a --x\"\n",
+            "f:3: invalid type: string \"/bin/a --x\"; write an array",
+        ),
+        ("[[daemon]]\nname = \"a\"\n", "f:1: missing field `command`"),
+        ("[daemon]\nname = \"a\"\ncommand = [\"a\"]\n", "f:1: invalid type: map; write [[daemon]]"),
+        (
+            "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\nready = \"127.0.0.1:80\"\n",
+            "f:4: invalid type: string \"127.0.0.1:80\"; write { tcp",
+        ),
+        ("[signals]\nUSR1 = \"a\"\n", "f:2: invalid type: string \"a\"; write { restart"),
+        ("[signals]\nRTMIN+1 = { restart = \"a\" }\n", "f:2: invalid unquoted key.*needs quotes, as \"RTMIN+1\""),
         ("[[daemon]]\nname = \"-a\"\ncommand = [\"a\"]\n", "f:2: \"-a\" is no daemon's name"),
         ("[[daemon]]\nname = \"a\"\ncommand = []\n", "f:3: command is empty"),
         ("[[daemon]]\nname = \"a\"\ncommand = [\"\"]\n", "f:3: command has an empty program"),
