@@ -19,7 +19,7 @@ use crate::args::{self, Early};
 use crate::out;
 
 /// What `--help` adds to argh's text.
-const PROMISE: &str = "
+pub const PROMISE: &str = "
 Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and stayed
 so for its settling time, or the running one took the signal and stayed up. Nothing else in the bundle moves.
 With --file any other exit means that content and daemon are as they were (5 excepted): the content is checked
@@ -46,7 +46,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(FromArgs, ArgsInfo)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[argh(help_triggers("-h", "--help"))]
-struct General {
+pub struct General {
     /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
     #[argh(option)]
     signal: String,
@@ -86,7 +86,7 @@ macro_rules! preset {
         #[derive(FromArgs, ArgsInfo)]
         #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
         #[argh(help_triggers("-h", "--help"))]
-        struct $name {
+        pub struct $name {
             /// the new content: a file, or - for stdin
             #[argh(option)]
             file: Option<String>,

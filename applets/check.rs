@@ -16,10 +16,19 @@ const DOCKER_WAITS: Duration = Duration::from_secs(10);
 /// init ends within a second of its last daemon.
 const INIT_TAKES: Duration = Duration::from_secs(1);
 
+/// What `--help` adds to argh's text.
+pub const CODES: &str = "
+Warnings go to stderr.
+
+Exit codes:
+  0  it is a table
+  2  it is none, or usage
+";
+
 /// Validate a daemon table and say what it means; starts nothing. Without FILE it is the one that init would use.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
-struct Options {
+pub struct Options {
     /// the table
     #[argh(option)]
     config: Option<PathBuf>,
@@ -33,8 +42,7 @@ pub fn run(args: &[String]) -> ExitCode {
     let options: Options = match args::parse("check", args) {
         Ok(options) => options,
         Err(Early::Help(text)) => {
-            let codes = "\nWarnings go to stderr.\n\nExit codes:\n  0  it is a table\n  2  it is none, or usage\n";
-            return out::exit(0, out::print(&(text + codes)));
+            return out::exit(0, out::print(&(text + CODES)));
         }
         Err(Early::Usage(message)) => return out::usage("check", &message),
     };

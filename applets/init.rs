@@ -15,7 +15,7 @@ use crate::out;
 /// signal N; 2 where the daemon table is wrong.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
-struct Init {
+pub struct Init {
     /// the daemon table, a TOML file (default: the one that the environment names, /etc/sidecar/daemons.toml, the built-in one)
     #[argh(option)]
     config: Option<PathBuf>,

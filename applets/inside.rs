@@ -1,9 +1,9 @@
 //! What only Linux has: the applets that are part of a bundle, or look into it from inside.
 
 #[path = "init.rs"]
-mod init;
+pub mod init;
 #[path = "status.rs"]
-mod status;
+pub mod status;
 #[path = "witness.rs"]
 mod witness;
 

@@ -12,6 +12,8 @@ mod args;
 mod check;
 mod install;
 mod out;
+#[cfg(feature = "pages")]
+mod pages;
 // The one place that parts what only Linux has from the rest. (`host_only` makes a Linux build behave so: a test.)
 #[cfg_attr(any(host_only, not(target_os = "linux")), path = "outside.rs")]
 mod inside;
@@ -127,6 +129,8 @@ fn meta(args: &[OsString]) -> ExitCode {
             let directory = one.trim_start_matches("--install=");
             install::run(Path::new(directory), here().map(|applet| applet.name))
         }
+        #[cfg(feature = "pages")]
+        ["--pages", directory] => pages::run(Path::new(directory)),
         ["--install"] => out::usage("sidecar", "--install needs the directory that the links are made in"),
         args => {
             match args.first() {

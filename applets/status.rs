@@ -12,7 +12,7 @@ use crate::args::{self, Early};
 use crate::out;
 
 /// What `--help` adds to argh's text.
-const CODES: &str = "
+pub const CODES: &str = "
 Exit codes:
   0  every selected daemon runs (with --ready: and is ready)
   1  not every one does
@@ -23,7 +23,7 @@ Exit codes:
 /// Tell what each daemon of this bundle is doing: docker exec BUNDLE /proc/1/exe status.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
-struct Options {
+pub struct Options {
     /// one JSON object on stdout
     #[argh(switch)]
     json: bool,
