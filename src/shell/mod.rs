@@ -10,7 +10,6 @@ mod signals;
 mod spawn;
 mod watch;
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -27,7 +26,7 @@ use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
 use publish::Entry;
 use relay::{Sink, Stream};
-use spawn::Program;
+use spawn::{Environment, Program};
 use watch::{For, Watch};
 
 /// Selects daemons by name.
@@ -37,6 +36,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 const DRAIN_SLOW: Duration = Duration::from_millis(800);
 /// How many children or messages one round takes in: whoever makes them without end must not hold up a signal.
 const ROUND: usize = 256;
+/// What is read at once, at most. So large that malloc takes it from the kernel as zeros that cost nothing until then.
+const BUFFER: usize = 256 * 1024;
 /// What the descriptors are watched under; a stream has a number of its own.
 const SIGNALS: u64 = 0;
 const NOTIFY: u64 = 1;
@@ -61,11 +62,11 @@ impl std::error::Error for CannotBegin {}
 ///
 /// # Errors
 /// Where the kernel refuses what init can't do without; nothing was started then.
-pub fn run(table: &Table) -> Result<i32, CannotBegin> {
+pub fn run(table: Table) -> Result<i32, CannotBegin> {
     log::set_up();
-    let mut shell = Shell::new(table).map_err(|e| CannotBegin(format!("cannot begin: {e}; no daemon was started")))?;
+    let mut shell = Shell::new(&table).map_err(|e| CannotBegin(format!("cannot begin: {e}; no daemon was started")))?;
     let selection = std::env::var_os(SELECTION).map(|v| v.to_string_lossy().into_owned());
-    let selection = select(table, selection.as_deref());
+    let selection = select(&table, selection.as_deref());
     for name in &selection.unknown {
         tracing::warn!("{SELECTION} names {name:?}, which is no daemon of the table; ignored");
     }
@@ -74,8 +75,10 @@ pub fn run(table: &Table) -> Result<i32, CannotBegin> {
         shell.finish();
         return Ok(0);
     }
-    shell.select(table, &selection.selected);
-    Ok(shell.supervise(Core::new(table, &selection.selected)))
+    shell.select(&table, &selection.selected);
+    let core = Core::new(&table, &selection.selected);
+    drop(table);
+    Ok(shell.supervise(core))
 }
 
 fn now() -> Moment {
@@ -160,7 +163,7 @@ impl Shell {
             watch,
             next_number: STREAMS,
             taken_in: 0,
-            buffer: vec![0; 64 * 1024],
+            buffer: vec![0; BUFFER],
             is_pid_1,
         })
     }
@@ -190,15 +193,14 @@ impl Shell {
             self.head.signals.insert(name.clone(), wired);
             self.wires.push(name);
         }
+        let env = Environment::inherited("NOTIFY_SOCKET");
+        let notifying = self.notify.as_ref().map(|socket| env.with("NOTIFY_SOCKET", &socket.name));
         for spec in &self.specs {
-            let mut env: Vec<(OsString, OsString)> =
-                std::env::vars_os().filter(|(key, _)| key != "NOTIFY_SOCKET").collect();
-            if let (Some(Ready::Notify), Some(socket)) = (&spec.ready, &self.notify) {
-                env.push(("NOTIFY_SOCKET".into(), socket.name.clone().into()));
-            }
+            let env = notifying.as_ref().filter(|_| spec.ready == Some(Ready::Notify)).unwrap_or(&env);
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             self.programs.push(Program::new(&spec.command, env, ignore));
         }
+        self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
     }
 
     fn supervise(&mut self, mut core: Core) -> i32 {
@@ -208,6 +210,7 @@ impl Shell {
         self.signals.let_in(|| ());
         let mut events = self.gather_signals();
         events.push(Event::Begin);
+        let mut is_settled = false;
         loop {
             self.taken_in = 0;
             if let Some(code) = core.take(self, events) {
@@ -216,6 +219,9 @@ impl Shell {
             }
             self.publish(&core);
             self.flush();
+            if !std::mem::replace(&mut is_settled, true) {
+                give_back_memory();
+            }
             events = self.wait(&core);
         }
     }
@@ -488,6 +494,15 @@ impl System for Shell {
 
     fn changed(&mut self, _: &Core) {
         self.changed = true;
+    }
+}
+
+/// What was needed to read the table and to start daemons goes back to the kernel: a bundle runs for days.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) releases only what is free.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Starts a daemon's process.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,8 +15,28 @@ use nix::unistd::pipe2;
 pub struct Program {
     paths: Vec<CString>,
     argv: Vec<CString>,
-    envp: Vec<CString>,
+    envp: Environment,
     ignore: Vec<i32>,
+}
+
+/// An environment, which many daemons share.
+#[derive(Clone)]
+pub struct Environment(Rc<[CString]>);
+
+impl Environment {
+    /// init's own, without this variable.
+    #[must_use]
+    pub fn inherited(without: &str) -> Self {
+        let pair = |(k, v): (OsString, OsString)| [k.into_vec(), b"=".to_vec(), v.into_vec()].concat();
+        let pairs = std::env::vars_os().filter(|(key, _)| key != without).map(pair);
+        Self(pairs.filter_map(|pair| CString::new(pair).ok()).collect())
+    }
+
+    /// The same and one more.
+    #[must_use]
+    pub fn with(&self, key: &str, value: &str) -> Self {
+        Self(self.0.iter().cloned().chain(CString::new(format!("{key}={value}")).ok()).collect())
+    }
 }
 
 /// A started process and the ends of the pipes that its output comes through.
@@ -57,21 +78,20 @@ impl fmt::Display for NotStarted {
 impl Program {
     /// Looks the program up in PATH where its name has no slash. `env` is the daemon's whole environment.
     #[must_use]
-    pub fn new(command: &[String], env: Vec<(OsString, OsString)>, ignore: Vec<i32>) -> Self {
+    pub fn new(command: &[String], env: &Environment, ignore: Vec<i32>) -> Self {
         let name = command.first().map_or("", String::as_str);
-        let path = env.iter().find(|(k, _)| k == "PATH").map(|(_, v)| v.clone());
-        let dirs = path.unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
+        let path = env.0.iter().find_map(|pair| pair.to_bytes().strip_prefix(b"PATH="));
+        let dirs = OsStr::from_bytes(path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin"));
         let paths = if name.contains('/') {
             vec![name.as_bytes().to_vec()]
         } else {
-            std::env::split_paths(&dirs).map(|dir| dir.join(name).into_os_string().into_vec()).collect()
+            std::env::split_paths(dirs).map(|dir| dir.join(name).into_os_string().into_vec()).collect()
         };
         let c = |bytes: Vec<u8>| CString::new(bytes).ok();
-        let pair = |(k, v): (OsString, OsString)| c([k.into_vec(), b"=".to_vec(), v.into_vec()].concat());
         Self {
             paths: paths.into_iter().filter_map(c).collect(),
             argv: command.iter().filter_map(|a| c(a.as_bytes().to_vec())).collect(),
-            envp: env.into_iter().filter_map(pair).collect(),
+            envp: env.clone(),
             ignore,
         }
     }
@@ -98,7 +118,7 @@ impl Program {
         let mut child = Child {
             program: self,
             argv: pointers(&self.argv),
-            envp: pointers(&self.envp),
+            envp: pointers(&self.envp.0),
             fds: [null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
             caught,
             errno: 0,
@@ -139,7 +159,7 @@ struct Child<'a> {
 }
 
 /// What the child's few calls need, with room to spare.
-const STACK: usize = 16 * 1024;
+const STACK: usize = 8 * 1024;
 
 #[repr(align(16))]
 struct Stack([std::mem::MaybeUninit<u8>; STACK]);
