@@ -34,6 +34,8 @@ pub struct Sink {
     dropped: u64,
     /// Whether it is waited for.
     pub is_watched: bool,
+    /// How much of init's own log came since it was full, in bytes.
+    beyond: usize,
     /// What was written ends within a line whose rest is lost.
     cut: bool,
 }
@@ -57,7 +59,7 @@ impl Sink {
             _ => again().map_or((None, Way::PollFirst), |fd| (Some(fd), Way::Write)),
         };
         let fd = own.map_or_else(|| stream.try_clone_to_owned(), Ok)?;
-        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, is_watched: false, cut: false })
+        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, beyond: 0, is_watched: false, cut: false })
     }
 
     fn queued(&self) -> usize {
@@ -84,7 +86,8 @@ impl Sink {
 
     /// Takes a line of init's own, or counts it as dropped where there is no room.
     pub fn own_line(&mut self, line: &[u8]) {
-        self.line([b"", line, b""], self.queued() < HIGH + RESERVE);
+        self.beyond = if self.is_full() { self.beyond + line.len() + 1 } else { 0 };
+        self.line([b"", line, b""], self.beyond <= RESERVE);
     }
 
     /// Takes a line without its newline, in parts, or only counts it.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,13 +70,11 @@ impl Setup {
         self
     }
 
-    #[allow(dead_code)]
     pub fn stdout(mut self, to: impl AsFd) -> Self {
         self.out = Some(to.as_fd().try_clone_to_owned().unwrap());
         self
     }
 
-    #[allow(dead_code)]
     pub fn stderr(mut self, to: impl AsFd) -> Self {
         self.err = Some(to.as_fd().try_clone_to_owned().unwrap());
         self
@@ -104,6 +103,7 @@ impl Setup {
         if self.is_copy {
             fs::copy(&binary, dir.join("sidecar")).unwrap();
             binary = dir.join("sidecar");
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
         }
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
