@@ -21,7 +21,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::core::{Core, Disposition, End, Event, Level, Moment, System, select};
 use crate::inside::store;
-use crate::status::{Daemon, Plan, SCHEMA, Status, Wired};
+use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
 use publish::Entry;
@@ -31,9 +31,11 @@ use watch::{For, Watch};
 
 /// Selects daemons by name.
 pub const SELECTION: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
-/// How long init waits at its end for a log's reader that takes nothing, and for one that takes little.
+/// How long init waits at its end for a log's reader that takes nothing.
 const DRAIN: Duration = Duration::from_millis(500);
-const DRAIN_SLOW: Duration = Duration::from_millis(800);
+/// The same for one that takes little at a time, after a shutdown that somebody waits for, and where nobody does.
+const DRAIN_ASKED: Duration = Duration::from_millis(800);
+const DRAIN_ALONE: Duration = Duration::from_secs(5);
 /// How many children or messages one round takes in: whoever makes them without end must not hold up a signal.
 const ROUND: usize = 256;
 /// What is read at once, at most. So large that malloc takes it from the kernel as zeros that cost nothing until then.
@@ -72,7 +74,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
     }
     if selection.selected.is_empty() {
         tracing::info!("no daemons selected");
-        shell.finish();
+        shell.finish(DRAIN_ASKED);
         return Ok(0);
     }
     shell.select(&table, &selection.selected);
@@ -133,7 +135,7 @@ impl Shell {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: i32::try_from(std::process::id()).unwrap_or(0),
-            state: crate::status::InitState::Running,
+            state: InitState::Running,
             selected: Vec::new(),
             unselected: Vec::new(),
             signals: std::collections::BTreeMap::new(),
@@ -214,7 +216,7 @@ impl Shell {
         loop {
             self.taken_in = 0;
             if let Some(code) = core.take(self, events) {
-                self.finish();
+                self.finish(if core.state() == InitState::Stopping { DRAIN_ASKED } else { DRAIN_ALONE });
                 return code;
             }
             self.publish(&core);
@@ -358,12 +360,12 @@ impl Shell {
         self.sinks.iter_mut().map(Sink::flush).filter(|progress| *progress).count() > 0
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, longest: Duration) {
         if !self.is_pid_1 {
             self.kill_last_children();
         }
         self.streams.iter_mut().for_each(Stream::want_no_more);
-        let end = now() + DRAIN_SLOW;
+        let end = now() + longest;
         let mut until = now() + DRAIN;
         loop {
             for index in 0..self.streams.len() {

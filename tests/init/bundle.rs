@@ -101,7 +101,8 @@ impl Setup {
         file("table.toml").write_all(self.table.replace("DIR", dir.to_str().unwrap()).as_bytes()).unwrap();
         let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_sidecar"));
         if self.is_copy {
-            fs::copy(&binary, dir.join("sidecar")).unwrap();
+            // By a process of its own: a child of a parallel test could hold what we write, and exec fail (ETXTBSY).
+            assert!(Command::new("cp").arg(&binary).arg(dir.join("sidecar")).status().unwrap().success());
             binary = dir.join("sidecar");
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
         }

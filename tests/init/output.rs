@@ -250,7 +250,7 @@ fn a_stuck_reader_delays_no_signal_and_no_reap_and_costs_no_line_of_a_daemon_tha
             let Log { fd, reader, .. } = log;
             drop(fd);
             let text = read_all(reader);
-            bundle.wait_until("all said", || bundle.dir.join("said").exists());
+            bundle.wait_until("all said", || text.so_far().contains(" 40000 "));
             bundle.signal("TERM");
             assert_eq!(bundle.exit_code(), 143, "{what}");
             let text = text.whole();
@@ -334,7 +334,7 @@ fn what_a_dead_daemon_had_said_is_not_lost_to_its_restart_while_the_reader_is_st
     bundle.signal("USR1");
     bundle.wait_for_generation(0, 2);
     let text = read_all(reader);
-    bundle.wait_until("all said", || bundle.dir.join("said").exists());
+    bundle.wait_until("all said", || text.so_far().contains(" 40000 "));
     bundle.signal("TERM");
     assert_eq!(bundle.exit_code(), 143);
     let text = text.whole();
@@ -375,7 +375,7 @@ fn a_daemon_that_is_faster_than_the_reader_does_not_crowd_out_inits_own_log() {
         assert_eq!(bundle.served("USR2", seq), "refused");
     }
     let text = read_all(reader);
-    bundle.wait_until("all said", || bundle.dir.join("said").exists());
+    bundle.wait_until("all said", || text.so_far().contains(" 40000 "));
     bundle.signal("TERM");
     assert_eq!(bundle.exit_code(), 143);
     let text = text.whole();
