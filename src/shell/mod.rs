@@ -41,10 +41,11 @@ const ROUND: usize = 256;
 /// What is read at once, at most. So large that malloc takes it from the kernel as zeros that cost nothing until then.
 const BUFFER: usize = 256 * 1024;
 /// What the descriptors are watched under; a stream has a number of its own.
-const SIGNALS: u64 = 0;
-const NOTIFY: u64 = 1;
-const SINKS: u64 = 2;
-const STREAMS: u64 = 4;
+const NOTIFY: u64 = 0;
+const SINKS: u64 = 1;
+const STREAMS: u64 = 3;
+/// How soon what the kernel would not watch is tried again.
+const WATCH_AGAIN: Duration = Duration::from_millis(100);
 /// How long init, where it isn't PID 1, waits for children that it killed at its end.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
 
@@ -124,7 +125,6 @@ impl Shell {
         caught.dedup();
         let signals = signals::Signals::catch(caught)?;
         let watch = Watch::new()?;
-        watch.set(signals.fd(), SIGNALS, For::Reading, true);
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = OwnedFd::from(null.map_err(|e| io::Error::other(format!("/dev/null: {e}")))?);
         let is_pid_1 = std::process::id() == 1;
@@ -209,7 +209,7 @@ impl Shell {
         // Before any daemon's pipe could get the page's descriptor number.
         self.publish(&core);
         // What was pending before the first start comes first; what comes from here on is served after it.
-        self.signals.let_in(|| ());
+        self.signals.wait(&mut [], Some(Duration::ZERO));
         let mut events = self.gather_signals();
         events.push(Event::Begin);
         let mut is_settled = false;
@@ -231,24 +231,29 @@ impl Shell {
     /// Waits for something to happen, moves what daemons wrote, and returns the rest.
     fn wait(&mut self, core: &Core) -> Vec<Event> {
         let next = if self.taken_in < ROUND { core.next() } else { Some(Moment::ZERO) };
+        let mut longest = next.map(|at| at.saturating_sub(now()));
+        let mut refused = false;
         for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
             let wanted = sink.is_waiting();
             if wanted != sink.is_watched {
                 sink.is_watched = self.watch.set(sink.fd(), number, For::Writing, wanted);
+                refused |= wanted && !sink.is_watched;
             }
         }
         for index in 0..self.streams.len() {
             let wanted = self.may_read(index, core);
             if let Some(stream) = self.streams.get_mut(index).filter(|s| s.is_watched != wanted) {
                 stream.is_watched = self.watch.set(stream.fd(), stream.number, For::Reading, wanted);
+                refused |= wanted && !stream.is_watched;
             }
         }
-        let timeout = next.map_or(PollTimeout::NONE, time_left);
-        let Ok(mut up) = self.signals.let_in(|| self.watch.wait(timeout)) else {
-            // A handler ran, in the middle of the wait.
-            return self.gather_signals();
-        };
-        let (signalled, notified) = (up.contains(&SIGNALS), up.contains(&NOTIFY));
+        if refused {
+            longest = longest.into_iter().chain([WATCH_AGAIN]).min();
+        }
+        let mut fds = [PollFd::new(self.watch.fd(), PollFlags::POLLIN)];
+        let (is_up, signalled) = self.signals.wait(&mut fds, longest);
+        let mut up = if is_up { self.watch.up() } else { Vec::new() };
+        let notified = up.contains(&NOTIFY);
         up.retain(|number| *number >= STREAMS);
         for number in up {
             let index = self.streams.iter().position(|s| s.number == number);
@@ -405,8 +410,7 @@ impl Shell {
             for pid in pids {
                 self.kill(pid, libc::SIGKILL);
             }
-            let mut fds = [PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
-            let _ = self.signals.let_in(|| poll(&mut fds, PollTimeout::from(10u8)));
+            self.signals.wait(&mut [], Some(Duration::from_millis(10)));
             let _ = self.signals.take();
         }
     }

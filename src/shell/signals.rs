@@ -2,19 +2,21 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::poll::{PollFd, ppoll};
+use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
 
 /// The last signal of Linux, on every machine that this runs on.
 const LAST: i32 = 64;
 
-/// Signals that were caught, behind a descriptor that poll(2) can wait for.
+/// The signals that init catches, and those that came.
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
     /// The numbers that are caught.
@@ -27,7 +29,7 @@ pub struct Signals {
 
 impl Signals {
     /// Catches these signals. `main` has blocked every signal before: the kernel drops, without an error, what PID 1
-    /// neither blocks nor handles (`pid_namespaces`(7)). They stay blocked but while init waits ([`Self::let_in`]).
+    /// neither blocks nor handles (`pid_namespaces`(7)). They stay blocked but while init waits ([`Self::wait`]).
     ///
     /// # Errors
     /// Where no socket pair can be had or a signal can't be caught; init can't run then.
@@ -52,21 +54,17 @@ impl Signals {
         Ok(Self { delivery, caught, a_child_ended: true, others: set })
     }
 
-    /// Does something, a wait as a rule, in which the signals may come. They are blocked all the rest of the time: a
-    /// thousand orphans that end while one is reaped are one SIGCHLD then, not a thousand calls of the handler, and
-    /// a child that shares init's handlers until it executes can't run them.
-    pub fn let_in<T>(&self, wait: impl FnOnce() -> T) -> T {
-        // Neither can fail: the sets are valid.
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.others), None);
-        let result = wait();
-        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-        result
-    }
-
-    /// Readable when a signal is there.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.delivery.get_read().as_fd()
+    /// Waits for one of these descriptors, or a signal; tells which of the two came. Signals are blocked all the rest of
+    /// the time: a thousand orphans that end while one is reaped are one SIGCHLD then, not a thousand calls of the
+    /// handler, and a child that shares init's handlers until it executes can't run them.
+    ///
+    /// Where no handler ran, as at a debugger's coming or a SIGCONT, ppoll(2) goes on, unlike `epoll_wait`(2).
+    pub fn wait(&self, fds: &mut [PollFd<'_>], longest: Option<Duration>) -> (bool, bool) {
+        let ready = ppoll(fds, longest.map(TimeSpec::from), Some(self.others));
+        let is_up = ready.is_ok_and(|n| n > 0);
+        // Where a descriptor is up at once no signal is let in, and under a flood of log one always is.
+        let ready = if is_up { ppoll(&mut [], Some(TimeSpec::from(Duration::ZERO)), Some(self.others)) } else { ready };
+        (is_up, ready.is_err())
     }
 
     /// The signals caught since the last call, but for SIGCHLD.

@@ -1,8 +1,7 @@
 //! What init waits for: one epoll(7) set, so that a round costs the same for four daemons and for four hundred.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
@@ -47,12 +46,15 @@ impl Watch {
         false
     }
 
-    /// Waits; tells the numbers of those that are up.
-    ///
-    /// # Errors
-    /// EINTR: a signal came.
-    pub fn wait(&mut self, timeout: PollTimeout) -> Result<Vec<u64>, Errno> {
-        let count = self.epoll.wait(&mut self.found, timeout)?;
-        Ok(self.found.iter().take(count).map(EpollEvent::data).collect())
+    /// Readable when one is up.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    /// The numbers of those that are up.
+    pub fn up(&mut self) -> Vec<u64> {
+        let count = self.epoll.wait(&mut self.found, PollTimeout::ZERO).unwrap_or(0);
+        self.found.iter().take(count).map(EpollEvent::data).collect()
     }
 }

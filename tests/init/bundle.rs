@@ -80,8 +80,11 @@ impl Setup {
         self
     }
 
-    /// As a user whom nobody else is, with `prlimit`'s options.
-    pub fn under_user(mut self, id: &str, limits: &[&str]) -> Self {
+    /// As a user whom nobody else is, not even this test run by somebody else, with `prlimit`'s options.
+    pub fn under_user(mut self, limits: &[&str]) -> Self {
+        static USER: AtomicU32 = AtomicU32::new(0);
+        let id = 1_000_000 + std::process::id() * 64 + USER.fetch_add(1, Ordering::Relaxed);
+        let id = &id.to_string();
         // It may not be able to reach the binary where that was built.
         self.is_copy = true;
         self.wrapped(&["prlimit"]).wrapped(limits).wrapped(&["setpriv", "--reuid", id, "--regid", id, "--clear-groups"])

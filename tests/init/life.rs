@@ -141,7 +141,7 @@ fn a_command_that_is_not_found_counts_as_127_and_one_that_may_not_run_as_126_wit
 fn a_fork_that_fails_counts_as_126_is_said_and_leaves_the_sibling_alone() {
     // init and one daemon are two processes of that user.
     let setup = Setup::new(&TWO.replace("while :; do sleep 0.02; done", "exec sleep 1000"));
-    let mut bundle = setup.under_user("54177", &["--nproc=2"]).start();
+    let mut bundle = setup.under_user(&["--nproc=2"]).start();
     bundle.wait_for("err", "cannot start beta: cannot fork: ");
     bundle.wait_for("out", "alpha is up");
     assert_eq!(bundle.daemon(0)["state"], "running");

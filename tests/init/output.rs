@@ -68,7 +68,7 @@ impl Log {
 
     fn setup(&self, scripts: &[&str]) -> Setup {
         let setup = setup(scripts);
-        if self.is_anothers { setup.under_user("54178", &["--core=0"]) } else { setup }
+        if self.is_anothers { setup.under_user(&["--core=0"]) } else { setup }
     }
 }
 
