@@ -24,18 +24,41 @@ fn acts(actions: Vec<Action>) -> Vec<Action> {
 }
 
 #[test]
-fn an_unset_empty_or_blank_selection_means_all() {
-    for value in [None, Some(""), Some("  \t")] {
-        assert_eq!(select(&table(), value).selected, [0, 1]);
-    }
+fn an_unset_selection_means_all() {
+    assert_eq!(select(&table(), None).selected, [0, 1]);
 }
 
 #[test]
-fn a_selection_is_trimmed_in_table_order_and_ignores_unknown_names() {
-    let selection = select(&table(), Some(" beta , nobody,alpha "));
-    assert_eq!(selection, Selection { selected: vec![0, 1], unknown: vec!["nobody".to_owned()] });
+fn an_empty_selection_means_all() {
+    assert_eq!(select(&table(), Some("")).selected, [0, 1]);
+}
+
+#[test]
+fn a_selection_of_whitespace_only_means_all() {
+    assert_eq!(select(&table(), Some("  \t")).selected, [0, 1]);
+}
+
+#[test]
+fn an_explicit_subset_is_selected_and_nobody_else() {
     assert_eq!(select(&table(), Some("beta")).selected, [1]);
+}
+
+#[test]
+fn selected_daemons_are_in_the_tables_order() {
+    assert_eq!(select(&table(), Some("beta,alpha,beta")).selected, [0, 1]);
+}
+
+#[test]
+fn unknown_names_are_ignored_and_told() {
+    let selection = select(&table(), Some("nobody,beta,Alpha"));
+    assert_eq!(selection, Selection { selected: vec![1], unknown: vec!["nobody".to_owned(), "Alpha".to_owned()] });
     assert!(select(&table(), Some("nobody")).selected.is_empty());
+}
+
+#[test]
+fn whitespace_around_names_is_stripped() {
+    let selection = select(&table(), Some(" beta ,\talpha\n,, "));
+    assert_eq!(selection, Selection { selected: vec![0, 1], unknown: Vec::new() });
 }
 
 #[test]
@@ -165,12 +188,32 @@ fn a_forward_that_is_never_caught_is_dropped_after_20_s_and_said_so() {
 }
 
 #[test]
-fn a_signal_for_a_daemon_that_is_not_selected_is_a_no_op() {
+fn a_forward_to_a_daemon_that_is_not_selected_is_a_no_op() {
+    let mut core = Core::new(&table(), &[1]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
+    assert!(acts(core.handle(at(1), Event::Signal(Signal::HUP))).is_empty());
+    assert_eq!(core.last(0).unwrap().outcome, Outcome::Refused);
+}
+
+#[test]
+fn a_restart_of_a_daemon_that_is_not_selected_is_a_no_op() {
     let mut core = Core::new(&table(), &[0]);
     let _ = core.handle(at(0), Event::Begin);
     let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
     assert!(acts(core.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
     assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
+}
+
+#[test]
+fn a_shutdown_terminates_all() {
+    let mut core = running();
+    let kill = |pid, signal| Action::Kill { pid, signal };
+    let all = [kill(10, TERM), kill(10, CONT), kill(11, TERM), kill(11, CONT)];
+    assert_eq!(acts(core.handle(at(0), Event::Stop)), all);
+    let _ = core.handle(at(1), Event::Ended { pid: 11, end: End::Signal(TERM) });
+    let actions = acts(core.handle(at(2), Event::Ended { pid: 10, end: End::Signal(TERM) }));
+    assert_eq!(actions.last(), Some(&Action::Exit(143)));
 }
 
 #[test]

@@ -207,22 +207,26 @@ fn a_daemon_with_notify_is_ready_by_its_own_word_alone_and_tells_how_its_reload_
 }
 
 #[test]
-fn who_floods_the_notify_socket_or_makes_orphans_without_end_holds_up_no_signal() {
-    let flood = r#"
-my $name = $ENV{NOTIFY_SOCKET}; $name =~ s/^@/\0/; socket(my $s, PF_UNIX, SOCK_DGRAM, 0); $| = 1; print "up\n";
-if (!fork) { for (;;) { if (!fork) { fork; exit } wait } }
-send($s, "STATUS=x", 0, pack_sockaddr_un($name)) for 1 .. 100_000_000"#;
-    let table = format!(
-        "[[daemon]]\nname = \"alpha\"\ncommand = [\"sleep\", \"1000\"]\n[[daemon]]\nname = \"beta\"\n\
-         ready = {{ notify = true }}\ncommand = [\"perl\", \"-MSocket\", \"-e\", '''{flood}''']\n[signals]\n\
-         USR1 = {{ restart = \"alpha\" }}\n"
-    );
-    let mut bundle = Bundle::start(&table);
-    bundle.wait_for("out", "up");
-    for generation in 2..5 {
-        bundle.signal("USR1");
-        bundle.wait_for_generation(0, generation);
+fn who_floods_the_log_or_the_notify_socket_or_makes_orphans_without_end_holds_up_no_signal() {
+    let orphans = "$| = 1; print qq(up\\n); for (;;) { if (!fork) { fork; exit } wait }";
+    let notify = "my $name = $ENV{NOTIFY_SOCKET}; $name =~ s/^@/\\0/; socket(my $s, PF_UNIX, SOCK_DGRAM, 0); \
+                  send($s, q(STATUS=x), 0, pack_sockaddr_un($name)) for 1 .. 100_000_000";
+    // Four of them: the pipe is never found empty.
+    let log = "my $lines = ('x' x 99 . qq(\\n)) x 600; fork; fork; 1 while syswrite(STDERR, $lines)";
+    for flood in [orphans, notify, log] {
+        let table = format!(
+            "[[daemon]]\nname = \"alpha\"\ncommand = [\"sleep\", \"1000\"]\n[[daemon]]\nname = \"beta\"\n\
+             ready = {{ notify = true }}\ncommand = [\"perl\", \"-MSocket\", \"-e\", '''{flood}''']\n[signals]\n\
+             USR1 = {{ restart = \"alpha\" }}\n"
+        );
+        let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let mut bundle = Setup::new(&table).stderr(&null).start();
+        bundle.wait_for_generation(1, 1);
+        for generation in 2..7 {
+            bundle.signal("USR1");
+            bundle.wait_for_generation(0, generation);
+        }
+        bundle.signal("TERM");
+        assert_eq!(bundle.exit_code(), 143);
     }
-    bundle.signal("TERM");
-    assert_eq!(bundle.exit_code(), 143);
 }
