@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::core::{Core, Disposition, End, Event, Level, Moment, System, select};
@@ -370,7 +370,7 @@ impl Shell {
             self.kill_last_children();
         }
         self.streams.iter_mut().for_each(Stream::want_no_more);
-        let end = now() + longest;
+        let mut end = now() + longest;
         let mut until = now() + DRAIN;
         loop {
             for index in 0..self.streams.len() {
@@ -380,15 +380,19 @@ impl Shell {
             }
             self.streams.retain(|s| !s.ended);
             if self.flush() {
-                until = end.min(now() + DRAIN);
+                until = now() + DRAIN;
             }
             let waiting = self.sinks.iter().filter(|s| s.is_waiting());
             let mut fds: Vec<PollFd<'_>> = waiting.map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)).collect();
-            if (fds.is_empty() && self.streams.is_empty()) || until <= now() {
+            let left = until.min(end).saturating_sub(now());
+            if (fds.is_empty() && self.streams.is_empty()) || left.is_zero() {
                 return;
             }
-            if !fds.is_empty() {
-                let _ = poll(&mut fds, time_left(until));
+            let longest = if fds.is_empty() { Duration::ZERO } else { left };
+            let (_, signalled) = self.signals.wait(&mut fds, Some(longest));
+            drop(fds);
+            if signalled && self.gather_signals().contains(&Event::Stop) {
+                end = end.min(now() + DRAIN_ASKED);
             }
         }
     }
@@ -510,12 +514,6 @@ fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// Rounded up: a millisecond too late is one wake-up less.
-fn time_left(until: Moment) -> PollTimeout {
-    let millis = until.saturating_sub(now()).as_micros().div_ceil(1000);
-    PollTimeout::try_from(i32::try_from(millis).unwrap_or(i32::MAX)).unwrap_or(PollTimeout::MAX)
 }
 
 /// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon.

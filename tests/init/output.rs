@@ -403,3 +403,21 @@ fn the_log_has_levels_and_forms_and_a_bad_value_is_a_warning() {
         assert!(bad.contains(line), "{bad}");
     }
 }
+
+#[test]
+fn the_last_words_of_daemons_that_end_by_themselves_wait_for_a_slow_reader() {
+    let (mut reader, writer) = pipe().unwrap();
+    let mut bundle = setup(&["print \"line $_\\n\" for 1 .. 15_000; exit 3"]).stdout(&writer).start();
+    drop(writer);
+    bundle.wait_for("err", "exited 3");
+    let slow = thread::spawn(move || {
+        let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
+        while let Ok(n @ 1..) = reader.read(&mut chunk) {
+            text.extend_from_slice(&chunk[..n]);
+            thread::sleep(Duration::from_millis(20));
+        }
+        String::from_utf8(text).unwrap()
+    });
+    assert_eq!(bundle.exit_code(), 3);
+    assert_eq!(numbers(&slow.join().unwrap(), "[d0] line "), (1..=15_000).collect::<Vec<_>>());
+}
