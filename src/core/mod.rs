@@ -520,7 +520,7 @@ impl Core {
             }
             State::Exited | State::Failed => match d.swept {
                 Some((pgid, until)) => {
-                    d.state = State::Clearing { pgid, until, look: now + LOOK_AT_GROUP };
+                    d.state = State::Clearing { pgid, until, look: now };
                     out.push(Action::LookAtGroup { daemon: index, pgid });
                 }
                 None => self.start(index, out),
@@ -537,28 +537,24 @@ impl Core {
         always: bool,
         out: &mut Vec<Action>,
     ) -> Result<Outcome, &'static str> {
-        let begun = self.begun;
         let Some(d) = self.daemons.get_mut(index) else { return Err("it isn't selected") };
         match d.state {
             State::Running { pid, .. } if always => {
                 self.deliver(now, index, pid, signal, out);
                 Ok(Outcome::Delivered)
             }
-            State::Running { pid, .. } => {
+            State::Fresh | State::Starting | State::Running { .. } => {
                 if d.held.iter().all(|h| h.signal != signal) {
-                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK, blocked: 0 });
-                    out.push(Action::LookAtMask { daemon: index, pid, signal });
-                }
-                Ok(Outcome::Held)
-            }
-            State::Fresh | State::Starting if !begun || d.state == State::Starting => {
-                if d.held.iter().all(|h| h.signal != signal) {
-                    d.held.push(Held { signal, always, until: now + HOLD, look: now + LOOK_AT_MASK, blocked: 0 });
+                    d.held.push(Held { signal, always, until: now + HOLD, look: now, blocked: 0 });
+                    // Before its start there is nothing to look at.
+                    if let State::Running { pid, .. } = d.state {
+                        out.push(Action::LookAtMask { daemon: index, pid, signal });
+                    }
                 }
                 Ok(Outcome::Held)
             }
             State::Stopping { .. } | State::Clearing { .. } => Err("it is stopping"),
-            State::Fresh | State::Starting | State::Exited | State::Failed => Err("it doesn't run"),
+            State::Exited | State::Failed => Err("it doesn't run"),
         }
     }
 
@@ -664,7 +660,7 @@ impl Core {
         out.push(Action::Tell(level, format!("{} (pid {pid}) {how} after {ran:.3} s", d.name)));
         d.swept = Some((pid, now + CLEARING));
         if replace {
-            d.state = State::Clearing { pgid: pid, until: now + CLEARING, look: now + LOOK_AT_GROUP };
+            d.state = State::Clearing { pgid: pid, until: now + CLEARING, look: now };
             out.push(Action::LookAtGroup { daemon: index, pgid: pid });
         } else {
             d.state = State::Exited;
@@ -714,13 +710,12 @@ impl Core {
                     out.push(Action::Tell(Level::Warn, text));
                     out.push(Action::Kill { pid: *pid, signal: KILL });
                 }
+                // The answer to a look says when the next one is due.
                 State::Clearing { pgid, look, .. } if *look <= now => {
-                    *look = now + LOOK_AT_GROUP;
                     out.push(Action::LookAtGroup { daemon: index, pgid: *pgid });
                 }
                 State::Running { pid, .. } => {
-                    for held in d.held.iter_mut().filter(|h| h.look <= now) {
-                        held.look = now + LOOK_AT_MASK;
+                    for held in d.held.iter().filter(|h| h.look <= now) {
                         out.push(Action::LookAtMask { daemon: index, pid: *pid, signal: held.signal });
                     }
                 }

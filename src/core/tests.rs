@@ -340,3 +340,24 @@ fn a_daemon_that_blocks_every_signal_for_a_moment_as_a_fork_does_gets_no_forward
     // One that goes on blocking them takes them in its own way.
     assert_eq!(acts(core.handle(at(5_000), mask(Disposition::Blocked))), [Action::Kill { pid: 10, signal: 1 }]);
 }
+
+#[test]
+fn an_end_that_nobody_asked_for_is_a_warning_in_the_log_and_one_that_was_asked_for_is_not() {
+    let mut core = running();
+    let level = |actions: Vec<Action>| {
+        actions.into_iter().find_map(|a| if let Action::Tell(level, _) = a { Some(level) } else { None })
+    };
+    assert_eq!(level(core.handle(at(1), Event::Ended { pid: 10, end: End::Code(0) })), Some(Level::Warn));
+    let _ = core.handle(at(2), Event::Stop);
+    assert_eq!(level(core.handle(at(3), Event::Ended { pid: 11, end: End::Code(0) })), Some(Level::Info));
+}
+
+#[test]
+fn an_old_group_is_looked_at_when_it_is_due_and_not_whenever_something_else_is() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(0) });
+    let _ = core.handle(at(0), Event::Group { daemon: 1, empty: false });
+    assert!(acts(core.handle(at(4), Event::Time)).is_empty());
+    assert_eq!(acts(core.handle(at(5), Event::Time)), [Action::LookAtGroup { daemon: 1, pgid: 11 }]);
+}

@@ -74,7 +74,8 @@ pub enum Kind {
     Orphan,
 }
 
-const PLAIN: Nature = Nature {
+/// Nothing out of the ordinary.
+pub const PLAIN: Nature = Nature {
     exec: Exec::Works,
     catches_at: Some(5),
     blocks: false,
@@ -116,10 +117,6 @@ impl Nature {
             forks_at: rng.one_in(3).then(|| (*rng.pick(&[0, 3, 60]), Kind::draw(&mut rng))),
             reaps: !rng.one_in(4),
         }
-    }
-
-    pub fn plain() -> Self {
-        PLAIN
     }
 }
 

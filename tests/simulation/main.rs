@@ -8,8 +8,11 @@ mod bugs;
 mod campaign;
 mod judge;
 mod kernel;
+mod real;
 mod schedule;
 mod world;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bugs::{ALL, Bug};
 use campaign::{Report, explain, run_all};
@@ -41,6 +44,24 @@ fn a_seed_replays_exactly() {
         let told = || world::tell(&Schedule::draw(seed, &tables), &tables, None);
         assert_eq!(told(), told());
     }
+}
+
+/// `SIMULATION_REAL=3000 cargo test --test simulation real_kernel` compares more of them.
+#[test]
+fn the_simulated_kernel_ends_in_the_same_states_as_the_real_kernel() {
+    let schedules = std::env::var("SIMULATION_REAL").ok().map_or(40, |n| n.parse::<u64>().unwrap());
+    let next = AtomicU64::new(0);
+    let states = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(seed) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < schedules) {
+                    states.fetch_add(real::compare(SEED + seed), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    println!("{schedules} schedules, {} states, the same in both", states.into_inner());
 }
 
 /// Which promise a planted bug breaks first, within this many schedules.

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use sidecar::table::Table;
 
-use crate::kernel::{CONT, Exec, HUP, INT, KILL, Kind, Millis, Nature, QUIT, SEGV, STOP, TERM, USR1, USR2, WINCH};
+use crate::kernel::{
+    CONT, Exec, HUP, INT, KILL, Kind, Millis, Nature, PLAIN, QUIT, SEGV, STOP, TERM, USR1, USR2, WINCH,
+};
 
 /// splitmix64: <https://prng.di.unimi.it/splitmix64.c>.
 #[derive(Clone, Debug)]
@@ -103,6 +105,8 @@ pub struct Schedule {
     pub pids: i32,
     /// Every process behaves plainly.
     pub plain: bool,
+    /// Or each daemon in the same way in every generation.
+    pub natures: Vec<Nature>,
     /// In the end everything is asked to stop; else every daemon ends by itself.
     pub stop: bool,
     pub steps: Vec<Step>,
@@ -170,6 +174,7 @@ impl Schedule {
             no_masks: rng.one_in(20),
             pids: *rng.pick(&[9, 14, 14, 30, 32_768]),
             plain: rng.one_in(8),
+            natures: Vec::new(),
             stop: !rng.one_in(4),
             steps: Vec::new(),
         };
@@ -247,7 +252,10 @@ impl Schedule {
     }
 
     pub fn nature(&self, daemon: usize, generation: u64) -> Nature {
-        if self.plain { Nature::plain() } else { Nature::draw(self.seed, daemon, generation) }
+        if let Some(nature) = self.natures.get(daemon) {
+            return *nature;
+        }
+        if self.plain { PLAIN } else { Nature::draw(self.seed, daemon, generation) }
     }
 }
 

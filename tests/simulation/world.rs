@@ -69,7 +69,7 @@ pub fn tell(schedule: &Schedule, tables: &[Table], bug: Option<Bug>) -> Vec<Stri
 }
 
 impl World {
-    fn new(schedule: &Schedule, table: &Table, bug: Option<Bug>, marks: [u64; MARKS]) -> Self {
+    pub fn new(schedule: &Schedule, table: &Table, bug: Option<Bug>, marks: [u64; MARKS]) -> Self {
         let mut kernel = Kernel::new();
         kernel.boot(schedule.pids);
         Self {
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.judge.exited.is_some() || self.judge.broken.is_some()
     }
 
@@ -162,7 +162,7 @@ impl World {
     }
 
     /// The clock goes on; init wakes when it is due, unless it doesn't get to run.
-    fn wait(&mut self, core: &mut Core, millis: Millis, is_served: bool) {
+    pub fn wait(&mut self, core: &mut Core, millis: Millis, is_served: bool) {
         let until = self.kernel.now + millis;
         while !self.is_over() {
             let next = [self.kernel.next(), self.due(core).filter(|_| is_served)].into_iter().flatten().min();
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// init works for as long as there is work, as the shell's poll loop does.
-    fn work(&mut self, core: &mut Core) {
+    pub fn work(&mut self, core: &mut Core) {
         for round in 0.. {
             if self.is_over() {
                 return;
@@ -213,7 +213,7 @@ impl World {
         std::mem::take(&mut self.kernel.signals).into_iter().filter_map(event).collect()
     }
 
-    fn take(&mut self, core: &mut Core, events: Vec<Event>) {
+    pub fn take(&mut self, core: &mut Core, events: Vec<Event>) {
         if self.planted.waits_in_place(&events) {
             return self.take_and_wait_in_place(core, events);
         }
@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    fn happen(&mut self, what: What) {
+    pub fn happen(&mut self, what: What) {
         trace!(self, "  {what:?}");
         let leader = |world: &Self, daemon| world.judge.pid(daemon).and_then(|pid| world.kernel.by_pid(pid));
         match what {
