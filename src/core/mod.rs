@@ -318,7 +318,9 @@ impl Core {
             State::Clearing { look, .. } => Some(look),
             _ => None,
         });
-        states.chain(self.daemons.iter().flat_map(|d| d.held.iter().map(|h| h.look))).min()
+        // Before its start there is nothing to look at.
+        let running = self.daemons.iter().filter(|d| matches!(d.state, State::Running { .. }));
+        states.chain(running.flat_map(|d| d.held.iter().map(|h| h.look))).min()
     }
 
     /// What init does as a whole.
@@ -546,7 +548,6 @@ impl Core {
             State::Fresh | State::Starting | State::Running { .. } => {
                 if d.held.iter().all(|h| h.signal != signal) {
                     d.held.push(Held { signal, always, until: now + HOLD, look: now, blocked: 0 });
-                    // Before its start there is nothing to look at.
                     if let State::Running { pid, .. } = d.state {
                         out.push(Action::LookAtMask { daemon: index, pid, signal });
                     }

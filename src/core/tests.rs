@@ -361,3 +361,13 @@ fn an_old_group_is_looked_at_when_it_is_due_and_not_whenever_something_else_is()
     assert!(acts(core.handle(at(4), Event::Time)).is_empty());
     assert_eq!(acts(core.handle(at(5), Event::Time)), [Action::LookAtGroup { daemon: 1, pgid: 11 }]);
 }
+
+#[test]
+fn a_signal_that_is_held_for_a_daemon_before_its_start_wakes_nobody() {
+    let mut core = Core::new(&table(), &[0]);
+    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    assert_eq!(core.next(), None);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(7), Event::Started { daemon: 0, pid: 10 });
+    assert_eq!(core.next(), Some(at(7)));
+}
