@@ -371,3 +371,9 @@ fn a_signal_that_is_held_for_a_daemon_before_its_start_wakes_nobody() {
     let _ = core.handle(at(7), Event::Started { daemon: 0, pid: 10 });
     assert_eq!(core.next(), Some(at(7)));
 }
+
+#[test]
+fn a_core_without_daemons_exits_0_as_soon_as_it_begins() {
+    let mut core = Core::new(&table(), &[]);
+    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Exit(0)]);
+}
