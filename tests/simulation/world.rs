@@ -14,6 +14,8 @@ use crate::schedule::{Note, Schedule, Step, What, When};
 
 /// No schedule takes longer than this after its last step: the longest grace and some.
 const LONGEST: Millis = 120_000;
+/// More looks at the clock than this at one moment are spinning, too.
+const SPINS: u32 = 100_000;
 /// More rounds than this at one moment is spinning.
 const ROUNDS: u32 = 1_000;
 
@@ -38,6 +40,7 @@ pub struct World {
     /// The status page: two halves, which are one thing to a reader.
     page: (u64, u64),
     events: u64,
+    spins: (Millis, u32),
     pub planted: Planted,
     seen: Vec<(i32, Signal, Disposition)>,
     /// What happened, line by line, where somebody wants to read it.
@@ -82,6 +85,7 @@ impl World {
             current: Rc::new(RefCell::new(None)),
             page: (0, 0),
             events: 0,
+            spins: (0, 0),
             planted: Planted::new(bug, table),
             seen: Vec::new(),
             trace: None,
@@ -336,6 +340,14 @@ impl World {
 impl System for World {
     fn now(&mut self) -> Duration {
         self.enter();
+        let at = self.kernel.now;
+        self.spins = if self.spins.0 == at { (at, self.spins.1 + 1) } else { (at, 0) };
+        // The core itself goes round here: nothing but a panic gets out of it.
+        assert!(
+            self.spins.1 < SPINS,
+            "init never spins: it does, at {at} ms; --schedules 1 --seed {}",
+            self.schedule.seed
+        );
         let event = self.current.borrow_mut().take();
         if let Some(event) = event {
             trace!(self, "{event:?}");
