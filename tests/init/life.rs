@@ -194,6 +194,28 @@ fn an_old_worker_is_gone_before_the_replacement_starts() {
 }
 
 #[test]
+fn what_is_left_of_the_group_of_a_daemon_that_died_is_killed() {
+    let worker =
+        "(trap '' TERM HUP; echo > DIR/worker; exec sleep 1000) & while ! test -e DIR/worker; do :; done; exit 1";
+    let bundle = Bundle::start(&TWO.replace("printf 'no newline'; exec sleep 1000", worker));
+    bundle.wait_for("err", "exited 1");
+    bundle.wait_until("alpha alone", || bundle.children().len() == 1);
+    assert_eq!(bundle.daemon(0)["state"], "running");
+}
+
+#[test]
+fn a_restart_kills_what_outlives_its_grace_and_goes_on() {
+    let table = TWO
+        .replace("printf 'no newline'; exec sleep 1000", "trap '' TERM; echo > DIR/up; while :; do sleep 0.02; done");
+    let bundle = Bundle::start(&table.replace("name = \"beta\"", "name = \"beta\"\ngrace = \"100ms\""));
+    bundle.wait_for("up", "\n");
+    bundle.signal("USR1");
+    bundle.wait_for_generation(1, 2);
+    let exit = &bundle.daemon(1)["last_exit"];
+    assert_eq!((&exit["signal"], &exit["by_init"]), (&9.into(), &true.into()));
+}
+
+#[test]
 fn two_hundred_restart_requests_in_a_burst_leave_one_process_no_zombie_and_the_sibling_as_it_was() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
@@ -325,4 +347,23 @@ fn an_idle_init_makes_no_system_call() {
     assert!(calls.lines().count() == 1 && calls.contains("<detached"), "{calls}");
     bundle.signal("HUP");
     bundle.wait_for("out", "took HUP");
+}
+
+#[test]
+fn init_blocks_every_signal_before_it_looks_at_anything() {
+    let bundle = Setup::one("exit 0")
+        .not_as_pid_1()
+        .wrapped(&["strace", "-o", "DIR/trace", "-e", "trace=rt_sigprocmask,openat,rt_sigaction"])
+        .start();
+    bundle.wait_for("code", "0");
+    let trace = bundle.read("trace");
+    let block = trace.find("rt_sigprocmask(SIG_BLOCK, ~[").unwrap_or_else(|| panic!("{trace}"));
+    assert!(block < trace.find("table.toml").unwrap(), "{trace}");
+    // What Rust's runtime does before main is all that precedes it.
+    assert!(
+        trace[..block]
+            .lines()
+            .filter(|l| l.contains("rt_sigaction"))
+            .all(|l| ["PIPE", "SEGV", "BUS"].iter().any(|s| l.contains(s)))
+    );
 }

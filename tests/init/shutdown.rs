@@ -14,6 +14,7 @@ fn term_to_the_real_process_logs_each_start_and_forward_and_exits_143() {
     for line in ["starting alpha", "starting beta", "forwarding SIGTERM to alpha", "forwarding SIGTERM to beta"] {
         assert!(log.contains(line), "{line} isn't in: {log}");
     }
+    assert!(log.find("starting alpha") < log.find("starting beta"));
 }
 
 #[test]

@@ -77,6 +77,20 @@ fn a_forward_with_when_always_is_sent_at_once() {
 }
 
 #[test]
+fn where_proc_tells_no_signal_masks_a_forward_is_sent_at_once_with_a_warning() {
+    let table = TWO.replace("forward = \"alpha\"", "forward = \"beta\"");
+    let mut bundle = Setup::new(&table).wrapped(&["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "-"]).start();
+    bundle.wait_for("out", "alpha is up");
+    bundle.wait_for_generation(1, 1);
+    bundle.signal("HUP");
+    bundle.wait_for("err", "WARN /proc tells no signal masks here; SIGHUP goes to beta at once");
+    bundle.wait_until("its end", || bundle.daemon(1)["last_exit"]["signal"] == 1);
+    bundle.signal("TERM");
+    // Of a signal that init did not send to end it.
+    assert_eq!(bundle.exit_code(), 129);
+}
+
+#[test]
 fn the_wired_signal_of_a_restart_never_reaches_the_daemon() {
     let bundle = Setup::one("trap 'echo took USR1' USR1; echo up; while :; do sleep 0.02; done").start();
     bundle.wait_for("out", "up");
