@@ -5,19 +5,28 @@
 # With a registry in reach: docker build -t sidecar-bundle . (or --target sidecar). Without one, scripts/lib.sh makes
 # each image below on the spot and passes it in. It keeps to what the legacy builder knows, which runs every stage.
 # Tried with the legacy builder of Engine 20.10 and with the BuildKit inside it, on images made on the spot. Not tried:
-# a pull of the four images, a build of the binary in RUST_IMAGE, buildx, aarch64.
+# a pull of the four images, a build of the binary in RUST_IMAGE, buildx, a machine that is aarch64 (its binary was put
+# into the target `sidecar`, with TARGETARCH=arm64).
 ARG RUST_IMAGE=rust:1.88-slim-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG PIPELOCK_IMAGE=ghcr.io/luckypipewrench/pipelock:2.3.0
 ARG GITLEAKS_IMAGE=ghcr.io/gitleaks/gitleaks:v8.30.1
 
 FROM ${RUST_IMAGE} AS build
-# A binary that scripts/build has left in the build context (dist/sidecar): then RUST_IMAGE needs no more than a shell.
+# A binary that is in the build context already (dist/sidecar, by scripts/build; dist/sidecar-aarch64, by scripts/cross):
+# then RUST_IMAGE needs no more than a shell.
 ARG SIDECAR_BINARY=
+# The architecture that the image is for, amd64 or arm64: BuildKit sets it; for the legacy builder, --platform and
+# --build-arg TARGETARCH. One that the binary isn't for is found here: the first bytes of a program name its machine.
+ARG TARGETARCH
 WORKDIR /src
 COPY . .
 RUN if [ -z "$SIDECAR_BINARY" ]; then scripts/build && SIDECAR_BINARY=dist/sidecar; fi \
- && cp "$SIDECAR_BINARY" /sidecar && chmod 755 /sidecar
+ && cp "$SIDECAR_BINARY" /sidecar && chmod 755 /sidecar \
+ && case "$TARGETARCH:$(od -An -tx1 -j18 -N1 /sidecar | tr -d ' ')" in \
+      :* | amd64:3e | arm64:b7) ;; \
+      *) echo "$SIDECAR_BINARY is no program for $TARGETARCH" >&2; exit 1 ;; \
+    esac
 
 FROM scratch AS sidecar
 COPY --from=build /sidecar /sidecar
