@@ -446,7 +446,7 @@ impl Report {
                 "rolled back: {}{}; the old content is back and {daemon} is as it was{}",
                 self.trouble(why, asked),
                 kill.as_ref().map_or_else(String::new, aside),
-                self.pid()
+                if self.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
             ),
             Failure::Down { why, back } => format!(
                 "DOWN: {}; the way back failed too: {}; {daemon} NEEDS A PERSON: see its log, mend what it lacks, then apply again",
@@ -617,7 +617,7 @@ impl Report {
                     (None, None) => "ended".to_owned(),
                 };
                 format!(
-                    "{daemon} {how} and is dead; its siblings run on; see the bundle's log, mend its file and restart it"
+                    "{daemon} {how} and is dead; its siblings run on; see the bundle's log, mend its file and apply again"
                 )
             }
             Short::NotExecuted { code } => {
@@ -692,14 +692,18 @@ fn diff(diff: &Diff) -> String {
         return "no line changes".to_owned();
     }
     let lines = |first: usize, count: usize| match count {
-        0 => format!("none before {first}"),
         1 => first.to_string(),
         _ => format!("{first}-{}", first.saturating_add(count - 1)),
     };
     let hunk = |hunk: &Hunk| {
         let (old, new) = (hunk.old, hunk.new);
         let text: String = hunk.text.iter().flatten().flat_map(|line| [" [", line.as_str(), "]"]).collect();
-        format!("{} -> {}{text}", lines(old.first, old.count), lines(new.first, new.count))
+        let (was, is) = (lines(old.first, old.count), lines(new.first, new.count));
+        match (old.count, new.count) {
+            (0, _) => format!("{is} new{text}"),
+            (_, 0) => format!("{was} gone{text}"),
+            _ => format!("{was} -> {is}{text}"),
+        }
     };
     let hunks: Vec<String> = diff.hunks.iter().map(hunk).collect();
     let more = if diff.more > 0 { format!(" and {} more places", diff.more) } else { String::new() };

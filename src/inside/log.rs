@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use nix::libc;
 
 use super::clock;
+use crate::apply::proof::Finding;
 use crate::apply::protocol::End;
 use crate::apply::transaction::Ending;
 use crate::text::Plain;
@@ -18,12 +19,14 @@ pub fn tell(daemon: &str, by: &Plain, end: &End) {
         Ending::Unchanged => "unchanged",
         // Nothing came of it, and the caller knows.
         Ending::Checked | Ending::Refused { .. } => return,
+        Ending::Live { finding: Finding::Delivered } => "delivered",
         Ending::Live { .. } => "live",
         Ending::NotProven { .. } => "not proven",
         Ending::RolledBack { .. } => "rolled back",
         Ending::Down { .. } => "DOWN",
     };
-    let (level, at) = (if matches!(outcome, "live" | "unchanged") { "INFO" } else { "WARN" }, clock::utc_now());
+    let (level, at) =
+        (if matches!(outcome, "live" | "delivered" | "unchanged") { "INFO" } else { "WARN" }, clock::utc_now());
     let line = if std::env::var("SIDECAR_LOG_FORMAT").is_ok_and(|format| format == "json") {
         let message = format!("change of {daemon}: {outcome}");
         let line = serde_json::json!({ "timestamp": at, "level": level, "message": message, "by": by });

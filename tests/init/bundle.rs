@@ -261,7 +261,9 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        // With unshare ends its child, and with a PID 1 its namespace.
+        // With init ends its namespace. unshare's --kill-child alone would not do: a change of the user undoes it, prctl(2).
+        let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default();
+        let _ = Command::new("kill").arg("-KILL").args(child.split_whitespace()).stderr(Stdio::null()).status();
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
