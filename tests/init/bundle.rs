@@ -226,7 +226,9 @@ impl Bundle {
     /// What the applet says, run in the namespace as `docker exec` does.
     pub fn status(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid().to_string(), "-p", "-m", "/proc/1/exe", "status"]).args(arguments);
+        // Under emulation that is the emulator.
+        let exe = std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned());
+        command.args(["-t", &self.pid().to_string(), "-p", "-m", &exe, "status"]).args(arguments);
         let Output { status, stdout, stderr } = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (status.code().unwrap(), text(stdout), text(stderr))
