@@ -100,7 +100,7 @@ impl Program {
     ///
     /// As `posix_spawn`(3) does, it borrows init's memory until then (`CLONE_VM | CLONE_VFORK`): no page table is
     /// copied, none of init's pages is copied on a later write, and a failure is told without a pipe. Every signal is
-    /// blocked here (`Signals::let_in`): one of init's handlers in the child would write into init's own pipe.
+    /// blocked here (`Signals::wait`): one of init's handlers in the child would write into init's own pipe.
     ///
     /// # Errors
     /// The step that failed, and why.
