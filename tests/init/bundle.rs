@@ -263,11 +263,18 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        // With init ends its namespace. unshare's --kill-child alone would not do: a change of the user undoes it, prctl(2).
-        let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap_or_default();
-        let _ = Command::new("kill").arg("-KILL").args(child.split_whitespace()).stderr(Stdio::null()).status();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Ok(None) = self.child.try_wait() {
+            let id = self.child.id();
+            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+            match children.trim().parse() {
+                // With a PID 1 ends its namespace, and unshare waits for that. Its --kill-child alone would not do: a
+                // change of the user undoes it, prctl(2).
+                // SAFETY: kill(2) has no memory effects, and unshare has not reaped it.
+                Ok(pid) => drop(unsafe { libc::kill(pid, libc::SIGKILL) }),
+                Err(_) => drop(self.child.kill()),
+            }
+            let _ = self.child.wait();
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
