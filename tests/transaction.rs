@@ -584,8 +584,8 @@ fn what_nobody_settled_is_settled_by_init_before_it_starts_that_daemon_again() {
 #[test]
 fn a_signal_that_comes_late_restarts_the_old_content() {
     let bundle = Bundle::start();
-    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=300ms"]);
-    let mut host = command.env("KILL_TAKES", "0.5").spawn().unwrap();
+    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=1500ms"]);
+    let mut host = command.env("KILL_TAKES", "2").spawn().unwrap();
     host.stdin.take().unwrap().write_all(b"new").unwrap();
     let report = ended(host);
     is(&report, "rolled-back", 1, "");
