@@ -12,8 +12,8 @@ What makes such figures wrong, and what is done about it here:
   miss a process that always sleeps when the tick comes. A supervisor is all of its processes, not PID 1 alone.
 - Memory is from smaps_rollup: private dirty is what would be free without it, PSS shares what is shared.
 - An orphan that is a zombie isn't gone: it still answers kill(pid, 0), and is waited for.
-- Neighbours take the processor away in the middle of a figure: all that is measured, and this harness, runs at the best
-  niceness, contenders and floor alike. What is left of them is in the spread.
+- Neighbours take the processor away in the middle of a figure: all that is measured, the floor too, runs under SCHED_RR,
+  which an ordinary process can't displace (--fair: it doesn't, for a machine that does nothing else).
 - Everything that is written lies on tmpfs, and the first round, with cold caches, isn't counted.
 - The relay's output is drained and its lines are counted: who loses lines is fast.
 """
@@ -183,7 +183,7 @@ class Bench:
         known = contenders(SIDECAR, FLOOR)
         if unknown := set(names) - {c.name for c in known}:
             sys.exit(f"scripts/bench: no contender is called {', '.join(sorted(unknown))}; there are: {', '.join(c.name for c in known)}")
-        chosen = [c for c in known if not names or c.name in names or c.name == "floor"]
+        chosen = [c for c in known if not names or c.name in names or c.name.startswith("floor")]
         self.missing = {c.name: c.install for c in chosen if is_missing(c)}
         self.contenders = [c for c in chosen if c.name not in self.missing]
         self.rounds = rounds
@@ -257,7 +257,7 @@ class Bench:
         names = ("start400", "restart400", "growth")
         for turn, c in self.turns(f"{MANY} daemons", few(10, 3), *names):
             with self.trial(c, *names, n=MANY) as t:
-                self.add("start400", c, turn, max(t.wait("d*", MANY, timeout=60)) - t.began)
+                self.add("start400", c, turn, max(t.wait("d*", MANY, timeout=30)) - t.began)
                 t.settle()
                 four = [x for figures in self.figures["dirty"][c.name].values() for x in figures]
                 if four:
@@ -339,19 +339,24 @@ def machine() -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures `sidecar init` beside its peers and beside a floor of bare system calls.")
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures `sidecar init` beside its peers and beside a floor of bare system calls.",
+                                     epilog="scripts/bench --apply measures apply-allowlist on a real container instead.")
     parser.add_argument("--quick", action="store_true", help="floor, reference and sidecar alone, few rounds: under two minutes")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, in the place of the table")
     parser.add_argument("--svg", metavar="FILE", help="also draw the ratios into FILE")
+    parser.add_argument("--fair", action="store_true", help="under the scheduler's ordinary class")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario")
-    parser.add_argument("--only", metavar="NAME", action="append", default=[], help="this contender (and the floor); may be repeated")
+    parser.add_argument("--only", metavar="NAME", action="append", default=[], help="this contender (and both floors); may be repeated")
     parser.add_argument("--scenario", metavar="NAME", action="append", default=[], choices=[s.name for s in SCENARIOS],
                         help=f"this scenario; may be repeated: {', '.join(s.name for s in SCENARIOS)}")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("scripts/bench: it makes pid namespaces and cgroups, which only root may; nothing was measured")
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    if not options.fair:
+        try:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        except PermissionError:
+            print("scripts/bench: no SCHED_RR here (it needs CAP_SYS_NICE): neighbours are in the figures", file=sys.stderr)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
 

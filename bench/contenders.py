@@ -86,7 +86,7 @@ def control(_pid: int, setting: Setting) -> None:
 def dinit(setting: Setting) -> list[str]:
     for i, command in enumerate(setting.commands):
         setting.write(f"services/d{i}", f"type = process\ncommand = {' '.join(command)}\nrestart = false\n")
-    depends = "".join(f"depends-on = d{i}\n" for i in range(len(setting.commands)))
+    depends = "".join(f"waits-for = d{i}\n" for i in range(len(setting.commands)))
     setting.write("services/boot", f"type = internal\n{depends}")
     return ["dinit", "--container", "-q", "-d", str(setting.dir / "services"), "-p", str(setting.dir / "socket")]
 

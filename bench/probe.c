@@ -4,8 +4,8 @@
 //   probe NAME STAMPS lines MEGABYTES    then writes that much in lines of 100 bytes, `NAME-done`, and waits
 //   probe NAME STAMPS orphans N          then makes N orphans that all end at once, `NAME-last`, `NAME-gone`, and waits
 //
-// Supervisors of the daemontools family execute ./run without arguments: called by that name, it takes them from the
-// file ./args, so that nobody's start has to pay for a shell.
+// Supervisors of the daemontools family execute ./run: called by that name, it takes its arguments from the file ./args,
+// so that nobody's start has to pay for a shell.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -91,7 +91,8 @@ int main(int argc, char **argv) {
     static char args[1024];
     char *from_file[8] = {argv[0]};
     const char *base = strrchr(argv[0], '/');
-    if (strcmp(base ? base + 1 : argv[0], "run") == 0 && argc == 1) {
+    if (strcmp(base ? base + 1 : argv[0], "run") == 0) {
+        argc = 1;
         int fd = open("args", O_RDONLY | O_CLOEXEC);
         if (fd < 0 || read(fd, args, sizeof args - 1) <= 0) return 2;
         close(fd);
