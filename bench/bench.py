@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contenders import Contender, Setting, contenders, is_missing
-from report import GOALS, SCENARIOS, Result, picture, table
+from report import GOALS, SCENARIOS, Result, markdown, picture, table
 
 BUILD = Path(os.environ["SIDECAR_BENCH_BUILD"])
 LAUNCH, PROBE, FLOOR = (str(BUILD / name) for name in ("launch", "probe", "floor"))
@@ -343,6 +343,7 @@ def main() -> int:
                                      epilog="scripts/bench --apply measures apply-allowlist on a real container instead.")
     parser.add_argument("--quick", action="store_true", help="floor, reference and sidecar alone, few rounds: under two minutes")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, in the place of the table")
+    parser.add_argument("--markdown", action="store_true", help="the result as the table of docs/performance.md")
     parser.add_argument("--svg", metavar="FILE", help="also draw the ratios into FILE")
     parser.add_argument("--fair", action="store_true", help="under the scheduler's ordinary class")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario")
@@ -363,17 +364,21 @@ def main() -> int:
     tmpfs = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     root = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir=tmpfs))
     cgroups = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir=cgroup2()))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     bench = Bench(root, cgroups, options.quick, options.only, options.rounds, options.scenario)
     try:
         bench.run()
     finally:
         shutil.rmtree(root, ignore_errors=True)
-        cgroups.rmdir()
+        with contextlib.suppress(OSError):
+            cgroups.rmdir()
     results = bench.results()
     about = machine()
     if options.json:
         rows = {s: {c: r.json() for c, r in rows.items()} for s, rows in results.items()}
         print(json.dumps({"schema": 1, "machine": about, "results": rows, "goals": GOALS, "missing": bench.missing}, indent=1))
+    elif options.markdown:
+        print(markdown(results))
     else:
         print(table(results, about, bench.missing))
     if options.svg:

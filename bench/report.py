@@ -40,6 +40,9 @@ GOALS = {"start4": 1.6, "start4-cpu": 2.5, "start1": 1.3, "restart": 1.3, "resta
          "start400": 1.5, "size": 1280}
 
 
+UNITS = {"us": "µs", "KiB": "KiB", "": ""}
+
+
 @dataclass(frozen=True)
 class Result:
     median: float | None = None
@@ -89,6 +92,32 @@ def table(results: dict[str, dict[str, Result]], about: dict[str, object], missi
             lines.append(f"  {name:<12} {median:10.1f}  [{low:.1f} to {high:.1f}, {r.count}]".ljust(58) + f"{ratio}  {goal}".rstrip())
     for name, command in missing.items():
         lines.append(f"\n{name} isn't installed here and wasn't measured: {command}")
+    return "\n".join(lines)
+
+
+def markdown(results: dict[str, dict[str, Result]]) -> str:
+    """The same as a table of docs/performance.md: the figure that the goal is for, and the best peer's."""
+    lines = ["| scenario | goal | sidecar | best peer | Python reference |", "| --- | --- | --- | --- | --- |"]
+    for scenario in SCENARIOS:
+        rows = results.get(scenario.name, {})
+
+        def said(r: Result | None) -> str:
+            if r is None or r.median is None:
+                return "–" if r is None or not r.blank else r.blank.splitlines()[0]
+            median = scaled(scenario, r.median)
+            median = f"{median:,.{1 if 0 < median < 100 else 0}f} {UNITS[scenario.unit]}".rstrip()
+            return f"{r.ratio:.2f}× ({median})" if r.ratio is not None else median
+
+        figure = lambda r: r.ratio if scenario.by_floor else r.median
+        peers = [(figure(r), name) for name, r in rows.items()
+                 if figure(r) is not None and name not in ("sidecar", "reference") and not name.startswith("floor")]
+        best = min(peers, default=None)
+        sidecar, goal = rows.get("sidecar"), GOALS.get(scenario.name)
+        shown = said(sidecar)
+        if sidecar is not None and verdict(scenario, sidecar).startswith("NOT"):
+            shown = f"**{shown}**"
+        limit = f"≤ {goal:g}{'×' if scenario.by_floor else ' ' + UNITS[scenario.unit]}".rstrip()
+        lines.append(f"| {scenario.title} | {limit} | {shown} | {best[1] + ' ' + said(rows[best[1]]) if best else '–'} | {said(rows.get('reference'))} |")
     return "\n".join(lines)
 
 

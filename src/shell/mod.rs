@@ -203,6 +203,10 @@ impl Shell {
             self.programs.push(Program::new(&spec.command, env, ignore));
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
+        // Grown by doubling they would leave holes.
+        self.streams.reserve_exact(2 * self.specs.len());
+        self.entries.reserve_exact(self.specs.len());
+        self.programs.shrink_to_fit();
     }
 
     fn supervise(&mut self, mut core: Core) -> i32 {

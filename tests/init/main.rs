@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
 mod bundle;
+mod calls;
 mod life;
 mod output;
 mod shutdown;

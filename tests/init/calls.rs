@@ -1,0 +1,131 @@
+//! What init asks of the kernel, counted: this is stable where time isn't. `docs/performance.md` states the numbers.
+
+use std::collections::BTreeMap;
+use std::mem::size_of;
+use std::time::Instant;
+
+use nix::libc;
+
+use super::bundle::{Bundle, PATIENCE};
+
+const TWO_THAT_REST: &str = r#"
+[[daemon]]
+name = "alpha"
+command = ["sh", "-c", "while ! test -e DIR/go; do sleep 0.02; done; rm DIR/go; ($LEAVE &); echo left > DIR/left; exec sleep 1000"]
+[[daemon]]
+name = "beta"
+command = ["sleep", "1000"]
+[signals]
+USR1 = { restart = "beta" }
+"#;
+
+/// Counts the system calls that a process begins from `act` on until `done`: ptrace(2), as strace does it. How often it
+/// waits, and so how often it lets signals in, depends on what comes first, so only the calls in `counted` are.
+fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -> bool) -> BTreeMap<i64, usize> {
+    let ptrace = |request, data: usize| {
+        // SAFETY: the requests used below take no address, or that of a structure whose size is given.
+        let result = unsafe { libc::ptrace(request, pid, 0usize, data) };
+        assert!(result >= 0, "ptrace: {}", std::io::Error::last_os_error());
+    };
+    ptrace(libc::PTRACE_SEIZE, usize::try_from(libc::PTRACE_O_TRACESYSGOOD).unwrap());
+    ptrace(libc::PTRACE_INTERRUPT, 0);
+    let (mut calls, mut act, started) = (BTreeMap::new(), Some(act), Instant::now());
+    let mut is_waiting = false;
+    loop {
+        assert!(started.elapsed() < PATIENCE, "it isn't done: {calls:?}");
+        let mut status = 0;
+        // SAFETY: waitpid(2) writes an int.
+        if unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL | libc::WNOHANG) } == 0 {
+            if is_waiting && act.is_none() && done() {
+                break;
+            }
+            std::thread::yield_now();
+            continue;
+        }
+        let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
+        let mut pass_on = 0;
+        if signal == libc::SIGTRAP | 0x80 {
+            // SAFETY: all its fields are numbers.
+            let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
+            let size = size_of::<libc::ptrace_syscall_info>();
+            // SAFETY: the kernel writes at most `size` bytes there.
+            unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, pid, size, &raw mut info) };
+            is_waiting = false;
+            if info.op == libc::PTRACE_SYSCALL_INFO_ENTRY {
+                // SAFETY: it is an entry.
+                let number = i64::try_from(unsafe { info.u.entry.nr }).unwrap();
+                is_waiting = number == libc::SYS_ppoll;
+                if is_waiting && act.is_some() {
+                    act.take().unwrap()();
+                } else if counted.contains(&number) {
+                    *calls.entry(number).or_default() += 1;
+                }
+            }
+        } else if event == 0 {
+            pass_on = usize::try_from(signal).unwrap();
+        }
+        ptrace(libc::PTRACE_SYSCALL, pass_on);
+    }
+    ptrace(libc::PTRACE_INTERRUPT, 0);
+    let mut status = 0;
+    // SAFETY: as above.
+    unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+    ptrace(libc::PTRACE_DETACH, 0);
+    calls
+}
+
+const COUNTED: [i64; 8] = [
+    libc::SYS_clone,
+    libc::SYS_pipe2,
+    libc::SYS_memfd_create,
+    libc::SYS_kill,
+    libc::SYS_waitid,
+    libc::SYS_wait4,
+    libc::SYS_dup3,
+    libc::SYS_epoll_ctl,
+];
+
+#[test]
+fn a_restart_is_one_clone_two_pipes_four_kills_three_looks_for_children_and_two_pages() {
+    let bundle = Bundle::start(TWO_THAT_REST);
+    bundle.wait_for("err", "starting beta");
+    bundle.wait_for_generation(1, 1);
+    let calls = count(
+        bundle.pid(),
+        &COUNTED,
+        || bundle.signal("USR1"),
+        || bundle.page()["status"]["daemons"][1]["generation"] == 2,
+    );
+    let expected = [
+        (libc::SYS_clone, 1),
+        (libc::SYS_pipe2, 2),
+        // TERM, CONT, KILL to the group, and a look at whether that is empty.
+        (libc::SYS_kill, 4),
+        // The one that ended, seen and reaped, and then none.
+        (libc::SYS_waitid, 2),
+        (libc::SYS_wait4, 1),
+        (libc::SYS_memfd_create, 2),
+        (libc::SYS_dup3, 2),
+        (libc::SYS_epoll_ctl, 2),
+    ];
+    assert_eq!(calls, BTreeMap::from(expected));
+}
+
+#[test]
+fn an_orphan_is_seen_and_reaped_and_nothing_else_happens() {
+    let table = TWO_THAT_REST.replace("$LEAVE", "exec sh -c 'while ! test -e DIR/left; do sleep 0.02; done'");
+    let bundle = Bundle::start(&table);
+    bundle.wait_for("err", "starting beta");
+    bundle.wait_for_generation(1, 1);
+    // The shell's own child ends too, and is the shell's to reap; the other one is init's.
+    let before = bundle.children().len();
+    let calls = count(
+        bundle.pid(),
+        &COUNTED,
+        || bundle.write("go", ""),
+        || bundle.read("left") == "left\n" && bundle.children().len() == before,
+    );
+    assert_eq!(calls.get(&libc::SYS_wait4), Some(&1), "{calls:?}");
+    assert_eq!(calls.get(&libc::SYS_waitid), Some(&2), "{calls:?}");
+    assert_eq!(calls.len(), 2, "{calls:?}");
+}
