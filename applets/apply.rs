@@ -8,15 +8,19 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
-use sidecar::apply::docker::Docker;
+use sidecar::apply::docker;
+use sidecar::apply::engine::Engine;
+use sidecar::apply::fleet::Plan;
 use sidecar::apply::identify::is_possible_name;
 use sidecar::apply::report::{Asked, Failure, Report};
-use sidecar::apply::{Change, Want, protocol, run, stop};
+use sidecar::apply::run::{Select, run};
+use sidecar::apply::{Change, Want, protocol, stop};
 use sidecar::table::{Signal, parse_duration};
 use sidecar::text::Plain;
 
 use crate::args::{self, Early};
 use crate::out;
+use crate::show::{self, Show};
 
 /// What `--help` adds to argh's text.
 pub const PROMISE: &str = "
@@ -42,51 +46,36 @@ Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl).
 /// A day: nobody waits longer, and no clock overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Make a change live in running bundles by a signal that is wired in them, and see that it is.
-#[derive(FromArgs, ArgsInfo)]
+/// What the command line asks for.
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-#[argh(help_triggers("-h", "--help"))]
-pub struct General {
-    /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
-    #[argh(option)]
+struct Options {
     signal: String,
-    /// the new content: a file, or - for stdin
-    #[argh(option)]
     file: Option<String>,
-    /// with --file: go as far as the check, and tell which lines would change
-    #[argh(switch)]
     dry_run: bool,
-    /// with --dry-run: tell the lines' text too, which may hold credentials
-    #[argh(switch)]
     show_content: bool,
-    /// with --file: even where this content is live already
-    #[argh(switch)]
     force: bool,
-    /// who does it, as the record and the log tell (default user@host)
-    #[argh(option)]
     by: Option<String>,
-    /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default 30s)
-    #[argh(option, default = "String::from(\"30s\")")]
     timeout: String,
-    /// one JSON object for each bundle on stdout, errors too
-    #[argh(switch)]
     json: bool,
-    /// send the signal and don't wait for the proof
-    #[argh(switch)]
     signal_only: bool,
-    /// names or ids of the bundles' containers
-    #[argh(positional, arg_name = "BUNDLE")]
+    label: Vec<String>,
+    all: bool,
+    parallel: usize,
+    canary: Option<usize>,
+    rollback_all: bool,
+    context: Vec<String>,
     bundles: Vec<String>,
 }
 
-/// The same with the signal preset.
-macro_rules! preset {
-    ($name:ident, $about:literal) => {
+/// An applet's arguments: what all of them have, and the signal where it isn't preset.
+macro_rules! applet {
+    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr) => {
         #[doc = $about]
         #[derive(FromArgs, ArgsInfo)]
         #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
         #[argh(help_triggers("-h", "--help"))]
         pub struct $name {
+            $($own)*
             /// the new content: a file, or - for stdin
             #[argh(option)]
             file: Option<String>,
@@ -111,42 +100,90 @@ macro_rules! preset {
             /// send the signal and don't wait for the proof
             #[argh(switch)]
             signal_only: bool,
+            /// in place of names, the bundles that run and carry this label: KEY=VALUE (repeatable: each of them)
+            #[argh(option)]
+            label: Vec<String>,
+            /// in place of names, every bundle that runs: what carries the label sidecar.schema
+            #[argh(switch)]
+            all: bool,
+            /// how many may be under way at once (default 32)
+            #[argh(option, default = "32")]
+            parallel: usize,
+            /// the first N, and only if all of them end well the others
+            #[argh(option)]
+            canary: Option<usize>,
+            /// with --file: all or none, each stays uncommitted until the last is proven; --timeout is for all together
+            #[argh(switch)]
+            rollback_all: bool,
+            /// the docker context to reach the bundles by (repeatable: names are looked for in each of them)
+            #[argh(option)]
+            context: Vec<String>,
             /// names or ids of the bundles' containers
             #[argh(positional, arg_name = "BUNDLE")]
             bundles: Vec<String>,
         }
 
         impl $name {
-            fn with(self, signal: Signal) -> General {
-                let Self { file, dry_run, show_content, force, by, timeout, json, signal_only, bundles } = self;
-                let signal = signal.to_string();
-                General { signal, file, dry_run, show_content, force, by, timeout, json, signal_only, bundles }
+            fn options(self) -> Options {
+                let signal: fn(&Self) -> String = $signal;
+                Options {
+                    signal: signal(&self),
+                    file: self.file,
+                    dry_run: self.dry_run,
+                    show_content: self.show_content,
+                    force: self.force,
+                    by: self.by,
+                    timeout: self.timeout,
+                    json: self.json,
+                    signal_only: self.signal_only,
+                    label: self.label,
+                    all: self.all,
+                    parallel: self.parallel,
+                    canary: self.canary,
+                    rollback_all: self.rollback_all,
+                    context: self.context,
+                    bundles: self.bundles,
+                }
             }
         }
     };
 }
 
-preset!(Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is.");
-preset!(Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.");
+applet!(
+    General,
+    "Make a change live in running bundles by a signal that is wired in them, and see that it is.",
+    [
+        /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
+        #[argh(option)]
+        signal: String,
+    ],
+    |this| this.signal.clone()
+);
+applet!(Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is.", [], |_| {
+    Signal::USR1.to_string()
+});
+applet!(Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [], |_| {
+    Signal::HUP.to_string()
+});
 
 /// `apply-allowlist`.
 pub fn allowlist(args: &[String]) -> ExitCode {
     let name = "apply-allowlist";
-    serve(name, args, args::parse::<Allowlist>(name, args).map(|a| a.with(Signal::USR1)))
+    serve(name, args, args::parse(name, args).map(Allowlist::options))
 }
 
 /// `apply-egress`.
 pub fn egress(args: &[String]) -> ExitCode {
     let name = "apply-egress";
-    serve(name, args, args::parse::<Egress>(name, args).map(|a| a.with(Signal::HUP)))
+    serve(name, args, args::parse(name, args).map(Egress::options))
 }
 
 /// `apply`.
 pub fn general(args: &[String]) -> ExitCode {
-    serve("apply", args, args::parse::<General>("apply", args))
+    serve("apply", args, args::parse("apply", args).map(General::options))
 }
 
-fn serve(applet: &'static str, raw: &[String], parsed: Result<General, Early>) -> ExitCode {
+fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -> ExitCode {
     let options = match parsed {
         Ok(options) => options,
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + PROMISE))),
@@ -171,32 +208,23 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<General, Early>) -
     let by = Plain::new(&options.by.clone().unwrap_or_else(caller));
     let change = Change { signal, timeout, want, by };
     stop::watch();
-    let mut code = 0;
-    let mut written = Ok(());
-    run(&Docker::from_env(), &change, &options.bundles, |report| {
-        code = code.max(report.exit());
-        let result = tell(&asked, options.json, &report);
-        if written.is_ok() {
-            written = result;
-        }
-    });
+    let program = docker::from_env();
+    let engine = |context| Engine { program: program.clone(), context };
+    let engines = match options.context.as_slice() {
+        [] => vec![engine(None)],
+        contexts => contexts.iter().map(|context| engine(Some(context.clone()))).collect(),
+    };
+    let together = options.rollback_all;
+    let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
+    let mut show = Show::new(asked, options.json);
+    run(&engines, &change, &select(&options), plan, |told| show.tell(told));
+    let (code, written) = show.end();
     out::exit(code, written)
 }
 
 fn usage(asked: &Asked, json: bool, message: String) -> ExitCode {
     let report = Report::failed(None, Failure::Usage(message));
-    out::exit(report.exit(), tell(asked, json, &report))
-}
-
-fn tell(asked: &Asked, json: bool, report: &Report) -> io::Result<()> {
-    if json {
-        out::print(&(report.json(asked) + "\n"))
-    } else if report.is_success() {
-        out::print(&(report.line(asked) + "\n"))
-    } else {
-        out::error(&report.line(asked));
-        Ok(())
-    }
+    out::exit(report.exit(), show::report(asked, json, &report))
 }
 
 fn signal(name: &str) -> Result<Signal, String> {
@@ -207,14 +235,39 @@ fn signal(name: &str) -> Result<Signal, String> {
         .ok_or_else(|| format!("--signal {name:?} can't be wired; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
-fn check(options: &General) -> Result<Duration, String> {
+fn check(options: &Options) -> Result<Duration, String> {
     let timeout = parse_duration(&options.timeout).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
     let timeout = timeout.ok_or_else(|| {
         let given = &options.timeout;
         format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
     })?;
-    if options.bundles.is_empty() {
-        return Err("no bundle named; give one container's name or more".to_owned());
+    match (options.bundles.is_empty(), options.label.is_empty(), options.all) {
+        (false, true, false) | (true, false, false) | (true, true, true) => {}
+        (true, true, false) => {
+            return Err("no bundle named; give one container's name or more, --label KEY=VALUE or --all".to_owned());
+        }
+        _ => return Err("give bundles' names, --label or --all, one of these; nothing was sent".to_owned()),
+    }
+    let is_label = |label: &&String| label.split_once('=').is_some_and(|(key, _)| !key.is_empty());
+    if let Some(label) = options.label.iter().find(|label| !is_label(label)) {
+        return Err(format!("--label {label:?} isn't KEY=VALUE; nothing was sent to any bundle"));
+    }
+    if let Some(context) = options.context.iter().find(|context| !is_possible_name(context)) {
+        return Err(format!(
+            "--context {context:?} is a name that no context can have; nothing was sent to any bundle"
+        ));
+    }
+    if options.parallel == 0 || options.canary == Some(0) {
+        return Err("--parallel and --canary are at least 1; nothing was sent to any bundle".to_owned());
+    }
+    if options.rollback_all && (options.file.is_none() || options.dry_run) {
+        return Err("--rollback-all needs --file, and no --dry-run: there is nothing else to go back to; nothing was sent to any bundle".to_owned());
+    }
+    if options.canary.is_some() && (options.signal_only || options.dry_run) {
+        return Err(
+            "--canary needs a proof: give it without --signal-only and --dry-run; nothing was sent to any bundle"
+                .to_owned(),
+        );
     }
     match options.bundles.iter().find(|name| !is_possible_name(name)) {
         Some(name) => Err(format!("{name:?} is a name that no container can have; nothing was sent to any bundle")),
@@ -222,8 +275,16 @@ fn check(options: &General) -> Result<Duration, String> {
     }
 }
 
-fn want(options: &General, timeout: Duration) -> Result<Want, String> {
-    let General { file, dry_run, show_content, force, signal_only, .. } = options;
+fn select(options: &Options) -> Select {
+    if options.bundles.is_empty() {
+        Select::Labels(options.label.clone())
+    } else {
+        Select::Names(options.bundles.clone())
+    }
+}
+
+fn want(options: &Options, timeout: Duration) -> Result<Want, String> {
+    let Options { file, dry_run, show_content, force, signal_only, .. } = options;
     let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
     let Some(file) = file else {
         return match (dry_run, show_content, force) {

@@ -14,6 +14,7 @@ mod install;
 mod out;
 #[cfg(feature = "pages")]
 mod pages;
+mod show;
 // The one place that parts what only Linux has from the rest. (`host_only` makes a Linux build behave so: a test.)
 #[cfg_attr(any(host_only, not(target_os = "linux")), path = "outside.rs")]
 mod inside;

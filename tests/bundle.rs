@@ -426,7 +426,9 @@ fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_
     arguments.extend(&names);
     arguments.extend(&names);
     let (code, out, err) = sidecar(&arguments);
-    assert_eq!((code, out.lines().count(), err.lines().count()), (3, 3, 1), "{out}{err}");
+    assert_eq!((code, out.lines().count(), err.lines().count()), (3, 3, 2), "{out}{err}");
+    assert!(err.contains("apply-egress: 4 bundles: 3 delivered ("), "{err}");
+    assert!(err.contains(&format!("; 1 unreachable ({missing}); ")), "{err}");
     let told: BTreeSet<&str> = out.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(told, names);
     // These daemons have no `notify`: that they have the signal is all that can be known.

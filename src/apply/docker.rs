@@ -1,11 +1,11 @@
-//! The docker CLI, a thin layer: it is run with time-outs and what it says is bounded. What it means is judged
+//! The engine's CLI, a thin layer: it is run with time-outs and what it says is bounded. What it means is judged
 //! elsewhere.
 //!
 //! Each call has a process group of its own, so that a wrapper script's children end with it, and so that a Ctrl-C
 //! in the terminal reaches this program alone. Readers are threads that nobody joins: a stranger that keeps a pipe
 //! open can't hold up a call that has ended.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -16,21 +16,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::stop;
+use super::stop::{self, Gate, Word};
 
 /// The variable that names another CLI.
 pub const VARIABLE: &str = "SIDECAR_DOCKER";
-/// How often it is seen whether a person wants to leave.
-const A_LOOK: Duration = Duration::from_millis(50);
+/// How often it is seen whether a person wants to leave, or the gate says otherwise.
+pub const A_LOOK: Duration = Duration::from_millis(50);
 /// How long a call that has said all that it says may take to exit.
 const TO_EXIT: Duration = Duration::from_secs(2);
-
-/// The docker CLI.
-#[derive(Clone, Debug)]
-pub struct Docker {
-    /// `docker`, or what [`VARIABLE`] names.
-    pub program: OsString,
-}
 
 /// What a call came to.
 #[derive(Debug)]
@@ -54,55 +47,53 @@ pub enum CallError {
     Left,
 }
 
-impl Docker {
-    /// The one that the environment names.
-    #[must_use]
-    pub fn from_env() -> Self {
-        let named = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
-        Self { program: named.unwrap_or_else(|| "docker".into()) }
-    }
+/// The program that the environment names.
+#[must_use]
+pub fn from_env() -> OsString {
+    let named = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| "docker".into())
+}
 
-    /// Runs it to its end, or kills it when `timeout` has passed.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub fn call(&self, arguments: &[&str], max_bytes: usize, timeout: Duration) -> Result<Output, CallError> {
-        let deadline = Instant::now() + timeout;
-        let mut child = self.spawn(arguments, Stdio::null()).map_err(CallError::Spawn)?;
-        let stdout = child.take_stdout(max_bytes);
-        let stderr = child.take_stderr(max_bytes);
-        let all = |stream: Receiver<Vec<u8>>| {
-            loop {
-                match stream.recv_timeout(left(deadline).min(A_LOOK)) {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(_) if stop::count() > 1 => return Err(CallError::Left),
-                    Err(mpsc::RecvTimeoutError::Timeout) if !left(deadline).is_zero() => {}
-                    Err(_) => return Err(CallError::TimedOut),
-                }
+/// Runs it to its end, or kills it when `timeout` has passed.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn call(program: &OsStr, arguments: &[String], max_bytes: usize, timeout: Duration) -> Result<Output, CallError> {
+    let deadline = Instant::now() + timeout;
+    let mut child = spawn(program, arguments, Stdio::null()).map_err(CallError::Spawn)?;
+    let stdout = child.take_stdout(max_bytes);
+    let stderr = child.take_stderr(max_bytes);
+    let all = |stream: Receiver<Vec<u8>>| {
+        loop {
+            match stream.recv_timeout(left(deadline).min(A_LOOK)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(_) if stop::count() > 1 => return Err(CallError::Left),
+                Err(mpsc::RecvTimeoutError::Timeout) if !left(deadline).is_zero() => {}
+                Err(_) => return Err(CallError::TimedOut),
             }
-        };
-        let (stdout, stderr) = (all(stdout)?, all(stderr)?);
-        let status = child.wait(deadline).ok_or(CallError::TimedOut)?;
-        Ok(Output { success: status.success(), stdout, stderr })
-    }
+        }
+    };
+    let (stdout, stderr) = (all(stdout)?, all(stderr)?);
+    let status = child.wait(deadline).ok_or(CallError::TimedOut)?;
+    Ok(Output { success: status.success(), stdout, stderr })
+}
 
-    /// Starts one that is talked to.
-    ///
-    /// # Errors
-    /// It could not be executed.
-    pub fn session(&self, arguments: &[&str], max_bytes: usize) -> io::Result<Session> {
-        let mut child = self.spawn(arguments, Stdio::piped())?;
-        let stdin = write_all(child.0.stdin.take());
-        let lines = child.take_lines(max_bytes);
-        let stderr = child.take_stderr(max_bytes);
-        Ok(Session { stdin, lines, stderr, child })
-    }
+/// Starts one that is talked to.
+///
+/// # Errors
+/// It could not be executed.
+pub fn session(program: &OsStr, arguments: &[String], max_bytes: usize) -> io::Result<Session> {
+    let mut child = spawn(program, arguments, Stdio::piped())?;
+    let stdin = write_all(child.0.stdin.take());
+    let lines = child.take_lines(max_bytes);
+    let stderr = child.take_stderr(max_bytes);
+    Ok(Session { stdin, lines, stderr, child })
+}
 
-    fn spawn(&self, arguments: &[&str], stdin: Stdio) -> io::Result<Group> {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        command.spawn().map(Group)
-    }
+fn spawn(program: &OsStr, arguments: &[String], stdin: Stdio) -> io::Result<Group> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.spawn().map(Group)
 }
 
 /// A call that is talked to, line by line.
@@ -121,9 +112,9 @@ pub enum NoLine {
     Ended,
     /// The time is up.
     TimedOut,
-    /// A person asks for the way back, for the first time.
+    /// The gate says that it goes back.
     Stopped,
-    /// And for the second: nobody waits any more.
+    /// A person leaves: nobody waits any more.
     Left,
 }
 
@@ -133,22 +124,22 @@ impl Session {
         let _ = self.stdin.as_ref().map(|stdin| stdin.send(bytes.to_vec()));
     }
 
-    /// The next line, without its end. `stopped`: that a person asks for the way back is known already.
+    /// The next line, without its end. `stopped`: that it goes back is known already.
     ///
     /// # Errors
     /// See [`NoLine`].
-    pub fn hear(&self, deadline: Instant, stopped: bool) -> Result<Vec<u8>, NoLine> {
+    pub fn hear(&self, deadline: Instant, gate: &Gate, stopped: bool) -> Result<Vec<u8>, NoLine> {
         loop {
             match self.lines.recv_timeout(left(deadline).min(A_LOOK)) {
                 Ok(line) => return Ok(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(NoLine::Ended),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
-            match stop::count() {
-                0 => {}
-                1 if stopped => {}
-                1 => return Err(NoLine::Stopped),
-                _ => return Err(NoLine::Left),
+            if stop::count() > 1 {
+                return Err(NoLine::Left);
+            }
+            if !stopped && gate.says(Word::Back) {
+                return Err(NoLine::Stopped);
             }
             if left(deadline).is_zero() {
                 return Err(NoLine::TimedOut);
@@ -267,15 +258,15 @@ fn left(deadline: Instant) -> Duration {
 mod tests {
     use super::*;
 
-    fn sh() -> Docker {
-        Docker { program: "sh".into() }
+    fn sh(script: &str) -> Vec<String> {
+        ["-c", script].map(str::to_owned).to_vec()
     }
 
     #[test]
     fn a_call_is_bounded_in_bytes_and_told_by_its_exit() {
-        let output = sh().call(&["-c", "echo out; echo err >&2; exit 3"], 1024, Duration::from_secs(20)).unwrap();
+        let output = call("sh".as_ref(), &sh("echo out; echo err >&2; exit 3"), 1024, Duration::from_secs(20)).unwrap();
         assert_eq!((output.success, &*output.stdout, &*output.stderr), (false, &b"out\n"[..], &b"err\n"[..]));
-        let output = sh().call(&["-c", "yes"], 1024, Duration::from_secs(20)).unwrap();
+        let output = call("sh".as_ref(), &sh("yes"), 1024, Duration::from_secs(20)).unwrap();
         assert_eq!(output.stdout.len(), 1024);
         assert!(!output.success, "the pipe broke");
     }
@@ -284,7 +275,7 @@ mod tests {
     fn a_call_that_hangs_is_killed_with_its_children() {
         let before = Instant::now();
         let script = "echo $$ >&2; sleep 60 & wait";
-        let error = sh().call(&["-c", script], 1024, Duration::from_millis(100)).unwrap_err();
+        let error = call("sh".as_ref(), &sh(script), 1024, Duration::from_millis(100)).unwrap_err();
         assert!(matches!(error, CallError::TimedOut));
         assert!(before.elapsed() < Duration::from_secs(30));
     }
@@ -292,18 +283,22 @@ mod tests {
     #[test]
     fn a_session_hears_whole_lines_alone_and_ends_when_hung_up_on() {
         let script = "read a; echo \"heard $a\"; printf half; read b";
-        let mut session = sh().session(&["-c", script], 1024).unwrap();
+        let mut session = session("sh".as_ref(), &sh(script), 1024).unwrap();
         session.say(b"hello\n");
+        let gate = Gate::new(Word::Hold);
         let soon = Instant::now() + Duration::from_secs(20);
-        assert_eq!(session.hear(soon, false), Ok(b"heard hello".to_vec()));
-        assert_eq!(session.hear(Instant::now(), false), Err(NoLine::TimedOut));
+        assert_eq!(session.hear(soon, &gate, false), Ok(b"heard hello".to_vec()));
+        assert_eq!(session.hear(Instant::now(), &gate, false), Err(NoLine::TimedOut));
         session.end();
     }
 
     #[test]
     fn endless_output_without_a_line_is_an_end() {
-        let mut session = sh().session(&["-c", "cat /dev/zero"], 1024).unwrap();
-        assert_eq!(session.hear(Instant::now() + Duration::from_secs(20), false), Err(NoLine::Ended));
+        let mut session = session("sh".as_ref(), &sh("cat /dev/zero"), 1024).unwrap();
+        assert_eq!(
+            session.hear(Instant::now() + Duration::from_secs(20), &Gate::new(Word::Hold), false),
+            Err(NoLine::Ended)
+        );
         session.end();
     }
 }

@@ -7,7 +7,8 @@ use crate::text::Plain;
 
 /// What is asked of each container: one JSON object a line, and no more than is judged here.
 pub const FORMAT: &str = concat!(
-    r#"{"id":{{json .Id}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
+    // `.ID`, not the `.Id` of the JSON, which podman doesn't know here.
+    r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
     // Whole: where docker falls back to the engine's own JSON, a key that is absent there breaks the template.
     r#""host":{{json .HostConfig}},"#,
     r#""schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
@@ -21,11 +22,21 @@ pub fn is_possible_name(name: &str) -> bool {
     bytes.len() <= 255 && bytes.first().is_some_and(u8::is_ascii_alphanumeric) && bytes.iter().all(rest)
 }
 
-/// For each bundle, once however often and by whatever name it was asked for: its full id, or why nothing is sent.
-/// `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds in the form of
+/// One container that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// As it was asked for.
+    pub asked: String,
+    /// Its name, where it exists.
+    pub name: Option<String>,
+    /// Its full id, or why nothing is sent.
+    pub id: Result<String, Failure>,
+}
+
+/// Each container once, however often and by whatever name it was asked for. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds in the form of
 /// [`FORMAT`], and complains about the rest.
 #[must_use]
-pub fn identify<'a>(names: &'a [String], stdout: &[u8], stderr: &[u8]) -> Vec<(&'a str, Result<String, Failure>)> {
+pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
     let rows: Vec<Row> = stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
     let mut served: Vec<&str> = Vec::new();
     let mut found = Vec::new();
@@ -39,7 +50,11 @@ pub fn identify<'a>(names: &'a [String], stdout: &[u8], stderr: &[u8]) -> Vec<(&
             continue;
         }
         served.push(key);
-        found.push((name.as_str(), row.map_or_else(|| Err(missing(name, stderr)), Row::judge)));
+        found.push(Found {
+            asked: name.clone(),
+            name: row.map(|row| row.name.trim_start_matches('/').to_owned()),
+            id: row.map_or_else(|| Err(missing(name, stderr)), Row::judge),
+        });
     }
     found
 }
@@ -119,7 +134,7 @@ mod tests {
         let names = ["b1".to_owned()];
         let mut found = identify(&names, stdout.as_bytes(), b"");
         assert_eq!(found.len(), 1);
-        found.remove(0).1
+        found.remove(0).id
     }
 
     #[test]
@@ -157,7 +172,9 @@ mod tests {
     fn a_bundle_that_is_named_twice_is_served_once_under_its_first_name() {
         let names = ["b1", "gone", ID, &ID[..12], "gone", "b1"].map(str::to_owned);
         let found = identify(&names, row("", "").as_bytes(), b"Error: No such container: gone\n");
-        assert_eq!(found, [("b1", Ok(ID.to_owned())), ("gone", Err(Failure::Missing))]);
+        let found: Vec<_> = found.into_iter().map(|found| (found.asked, found.name, found.id)).collect();
+        let (b1, gone) = ("b1".to_owned(), "gone".to_owned());
+        assert_eq!(found, [(b1.clone(), Some(b1), Ok(ID.to_owned())), (gone, None, Err(Failure::Missing))]);
     }
 
     #[test]
@@ -165,8 +182,8 @@ mod tests {
         let other = row(ID, &ID.replace('0', "b")).replace("/b1", "/0123");
         let names = ["0123".to_owned(), "01234".to_owned()];
         let found = identify(&names, (row("", "") + &other).as_bytes(), b"");
-        assert_eq!(found[0].1, Ok(ID.replace('0', "b")));
-        assert_eq!(found[1].1, Ok(ID.to_owned()));
+        assert_eq!(found[0].id, Ok(ID.replace('0', "b")));
+        assert_eq!(found[1].id, Ok(ID.to_owned()));
     }
 
     #[test]
@@ -174,11 +191,11 @@ mod tests {
         let names = ["b1".to_owned()];
         let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         let found = identify(&names, b"", words.as_bytes());
-        assert_eq!(found[0].1, Err(Failure::Unreachable { what: "inspect", words: Plain::new(words) }));
+        assert_eq!(found[0].id, Err(Failure::Unreachable { what: "inspect", words: Plain::new(words) }));
         let found = identify(&names, b"", b"Error: No such container: b12");
-        assert!(matches!(found[0].1, Err(Failure::Unreachable { .. })));
+        assert!(matches!(found[0].id, Err(Failure::Unreachable { .. })));
         let found = identify(&names, b"garbage\n{}\n\xff\n", b"");
-        assert!(matches!(found[0].1, Err(Failure::Unreachable { .. })));
+        assert!(matches!(found[0].id, Err(Failure::Unreachable { .. })));
     }
 
     #[test]

@@ -1,27 +1,31 @@
 //! A change made live in running bundles, by a signal to their init, and seen to be live.
 //!
-//! [`run`] is the host's side. What it hears is judged by parts that do no I/O: [`identify`] says who the bundles
-//! are, [`proof`] (in the helper inside the bundle) whether the change is live, [`report`] what it is called.
+//! [`run::run`] is the host's side. What it hears is judged by parts that do no I/O: [`identify`] says who the bundles
+//! are, [`fleet`] which of them begins when, [`proof`] (in the helper inside the bundle) whether the change is live,
+//! [`report`] what it is called.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 pub mod docker;
+pub mod engine;
+pub mod fleet;
 pub mod identify;
 pub mod proof;
 pub mod protocol;
 pub mod report;
+pub mod run;
 #[cfg(test)]
 pub mod sample;
 pub mod stop;
 pub mod transaction;
 
-use self::docker::{CallError, Docker, NoLine, Session};
+use self::docker::{A_LOOK, CallError, NoLine, Session};
+use self::engine::Engine;
 use self::proof::Finding;
 use self::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
 use self::report::{Failure, Report, Success};
+use self::stop::{Gate, Word};
 use self::transaction::{Ending, Mark, Trouble};
 use crate::table::Signal;
 use crate::text::Plain;
@@ -93,57 +97,18 @@ impl Want {
     }
 }
 
-/// Makes the change live in each bundle, side by side; `each` gets the reports, one a bundle, as they come.
-/// `names` are possible ones ([`identify::is_possible_name`]).
-pub fn run(docker: &Docker, change: &Change, names: &[String], mut each: impl FnMut(Report)) {
-    let started = Instant::now();
-    let mut inspect = vec!["inspect", "--type", "container", "--format", identify::FORMAT];
-    inspect.extend(names.iter().map(String::as_str));
-    let max_bytes = MAX_BYTES.saturating_mul(names.len());
-    let output = match docker.call(&inspect, max_bytes, TO_ANSWER) {
-        Ok(output) => output,
-        Err(e) => {
-            let failure = call_failed(docker, "inspect", &e);
-            for (_, name) in
-                names.iter().enumerate().filter(|(n, name)| !names.iter().take(*n).any(|other| other == *name))
-            {
-                let mut report = Report::failed(Some(name.clone()), failure.clone());
-                report.ms.total = millis(started);
-                each(report);
-            }
-            return;
-        }
-    };
-    let bundles = identify::identify(names, &output.stdout, &output.stderr);
-    let (sender, receiver) = mpsc::channel();
-    thread::scope(|scope| {
-        for (name, found) in bundles {
-            let sender = sender.clone();
-            let serve = move || {
-                let mut report = match found {
-                    Ok(id) => Bundle { docker, change, id: &id, started }.apply(),
-                    Err(failure) => Report::failed(None, failure),
-                };
-                report.bundle = Some(name.to_owned());
-                report.ms.total = millis(started);
-                let _ = sender.send(report);
-            };
-            if thread::Builder::new().spawn_scoped(scope, serve).is_err() {
-                let words = Plain::new("the machine allows no further thread");
-                each(Report::failed(Some(name.to_owned()), Failure::Unreachable { what: "exec", words }));
-            }
-        }
-        drop(sender);
-        receiver.iter().for_each(&mut each);
-    });
-}
-
 /// One bundle that may be ours.
 struct Bundle<'a> {
-    docker: &'a Docker,
+    engine: &'a Engine,
     change: &'a Change,
     id: &'a str,
     started: Instant,
+    /// The change's, or what is left of the time for all.
+    timeout: Duration,
+    /// What is told to all of the fleet.
+    gate: &'a Gate,
+    /// Tells the fleet that this one is proven.
+    proven: &'a dyn Fn(),
 }
 
 /// What a connection broke off with.
@@ -162,9 +127,9 @@ impl Bundle<'_> {
     }
 
     fn open(&self) -> Result<Session, Failure> {
-        let helper = ["exec", "-i", self.id, "/proc/1/exe", HELPER];
-        let session = self.docker.session(&helper, MAX_BYTES);
-        session.map_err(|e| call_failed(self.docker, "exec", &CallError::Spawn(e)))
+        let helper = self.engine.exec(self.id, HELPER);
+        let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
+        session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
     }
 
     fn request(&self, task: Task, timeout: Duration, id: &Plain) -> String {
@@ -180,14 +145,14 @@ impl Bundle<'_> {
     }
 
     fn steps(&self, report: &mut Report) -> Result<Success, Failure> {
-        if stop::count() > 0 {
+        if self.gate.says(Word::Back) {
             return Err(Failure::Interrupted);
         }
         let mut session = self.open()?;
-        let (timeout, want) = (self.change.timeout, &self.change.want);
+        let (timeout, want) = (self.timeout, &self.change.want);
         let id = random_id();
         session.say(self.request(want.task(), timeout, &id).as_bytes());
-        let first = session.hear(Instant::now() + TO_ANSWER, false);
+        let first = session.hear(Instant::now() + TO_ANSWER, self.gate, false);
         report.ms.identify = millis(self.started);
         if let Err(NoLine::Stopped | NoLine::Left) = first {
             return Err(Failure::Interrupted);
@@ -215,7 +180,7 @@ impl Bundle<'_> {
         if let Some(content) = want.content() {
             session.say(content);
         }
-        let mut talk = Talk { session, stopped: false, acked: false, grace: Duration::ZERO };
+        let mut talk = Talk { session, gate: self.gate, stopped: false, acked: false, grace: Duration::ZERO };
         match self.transact(&mut talk, report) {
             Ok(result) => result,
             Err((_, Some(failure))) => Err(failure),
@@ -237,10 +202,10 @@ impl Bundle<'_> {
     /// From the content to the last word. On a connection that broke also tells what docker's kill had said.
     fn transact(
         &self,
-        talk: &mut Talk,
+        talk: &mut Talk<'_>,
         report: &mut Report,
     ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
-        let timeout = self.change.timeout;
+        let timeout = self.timeout;
         let file = matches!(self.change.want, Want::File { .. });
         // The wait for another, the settling of what that left, the check.
         let begin = Instant::now() + timeout * 3 + TO_ANSWER;
@@ -266,9 +231,16 @@ impl Bundle<'_> {
         let mut heard = talk.hear(end);
         if file && matches!(heard, Ok(Tell::Proven)) {
             report.ms.prove = millis(sent);
-            talk.acked = true;
-            talk.say(Say::Ack);
-            heard = talk.hear(end + LAST_WORD);
+            (self.proven)();
+            heard = match talk.hold(end + LAST_WORD) {
+                Ok(None) => {
+                    talk.acked = true;
+                    talk.say(Say::Ack);
+                    talk.hear(end + LAST_WORD)
+                }
+                Ok(Some(tell)) => Ok(tell),
+                Err(lost) => Err(lost),
+            };
         }
         let gone = not_sent.as_ref().filter(|f| matches!(f, Failure::KillFailed { gone: true, .. })).cloned();
         match heard {
@@ -286,7 +258,7 @@ impl Bundle<'_> {
     fn judge(
         &self,
         end: End,
-        talk: &mut Talk,
+        talk: &mut Talk<'_>,
         report: &mut Report,
         not_sent: Option<Failure>,
     ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
@@ -320,13 +292,13 @@ impl Bundle<'_> {
     }
 
     /// The connection broke: the bundle is asked once more what became of it.
-    fn ask(&self, talk: &Talk, id: &Plain) -> Result<Success, Failure> {
-        let time = self.change.timeout * 2 + talk.grace + LAST_WORD;
+    fn ask(&self, talk: &Talk<'_>, id: &Plain) -> Result<Success, Failure> {
+        let time = self.timeout * 2 + talk.grace + LAST_WORD;
         let until = Instant::now() + time * 2 + TO_ANSWER;
         let ask = || {
             let mut session = self.open().map_err(|_| (NoLine::Ended, Plain::default()))?;
             session.say(self.request(Task::Ask, time, id).as_bytes());
-            let line = session.hear(until, true).map_err(|no| (no, Plain::from_bytes(&session.end())))?;
+            let line = session.hear(until, self.gate, true).map_err(|no| (no, Plain::from_bytes(&session.end())))?;
             match protocol::hear(&line) {
                 Some(Heard::Reply(Reply::Settled { outcome })) => Ok(outcome),
                 _ => Err((NoLine::Ended, Plain::from_bytes(&session.end()))),
@@ -359,7 +331,7 @@ impl Bundle<'_> {
 
     fn signal(&self, timeout: Duration) -> Result<(), Failure> {
         let signal = self.change.signal.to_string();
-        match self.docker.call(&["kill", "--signal", &signal, self.id], MAX_BYTES, timeout) {
+        match docker::call(&self.engine.program, &self.engine.kill(self.id, &signal), MAX_BYTES, timeout) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
                 let words = Plain::from_bytes(&output.stderr);
@@ -367,15 +339,16 @@ impl Bundle<'_> {
                 Err(Failure::KillFailed { words, gone })
             }
             Err(CallError::TimedOut | CallError::Left) => Err(Failure::KillTimedOut),
-            Err(e) => Err(call_failed(self.docker, "kill", &e)),
+            Err(e) => Err(call_failed(self.engine, "kill", &e)),
         }
     }
 }
 
 /// One conversation with the helper.
-struct Talk {
+struct Talk<'a> {
     session: Session,
-    /// Ctrl-C was passed on.
+    gate: &'a Gate,
+    /// It was asked to go back.
     stopped: bool,
     /// It was told to commit.
     acked: bool,
@@ -383,14 +356,14 @@ struct Talk {
     grace: Duration,
 }
 
-impl Talk {
+impl Talk<'_> {
     fn say(&mut self, say: Say) {
         self.session.say(protocol::line(&say).as_bytes());
     }
 
     fn hear(&mut self, deadline: Instant) -> Result<Tell, Lost> {
         loop {
-            match self.session.hear(deadline, self.stopped) {
+            match self.session.hear(deadline, self.gate, self.stopped) {
                 Ok(line) => return serde_json::from_slice(&line).map_err(|_| self.garbage()),
                 Err(NoLine::Stopped) => {
                     self.stopped = true;
@@ -400,6 +373,19 @@ impl Talk {
                 Err(NoLine::Ended | NoLine::TimedOut) => return Err(self.garbage()),
             }
         }
+    }
+
+    /// Waits until the gate lets it commit: `None`. Else what the helper said meanwhile.
+    fn hold(&mut self, deadline: Instant) -> Result<Option<Tell>, Lost> {
+        while self.gate.says(Word::Hold) {
+            match self.session.hear(Instant::now() + A_LOOK, self.gate, true) {
+                Err(NoLine::TimedOut) if Instant::now() < deadline => {}
+                Ok(line) => return serde_json::from_slice(&line).map(Some).map_err(|_| self.garbage()),
+                Err(NoLine::Left) => return Err(Lost::Left),
+                Err(_) => return Err(self.garbage()),
+            }
+        }
+        if self.gate.says(Word::Commit) { Ok(None) } else { self.hear(deadline).map(Some) }
     }
 
     /// Hangs up.
@@ -448,10 +434,10 @@ fn is_gone(words: &Plain) -> bool {
     phrases.iter().any(|phrase| words.contains(phrase))
 }
 
-fn call_failed(docker: &Docker, what: &'static str, e: &CallError) -> Failure {
+fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Failure {
     match e {
         CallError::Spawn(e) => Failure::NoDocker {
-            program: Plain::from_bytes(docker.program.as_encoded_bytes()),
+            program: Plain::from_bytes(engine.program.as_encoded_bytes()),
             words: Plain::new(&e.to_string()),
         },
         CallError::Left => Failure::Interrupted,

@@ -1,6 +1,8 @@
 //! What an apply came to, for one bundle: one line for people or one object of JSON, and the exit code. This is the
 //! one place where outcomes, codes and words are made.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::proof::{Act, Finding, Incarnation, Refusal, Short, Target};
@@ -57,6 +59,16 @@ pub enum Failure {
     },
     /// There is no such container.
     Missing,
+    /// There is no container with the label of a bundle and these.
+    NoneFound {
+        /// Those that were asked for.
+        labels: Vec<String>,
+    },
+    /// It was never begun.
+    Untouched {
+        /// Why.
+        why: Plain,
+    },
     /// It doesn't run.
     NotRunning {
         /// Its state in docker's words.
@@ -129,6 +141,11 @@ pub enum Failure {
         /// What docker said where it did not take the signal.
         kill: Option<Plain>,
     },
+    /// The same, for the sake of the others.
+    TakenBack {
+        /// Why.
+        why: Plain,
+    },
     /// The daemon isn't up with the old content either.
     Down {
         /// Why the new one was taken back.
@@ -177,6 +194,8 @@ pub struct Millis {
 pub struct Report {
     /// As it was named; `None` in a usage error.
     pub bundle: Option<String>,
+    /// The context that it was reached by, where one was named.
+    pub context: Option<String>,
     /// How it ended.
     pub result: Result<Success, Failure>,
     /// What the signal is wired to, where that came to be known.
@@ -196,7 +215,7 @@ pub struct Report {
 }
 
 /// The outcome's name in JSON, and its exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Outcome {
     Live,
@@ -204,6 +223,7 @@ enum Outcome {
     Sent,
     Unchanged,
     DryRun,
+    Untouched,
     Refused,
     RolledBack,
     NotProven,
@@ -218,7 +238,7 @@ impl Outcome {
     fn exit(self) -> u8 {
         match self {
             Self::Live | Self::Delivered | Self::Sent | Self::Unchanged | Self::DryRun => 0,
-            Self::Refused | Self::RolledBack | Self::NotProven => 1,
+            Self::Untouched | Self::Refused | Self::RolledBack | Self::NotProven => 1,
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::NotASidecarBundle => 4,
@@ -234,6 +254,7 @@ impl Report {
         let ms = Millis::default();
         Self {
             bundle,
+            context: None,
             result: Err(failure),
             target: None,
             after: None,
@@ -257,6 +278,28 @@ impl Report {
         self.result.is_ok()
     }
 
+    /// How it is called; `None` in a usage error.
+    #[must_use]
+    pub fn who(&self) -> Option<String> {
+        match (&self.context, &self.bundle) {
+            (Some(context), Some(bundle)) => Some(format!("{context}/{bundle}")),
+            (one, None) | (None, one) => one.clone(),
+        }
+    }
+
+    /// It was asked to go back, for this reason.
+    pub fn because(&mut self, why: &Plain) {
+        match &self.result {
+            Err(Failure::Interrupted | Failure::NotChanged(Trouble::Cancelled)) => {
+                self.result = Err(Failure::Untouched { why: why.clone() });
+            }
+            Err(Failure::RolledBack { why: Trouble::Cancelled, .. }) => {
+                self.result = Err(Failure::TakenBack { why: why.clone() });
+            }
+            _ => {}
+        }
+    }
+
     fn outcome(&self) -> Outcome {
         match &self.result {
             Ok(Success::Live) => Outcome::Live,
@@ -269,6 +312,7 @@ impl Report {
                 Failure::NoDocker { .. }
                 | Failure::Unreachable { .. }
                 | Failure::Missing
+                | Failure::NoneFound { .. }
                 | Failure::NotRunning { .. }
                 | Failure::Paused
                 | Failure::Vanished { .. }
@@ -280,7 +324,8 @@ impl Report {
                 | Failure::NoAnswer { .. } => Outcome::NotASidecarBundle,
                 Failure::NotChanged(Trouble::Unsettled { .. }) | Failure::Down { .. } => Outcome::Down,
                 Failure::Unsettled { .. } => Outcome::Unsettled,
-                Failure::RolledBack { .. } => Outcome::RolledBack,
+                Failure::Untouched { .. } => Outcome::Untouched,
+                Failure::RolledBack { .. } | Failure::TakenBack { .. } => Outcome::RolledBack,
                 Failure::OtherProtocol { .. }
                 | Failure::Interrupted
                 | Failure::NotChanged(_)
@@ -297,7 +342,7 @@ impl Report {
     /// The line for people, without its end. It begins with the bundle's name.
     #[must_use]
     pub fn line(&self, asked: &Asked) -> String {
-        let who = self.bundle.as_deref().unwrap_or(asked.applet);
+        let who = self.who().unwrap_or_else(|| asked.applet.to_owned());
         match &self.result {
             Ok(success) => format!("{who}: {}", self.good(*success, asked)),
             Err(failure) => format!("{who}: {}{}", self.bad(failure, asked), self.moved()),
@@ -312,6 +357,8 @@ impl Report {
             schema: u32,
             applet: &'a str,
             bundle: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            context: Option<&'a str>,
             exit: u8,
             outcome: Outcome,
             signal: Option<String>,
@@ -331,6 +378,7 @@ impl Report {
             schema: SCHEMA,
             applet: asked.applet,
             bundle: self.bundle.as_deref(),
+            context: self.context.as_deref(),
             exit: self.exit(),
             outcome: self.outcome(),
             signal: asked.signal.map(|s| s.to_string()),
@@ -390,6 +438,14 @@ impl Report {
             Failure::Missing => "no such container; nothing was sent; `docker ps` shows those that run".to_owned(),
             Failure::NotRunning { state } => {
                 format!("it is not running ({state}); nothing was sent; a new start reads the new files anyway")
+            }
+            Failure::NoneFound { labels } => {
+                let labels: String = labels.iter().flat_map(|label| [" and ", label]).collect();
+                format!("no running container carries the label sidecar.schema{labels}; nothing was sent; `docker ps` shows those that run")
+            }
+            Failure::Untouched { why } => format!("untouched: {why}; nothing was changed or sent"),
+            Failure::TakenBack { why } => {
+                format!("rolled back: {why}; the old content is back and {daemon} is as it was{}", self.pid())
             }
             Failure::Paused => "it is paused; nothing was sent; `docker unpause` it, then apply again".to_owned(),
             Failure::SharesPids { mode } => format!(
@@ -682,6 +738,65 @@ impl Report {
     }
 }
 
+/// What an apply came to, for all of its bundles.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    names: BTreeMap<Outcome, Vec<String>>,
+    exit: u8,
+}
+
+impl Summary {
+    /// Takes in one bundle's.
+    pub fn add(&mut self, report: &Report) {
+        self.exit = self.exit.max(report.exit());
+        self.names.entry(report.outcome()).or_default().extend(report.who());
+    }
+
+    /// The exit code: the highest.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        self.exit
+    }
+
+    /// How many bundles it is of.
+    #[must_use]
+    pub fn bundles(&self) -> usize {
+        self.names.values().map(Vec::len).sum()
+    }
+
+    /// The line for people, without its end: by name, where not all are the same.
+    #[must_use]
+    pub fn line(&self, asked: &Asked, ms: u128) -> String {
+        let group = |(outcome, names): (&Outcome, &Vec<String>)| {
+            let outcome = serde_json::to_string(outcome).unwrap_or_default().replace('"', "").replace('-', " ");
+            let who = if self.names.len() > 1 { format!(" ({})", names.join(", ")) } else { String::new() };
+            format!("{} {outcome}{who}", names.len())
+        };
+        let groups: Vec<String> = self.names.iter().map(group).collect();
+        format!("{}: {} bundles: {}; {ms} ms", asked.applet, self.bundles(), groups.join("; "))
+    }
+
+    /// The object for programs, on one line, without its end.
+    #[must_use]
+    pub fn json(&self, asked: &Asked, ms: u128) -> String {
+        #[derive(Serialize)]
+        struct Object<'a> {
+            schema: u32,
+            applet: &'a str,
+            bundle: (),
+            exit: u8,
+            outcome: &'a str,
+            bundles: usize,
+            summary: &'a BTreeMap<Outcome, Vec<String>>,
+            ms: BTreeMap<&'a str, u128>,
+        }
+        let (applet, exit, bundles, summary) = (asked.applet, self.exit, self.bundles(), &self.names);
+        let ms = BTreeMap::from([("total", ms)]);
+        let object = Object { schema: SCHEMA, applet, bundle: (), exit, outcome: "summary", bundles, summary, ms };
+        serde_json::to_string(&object).unwrap_or_default()
+    }
+}
+
 fn signal(asked: &Asked) -> String {
     asked.signal.map_or_else(|| "the signal".to_owned(), |signal| signal.to_string())
 }
@@ -725,6 +840,7 @@ mod tests {
         let target = Target { action: Act::Restart, daemon: Plain::new("pipelock"), before, seq: 0 };
         Report {
             bundle: Some("b1".to_owned()),
+            context: None,
             result: Ok(Success::Live),
             target: Some(target),
             after: Some(Incarnation { pid: Some(31), generation: 2 }),
@@ -775,6 +891,9 @@ mod tests {
             (Failure::NoDocker { program: p(), words: p() }, "unreachable", 3),
             (Failure::Unreachable { what: "inspect", words: p() }, "unreachable", 3),
             (Failure::Missing, "unreachable", 3),
+            (Failure::NoneFound { labels: vec!["a=b".to_owned()] }, "unreachable", 3),
+            (Failure::Untouched { why: p() }, "untouched", 1),
+            (Failure::TakenBack { why: p() }, "rolled-back", 1),
             (Failure::NotRunning { state: p() }, "unreachable", 3),
             (Failure::Paused, "unreachable", 3),
             (Failure::KillFailed { words: p(), gone: true }, "unreachable", 3),

@@ -1,0 +1,113 @@
+//! What an apply shows: a line or an object for each bundle as it comes, a summary where there are several, and on a
+//! terminal how far it is.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
+
+use sidecar::apply::fleet::Counts;
+use sidecar::apply::report::{Asked, Report, Summary};
+use sidecar::apply::run::Told;
+
+use crate::out;
+
+/// What is shown of one apply.
+pub struct Show {
+    asked: Asked,
+    json: bool,
+    /// stderr is a terminal that can take a line back.
+    live: bool,
+    /// What stands on the terminal's last line, to be taken back.
+    progress: Option<String>,
+    summary: Summary,
+    started: Instant,
+    written: io::Result<()>,
+}
+
+impl Show {
+    /// Nothing yet.
+    pub fn new(asked: Asked, json: bool) -> Self {
+        let live = !json && io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        Self {
+            asked,
+            json,
+            live,
+            progress: None,
+            summary: Summary::default(),
+            started: Instant::now(),
+            written: Ok(()),
+        }
+    }
+
+    /// Shows it.
+    pub fn tell(&mut self, told: Told) {
+        match told {
+            Told::Report(told) => {
+                self.summary.add(&told);
+                self.erase();
+                let written = report(&self.asked, self.json, &told);
+                self.note(written);
+            }
+            Told::Counts(counts) => self.draw(counts),
+        }
+    }
+
+    /// The exit code, and whether all of it could be written.
+    pub fn end(mut self) -> (u8, io::Result<()>) {
+        self.erase();
+        if self.summary.bundles() > 1 {
+            let ms = self.started.elapsed().as_millis();
+            if self.json {
+                let written = out::print(&(self.summary.json(&self.asked, ms) + "\n"));
+                self.note(written);
+            } else {
+                out::error(&self.summary.line(&self.asked, ms));
+            }
+        }
+        (self.summary.exit(), self.written)
+    }
+
+    fn note(&mut self, written: io::Result<()>) {
+        if self.written.is_ok() {
+            self.written = written;
+        }
+    }
+
+    fn draw(&mut self, counts: Counts) {
+        let Counts { waiting, under_way, held, well, failed } = counts;
+        let all = waiting + under_way + held + well + failed;
+        if !self.live || all < 2 {
+            return;
+        }
+        let mut line = format!("{}/{all}", well + failed);
+        for (count, what) in [(failed, "failed"), (under_way, "under way"), (held, "proven"), (waiting, "waiting")] {
+            if count > 0 {
+                let _ = write!(line, ", {count} {what}");
+            }
+        }
+        if self.progress.as_ref() != Some(&line) {
+            self.erase();
+            let _ = io::stderr().write_all(line.as_bytes());
+            self.progress = Some(line);
+        }
+    }
+
+    fn erase(&mut self) {
+        if self.progress.take().is_some() {
+            // To the line's beginning, and clear from there.
+            let _ = io::stderr().write_all(b"\r\x1b[K");
+        }
+    }
+}
+
+/// One bundle's, where it belongs.
+pub fn report(asked: &Asked, json: bool, report: &Report) -> io::Result<()> {
+    if json {
+        out::print(&(report.json(asked) + "\n"))
+    } else if report.is_success() {
+        out::print(&(report.line(asked) + "\n"))
+    } else {
+        out::error(&report.line(asked));
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! Many bundles at once on real engines. They are the binary FROM scratch with busybox: what is looked at here is the
+//! fleet. `scripts/test` builds the image and runs this.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+#![allow(dead_code, reason = "what another test file needs of the containers")]
+
+mod containers;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use containers::{Dir, SIDECAR, scratch_image, unique, wait_until};
+use serde_json::Value;
+
+/// alpha writes what it serves to a file. Of new content a bundle makes what its BAD says.
+const TABLE: &str = r#"
+grace = "1s"
+[[daemon]]
+name = "alpha"
+command = ["/busybox", "sh", "-c", '''
+cd /etc/sidecar/pipelock
+if [ ! -e rules ]; then
+  printf old > rules
+  [ "$BAD" != symlink ] || { /busybox mv rules real; /busybox ln -s real rules; }
+fi
+/busybox rm -f /tmp/ready; rules=$(/busybox cat rules)
+[ "$BAD" = dies ] && [ "$rules" != old ] && exit 3
+printf %s "$rules" > /tmp/serving
+[ "$rules" = unready ] || : > /tmp/ready
+exec /busybox sleep 100000
+''']
+config = { path = "/etc/sidecar/pipelock/rules", check = ["/busybox", "sh", "-c", '[ "$BAD" != checker ]', "{}"] }
+ready = { exec = ["/busybox", "test", "-e", "/tmp/ready"] }
+settle = "100ms"
+[[daemon]]
+name = "beta"
+command = ["/busybox", "sleep", "100000"]
+[signals]
+USR1 = { restart = "alpha" }
+"#;
+
+/// What a bundle tells of itself: on disk, served, the record, helpers at it, what else lies there.
+const LOOK: &str = r#"
+/busybox cat /etc/sidecar/pipelock/rules; echo; /busybox cat /tmp/serving; echo
+/busybox sed 's/.*"outcome":"\([a-z-]*\)".*/\1/' /etc/sidecar/pipelock/.rules.sidecar 2> /dev/null || echo none
+echo; /busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox wc -l
+/busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-
+"#;
+
+/// An engine's CLI, and what it is called with.
+#[derive(Clone)]
+struct Engine {
+    program: &'static str,
+    image: String,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Engine {
+    fn docker() -> Self {
+        Self { program: "docker", image: scratch_image(), environment: Vec::new() }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn call(&self, arguments: &[&str]) -> String {
+        let (code, out, err) = containers::said(self.command().args(arguments));
+        assert_eq!(code, 0, "{} {arguments:?}: {err}", self.program);
+        out
+    }
+}
+
+/// One bundle, removed with its handle.
+struct Bundle {
+    engine: Engine,
+    name: String,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    rules: String,
+    serving: String,
+    record: String,
+    is_settled: bool,
+}
+
+impl Bundle {
+    /// The one of the fleet `label` that comes as the `n`th, by its name.
+    fn start(engine: &Engine, dir: &Dir, label: &str, n: usize, bad: &str) -> Self {
+        let bundle = Self { engine: engine.clone(), name: format!("{label}-{n:02}") };
+        let (fleet, kind) = (format!("--label=fleet={label}"), format!("--label=bad={bad}"));
+        let (table, bad) = (dir.at("/table"), format!("--env=BAD={bad}"));
+        bundle.engine.call(&[
+            "run",
+            "--detach",
+            "--name",
+            &bundle.name,
+            "--label=sidecar.schema=1",
+            &fleet,
+            &kind,
+            "--read-only",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            "--network=none",
+            "--tmpfs=/tmp",
+            "--tmpfs=/etc/sidecar/pipelock",
+            "--volume=/bin/busybox:/busybox:ro",
+            &table,
+            "--env=SIDECAR_CONFIG=/table/daemons.toml",
+            &bad,
+            &bundle.engine.image,
+            "init",
+        ]);
+        bundle
+    }
+
+    fn state(&self) -> State {
+        let mut command = self.engine.command();
+        let (_, out, err) = containers::said(command.args(["exec", &self.name, "/busybox", "sh", "-c", LOOK]));
+        let lines: Vec<&str> = out.lines().filter(|line| !line.is_empty()).collect();
+        let [rules, serving, record, helpers, left] = lines[..] else { panic!("{}: {out}{err}", self.name) };
+        State {
+            rules: rules.to_owned(),
+            serving: serving.to_owned(),
+            record: record.to_owned(),
+            is_settled: helpers == "0" && left == "0",
+        }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = containers::said(self.engine.command().args(["rm", "--force", "--volumes", &self.name]));
+    }
+}
+
+/// `work` on each, four at a time.
+fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
+    let share = |first: usize| {
+        let mine = items.iter().enumerate().skip(first).step_by(4);
+        mine.map(|(n, item)| (n, work(n, item))).collect::<Vec<_>>()
+    };
+    let share = &share;
+    let mut all: Vec<(usize, R)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|first| scope.spawn(move || share(first))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    all.sort_by_key(|(n, _)| *n);
+    all.into_iter().map(|(_, result)| result).collect()
+}
+
+struct Fleet {
+    label: String,
+    bundles: Vec<Bundle>,
+    engine: Engine,
+    _dir: Dir,
+}
+
+/// What one apply said, by bundle, once its summary was seen to say the same.
+#[derive(Debug)]
+struct Said {
+    exit: i32,
+    outcomes: BTreeMap<String, String>,
+    errors: BTreeMap<String, String>,
+}
+
+impl Said {
+    fn of(&self, outcome: &str) -> BTreeSet<&str> {
+        self.outcomes.iter().filter(|(_, told)| *told == outcome).map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+impl Fleet {
+    fn start(engine: &Engine, bad: &[&str]) -> Self {
+        let dir = Dir::new();
+        dir.write("daemons.toml", TABLE);
+        let label = unique("fleet");
+        let bundles = each(bad, |n, bad| Bundle::start(engine, &dir, &label, n, bad));
+        let fleet = Self { label, bundles, engine: engine.clone(), _dir: dir };
+        fleet.wait_until_settled();
+        fleet
+    }
+
+    fn wait_until_settled(&self) -> Vec<State> {
+        each(&self.bundles, |_, bundle| {
+            wait_until("bundle that is settled", || {
+                let state = bundle.state();
+                (state.is_settled && state.rules == state.serving).then_some(state)
+            })
+        })
+    }
+
+    fn name(&self, n: usize) -> &str {
+        &self.bundles[n].name
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.bundles.iter().map(|bundle| bundle.name.as_str()).collect()
+    }
+
+    fn label(&self) -> String {
+        format!("--label=fleet={}", self.label)
+    }
+
+    /// In a process group of its own.
+    fn begin(&self, content: &str, arguments: &[&str]) -> Child {
+        let mut command = Command::new(SIDECAR);
+        command.env("SIDECAR_DOCKER", self.engine.program).envs(self.engine.environment.clone());
+        command.args(["apply-allowlist", "--json", "--file=-"]).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), content.as_bytes()).unwrap();
+        child
+    }
+
+    fn change(&self, content: &str, arguments: &[&str]) -> Said {
+        ended(self.begin(content, arguments))
+    }
+
+    /// Which of them have this content, after nobody is at them any more.
+    fn with(&self, content: &str) -> BTreeSet<&str> {
+        let states = self.wait_until_settled();
+        let with = self.bundles.iter().zip(states).filter(|(_, state)| state.rules == content);
+        with.map(|(bundle, _)| bundle.name.as_str()).collect()
+    }
+}
+
+fn ended(child: Child) -> Said {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let summary = lines.pop().unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let told = |key: &str| lines.iter().map(|line| (text(&line["bundle"]), text(&line[key]))).collect();
+    let said = Said { exit: output.status.code().unwrap(), outcomes: told("outcome"), errors: told("error") };
+    assert_eq!(said.outcomes.len(), lines.len(), "one line a bundle: {lines:?}");
+    let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, outcome) in &said.outcomes {
+        groups.entry(outcome.clone()).or_default().insert(name.clone());
+    }
+    let in_summary: BTreeMap<String, BTreeSet<String>> = serde_json::from_value(summary["summary"].clone()).unwrap();
+    assert_eq!(in_summary, groups, "the summary says what the lines say");
+    assert_eq!((&summary["exit"], &summary["bundles"]), (&said.exit.into(), &lines.len().into()));
+    said
+}
+
+/// Twenty, of which three are bad, each in its way.
+fn bad_at(bad: [usize; 3]) -> Vec<&'static str> {
+    let kind = |n| bad.iter().position(|at| *at == n).map_or("no", |kind| ["checker", "dies", "symlink"][kind]);
+    (0..20).map(kind).collect()
+}
+
+/// With and without canary and rollback, by name and by label: who is changed, who goes back, who is never touched.
+fn twenty_of_which_three_are_bad(engine: &Engine) {
+    let fleet = Fleet::start(engine, &bad_at([5, 9, 13]));
+    let (all, label) = (fleet.names(), fleet.label());
+    let bad = BTreeSet::from([fleet.name(5), fleet.name(9), fleet.name(13)]);
+    let good: BTreeSet<&str> = all.iter().copied().filter(|name| !bad.contains(name)).collect();
+    let refused = BTreeSet::from([fleet.name(5), fleet.name(13)]);
+
+    let said = fleet.change("first", &all);
+    assert_eq!((said.exit, said.of("live"), said.of("refused")), (1, good.clone(), refused.clone()), "{said:?}");
+    assert_eq!(said.of("rolled-back"), BTreeSet::from([fleet.name(9)]));
+    assert_eq!(fleet.with("first"), good);
+
+    let said = fleet.change("second", &[&label, "--canary=3"]);
+    assert_eq!((said.exit, said.of("live"), said.of("refused")), (1, good.clone(), refused), "{said:?}");
+    assert_eq!(fleet.with("second"), good);
+
+    let mut canary = vec!["--canary=2", fleet.name(9), fleet.name(0)];
+    canary.extend(all.iter().filter(|name| **name != fleet.name(9) && **name != fleet.name(0)));
+    let said = fleet.change("third", &canary);
+    assert_eq!((said.exit, said.of("live").len(), said.of("untouched").len()), (1, 1, 18), "{said:?}");
+    let spared = &said.errors[fleet.name(1)];
+    assert_eq!(*spared, format!("untouched: {} failed; nothing was changed or sent", fleet.name(9)));
+    assert_eq!(fleet.with("third"), BTreeSet::from([fleet.name(0)]));
+
+    // By what can't go wrong together: those of the label that are good. Then all of them.
+    let said = fleet.change("fourth", &[&label, "--label=bad=no", "--rollback-all", "--canary=1", "--parallel=4"]);
+    assert_eq!((said.exit, said.of("live")), (0, good.clone()), "{said:?}");
+    assert_eq!(fleet.with("fourth"), good);
+    for arguments in [&[label.as_str()][..], &all] {
+        let said = fleet.change("fifth", &[&["--rollback-all", "--parallel=6"], arguments].concat());
+        assert_eq!((said.exit, said.of("live").len(), said.outcomes.len()), (1, 0, 20), "{said:?}");
+        assert!(!said.of("rolled-back").is_empty() && !said.of("untouched").is_empty(), "{said:?}");
+        assert_eq!(fleet.with("fifth"), BTreeSet::new());
+        assert_eq!(fleet.with("fourth"), good);
+    }
+}
+
+#[test]
+fn twenty_bundles_of_which_three_are_bad_end_as_the_lines_and_the_summary_say() {
+    twenty_of_which_three_are_bad(&Engine::docker());
+}
