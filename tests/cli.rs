@@ -261,16 +261,79 @@ fn hello(then: &str) -> String {
     format!(r#"{hello}; echo '{{"step":"go",{target},"grace_ms":0}}'; read b; {then}"#)
 }
 
+/// Shell code of a bundle that is live after the signal.
+fn live() -> String {
+    let after = r#""after":{"pid":31,"generation":2},"siblings_moved":[],"checked":true"#;
+    let times = r#""wait_ms":0,"check_ms":0,"back_ms":0"#;
+    hello(&format!(r#"echo '{{"step":"end","ending":"live","finding":{{"finding":"live"}},{after},{times}}}'"#))
+}
+
 #[test]
 fn the_good_case_takes_three_calls_of_docker() {
     let dir = Dir::new();
-    let after = r#""after":{"pid":31,"generation":2},"siblings_moved":[],"checked":true"#;
-    let times = r#""wait_ms":0,"check_ms":0,"back_ms":0"#;
-    let live = format!(r#"echo '{{"step":"end","ending":"live","finding":{{"finding":"live"}},{after},{times}}}'"#);
-    let (code, out, err) = run(&mut dir.docker(&hello(&live)), &["apply-allowlist", "b1", "b1"]);
+    let (code, out, err) = run(&mut dir.docker(&live()), &["apply-allowlist", "b1", "b1"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("b1: live: ") && out.contains("pid 17 -> 31, generation 1 -> 2"), "{out}");
     assert_eq!(dir.calls(), ["inspect", "exec", "kill"]);
+}
+
+#[test]
+fn two_hundred_bundles_take_a_small_multiple_of_one_and_no_more_than_the_bound_are_under_way() {
+    let dir = Dir::new();
+    let takes_a_second = format!("echo + >> \"$CALLS\"; sleep 1; {}; echo - >> \"$CALLS\"", live());
+    let names: Vec<String> = (1..=200).map(|n| format!("b{n}")).collect();
+    let took = |args: &[&str], names: &[String]| {
+        let started = Instant::now();
+        let (code, out, err) = run(dir.docker(&takes_a_second).args(["apply-allowlist"]).args(args), names);
+        assert_eq!((code, out.lines().count()), (0, names.len()), "{out}{err}");
+        started.elapsed()
+    };
+    let one = took(&[], &names[..1]);
+    let all = took(&[], &names);
+    assert!(all < one * 15, "one takes {one:?}, all of them {all:?}");
+    fs::remove_file(dir.join("calls")).unwrap();
+    took(&["--parallel=3"], &names[..12]);
+    let (mut under_way, mut most) = (0, 0);
+    for call in dir.calls() {
+        under_way += i32::from(call == "+") - i32::from(call == "-");
+        most = most.max(under_way);
+    }
+    assert_eq!(most, 3);
+}
+
+#[test]
+fn where_no_bundle_is_selected_it_exits_3_and_executes_nothing() {
+    for args in [&["--all"][..], &["--label=env=prod"]] {
+        let dir = Dir::new();
+        let (code, out, err) = run(dir.docker("true").arg("apply-allowlist"), args);
+        assert_eq!((code, out.as_str(), err.lines().count()), (3, "", 1), "{err}");
+        assert!(err.contains("no running container carries the label sidecar.schema"), "{err}");
+        assert_eq!(err.contains(" and env=prod; "), args != ["--all"], "{err}");
+        assert_eq!(dir.calls(), ["ps"]);
+        let (code, out, err) = run(dir.docker("true").args(["apply-allowlist", "--json"]), args);
+        let object: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, err.as_str(), &object["bundle"], &object["exit"]), (3, "", &().into(), &3.into()));
+    }
+}
+
+#[test]
+fn how_far_it_is_is_shown_on_a_terminal_and_nowhere_else() {
+    let dir = Dir::new();
+    let (code, out, err) = run(&mut dir.docker(&live()), &["apply-allowlist", "b1", "b2"]);
+    assert!(code == 0 && !(out + &err).contains('\u{1b}'), "{err}");
+    assert!(err.starts_with("apply-allowlist: 2 bundles: 2 live; ") && err.lines().count() == 1, "{err}");
+    let mut script = dir.docker(&live());
+    let mut on_a_terminal = Command::new("script");
+    on_a_terminal.envs(script.env("TERM", "xterm").get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (code, out, _) = run(
+        on_a_terminal.args(["--quiet", "--return", "--command"]),
+        &[&format!("{SIDECAR} apply-allowlist --parallel=1 b1 b2"), "/dev/null"],
+    );
+    assert!(code == 0 && out.contains("0/2, 1 under way, 1 waiting\r\u{1b}[K"), "{out:?}");
+    // What is shown is taken back before each line.
+    let shown = |line: &str| line.rsplit("\u{1b}[K").next().unwrap_or_default().to_owned();
+    let lines: Vec<String> = out.lines().map(shown).collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("b1: live: ") && lines[2].contains(": 2 live; "), "{lines:?}");
 }
 
 #[test]

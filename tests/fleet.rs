@@ -9,6 +9,7 @@ mod containers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use containers::{Dir, SIDECAR, scratch_image, unique, wait_until};
 use serde_json::Value;
@@ -27,7 +28,7 @@ fi
 /busybox rm -f /tmp/ready; rules=$(/busybox cat rules)
 [ "$BAD" = dies ] && [ "$rules" != old ] && exit 3
 printf %s "$rules" > /tmp/serving
-[ "$rules" = unready ] || : > /tmp/ready
+[ "$BAD" = unready ] && [ "$rules" != old ] || : > /tmp/ready
 exec /busybox sleep 100000
 ''']
 config = { path = "/etc/sidecar/pipelock/rules", check = ["/busybox", "sh", "-c", '[ "$BAD" != checker ]', "{}"] }
@@ -59,6 +60,28 @@ struct Engine {
 impl Engine {
     fn docker() -> Self {
         Self { program: "docker", image: scratch_image(), environment: Vec::new() }
+    }
+
+    /// Podman with a storage of its own in `dir`, which holds the image under test. It runs what Docker runs: runc, within
+    /// the limits that this machine has.
+    fn podman(dir: &Dir) -> Self {
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let storage = format!(
+            "[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n",
+            at("podman"),
+            at("podman-run")
+        );
+        let containers = "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+             [containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
+        let environment = vec![
+            ("CONTAINERS_STORAGE_CONF", dir.write("storage.conf", &storage).display().to_string()),
+            ("CONTAINERS_CONF", dir.write("containers.conf", containers).display().to_string()),
+        ];
+        let mut podman = Self { program: "podman", image: String::new(), environment };
+        containers::docker(&["save", "--output", &at("image.tar"), &scratch_image()]);
+        let loaded = podman.call(&["load", "--quiet", "--input", &at("image.tar")]);
+        loaded.trim().rsplit(' ').next().unwrap().clone_into(&mut podman.image);
+        podman
     }
 
     fn command(&self) -> Command {
@@ -295,4 +318,80 @@ fn twenty_of_which_three_are_bad(engine: &Engine) {
 #[test]
 fn twenty_bundles_of_which_three_are_bad_end_as_the_lines_and_the_summary_say() {
     twenty_of_which_three_are_bad(&Engine::docker());
+}
+
+#[test]
+fn twenty_of_podmans_of_which_three_are_bad_end_in_the_same_way() {
+    let dir = Dir::new();
+    twenty_of_which_three_are_bad(&Engine::podman(&dir));
+}
+
+fn interrupt(host: &Child) {
+    assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn after_a_ctrl_c_nothing_new_begins_and_what_is_under_way_goes_back() {
+    let fleet = Fleet::start(&Engine::docker(), &["unready", "no", "unready", "no", "no"]);
+    let host = fleet.begin("new", &["--timeout=60s", "--parallel=2", &fleet.label()]);
+    // The one between them ends meanwhile, and makes room for the third.
+    for n in [0, 2] {
+        wait_until("new content", || (fleet.bundles[n].state().serving == "new").then_some(()));
+    }
+    interrupt(&host);
+    let said = ended(host);
+    assert_eq!((said.exit, said.of("live")), (1, BTreeSet::from([fleet.name(1)])), "{said:?}");
+    assert_eq!(said.of("rolled-back"), BTreeSet::from([fleet.name(0), fleet.name(2)]), "{said:?}");
+    assert_eq!(said.errors[fleet.name(4)], "untouched: interrupted; nothing was changed or sent");
+    assert_eq!(fleet.with("new"), BTreeSet::from([fleet.name(1)]));
+}
+
+#[test]
+fn together_all_wait_for_the_last_and_its_time_is_that_of_all() {
+    let fleet = Fleet::start(&Engine::docker(), &["no", "no", "unready"]);
+    let together = ["--rollback-all", "--parallel=1", &fleet.label()];
+    let said = fleet.change("new", &[&together[..], &["--timeout=3s"]].concat());
+    assert_eq!((said.exit, said.of("rolled-back").len()), (1, 3), "{said:?}");
+    assert!(said.errors.values().all(|e| e.contains("the time was up before the last one was proven")), "{said:?}");
+
+    let host = fleet.begin("new", &[&together[..], &["--timeout=60s"]].concat());
+    for bundle in &fleet.bundles {
+        wait_until("new content", || (bundle.state().serving == "new").then_some(()));
+    }
+    // Proven long since, and not committed.
+    let first = fleet.bundles[0].state();
+    assert_eq!((first.record.as_str(), first.is_settled), ("interrupted", false));
+    interrupt(&host);
+    let said = ended(host);
+    assert_eq!((said.exit, said.of("rolled-back").len()), (1, 3), "{said:?}");
+    assert_eq!(fleet.with("old").len(), 3);
+}
+
+#[test]
+fn a_host_that_is_killed_at_any_moment_leaves_no_bundle_in_between_and_the_next_one_says_what_it_found() {
+    let fleet = Fleet::start(&Engine::docker(), &["no"; 8]);
+    let (label, all) = (fleet.label(), fleet.names().into_iter().collect::<BTreeSet<_>>());
+    let mut was = "old".to_owned();
+    for seed in 1..=20_u64 {
+        let new = format!("content {seed}");
+        let how: &[&str] = [&[][..], &["--rollback-all"], &["--canary=2"]][usize::try_from(seed % 3).unwrap()];
+        let mut host = fleet.begin(&new, &[how, &[label.as_str(), "--parallel=4"]].concat());
+        let millis = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 1200;
+        thread::sleep(Duration::from_millis(millis));
+        host.kill().unwrap();
+        host.wait().unwrap();
+        let states = fleet.wait_until_settled();
+        for (bundle, state) in fleet.bundles.iter().zip(&states) {
+            assert!(state.rules == was || state.rules == new, "seed {seed}: {}: {state:?}", bundle.name);
+            assert_ne!(state.record, "interrupted", "seed {seed}: {}: {state:?}", bundle.name);
+        }
+        let done = fleet.bundles.iter().zip(&states).filter(|(_, state)| state.rules == new);
+        let done: BTreeSet<&str> = done.map(|(bundle, _)| bundle.name.as_str()).collect();
+        println!("seed {seed}: killed after {millis} ms {how:?}: {} of {} changed", done.len(), all.len());
+        let said = fleet.change(&new, &[&label]);
+        assert_eq!((said.exit, said.of("unchanged")), (0, done.clone()), "seed {seed}: {said:?}");
+        assert_eq!(said.of("live"), all.difference(&done).copied().collect(), "seed {seed}: {said:?}");
+        was = new;
+    }
+    assert_eq!(fleet.with(&was), all);
 }

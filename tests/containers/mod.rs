@@ -89,6 +89,10 @@ impl Dir {
         path
     }
 
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The option that shows it to a container.
     pub fn at(&self, inside: &str) -> String {
         format!("--volume={}:{inside}", self.0.display())
