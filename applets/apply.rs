@@ -310,15 +310,18 @@ fn want(options: &Options, timeout: Duration) -> Result<Want, String> {
 
 /// Reads the content: no more than its bound, and a pipe that never ends not for ever.
 fn content(file: &str, timeout: Duration) -> Result<Vec<u8>, String> {
-    let stream: Box<dyn Read + Send> =
-        if file == "-" { Box::new(io::stdin()) } else { Box::new(File::open(file).map_err(|e| e.to_string())?) };
     // A person types as long as it takes.
     let timeout = if file == "-" && io::stdin().is_terminal() { MAX_TIMEOUT } else { timeout };
     let (sender, receiver) = mpsc::channel();
-    let read = move || {
+    let file = file.to_owned();
+    // A FIFO that nobody writes to holds up the open, fifo(7).
+    let all = move || {
+        let stream: Box<dyn Read> = if file == "-" { Box::new(io::stdin()) } else { Box::new(File::open(file)?) };
         let mut bytes = Vec::new();
-        let read = stream.take(protocol::MAX_CONTENT + 1).read_to_end(&mut bytes);
-        let _ = sender.send(read.map(|_| bytes));
+        stream.take(protocol::MAX_CONTENT + 1).read_to_end(&mut bytes).map(|_| bytes)
+    };
+    let read = move || {
+        let _ = sender.send(all());
     };
     thread::Builder::new().spawn(read).map_err(|e| e.to_string())?;
     let bytes = receiver.recv_timeout(timeout).map_err(|_| "it did not end within --timeout".to_owned())?;

@@ -51,7 +51,7 @@ pub fn run(args: &[String]) -> ExitCode {
     let mut status = page.aged(page::now_ms());
     for (daemon, config) in status.daemons.iter_mut().zip(configs) {
         let store = config.and_then(|config| Store::open(&config.path).ok());
-        if let Some(record) = store.and_then(|store| store.record()) {
+        if let Some(record) = store.and_then(|store| store.record().ok().flatten()) {
             daemon.transaction = Some(record.shown());
         }
     }

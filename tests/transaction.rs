@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ case $rules in
   dies) exit 3 ;;
   late) touch DIR/ready; sleep 0.5; exit 4 ;;
   stubborn) trap '' TERM ;;
+  writes) echo more >> DIR/conf/rules ;;
 esac
 printf %s "$rules" > DIR/serving
 [ "$rules" = unready ] || touch DIR/ready
@@ -36,6 +37,8 @@ case $(cat "$0") in
   bad) echo "$0: line 1: bad" >&2; exit 1 ;;
   hangs) echo $$ > DIR/checker; sleep 1000 & wait ;;
   yells) yes ;;
+  edits) echo more >> "$0" ;;
+  stays) setsid sh -c 'touch DIR/away; sleep 20' & until [ -e DIR/away ]; do :; done; echo what it said; exit 1 ;;
 esac
 ''', "{}"] }
 ready = { exec = ["test", "-e", "DIR/ready"] }
@@ -221,6 +224,21 @@ impl Bundle {
         assert_eq!(self.daemon(0)["state"], "running");
     }
 
+    fn serves_now(&self, content: &str) {
+        self.wait_until("it is served", || self.read("serving") == content);
+    }
+
+    /// The pid outside of a process in the bundle.
+    fn outside(&self, pid: &Value) -> String {
+        let init = fs::read_link(format!("/proc/{}/ns/pid", self.init())).unwrap();
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let mut ours = all.filter(|p| fs::read_link(p.path().join("ns/pid")).is_ok_and(|ns| ns == init));
+        let last = format!("\t{pid}");
+        let is_it = |status: String| status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with(&last));
+        let found = ours.find(|p| fs::read_to_string(p.path().join("status")).is_ok_and(is_it)).unwrap();
+        found.file_name().into_string().unwrap()
+    }
+
     fn witnesses(&self) -> Vec<String> {
         let init = fs::read_link(format!("/proc/{}/ns/pid", self.init())).unwrap();
         let all = fs::read_dir("/proc").unwrap().flatten();
@@ -308,6 +326,7 @@ fn a_checker_that_hangs_or_never_stops_talking_is_killed_with_its_children() {
         !command.status().unwrap().success()
     });
     is(&bundle.allowlist("yells", &[]), "refused", 1, "checker");
+    is(&bundle.allowlist("stays", &[]), "refused", 1, "what it said");
     bundle.serves("old");
 }
 
@@ -382,6 +401,76 @@ fn the_same_content_is_unchanged_only_where_it_was_proven_in_the_process_that_st
     bundle.wait_until("restarted", || bundle.generation() == 4 && bundle.daemon(0)["state"] == "running");
     is(&bundle.allowlist("old", &[]), "live", 0, "");
     assert_eq!(bundle.generation(), 5);
+    // A daemon that watches its file may have read what was there in between.
+    fs::write(bundle.dir.join("conf/rules"), "between").unwrap();
+    fs::write(bundle.dir.join("conf/rules"), "old").unwrap();
+    is(&bundle.allowlist("old", &[]), "live", 0, "");
+    assert_eq!(bundle.generation(), 6);
+}
+
+#[test]
+fn what_is_live_is_what_was_checked_and_lies_there_whoever_else_writes_to_it() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("edits", &[]), "refused", 1, "somebody else wrote");
+    assert_eq!(bundle.generation(), 1);
+    is(&bundle.allowlist("writes", &[]), "rolled-back", 1, "somebody else wrote");
+    bundle.serves("old");
+    fs::write(bundle.dir.join("conf/rules"), "edits").unwrap();
+    is(&bundle.in_place(&[]), "refused", 1, "somebody else wrote");
+    fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
+    is(&bundle.in_place(&[]), "not-proven", 1, "somebody else wrote");
+}
+
+#[test]
+fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
+    let bundle = Bundle::start();
+    let mut command = Command::new("nsenter");
+    command.args(["-t", &bundle.init(), "-p", "-m", SIDECAR, "witness"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut witness = command.spawn().unwrap();
+    let mut host = witness.stdin.take().unwrap();
+    let mut said = BufReader::new(witness.stdout.take().unwrap()).lines();
+    let sha256 = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
+    let task = serde_json::json!({ "task": "file", "bytes": 3, "sha256": sha256, "force": false });
+    let mut request = serde_json::json!({ "protocol": 2, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
+    (request["task"], request["id"], request["by"]) = (task, "1".into(), "me".into());
+    host.write_all(format!("{request}\nnew").as_bytes()).unwrap();
+    let mut hear = |words: &str| assert!(said.any(|line| line.unwrap().contains(words)), "not said: {words}");
+    hear("go");
+    bundle.signal("USR1");
+    host.write_all(b"{\"say\":\"sent\"}\n").unwrap();
+    hear("proven");
+    bundle.serves_now("new");
+    kill_all(&[bundle.outside(&bundle.daemon(0)["pid"])]);
+    bundle.wait_until("dead", || bundle.daemon(0)["state"] != "running" || bundle.daemon(0)["generation"] == 3);
+    // It may be gone already.
+    let _ = host.write_all(b"{\"say\":\"ack\"}\n");
+    hear("rolled-back");
+    witness.wait().unwrap();
+    bundle.serves("old");
+}
+
+#[test]
+fn the_access_control_list_of_the_file_is_kept() {
+    let bundle = Bundle::start();
+    let python = |code: &str| {
+        let file = bundle.dir.join("conf/rules");
+        let output = Command::new("python3").args(["-c", code]).arg(file).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        output.stdout
+    };
+    // acl(5) of owner, user 1234, group, mask and others, as xattr(7) holds it.
+    python(
+        "import os, struct, sys\n\
+         acl = [(1, 6, -1), (2, 4, 1234), (4, 4, -1), (16, 4, -1), (32, 0, -1)]\n\
+         acl = struct.pack('<I', 2) + b''.join(struct.pack('<HHi', *entry) for entry in acl)\n\
+         os.setxattr(sys.argv[1], 'system.posix_acl_access', acl)",
+    );
+    let list = || python("import os, sys; print(os.getxattr(sys.argv[1], 'system.posix_acl_access'))");
+    let before = list();
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+    assert_eq!(list(), before);
+    is(&bundle.allowlist("dies", &[]), "rolled-back", 1, "");
+    assert_eq!(list(), before);
 }
 
 #[test]
@@ -457,6 +546,11 @@ fn too_much_content_or_one_that_never_ends_is_refused_early() {
     let stdin = silent.stdin.take();
     is(&ended(silent), "usage", 2, "did not end");
     drop(stdin);
+    let fifo = bundle.dir.join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let file = format!("--file={}", fifo.display());
+    let report = ended(bundle.command(&["apply-allowlist", &file, "--timeout=100ms"]).spawn().unwrap());
+    is(&report, "usage", 2, "did not end");
     assert_eq!(bundle.calls(), [] as [&str; 0]);
     // What it may be is the checker's matter.
     is(&bundle.allowlist("", &[]), "live", 0, "");
@@ -542,7 +636,7 @@ fn signal(child: &Child, signal: &str) {
 
 fn kill_all(pids: &[String]) {
     for pid in pids {
-        let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").args(["-9", "--", pid]).stderr(Stdio::null()).status();
     }
 }
 
@@ -579,6 +673,60 @@ fn what_nobody_settled_is_settled_by_init_before_it_starts_that_daemon_again() {
     bundle.serves("old");
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "rolled-back");
     assert!(bundle.read("log").contains("the old content is back"));
+}
+
+#[test]
+fn where_the_old_content_is_lost_a_person_s_word_is_taken_for_what_is_right() {
+    let bundle = Bundle::start();
+    let kept = bundle.dir.join("conf/.sidecar-old.rules");
+    interrupted(&bundle);
+    fs::remove_file(&kept).unwrap();
+    is(&bundle.allowlist("new", &[]), "down", 5, "put the right content there by hand, then apply without --file");
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    // Even where that is what was never proven. It isn't ready.
+    is(&bundle.in_place(&["--timeout=300ms"]), "not-proven", 1, "not ready");
+
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    fs::remove_file(bundle.dir.join("conf/.sidecar-old.rules")).unwrap();
+    fs::write(bundle.dir.join("conf/rules"), "third").unwrap();
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    bundle.serves("third");
+    assert_eq!(bundle.record()["outcome"], "not-proven");
+}
+
+#[test]
+fn what_was_kept_is_not_removed_where_the_record_can_not_be_read() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    fs::write(bundle.dir.join("conf/.rules.sidecar"), "garbage").unwrap();
+    is(&bundle.allowlist("new", &[]), "down", 5, "can't be read, and old content is kept");
+    is(&bundle.in_place(&[]), "down", 5, "can't be read, and old content is kept");
+    bundle.signal("USR1");
+    bundle.wait_until("told", || bundle.read("log").contains("can't be read, and old content is kept"));
+    assert_eq!(bundle.read("conf/.sidecar-old.rules"), "old");
+    // As the words say.
+    fs::rename(bundle.dir.join("conf/.sidecar-old.rules"), bundle.dir.join("conf/rules")).unwrap();
+    is(&bundle.in_place(&[]), "live", 0, "");
+    bundle.serves("old");
+}
+
+#[test]
+fn a_forward_whose_daemon_died_of_what_was_interrupted_settles_that_first() {
+    let bundle = Bundle::start();
+    let mut command = bundle.command(&["apply-egress", "--file=-"]);
+    let mut host = command.env("KILL_TAKES", "9").spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"x").unwrap();
+    bundle.wait_until("placed", || bundle.read("beta/routes") == "x");
+    signal(&host, "STOP");
+    kill_all(&bundle.witnesses());
+    // The stand-in that waits before its signal too.
+    kill_all(&[format!("-{}", host.id())]);
+    host.wait().unwrap();
+    kill_all(&[bundle.outside(&bundle.daemon(1)["pid"])]);
+    bundle.wait_until("dead", || bundle.daemon(1)["state"] == "exited");
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    assert_eq!((bundle.read("beta-serving"), &bundle.daemon(1)["generation"]), ("new".to_owned(), &2.into()));
 }
 
 #[test]

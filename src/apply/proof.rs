@@ -163,6 +163,18 @@ pub fn target(page: &Page, signal: Signal) -> Result<Target, (Refusal, Option<Ta
     Ok(target)
 }
 
+/// What has become of a daemon that was proven in the process `after`; `None`: it still runs.
+#[must_use]
+pub fn undone(page: &Page, daemon: &str, after: Option<Incarnation>) -> Option<Finding> {
+    let (now, _) = find(page, daemon)?;
+    let runs = now.state == DaemonState::Running && after == Some(incarnation(now));
+    let short = match now.state {
+        DaemonState::Exited | DaemonState::Failed => ended(now),
+        DaemonState::Running | DaemonState::Stopping => Short::Replaced,
+    };
+    (!runs).then_some(Finding::Unproven(short))
+}
+
 /// Looks for the proof that one signal took effect.
 #[derive(Debug)]
 pub struct Proof {

@@ -537,10 +537,21 @@ impl Report {
                 )
             }
             Trouble::NoLock { words } => format!("the bundle's lock can't be had: {words}"),
-            Trouble::Unsettled { daemon } => format!(
-                "an earlier change of {daemon} was interrupted, and what was kept of its old content is gone: its file holds what \
-                 was never proven; put the right content there by hand, then apply without --file"
-            ),
+            Trouble::Unsettled { daemon, back } => match &**back {
+                Trouble::KeptGone => format!(
+                    "an earlier change of {daemon} was interrupted, and what was kept of its old content is gone: its file holds what \
+                     was never proven; put the right content there by hand, then apply without --file"
+                ),
+                Trouble::RecordGone => format!(
+                    "the record of an earlier change of {daemon} can't be read, and old content is kept beside its file (.sidecar-old.*): \
+                     see which of the two is right, put it there by hand, remove that copy, then apply without --file"
+                ),
+                back => format!(
+                    "an earlier change of {daemon} was interrupted and can't be taken back: {}; its file holds what was never \
+                     proven; mend that, then apply again",
+                    self.trouble(back, asked)
+                ),
+            },
             Trouble::NoConfig => {
                 format!("{daemon} has no `config` in the bundle's table, so there is no file to change")
             }
@@ -600,6 +611,10 @@ impl Report {
             Trouble::KeptGone => {
                 "what was kept of the old content isn't what was recorded: the file holds what was never proven"
                     .to_owned()
+            }
+            Trouble::RecordGone => "the record of the last change can't be read".to_owned(),
+            Trouble::Changed => {
+                format!("somebody else wrote to the file of {daemon} meanwhile; see who does, then apply again")
             }
         }
     }
@@ -915,7 +930,7 @@ mod tests {
             (Failure::Unproven(Short::Dead { code: Some(1), signal: None }), "not-proven", 1),
             (Failure::Interrupted, "refused", 1),
             (Failure::NotChanged(Trouble::Symlink), "refused", 1),
-            (Failure::NotChanged(Trouble::Unsettled { daemon: p() }), "down", 5),
+            (Failure::NotChanged(Trouble::Unsettled { daemon: p(), back: Box::new(Trouble::KeptGone) }), "down", 5),
             (Failure::NotProven(Trouble::NotSent), "not-proven", 1),
             (Failure::RolledBack { why: Trouble::Late, kill: Some(p()) }, "rolled-back", 1),
             (Failure::Down { why: Trouble::Late, back: Trouble::KeptGone }, "down", 5),

@@ -13,7 +13,7 @@
 //! | Offering   | Committing, once acknowledged  | Restoring                         |
 //! | Committing | Sweeping: live                 | Restoring                         |
 //! | Restoring  | Reviving                       | Ended: down                       |
-//! | Reviving   | Closing: rolled back           | Closing: down                     |
+//! | Reviving   | Closing: rolled back (a person's content: not proven) | Closing: down |
 //! | Closing    | Sweeping                       | Sweeping                          |
 //! | Sweeping   | Ended                          | Ended                             |
 //!
@@ -82,6 +82,8 @@ pub enum Trouble {
     Unsettled {
         /// Of this daemon.
         daemon: Plain,
+        /// Why not.
+        back: Box<Trouble>,
     },
     /// `--file` for a daemon without `config`.
     NoConfig,
@@ -148,6 +150,10 @@ pub enum Trouble {
     Interrupted,
     /// What was kept of the old content isn't what was recorded.
     KeptGone,
+    /// Old content was kept, and the record that says whether it is to go back can't be read.
+    RecordGone,
+    /// Somebody else wrote to the file meanwhile.
+    Changed,
 }
 
 /// What the system was asked for when it refused.
@@ -185,6 +191,8 @@ pub enum Event {
     Left(Trouble),
     /// The proof was found: [`Finding::Live`] or [`Finding::Delivered`].
     Proven(Finding),
+    /// The old content is gone and something else than the new is in its place: a person was there.
+    Replaced,
 }
 
 /// The one thing to do next.
@@ -266,7 +274,8 @@ enum State {
     Offering(Finding),
     Committing(Finding),
     Restoring(Trouble),
-    Reviving(Trouble),
+    /// What the record is to say, and why the new content was taken back.
+    Reviving(Mark, Trouble),
     Closing(Ending),
     Sweeping(Ending),
     Ended(Ending),
@@ -327,20 +336,25 @@ impl Transaction {
             (State::Placing, _) => (State::Proving, Action::Prove),
             (State::Proving, Event::Proven(finding)) if in_place => commit(finding),
             (State::Proving, Event::Proven(finding)) => (State::Offering(finding), Action::Offer),
-            (State::Proving, Event::Begin | Event::Done | Event::Unchanged) => back(Trouble::Late),
+            (State::Proving, Event::Begin | Event::Done | Event::Unchanged | Event::Replaced) => back(Trouble::Late),
             (State::Offering(finding), _) => commit(finding),
             (State::Committing(finding), _) => sweep(Ending::Live { finding }),
 
             (State::Restoring(why), Event::Failed(back) | Event::Left(back)) => end(Ending::Down { why, back }),
-            (State::Restoring(why), _) => (State::Reviving(why), Action::Revive),
-            (State::Reviving(why), Event::Failed(back) | Event::Left(back)) => {
+            // What a person has put there is theirs to judge; the daemon is only to serve what is on disk.
+            (State::Restoring(why), Event::Replaced) if self.mode == Mode::Settle => {
+                (State::Reviving(Mark::NotProven, why), Action::Revive)
+            }
+            (State::Restoring(why), Event::Replaced) => end(Ending::Down { why, back: Trouble::KeptGone }),
+            (State::Restoring(why), _) => (State::Reviving(Mark::RolledBack, why), Action::Revive),
+            (State::Reviving(mark, why), Event::Failed(back) | Event::Left(back)) => {
                 if self.is_as_it_was(&back) {
-                    close(Ending::RolledBack { why }, Mark::RolledBack)
+                    close(after_the_way_back(mark, why), mark)
                 } else {
                     close(Ending::Down { why, back }, Mark::Down)
                 }
             }
-            (State::Reviving(why), _) => close(Ending::RolledBack { why }, Mark::RolledBack),
+            (State::Reviving(mark, why), _) => close(after_the_way_back(mark, why), mark),
 
             // A record that can't be written stays as it is: `interrupted`, to be settled once more.
             (State::Closing(ending), _) => sweep(ending),
@@ -370,6 +384,10 @@ fn back(why: Trouble) -> (State, Action) {
 fn commit(finding: Finding) -> (State, Action) {
     let mark = if finding == Finding::Live { Mark::Live } else { Mark::Delivered };
     (State::Committing(finding), Action::Note(mark))
+}
+
+fn after_the_way_back(mark: Mark, why: Trouble) -> Ending {
+    if mark == Mark::RolledBack { Ending::RolledBack { why } } else { Ending::NotProven { why } }
 }
 
 fn close(ending: Ending, mark: Mark) -> (State, Action) {
@@ -627,6 +645,18 @@ mod tests {
             assert_eq!(transaction.on(Event::Done), Action::Revive);
             assert_eq!(transaction.on(Event::Failed(dead.clone())), Action::Note(mark));
         }
+    }
+
+    #[test]
+    fn what_a_person_put_there_since_is_left_and_never_called_the_old_content() {
+        let mut settling = Transaction::new(Mode::Settle, false);
+        assert_eq!(settling.on(Event::Begin), Action::Restore);
+        assert_eq!(settling.on(Event::Replaced), Action::Revive);
+        assert_eq!(settling.on(Event::Done), Action::Note(Mark::NotProven));
+        let actions =
+            walk(Mode::File, &[(&Action::Place, Event::Failed(Trouble::Late)), (&Action::Restore, Event::Replaced)]);
+        let down = Ending::Down { why: Trouble::Late, back: Trouble::KeptGone };
+        assert_eq!(actions.last(), Some(&Action::End(down)));
     }
 
     #[test]

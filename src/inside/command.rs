@@ -56,17 +56,17 @@ pub fn run(command: &[String], with_words: bool, mut go_on: impl FnMut() -> bool
     };
     // Not reaped yet, so the number is still its own.
     let _ = killpg(pid, Signal::SIGKILL);
-    reap(&mut child, ended, words)
+    reap(&mut child, ended, &words)
 }
 
-fn reap(child: &mut Child, ended: bool, words: [Receiver<Vec<u8>>; 2]) -> Ended {
+fn reap(child: &mut Child, ended: bool, words: &[Receiver<Vec<u8>>; 2]) -> Ended {
     match child.wait() {
         Ok(status) if ended => {
             // Who left the group may hold the pipe on: what it says is not waited for.
             let until = Instant::now() + Duration::from_millis(200);
-            let words = words
-                .map(|words| words.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or_default());
-            Ended::Exited(status, words.concat())
+            let left = || until.saturating_duration_since(Instant::now());
+            let words = words.iter().flat_map(|words| std::iter::from_fn(|| words.recv_timeout(left()).ok()));
+            Ended::Exited(status, words.flatten().collect())
         }
         Ok(_) => Ended::Stopped,
         Err(e) => Ended::NotRun(e),
@@ -76,9 +76,11 @@ fn reap(child: &mut Child, ended: bool, words: [Receiver<Vec<u8>>; 2]) -> Ended 
 fn read(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
     let read = move || {
-        let mut bytes = Vec::new();
-        let _ = stream.map(|stream| stream.take(MAX_WORDS).read_to_end(&mut bytes));
-        let _ = sender.send(bytes);
+        let Some(mut stream) = stream.map(|stream| stream.take(MAX_WORDS)) else { return };
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut bytes) {
+            let _ = sender.send(bytes.iter().take(n).copied().collect());
+        }
     };
     let _ = thread::Builder::new().spawn(read);
     receiver

@@ -3,28 +3,33 @@
 //! Every name is looked up in the one directory that was opened, and no symlink is followed there: a daemon may write
 //! to it. Each write is a file of its own, synced, then renamed, then the directory is synced.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::libc;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::apply::protocol::sha256;
-use crate::apply::transaction::{Doing, Mark, Trouble};
+use crate::apply::transaction::{Doing, Event, Mark, Trouble};
 use crate::text::Plain;
 
 /// The largest old content that is kept, in bytes.
 const MAX_OLD: u64 = 16 << 20;
 /// The largest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
+/// The largest access control list that can be, in bytes: `XATTR_SIZE_MAX`, xattr(7).
+const MAX_ACL: usize = 64 << 10;
+/// What Linux calls a file's access control list, acl(5).
+const ACL: &CStr = c"system.posix_acl_access";
 /// How many transactions before the last are remembered.
 const MAX_PAST: usize = 32;
 /// The version of the record.
@@ -57,7 +62,7 @@ pub struct Record {
     pub past: Vec<(Plain, Mark)>,
 }
 
-/// One process, and what it has been told: as long as this is so, it serves what it served.
+/// One process, and the file that it read: as long as both are so, it serves what it served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveIn {
     /// The kernel's boot.
@@ -68,8 +73,16 @@ pub struct LiveIn {
     pub generation: u64,
     /// Its start, on the monotonic clock.
     pub since_ms: Option<u64>,
-    /// How many of the signals that it is changed by init had served.
-    pub seq: u64,
+    /// The file.
+    pub file: Stamp,
+}
+
+/// One version of a file: as long as this is so, nobody has written to it or put another in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    inode: u64,
+    /// The time of its last change, in seconds and nanoseconds.
+    changed: (i64, i64),
 }
 
 impl Record {
@@ -106,9 +119,12 @@ impl Record {
 pub struct Content {
     /// What it holds.
     pub bytes: Vec<u8>,
+    /// Which version this is.
+    pub stamp: Stamp,
     uid: u32,
     gid: u32,
     mode: u32,
+    acl: Option<Vec<u8>>,
 }
 
 /// One daemon's file.
@@ -159,11 +175,20 @@ impl Store {
         self.directory.join(self.staged_name())
     }
 
-    /// The record, where there is one that makes sense.
-    #[must_use]
-    pub fn record(&self) -> Option<Record> {
-        let content = self.read(&self.record_name(), MAX_RECORD).ok()?;
-        serde_json::from_slice(&content.bytes).ok().filter(|record: &Record| record.schema == SCHEMA)
+    /// The record, where there is one.
+    ///
+    /// # Errors
+    /// It can't be read, and old content is kept of which nobody knows now whether it is to go back.
+    pub fn record(&self) -> Result<Option<Record>, Trouble> {
+        let record = self.read(&self.record_name(), MAX_RECORD).ok();
+        let record = record.and_then(|content| serde_json::from_slice(&content.bytes).ok());
+        if let Some(record) = record.filter(|record: &Record| record.schema == SCHEMA) {
+            return Ok(Some(record));
+        }
+        let Ok(kept) = self.read(&self.kept_name(), MAX_OLD) else { return Ok(None) };
+        // A first change that was killed before its record was written has placed nothing.
+        let is_here = self.current().is_ok_and(|now| now.bytes == kept.bytes);
+        if is_here { Ok(None) } else { Err(Trouble::RecordGone) }
     }
 
     /// The file's content, once it is known that it can be replaced.
@@ -222,12 +247,13 @@ impl Store {
         if !meta.is_file() {
             return Err(io::Error::other("it is no regular file"));
         }
-        let mut bytes = Vec::new();
+        let (mut bytes, acl) = (Vec::new(), acl(&file));
         file.take(max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > max {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
-        Ok(Content { bytes, uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 })
+        let stamp = Stamp { inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) };
+        Ok(Content { bytes, stamp, uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777, acl })
     }
 
     /// Writes `bytes` beside the file, with the owner and the mode of `like`.
@@ -254,11 +280,11 @@ impl Store {
     /// Keeps the old content.
     ///
     /// # Errors
-    /// The system refuses, or the file isn't what it was any more.
-    pub fn keep(&self, old: &Content) -> Result<(), Trouble> {
-        let now = self.replaceable()?;
-        if now.bytes != old.bytes {
-            return Err(trouble(Doing::Keep, &io::Error::other("somebody else changed the file meanwhile")));
+    /// The system refuses; the file isn't what it was any more, or what was staged isn't `new`, which was checked.
+    pub fn keep(&self, old: &Content, new: &[u8]) -> Result<(), Trouble> {
+        let staged = self.read(&self.staged_name(), MAX_OLD).map_err(|_| Trouble::Changed)?;
+        if self.replaceable()?.bytes != old.bytes || staged.bytes != new {
+            return Err(Trouble::Changed);
         }
         self.write(&self.kept_name(), &old.bytes, old, Doing::Keep)?;
         self.sync().map_err(|e| trouble(Doing::Keep, &e))
@@ -275,6 +301,8 @@ impl Store {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             mode: 0o644,
+            acl: None,
+            stamp: Stamp { inode: 0, changed: (0, 0) },
         };
         let beside = self.beside(".", ".sidecar-new");
         self.write(&beside, &text, &like, Doing::Note)?;
@@ -289,19 +317,22 @@ impl Store {
         self.rename(&self.staged_name(), &self.name).map_err(|e| trouble(Doing::Place, &e))
     }
 
-    /// Puts the old content back, as the record has it. It may be there already.
+    /// Puts the old content back, as the record has it. It may be there already: [`Event::Done`]. Where it is gone and
+    /// something else than the new is there, that is left: [`Event::Replaced`].
     ///
     /// # Errors
     /// What was kept isn't what was recorded, or the system refuses.
-    pub fn restore(&self, record: &Record) -> Result<(), Trouble> {
+    pub fn restore(&self, record: &Record) -> Result<Event, Trouble> {
         let kept = self.read(&self.kept_name(), MAX_OLD).ok().map(|kept| sha256(&kept.bytes));
         if kept.is_some() && kept == record.old_sha256 {
-            return self.rename(&self.kept_name(), &self.name).map_err(|e| trouble(Doing::Restore, &e));
+            self.rename(&self.kept_name(), &self.name).map_err(|e| trouble(Doing::Restore, &e))?;
+            return Ok(Event::Done);
         }
-        let now = self.current().ok().map(|now| sha256(&now.bytes));
-        // Neither: a person put something else there since.
-        let is_back = now == record.old_sha256 || now.as_ref() != Some(&record.new_sha256);
-        if now.is_some() && is_back { Ok(()) } else { Err(Trouble::KeptGone) }
+        match self.current().ok().map(|now| sha256(&now.bytes)) {
+            now @ Some(_) if now == record.old_sha256 => Ok(Event::Done),
+            Some(now) if now != record.new_sha256 => Ok(Event::Replaced),
+            _ => Err(Trouble::KeptGone),
+        }
     }
 
     /// Removes what a transaction leaves beside the file, but for the record.
@@ -336,10 +367,36 @@ fn fill(mut file: File, bytes: &[u8], like: &Content, doing: Doing) -> Result<()
         fchown(&file, Some(like.uid), Some(like.gid)).map_err(|_| owner)?;
     }
     file.write_all(bytes)
+        .and_then(|()| set_acl(&file, like.acl.as_deref()))
         // After the owner: chown(2) takes bits of the mode away.
         .and_then(|()| file.set_permissions(Permissions::from_mode(like.mode)))
         .and_then(|()| file.sync_all())
         .map_err(|e| trouble(doing, &e))
+}
+
+/// A file's access control list; `None` where it has none, or the file system knows none.
+fn acl(file: &File) -> Option<Vec<u8>> {
+    let mut acl = vec![0_u8; MAX_ACL];
+    // SAFETY: fgetxattr(2) reads a C string and writes at most the buffer's length into it.
+    let length = unsafe { libc::fgetxattr(file.as_raw_fd(), ACL.as_ptr(), acl.as_mut_ptr().cast(), acl.len()) };
+    acl.truncate(usize::try_from(length).ok()?);
+    Some(acl)
+}
+
+/// Gives a file this list, or takes away the one that its directory gave it (`default` entries, acl(5)).
+fn set_acl(file: &File, acl: Option<&[u8]>) -> io::Result<()> {
+    let fd = file.as_raw_fd();
+    let Some(acl) = acl else {
+        // SAFETY: fremovexattr(2) reads a C string. That there is none, or that the file system knows none, is as well.
+        unsafe { libc::fremovexattr(fd, ACL.as_ptr()) };
+        return Ok(());
+    };
+    // SAFETY: fsetxattr(2) reads a C string and the buffer's length of the buffer.
+    if unsafe { libc::fsetxattr(fd, ACL.as_ptr(), acl.as_ptr().cast(), acl.len(), 0) } == 0 {
+        return Ok(());
+    }
+    let e = io::Error::last_os_error();
+    Err(io::Error::new(e.kind(), format!("its access control list can't be kept: {e}")))
 }
 
 /// What init does before it starts a daemon: an interrupted transaction of its file, with nobody at it, is taken back.
@@ -347,21 +404,42 @@ fn fill(mut file: File, bytes: &[u8], like: &Content, doing: Doing) -> Result<()
 #[must_use]
 pub fn settle_before_start(path: &Path) -> Option<Result<String, String>> {
     let store = Store::open(path).ok()?;
-    let mut record = store.record().filter(|record| record.outcome == Mark::Interrupted)?;
+    let record = store.record();
+    if record.as_ref().is_ok_and(|record| record.as_ref().is_none_or(|record| record.outcome != Mark::Interrupted)) {
+        return None;
+    }
     // Whoever holds it restarts the daemon again after the way back.
     let _lock = super::lock::try_take().ok()??;
     let path = path.display();
-    if store.restore(&record).is_err() {
+    let Ok(Some(mut record)) = record else {
         return Some(Err(format!(
-            "the change of {path} by {} was interrupted, and what was kept of the old content isn't what was recorded: \
-             the file holds what was never proven; put the right content there",
-            record.by
+            "the record of the last change of {path} can't be read, and old content is kept beside it (.sidecar-old.*): \
+             the file may hold what was never proven; see which is right, put it there, and remove that copy"
         )));
-    }
-    record.outcome = Mark::RolledBack;
+    };
+    let (by, outcome, what) = match store.restore(&record) {
+        Ok(Event::Replaced) => (&record.by, Mark::NotProven, "somebody has put other content there since, which stays"),
+        Ok(_) => (&record.by, Mark::RolledBack, "the old content is back"),
+        Err(Trouble::Io { words, .. }) => {
+            return Some(Err(format!(
+                "the change of {path} by {} was interrupted, and the old content can't be put back: {words}; \
+                 the file holds what was never proven",
+                record.by
+            )));
+        }
+        Err(_) => {
+            return Some(Err(format!(
+                "the change of {path} by {} was interrupted, and what was kept of the old content isn't what was recorded: \
+                 the file holds what was never proven; put the right content there",
+                record.by
+            )));
+        }
+    };
+    let said = format!("the change of {path} by {by} was interrupted: {what}");
+    record.outcome = outcome;
     let _ = store.note(&record);
     store.sweep();
-    Some(Ok(format!("the change of {path} by {} was interrupted: the old content is back", record.by)))
+    Some(Ok(said))
 }
 
 fn trouble(doing: Doing, e: &io::Error) -> Trouble {

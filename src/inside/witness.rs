@@ -63,6 +63,14 @@ fn serve(host: &mut Host, request: &Request) -> bool {
         Ok(target) if !answer(Reply::Hello { target: target.clone() }) => return false,
         Ok(_) if request.task == Task::Identify => return true,
         Ok(_) => {}
+        // It may have died of what was interrupted: then that is settled first, by a restart.
+        Err((Refusal::NotRunning, Some(target)))
+            if request.task != Task::Identify && is_interrupted(&page, &target) =>
+        {
+            if !answer(Reply::Hello { target }) {
+                return false;
+            }
+        }
         Err((why, target)) => return answer(Reply::Refused { why, target }),
     }
     let (mode, content) = match &request.task {
@@ -102,8 +110,11 @@ fn change(
         Err((why, _)) => return refused(Trouble::Target { why }),
     };
     let daemon = target.daemon.as_str().to_owned();
-    if unsettled.contains(&daemon) {
-        return refused(Trouble::Unsettled { daemon: Plain::new(&daemon) });
+    if let Some((_, back)) = unsettled.into_iter().find(|(name, _)| *name == daemon) {
+        // Who applies what lies there, where nothing is kept that could come back, says that it is right.
+        if !(mode == Mode::InPlace && back == Trouble::KeptGone) {
+            return refused(Trouble::Unsettled { daemon: Plain::new(&daemon), back: Box::new(back) });
+        }
     }
     let mut job = Job::new(host, request, &daemon, &plan, signal);
     job.content = content;
@@ -112,23 +123,37 @@ fn change(
     job.run(Transaction::new(mode, was_dead))
 }
 
-/// Settles what was interrupted, of every daemon, and sweeps. Returns those of which it couldn't be.
-fn settle(host: &mut Host, request: &Request) -> Vec<String> {
+/// Whether the last change of that daemon was interrupted, as far as can be told.
+fn is_interrupted(page: &Page, target: &proof::Target) -> bool {
+    let config = proof::find(page, target.daemon.as_str()).and_then(|(_, plan)| plan.config.as_ref());
+    let record = config.and_then(|config| Store::open(&config.path).ok()?.record().ok()?);
+    record.is_some_and(|record| record.outcome == Mark::Interrupted)
+}
+
+/// Settles what was interrupted, of every daemon, and sweeps. Returns those of which it couldn't be, and why.
+fn settle(host: &mut Host, request: &Request) -> Vec<(String, Trouble)> {
     let Ok(page) = page::read() else { return Vec::new() };
     let mut unsettled = Vec::new();
     for (daemon, plan) in page.status.daemons.iter().zip(&page.plans) {
         let Some(store) = plan.config.as_ref().and_then(|config| Store::open(&config.path).ok()) else { continue };
-        let Some(record) = store.record().filter(|record| record.outcome == Mark::Interrupted) else {
-            // What one that was killed before, or after, has left.
-            store.sweep();
-            continue;
+        let record = match store.record() {
+            Ok(Some(record)) if record.outcome == Mark::Interrupted => record,
+            Ok(_) => {
+                // What one that was killed before, or after, has left.
+                store.sweep();
+                continue;
+            }
+            Err(why) => {
+                unsettled.push((daemon.name.clone(), why));
+                continue;
+            }
         };
         // The signal isn't used: the way back takes the restart that is wired.
         let mut job = Job::new(host, request, &daemon.name, plan, Signal::HUP);
         (job.store, job.record) = (Some(store), Some(record));
         let end = job.run(Transaction::new(Mode::Settle, false));
-        if matches!(end.ending, Ending::Down { back: Trouble::KeptGone | Trouble::Io { .. }, .. }) {
-            unsettled.push(daemon.name.clone());
+        if let Ending::Down { back: back @ (Trouble::KeptGone | Trouble::Io { .. }), .. } = end.ending {
+            unsettled.push((daemon.name.clone(), back));
         }
     }
     unsettled
@@ -141,7 +166,8 @@ fn asked_after(host: &mut Host, request: &Request, page: &Page, timeout: Duratio
     };
     let _ = settle(host, request);
     let stores = page.plans.iter().filter_map(|plan| Store::open(&plan.config.as_ref()?.path).ok());
-    let outcome = stores.filter_map(|store| store.record()).find_map(|record| record.outcome_of(&request.id));
+    let records = stores.filter_map(|store| store.record().ok().flatten());
+    let outcome = records.into_iter().find_map(|record| record.outcome_of(&request.id));
     Reply::Settled { outcome }
 }
 
@@ -179,6 +205,8 @@ struct Job<'a> {
     record: Option<Record>,
     content: Option<Vec<u8>>,
     old: Option<Content>,
+    /// The sha256 of what is to be live, and is to lie at `path` from the check on; `None` where nothing can be read there.
+    new: Option<Plain>,
     at: Plain,
     began: Instant,
     deadline: Instant,
@@ -198,6 +226,7 @@ impl<'a> Job<'a> {
             record: None,
             content: None,
             old: None,
+            new: None,
             at: clock::utc_now(),
             began,
             deadline: began + Duration::from_millis(request.timeout_ms),
@@ -251,6 +280,7 @@ impl<'a> Job<'a> {
         };
         let Some(content) = &self.content else {
             self.store = Store::open(&config.path).ok();
+            self.new = self.store.as_ref().and_then(|store| store.current().ok()).map(|now| sha256(&now.bytes));
             return Ok(Event::Done);
         };
         let page = page::read().map_err(|_| Trouble::Stopping)?;
@@ -260,6 +290,7 @@ impl<'a> Job<'a> {
         kill(Pid::from_raw(1), None).map_err(|_| Trouble::MayNotSignal)?;
         let store = Store::open(&config.path)?;
         let old = store.replaceable()?;
+        let new = sha256(content);
         let same = old.bytes == *content;
         let (mut force, mut changed) = (true, None);
         match &self.request.task {
@@ -268,29 +299,20 @@ impl<'a> Job<'a> {
             Task::Identify | Task::InPlace | Task::Ask => {}
         }
         self.end.diff = changed;
-        let live = store.record().filter(|record| record.outcome == Mark::Live);
-        let is_live =
-            live.is_some_and(|live| live.new_sha256 == sha256(content) && live.live_in == self.live_in(&page));
-        (self.store, self.old) = (Some(store), Some(old));
-        if same && !force && is_live && self.live_in(&page).is_some() && probe::ready(self.plan, probe::TIMEOUT) {
+        let live = store.record()?.filter(|record| record.outcome == Mark::Live && record.new_sha256 == new);
+        let was = live.and_then(|live| live.live_in);
+        let is_live = was.is_some() && was == live_in(self.daemon, &page, &old);
+        (self.store, self.old, self.new) = (Some(store), Some(old), Some(new));
+        if same && !force && is_live && probe::ready(self.plan, probe::TIMEOUT) {
             return Ok(Event::Unchanged);
         }
         Ok(Event::Done)
     }
 
-    /// The daemon as it runs now; `None` where that can't be told from another process later.
-    fn live_in(&self, page: &Page) -> Option<LiveIn> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let (daemon, _) = proof::find(page, self.daemon)?;
-        let seq = page.status.signals.get(&self.signal.to_string())?.last.map_or(0, |last| last.seq);
-        daemon.pid?;
-        Some(LiveIn {
-            boot: Plain::new(&boot),
-            pid: daemon.pid,
-            generation: daemon.generation,
-            since_ms: daemon.uptime_ms,
-            seq,
-        })
+    /// What is checked, and proven, must be what lies there: else nobody knows what the daemon has read.
+    fn nobody_wrote(&self) -> Result<(), Trouble> {
+        let (Some(new), Some(store)) = (&self.new, &self.store) else { return Ok(()) };
+        if store.current().is_ok_and(|now| sha256(&now.bytes) == *new) { Ok(()) } else { Err(Trouble::Changed) }
     }
 
     fn stage(&mut self) -> Result<Event, Trouble> {
@@ -319,6 +341,9 @@ impl<'a> Job<'a> {
         self.end.check_ms = millis(started);
         match ended {
             Ended::Exited(status, _) if status.success() => {
+                if self.content.is_none() {
+                    self.nobody_wrote()?;
+                }
                 self.end.checked = Some(true);
                 Ok(Event::Done)
             }
@@ -334,7 +359,7 @@ impl<'a> Job<'a> {
     }
 
     fn keep(&mut self) -> Result<Event, Trouble> {
-        self.store()?.keep(self.old()?)?;
+        self.store()?.keep(self.old()?, self.content.as_deref().unwrap_or_default())?;
         Ok(Event::Done)
     }
 
@@ -351,17 +376,15 @@ impl<'a> Job<'a> {
             record
         } else {
             let (id, by) = (self.request.id.clone(), self.request.by.clone());
-            let new = match &self.content {
-                Some(content) => sha256(content),
-                None => sha256(&store.current()?.bytes),
-            };
             let old = self.old.as_ref().map(|old| sha256(&old.bytes));
-            Record::new(id, self.at.clone(), by, old, new, store.record())
+            let new = self.new.clone().ok_or(Trouble::Missing)?;
+            Record::new(id, self.at.clone(), by, old, new, store.record().ok().flatten())
         };
         record.outcome = mark;
         record.ms = millis(self.began);
         if mark == Mark::Live {
-            record.live_in = page::read().ok().and_then(|page| self.live_in(&page));
+            let now = store.current().ok().filter(|now| sha256(&now.bytes) == record.new_sha256);
+            record.live_in = page::read().ok().zip(now).and_then(|(page, now)| live_in(self.daemon, &page, &now));
         }
         let noted = store.note(&record);
         self.record = Some(record);
@@ -378,7 +401,9 @@ impl<'a> Job<'a> {
         self.host.sent = false;
         loop {
             if let Some(verdict) = look_at(&mut proof, self.host.sent, self.deadline) {
-                return self.judge(verdict);
+                let proven = self.judge(verdict)?;
+                self.nobody_wrote()?;
+                return Ok(proven);
             }
             match self.host.left(LOOK, self.deadline) {
                 None => {}
@@ -415,19 +440,24 @@ impl<'a> Job<'a> {
             if let Some(why) = self.host.left(LOOK, deadline) {
                 return Ok(Event::Left(why));
             }
-            if self.host.acked {
-                return Ok(Event::Done);
-            }
-            if page::read().is_ok_and(|page| page.status.state == InitState::Stopping) {
+            // Until it is committed what was proven must go on.
+            let page = page::read().map_err(|_| Trouble::Stopping)?;
+            if page.status.state == InitState::Stopping {
                 return Ok(Event::Left(Trouble::Stopping));
+            }
+            if let Some(finding) = proof::undone(&page, self.daemon, self.end.after) {
+                return Err(Trouble::Unproven { finding });
+            }
+            if self.host.acked {
+                self.nobody_wrote()?;
+                return Ok(Event::Done);
             }
         }
     }
 
     fn restore(&mut self) -> Result<Event, Trouble> {
         let record = self.record.as_ref().ok_or(Trouble::KeptGone)?;
-        self.store()?.restore(record)?;
-        Ok(Event::Done)
+        self.store()?.restore(record)
     }
 
     fn revive(&mut self) -> Result<Event, Trouble> {
@@ -464,6 +494,20 @@ impl<'a> Job<'a> {
         };
         self.judge(verdict)
     }
+}
+
+/// The daemon as it runs now with this file; `None` where that can't be told from another process later.
+fn live_in(daemon: &str, page: &Page, file: &Content) -> Option<LiveIn> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let (now, _) = proof::find(page, daemon)?;
+    now.pid?;
+    Some(LiveIn {
+        boot: Plain::new(&boot),
+        pid: now.pid,
+        generation: now.generation,
+        since_ms: now.uptime_ms,
+        file: file.stamp,
+    })
 }
 
 /// One look at the page, with the probe that the proof asks for.
