@@ -231,6 +231,8 @@ build_image() (
   log=$(mktemp)
   # A build that fails leaves it to be read, one that Ctrl-C ends doesn't.
   trap 'rm -f "$log"' EXIT
+  # docker ends at Ctrl-C by an exit of its own, which bash would take for a failure.
+  trap 'exit 130' INT
   say "building $tag"
   # --network=host: where the machine's own resolver or proxy is on loopback, a bridge doesn't reach it.
   docker build --network=host --target "$target" --tag "$tag" \
