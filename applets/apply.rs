@@ -187,23 +187,20 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     let options = match parsed {
         Ok(options) => options,
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + PROMISE))),
-        Err(Early::Usage(message)) => {
-            let json = raw.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-            return usage(&Asked { applet, signal: None }, json, message);
-        }
+        Err(Early::Usage(message)) => return usage(applet, raw.iter().map(String::as_str), &message),
     };
     let signal = match signal(&options.signal) {
         Ok(signal) => signal,
-        Err(message) => return usage(&Asked { applet, signal: None }, options.json, message),
+        Err(message) => return refuse(&Asked { applet, signal: None }, options.json, message),
     };
     let asked = Asked { applet, signal: Some(signal) };
     let timeout = match check(&options) {
         Ok(timeout) => timeout,
-        Err(message) => return usage(&asked, options.json, message),
+        Err(message) => return refuse(&asked, options.json, message),
     };
     let want = match want(&options, timeout) {
         Ok(want) => want,
-        Err(message) => return usage(&asked, options.json, message),
+        Err(message) => return refuse(&asked, options.json, message),
     };
     let by = Plain::new(&options.by.clone().unwrap_or_else(caller));
     let change = Change { signal, timeout, want, by };
@@ -222,7 +219,13 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     out::exit(code, written)
 }
 
-fn usage(asked: &Asked, json: bool, message: String) -> ExitCode {
+/// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
+pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
+    let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    refuse(&Asked { applet, signal: None }, json, message.to_owned())
+}
+
+fn refuse(asked: &Asked, json: bool, message: String) -> ExitCode {
     let report = Report::failed(None, Failure::Usage(message));
     out::exit(report.exit(), show::report(asked, json, &report))
 }

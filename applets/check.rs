@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 use sidecar::table::{Action, Daemon, Ready, Table};
+use sidecar::text::one_line;
 
 use crate::args::{self, Early};
 use crate::out;
@@ -65,7 +66,7 @@ pub fn run(args: &[String]) -> ExitCode {
 }
 
 fn meaning(table: &Table, source: &str) -> String {
-    let mut text = format!("{source}: daemons, in start order\n");
+    let mut text = format!("{}: daemons, in start order\n", one_line(source));
     for daemon in &table.daemons {
         let command: Vec<String> = daemon.command.iter().map(|arg| quoted(arg)).collect();
         let _ = writeln!(text, "\n{}\n  command  {}", daemon.name, command.join(" "));

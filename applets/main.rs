@@ -96,11 +96,21 @@ fn main() -> ExitCode {
     }
     let Some((applet, rest)) = found else { return meta(args.get(1..).unwrap_or_default()) };
     let Some(rest) = rest.iter().map(|arg| arg.to_str().map(str::to_owned)).collect::<Option<Vec<String>>>() else {
-        return out::usage(applet.name, "an argument is not UTF-8; names and files are given as UTF-8 here");
+        return not_utf_8(applet.name, rest);
     };
     match applet.run {
         Run::Plain(run) => run(&rest),
         Run::Blocked(run) => run(&rest, inherited),
+    }
+}
+
+/// As any other usage error of that applet, in the form that was asked for.
+fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
+    let message = "an argument is not UTF-8; names and files are given as UTF-8 here";
+    if applet.starts_with("apply") {
+        apply::usage(applet, args.iter().filter_map(|arg| arg.to_str()), message)
+    } else {
+        out::usage(applet, message)
     }
 }
 
@@ -138,7 +148,7 @@ fn meta(args: &[OsString]) -> ExitCode {
                 Some(first) => out::error(&format!("sidecar: no applet {first:?}")),
                 None => out::error("sidecar: no applet named"),
             }
-            out::error(help().trim_end());
+            help().lines().for_each(out::error);
             ExitCode::from(2)
         }
     }

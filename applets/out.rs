@@ -3,6 +3,8 @@
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
+use sidecar::text::one_line;
+
 /// Writes to stdout, all at once. A reader that has gone away is no error: it has what it wanted.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -12,9 +14,10 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a line to stderr. Where that fails there is nobody left to tell.
+/// Writes a line to stderr, whatever it quotes of a file or of the command line. Where that fails there is nobody left
+/// to tell.
 pub fn error(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", one_line(line));
 }
 
 /// The exit code of an applet that wrote: `code`, or 1 where that would hide that what it wrote is lost.

@@ -225,10 +225,14 @@ copy_pip_configuration() {
 }
 
 # build_image TARGET TAG [ARGUMENT…]
-build_image() {
-  local target=$1 tag=$2 log status=0 start=$SECONDS
+build_image() (
+  target=$1 tag=$2 status=0 start=$SECONDS
   shift 2
   log=$(mktemp)
+  # A build that fails leaves it to be read, one that Ctrl-C ends doesn't.
+  trap 'rm -f "$log"' EXIT
+  # docker ends at Ctrl-C by an exit of its own, which bash would take for a failure.
+  trap 'exit 130' INT
   say "building $tag"
   # --network=host: where the machine's own resolver or proxy is on loopback, a bridge doesn't reach it.
   docker build --network=host --target "$target" --tag "$tag" \
@@ -236,11 +240,11 @@ build_image() {
     --build-arg BASE_IMAGE=sidecar-base:bookworm "$@" . > "$log" 2>&1 || status=$?
   if [ "$status" != 0 ]; then
     tail -n 40 "$log" >&2
+    trap - EXIT
     fail "docker build of the target $target failed: all of its output is in $log"
   fi
-  rm -f "$log"
   say "built $tag in $((SECONDS - start)) s"
-}
+)
 
 # Builds dist/sidecar and the images `sidecar:local` and `sidecar-bundle:pipelock` or `:tinyproxy`. Sets and exports
 # SIDECAR_IMAGE, SIDECAR_BUNDLE_IMAGE and SIDECAR_FILTER, the sentence that says which filtering proxy is in it.

@@ -67,9 +67,24 @@ impl<'de> Deserialize<'de> for Plain {
     }
 }
 
+/// A text of the caller's own, a file's name say, on one line: control characters are escaped, letters stay.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Plain;
+    use super::{Plain, one_line};
+
+    #[test]
+    fn the_callers_own_words_stay_but_for_what_moves_a_cursor() {
+        assert_eq!(one_line("b\u{e9}b\u{e9}: a\tb\n\x1b[2J\u{9b}"), "b\u{e9}b\u{e9}: a\\tb\\n\\u{1b}[2J\\u{9b}");
+    }
 
     #[test]
     fn nothing_that_moves_a_cursor_gets_through() {

@@ -436,6 +436,19 @@ fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_
 }
 
 #[test]
+fn every_signal_that_a_table_may_wire_can_be_sent() {
+    let names: Vec<String> =
+        (0..=30).map(|n| format!("RTMIN+{n}")).chain(["USR2", "WINCH"].map(str::to_owned)).collect();
+    let wires: String = names.iter().map(|name| format!("\"{name}\" = {{ restart = \"pipelock\" }}\n")).collect();
+    let bundle = Container::with_table(&Dir::new(), &(TABLE.to_owned() + &wires), &[]).ready();
+    for name in &names {
+        let (code, _, err) = sidecar(&["apply", "--signal", name, "--signal-only", &bundle.name]);
+        assert_eq!(code, 0, "{err}");
+        wait_until(name, || (bundle.status()["signals"][name]["last"]["seq"] == 1).then_some(()));
+    }
+}
+
+#[test]
 fn signal_only_sends_and_looks_no_further() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &[]).ready();
     let (code, out, err) = sidecar(&["apply-allowlist", "--signal-only", &bundle.name]);

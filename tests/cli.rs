@@ -107,6 +107,36 @@ fn a_name_that_is_not_utf_8_is_unknown_and_no_crash() {
 }
 
 #[test]
+fn whatever_an_error_quotes_of_a_table_or_of_the_command_line_it_is_one_line_that_moves_no_cursor() {
+    let dir = Dir::new();
+    let unknown_key = dir.write("a.toml", "[[daemon]]\nname='a'\ncommand=['a']\n\"\\u001b[2J\\nz\" = 1\n");
+    for args in [
+        &["check", unknown_key.to_str().unwrap()][..],
+        &["check", "/nowhere\u{1b}[2J\nz"],
+        &["check", "--\u{1b}[2J\nz"],
+        &["apply-allowlist", "--\u{1b}[2J\nz", "b1"],
+        &["--install", "/nowhere\u{1b}[2J\nz"],
+    ] {
+        let (code, out, err) = sidecar(args);
+        assert!(code != 0 && out.is_empty() && err.lines().count() == 1, "{args:?}: {err}");
+        assert!(err.contains("\\u{1b}[2J") && !err.contains('\u{1b}'), "{err}");
+    }
+}
+
+#[test]
+fn an_argument_that_is_not_utf_8_is_a_usage_error_of_its_applet_in_json_too() {
+    let odd = OsStr::from_bytes(b"\xff");
+    for applet in ["apply", "apply-allowlist", "apply-egress"] {
+        let (code, out, err) = sidecar(&[applet.as_ref(), odd]);
+        assert!(code == 2 && out.is_empty() && err.starts_with(&format!("{applet}: ")), "{err}");
+        let (code, out, err) = sidecar(&[applet.as_ref(), odd, "--json".as_ref()]);
+        let object: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, err.as_str(), &object["bundle"], &object["exit"]), (2, "", &().into(), &2.into()));
+        assert_eq!((&object["applet"], &object["outcome"]), (&applet.into(), &"usage".into()));
+    }
+}
+
+#[test]
 fn list_version_and_help_go_to_stdout() {
     let (code, out, err) = sidecar(&["--list"]);
     assert_eq!((code, err.as_str()), (0, ""));

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::identify;
+use crate::table::Signal;
 
 /// The label that a bundle's image or container carries.
 pub const LABEL: &str = "sidecar.schema";
@@ -52,9 +53,27 @@ impl Engine {
         self.command(&["exec", "-i", id, "/proc/1/exe", applet])
     }
 
-    /// Signals the bundle's init.
+    /// Signals the bundle's init. A real-time signal is told by its number: docker has names for half of them.
     #[must_use]
-    pub fn kill(&self, id: &str, signal: &str) -> Vec<String> {
-        self.command(&["kill", "--signal", signal, id])
+    pub fn kill(&self, id: &str, signal: Signal) -> Vec<String> {
+        let name = match signal {
+            Signal::Fixed(_) => signal.to_string(),
+            Signal::RealTime(_) => signal.number().to_string(),
+        };
+        self.command(&["kill", "--signal", &name, id])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_told_by_a_name_that_every_engine_knows_or_by_its_number() {
+        let engine = Engine { program: "docker".into(), context: None };
+        for (name, told) in [("HUP", "HUP"), ("WINCH", "WINCH"), ("RTMIN+0", "34"), ("RTMIN+30", "64")] {
+            let command = engine.kill("b1", Signal::from_name(name).unwrap());
+            assert_eq!(command, ["kill", "--signal", told, "b1"]);
+        }
     }
 }

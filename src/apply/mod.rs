@@ -330,8 +330,8 @@ impl Bundle<'_> {
     }
 
     fn signal(&self, timeout: Duration) -> Result<(), Failure> {
-        let signal = self.change.signal.to_string();
-        match docker::call(&self.engine.program, &self.engine.kill(self.id, &signal), MAX_BYTES, timeout) {
+        let kill = self.engine.kill(self.id, self.change.signal);
+        match docker::call(&self.engine.program, &kill, MAX_BYTES, timeout) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
                 let words = Plain::from_bytes(&output.stderr);
