@@ -7,12 +7,14 @@
 mod containers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use containers::{Dir, SIDECAR, scratch_image, unique, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// alpha writes what it serves to a file. Of new content a bundle makes what its BAD says.
 const TABLE: &str = r#"
@@ -49,17 +51,34 @@ echo; /busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox w
 /busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-
 "#;
 
-/// An engine's CLI, and what it is called with.
+/// An engine's CLI, what it is called with, and what an apply is told of it.
 #[derive(Clone)]
 struct Engine {
     program: &'static str,
     image: String,
     environment: Vec<(&'static str, String)>,
+    told: Vec<String>,
+    /// Where the stand-in for kubectl finds its pods.
+    pods: Option<PathBuf>,
 }
 
 impl Engine {
     fn docker() -> Self {
-        Self { program: "docker", image: scratch_image(), environment: Vec::new() }
+        Self { program: "docker", image: scratch_image(), environment: Vec::new(), told: Vec::new(), pods: None }
+    }
+
+    /// A stand-in for kubectl: what runs in its pods are Docker's containers.
+    fn kubectl(dir: &Dir) -> Self {
+        let (pods, calls) = (dir.path().join("pods"), dir.path().join("calls"));
+        fs::create_dir(&pods).unwrap();
+        let stand_in = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kubectl-stand-in");
+        let environment = vec![
+            ("PATH", format!("{stand_in}:{}", std::env::var("PATH").unwrap())),
+            ("PODS", pods.display().to_string()),
+            ("CALLS", calls.display().to_string()),
+        ];
+        let told = ["--via=kubectl", "-n", "agents"].map(str::to_owned).to_vec();
+        Self { environment, told, pods: Some(pods), ..Self::docker() }
     }
 
     /// Podman with a storage of its own in `dir`, which holds the image under test. It runs what Docker runs: runc, within
@@ -77,7 +96,7 @@ impl Engine {
             ("CONTAINERS_STORAGE_CONF", dir.write("storage.conf", &storage).display().to_string()),
             ("CONTAINERS_CONF", dir.write("containers.conf", containers).display().to_string()),
         ];
-        let mut podman = Self { program: "podman", image: String::new(), environment };
+        let mut podman = Self { program: "podman", environment, ..Self::docker() };
         containers::docker(&["save", "--output", &at("image.tar"), &scratch_image()]);
         let loaded = podman.call(&["load", "--quiet", "--input", &at("image.tar")]);
         loaded.trim().rsplit(' ').next().unwrap().clone_into(&mut podman.image);
@@ -115,7 +134,7 @@ impl Bundle {
     /// The one of the fleet `label` that comes as the `n`th, by its name.
     fn start(engine: &Engine, dir: &Dir, label: &str, n: usize, bad: &str) -> Self {
         let bundle = Self { engine: engine.clone(), name: format!("{label}-{n:02}") };
-        let (fleet, kind) = (format!("--label=fleet={label}"), format!("--label=bad={bad}"));
+        let (fleet, kind) = (format!("--label=fleet={label}"), bad);
         let (table, bad) = (dir.at("/table"), format!("--env=BAD={bad}"));
         bundle.engine.call(&[
             "run",
@@ -124,7 +143,7 @@ impl Bundle {
             &bundle.name,
             "--label=sidecar.schema=1",
             &fleet,
-            &kind,
+            &format!("--label=bad={kind}"),
             "--read-only",
             "--cap-drop=ALL",
             "--security-opt=no-new-privileges",
@@ -138,6 +157,10 @@ impl Bundle {
             &bundle.engine.image,
             "init",
         ]);
+        if let Some(pods) = &engine.pods {
+            let labels = json!({ "sidecar.schema": "1", "fleet": label, "bad": kind });
+            pod(pods, &bundle.name, &labels, &[("bundle", "/sbin/init")]);
+        }
         bundle
     }
 
@@ -159,6 +182,26 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = containers::said(self.engine.command().args(["rm", "--force", "--volumes", &self.name]));
     }
+}
+
+/// Writes what the stand-in for kubectl says of a pod that runs, of these containers and their programs.
+fn pod(pods: &Path, name: &str, labels: &Value, containers: &[(&str, &str)]) {
+    let spec = |(name, program): &(&str, &str)| json!({ "name": name, "image": "i", "command": [program] });
+    let status = |(name, _): &(&str, &str)| {
+        let id = format!("containerd://{name}");
+        json!({ "name": name, "containerID": id, "state": { "running": { "startedAt": "2026-11-24T10:00:00Z" } } })
+    };
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "agents", "uid": name, "labels": labels },
+        "spec": { "containers": containers.iter().map(spec).collect::<Vec<_>>() },
+        "status": {
+            "phase": "Running",
+            "containerStatuses": containers.iter().map(status).collect::<Vec<_>>()
+        }
+    });
+    fs::write(pods.join(format!("{name}.json")), pod.to_string()).unwrap();
 }
 
 /// `work` on each, four at a time.
@@ -226,14 +269,20 @@ impl Fleet {
     }
 
     fn label(&self) -> String {
-        format!("--label=fleet={}", self.label)
+        self.by("fleet", &self.label)
+    }
+
+    /// The option that chooses by this label.
+    fn by(&self, key: &str, value: &str) -> String {
+        let option = if self.engine.pods.is_some() { "--selector" } else { "--label" };
+        format!("{option}={key}={value}")
     }
 
     /// In a process group of its own.
     fn begin(&self, content: &str, arguments: &[&str]) -> Child {
         let mut command = Command::new(SIDECAR);
         command.env("SIDECAR_DOCKER", self.engine.program).envs(self.engine.environment.clone());
-        command.args(["apply-allowlist", "--json", "--file=-"]).args(arguments);
+        command.args(["apply-allowlist", "--json", "--file=-"]).args(&self.engine.told).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), content.as_bytes()).unwrap();
@@ -303,7 +352,8 @@ fn twenty_of_which_three_are_bad(engine: &Engine) {
     assert_eq!(fleet.with("third"), BTreeSet::from([fleet.name(0)]));
 
     // By what can't go wrong together: those of the label that are good. Then all of them.
-    let said = fleet.change("fourth", &[&label, "--label=bad=no", "--rollback-all", "--canary=1", "--parallel=4"]);
+    let no = fleet.by("bad", "no");
+    let said = fleet.change("fourth", &[&label, &no, "--rollback-all", "--canary=1", "--parallel=4"]);
     assert_eq!((said.exit, said.of("live")), (0, good.clone()), "{said:?}");
     assert_eq!(fleet.with("fourth"), good);
     let (first, last) = (BTreeSet::from_iter(all[..5].iter().copied()), BTreeSet::from_iter(all[10..].iter().copied()));
@@ -327,6 +377,16 @@ fn twenty_bundles_of_which_three_are_bad_end_as_the_lines_and_the_summary_say() 
 fn twenty_of_podmans_of_which_three_are_bad_end_in_the_same_way() {
     let dir = Dir::new();
     twenty_of_which_three_are_bad(&Engine::podman(&dir));
+}
+
+#[test]
+fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
+    let dir = Dir::new();
+    twenty_of_which_three_are_bad(&Engine::kubectl(&dir));
+    // kubectl has no kill.
+    let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
+    let verbs: BTreeSet<&str> = calls.lines().map(|call| call.split('"').nth(3).unwrap()).collect();
+    assert_eq!(verbs, BTreeSet::from(["get", "exec"]));
 }
 
 fn interrupt(host: &Child) {
