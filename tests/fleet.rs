@@ -389,6 +389,52 @@ fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
     assert_eq!(verbs, BTreeSet::from(["get", "exec"]));
 }
 
+#[test]
+fn by_a_kubectl_stand_in_only_a_bundles_container_is_executed_in_and_it_is_signalled_from_inside() {
+    let dir = Dir::new();
+    let engine = Engine::kubectl(&dir);
+    let pods = engine.pods.clone().unwrap();
+    let fleet = Fleet::start(&engine, &["no"]);
+    let (bundle, labels) = (fleet.name(0), json!({ "sidecar.schema": "1", "fleet": &fleet.label }));
+    pod(&pods, bundle, &json!({}), &[("agent", "sh"), ("main", "/usr/bin/init")]);
+    pod(&pods, "stranger", &labels, &[("agent", "sh"), ("helper", "preinit")]);
+    pod(&pods, "ended", &json!({}), &[("main", "/usr/bin/init")]);
+    let apply = |arguments: &[&str]| {
+        let mut command = Command::new(SIDECAR);
+        command.envs(engine.environment.clone()).args(["apply-allowlist", "--json", "--via=kubectl"]);
+        let (code, out, err) = containers::said(command.args(arguments));
+        assert_eq!(err, "");
+        let outcome = |line: &str| serde_json::from_str::<Value>(line).unwrap()["outcome"].as_str().unwrap().to_owned();
+        (code, out.lines().map(outcome).collect::<Vec<_>>())
+    };
+    let one = |code, outcome: &str| (code, vec![outcome.to_owned()]);
+    let not_ours = || one(4, "not-a-sidecar-bundle");
+    let agents = "--namespace=agents";
+    assert_eq!(apply(&[agents, "stranger"]), not_ours());
+    assert_eq!(apply(&[agents, "-c", "helper", "stranger"]), not_ours());
+    assert_eq!(apply(&[agents, "-c", "agent", bundle]), not_ours());
+    assert_eq!(apply(&[agents, "-l", &format!("fleet={}", fleet.label)]), not_ours());
+    assert_eq!(apply(&[agents, "-c", "nobody", bundle]), one(1, "refused"));
+    assert_eq!(apply(&[agents, "nobody"]), one(3, "unreachable"));
+    assert_eq!(apply(&[agents, "--context=no:where", bundle]), one(3, "unreachable"));
+    assert_eq!(apply(&["-n", "other", "--all"]), one(3, "unreachable"));
+    assert_eq!(apply(&[agents, "-l", "fleet=none"]), one(3, "unreachable"));
+    let calls = || fs::read_to_string(dir.path().join("calls")).unwrap();
+    assert!(!calls().contains("exec"), "{}", calls());
+    assert_eq!(apply(&[agents, "ended"]), one(3, "unreachable"));
+
+    let restarts = || {
+        let status = containers::docker(&["exec", bundle, "/proc/1/exe", "status", "--json"]);
+        serde_json::from_str::<Value>(&status).unwrap()["daemons"][0]["restarts"].as_u64().unwrap()
+    };
+    assert_eq!(apply(&[agents, bundle, "--context", "here"]), one(0, "live"));
+    assert_eq!(restarts(), 1);
+    assert_eq!(apply(&[agents, "--signal-only", "-c", "main", bundle]), one(0, "sent"));
+    wait_until("restart", || (restarts() == 2).then_some(()));
+    let (_, _, log) = containers::said(Command::new("docker").args(["logs", bundle]));
+    assert!(log.contains("received SIGUSR1 from pid ") && !log.contains("outside of this"), "{log}");
+}
+
 fn interrupt(host: &Child) {
     assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
 }
