@@ -58,13 +58,22 @@ struct Engine {
     image: String,
     environment: Vec<(&'static str, String)>,
     told: Vec<String>,
+    /// The option that leads to another Engine.
+    host: Option<String>,
     /// Where the stand-in for kubectl finds its pods.
     pods: Option<PathBuf>,
 }
 
 impl Engine {
     fn docker() -> Self {
-        Self { program: "docker", image: scratch_image(), environment: Vec::new(), told: Vec::new(), pods: None }
+        Self {
+            program: "docker",
+            image: scratch_image(),
+            environment: Vec::new(),
+            told: Vec::new(),
+            host: None,
+            pods: None,
+        }
     }
 
     /// A stand-in for kubectl: what runs in its pods are Docker's containers.
@@ -105,7 +114,7 @@ impl Engine {
 
     fn command(&self) -> Command {
         let mut command = Command::new(self.program);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(&self.host).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -113,6 +122,64 @@ impl Engine {
         let (code, out, err) = containers::said(self.command().args(arguments));
         assert_eq!(code, 0, "{} {arguments:?}: {err}", self.program);
         out
+    }
+}
+
+/// A second Engine on this machine, for as long as its handle lives: its socket, data and processes are its own, and so
+/// are its mounts and its network, in which it makes a docker0. The first one's would be deleted by `--bridge=none`.
+struct SecondEngine {
+    dockerd: Option<Child>,
+    dir: Dir,
+}
+
+impl SecondEngine {
+    fn start() -> Self {
+        let dir = Dir::new();
+        // Where a containerd runs already, this one's would be the same. Whoever starts it may be killed.
+        let script = "mkdir -p /run/containerd && mount -t tmpfs none /run/containerd && exec setpriv --pdeathsig TERM dockerd \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--net", "sh", "-c", script, "sh", "--iptables=false"]);
+        let at = |option: &str, name: &str| format!("--{option}{}", dir.path().join(name).display());
+        command.args([
+            at("host=unix://", "socket"),
+            at("data-root=", "data"),
+            at("exec-root=", "run"),
+            at("pidfile=", "pid"),
+        ]);
+        command.arg(format!("--config-file={}", dir.write("daemon.json", "{}").display()));
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let path = std::env::var("PATH").unwrap_or_default();
+        let dockerd = command.env("PATH", path + ":/usr/sbin:/sbin").spawn().unwrap();
+        let mut engine = Self { dockerd: Some(dockerd), dir };
+        wait_until("second Engine", || {
+            let ended = engine.dockerd.as_mut().unwrap().try_wait().unwrap();
+            let log = || fs::read_to_string(engine.dir.path().join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "a second Engine takes root, and does not start: {}", log());
+            (containers::said(Command::new("docker").args([engine.host().as_str(), "version"])).0 == 0).then_some(())
+        });
+        engine
+    }
+
+    fn socket(&self) -> String {
+        format!("unix://{}", self.dir.path().join("socket").display())
+    }
+
+    fn host(&self) -> String {
+        format!("--host={}", self.socket())
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut dockerd) = self.dockerd.take() {
+            let _ = Command::new("kill").arg(dockerd.id().to_string()).status();
+            let _ = dockerd.wait();
+        }
+    }
+}
+
+impl Drop for SecondEngine {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -242,9 +309,12 @@ impl Said {
 
 impl Fleet {
     fn start(engine: &Engine, bad: &[&str]) -> Self {
+        Self::labelled(engine, bad, unique("fleet"))
+    }
+
+    fn labelled(engine: &Engine, bad: &[&str], label: String) -> Self {
         let dir = Dir::new();
         dir.write("daemons.toml", TABLE);
-        let label = unique("fleet");
         let bundles = each(bad, |n, bad| Bundle::start(engine, &dir, &label, n, bad));
         let fleet = Self { label, bundles, engine: engine.clone(), _dir: dir };
         fleet.wait_until_settled();
@@ -307,7 +377,11 @@ fn ended(child: Child) -> Said {
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let summary = lines.pop().unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let told = |key: &str| lines.iter().map(|line| (text(&line["bundle"]), text(&line[key]))).collect();
+    let who = |line: &Value| {
+        let all = [&line["context"], &line["bundle"]];
+        all.into_iter().filter_map(Value::as_str).collect::<Vec<_>>().join("/")
+    };
+    let told = |key: &str| lines.iter().map(|line| (who(line), text(&line[key]))).collect();
     let said = Said { exit: output.status.code().unwrap(), outcomes: told("outcome"), errors: told("error") };
     assert_eq!(said.outcomes.len(), lines.len(), "one line a bundle: {lines:?}");
     let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -387,6 +461,63 @@ fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
     let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
     let verbs: BTreeSet<&str> = calls.lines().map(|call| call.split('"').nth(3).unwrap()).collect();
     assert_eq!(verbs, BTreeSet::from(["get", "exec"]));
+}
+
+#[test]
+fn two_engines_are_one_fleet_by_their_contexts() {
+    let bridge = || containers::docker(&["network", "inspect", "bridge", "--format={{.Id}} {{json .IPAM}}"]);
+    let (was, is_up) = (bridge(), |name: &str| Path::new("/sys/class/net").join(name).exists());
+    let had_docker0 = is_up("docker0");
+    let mut second = SecondEngine::start();
+    let config = Dir::new();
+    let first_host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    let here = Engine {
+        environment: vec![("DOCKER_CONFIG", config.path().display().to_string())],
+        told: ["--context=first", "--context=second"].map(str::to_owned).to_vec(),
+        ..Engine::docker()
+    };
+    for (name, host) in [("first", &first_host), ("second", &second.socket()), ("again", &first_host)] {
+        here.call(&["context", "create", name, &format!("--docker=host={host}")]);
+    }
+    let there = Engine { host: Some(second.host()), ..here.clone() };
+    let image = config.path().join("image.tar").display().to_string();
+    here.call(&["save", "--output", &image, &here.image]);
+    there.call(&["load", "--quiet", "--input", &image]);
+
+    // Their names are the same: each is served in both.
+    let near = Fleet::start(&here, &["no", "no", "dies"]);
+    let far = Fleet::labelled(&there, &["no", "checker", "no"], near.label.clone());
+    let at = |context: &str, numbers: &[usize]| {
+        numbers.iter().map(|n| format!("{context}/{}", near.name(*n))).collect::<BTreeSet<_>>()
+    };
+    let both = |a: BTreeSet<String>, b: BTreeSet<String>| a.union(&b).cloned().collect::<BTreeSet<_>>();
+    let of = |said: &Said, outcome| said.of(outcome).into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+    for (content, arguments) in
+        [("first", vec![near.label()]), ("second", near.names().iter().map(|n| (*n).to_owned()).collect())]
+    {
+        let said = near.change(content, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let live = both(at("first", &[0, 1]), at("second", &[0, 2]));
+        assert_eq!((said.exit, of(&said, "live")), (1, live), "{said:?}");
+        assert_eq!(of(&said, "rolled-back"), at("first", &[2]), "{said:?}");
+        assert_eq!(of(&said, "refused"), at("second", &[1]), "{said:?}");
+        assert_eq!((near.with(content).len(), far.with(content).len()), (2, 2));
+    }
+    let no = near.by("bad", "no");
+    let said = near.change("third", &[&near.label(), &no, "--rollback-all"]);
+    assert_eq!((said.exit, of(&said, "live").len()), (0, 4), "{said:?}");
+    // Those of the first are proven before the second's is refused.
+    let said = near.change("fourth", &["--rollback-all", "--canary=4", near.name(0), near.name(1)]);
+    assert_eq!((said.exit, of(&said, "rolled-back")), (1, both(at("first", &[0, 1]), at("second", &[0]))), "{said:?}");
+    assert_eq!((near.with("third").len(), far.with("third").len()), (2, 2));
+    // Two contexts may lead to one Engine.
+    let said = near.change("fifth", &["--context=again", &near.label(), &no]);
+    assert_eq!((said.exit, of(&said, "live").len(), said.outcomes.len()), (0, 4, 4), "{said:?}");
+
+    drop(far);
+    second.stop();
+    let said = near.change("sixth", &[&near.label(), &no]);
+    assert_eq!((said.exit, of(&said, "live")), (3, at("first", &[0, 1])), "{said:?}");
+    assert_eq!((bridge(), is_up("docker0")), (was, had_docker0), "the first Engine's network is as it was");
 }
 
 #[test]
