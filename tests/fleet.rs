@@ -8,12 +8,13 @@ mod containers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use containers::{Dir, SIDECAR, scratch_image, unique, wait_until};
+use containers::{Container, Dir, SIDECAR, scratch_image, unique, wait_until};
 use serde_json::{Value, json};
 
 /// alpha writes what it serves to a file. Of new content a bundle makes what its BAD says.
@@ -564,6 +565,41 @@ fn by_a_kubectl_stand_in_only_a_bundles_container_is_executed_in_and_it_is_signa
     wait_until("restart", || (restarts() == 2).then_some(()));
     let (_, _, log) = containers::said(Command::new("docker").args(["logs", bundle]));
     assert!(log.contains("received SIGUSR1 from pid ") && !log.contains("outside of this"), "{log}");
+}
+
+/// Makes or changes what a ConfigMap's mount looks like: its files are links through `..data`, which is swapped as a whole.
+fn config_map(dir: &Path, version: &str, rules: &str) {
+    fs::create_dir_all(dir.join(version)).unwrap();
+    fs::write(dir.join(version).join("rules"), rules).unwrap();
+    symlink(version, dir.join("..new")).unwrap();
+    fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
+    let _ = symlink("..data/rules", dir.join("rules"));
+}
+
+#[test]
+fn what_a_config_map_holds_is_proven_where_it_lies_and_cannot_be_replaced_from_outside() {
+    let (dir, map) = (Dir::new(), Dir::new());
+    dir.write("daemons.toml", TABLE);
+    config_map(map.path(), "..1", "old");
+    let mount = map.at("/etc/sidecar/pipelock:ro");
+    let options = ["--read-only", "--cap-drop=ALL", "--network=none", "--tmpfs=/tmp", &dir.at("/table"), &mount];
+    let more = ["--volume=/bin/busybox:/busybox:ro", "--env=SIDECAR_CONFIG=/table/daemons.toml"];
+    let bundle = Container::run(&[&options[..], &more].concat(), &scratch_image(), &["init"]);
+    wait_until("alpha", || (bundle.try_exec(&["/proc/1/exe", "status", "--ready"]).0 == 0).then_some(()));
+    let apply = |arguments: &[&str]| {
+        let (code, out, err) =
+            containers::said(Command::new(SIDECAR).arg("apply-allowlist").args(arguments).arg(&bundle.name));
+        (code, out + &err)
+    };
+    let serving = || bundle.try_exec(&["/busybox", "cat", "/tmp/serving"]).1;
+    let new = dir.write("new", "new").display().to_string();
+    let (code, said) = apply(&["--file", &new]);
+    assert!(code == 1 && said.contains("a symlink is where the file of alpha should be"), "{said}");
+    assert_eq!(serving(), "old");
+
+    config_map(map.path(), "..2", "newer");
+    let (code, said) = apply(&[]);
+    assert_eq!((code, serving().as_str()), (0, "newer"), "{said}");
 }
 
 fn interrupt(host: &Child) {
