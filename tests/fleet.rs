@@ -465,6 +465,37 @@ fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
 }
 
 #[test]
+fn by_podman_too_strangers_are_left_alone_and_what_does_not_run_is_unreachable() {
+    let dir = Dir::new();
+    let podman = Engine::podman(&dir);
+    let fleet = Fleet::start(&podman, &["no", "no", "no"]);
+    podman.call(&["pause", fleet.name(1)]);
+    podman.call(&["stop", "--time=2", fleet.name(2)]);
+    let stranger = Bundle { engine: podman.clone(), name: unique("stranger") };
+    let name = format!("--name={}", stranger.name);
+    let sleep = [
+        "--network=none",
+        "--volume=/bin/busybox:/busybox:ro",
+        "--entrypoint=/busybox",
+        &podman.image,
+        "sleep",
+        "1000",
+    ];
+    podman.call(&[&["run", "--detach", &name][..], &sleep].concat());
+    let all = [fleet.name(0), fleet.name(1), fleet.name(2), &stranger.name, "nobody"];
+    let said = fleet.change("new", &all);
+    assert_eq!((said.exit, said.of("live")), (4, BTreeSet::from([fleet.name(0)])), "{said:?}");
+    assert_eq!(said.of("not-a-sidecar-bundle"), BTreeSet::from([stranger.name.as_str()]), "{said:?}");
+    assert_eq!(said.of("unreachable"), BTreeSet::from([fleet.name(1), fleet.name(2), "nobody"]), "{said:?}");
+    let told = |name: &str, words: &str| assert!(said.errors[name].starts_with(words), "{said:?}");
+    told(fleet.name(1), "it is paused");
+    told(fleet.name(2), "it is not running (exited)");
+    told("nobody", "no such container");
+    podman.call(&["unpause", fleet.name(1)]);
+    assert_eq!(fleet.bundles[1].state().rules, "old");
+}
+
+#[test]
 fn two_engines_are_one_fleet_by_their_contexts() {
     let bridge = || containers::docker(&["network", "inspect", "bridge", "--format={{.Id}} {{json .IPAM}}"]);
     let (was, is_up) = (bridge(), |name: &str| Path::new("/sys/class/net").join(name).exists());

@@ -433,7 +433,7 @@ impl Report {
                 format!("dry run: {passes}; {diff}; nothing was changed or sent; {ms} ms")
             }
             Success::Sent => {
-                format!("sent: {tool} took {signal} for {daemon}; what came of it was not looked at; {ms} ms")
+                format!("sent: {signal} for {daemon}, by {tool}; what came of it was not looked at; {ms} ms")
             }
         }
     }
