@@ -1,5 +1,6 @@
 //! `apply-allowlist`, `apply-egress` and `apply`: arguments in, a line for each bundle and an exit code out.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 use sidecar::apply::docker;
-use sidecar::apply::engine::Engine;
+use sidecar::apply::engine::{Engine, Kind};
 use sidecar::apply::fleet::Plan;
 use sidecar::apply::identify::is_possible_name;
 use sidecar::apply::report::{Asked, Failure, Report};
@@ -41,7 +42,7 @@ Exit codes (several bundles: the highest):
   4  not a sidecar bundle; nothing was sent
   5  neither the new content nor the old comes up, or it can't be told: a person must act
 
-Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl).
+Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). With --via kubectl it isn't used.
 ";
 /// A day: nobody waits longer, and no clock overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -64,6 +65,10 @@ struct Options {
     canary: Option<usize>,
     rollback_all: bool,
     context: Vec<String>,
+    via: Option<String>,
+    namespace: Option<String>,
+    selector: Vec<String>,
+    container: Option<String>,
     bundles: Vec<String>,
 }
 
@@ -118,6 +123,18 @@ macro_rules! applet {
             /// the docker context to reach the bundles by (repeatable: names are looked for in each of them)
             #[argh(option)]
             context: Vec<String>,
+            /// kubectl: bundles are names of pods, contexts those of its configuration
+            #[argh(option)]
+            via: Option<String>,
+            /// with --via kubectl: the pods' namespace, if not the context's own
+            #[argh(option, short = 'n')]
+            namespace: Option<String>,
+            /// with --via kubectl: in place of names, the pods that run, carry the label sidecar.schema and match (repeatable)
+            #[argh(option, short = 'l')]
+            selector: Vec<String>,
+            /// with --via kubectl: the bundle's container, where a pod has several that may be meant
+            #[argh(option, short = 'c')]
+            container: Option<String>,
             /// names or ids of the bundles' containers
             #[argh(positional, arg_name = "BUNDLE")]
             bundles: Vec<String>,
@@ -142,6 +159,10 @@ macro_rules! applet {
                     canary: self.canary,
                     rollback_all: self.rollback_all,
                     context: self.context,
+                    via: self.via,
+                    namespace: self.namespace,
+                    selector: self.selector,
+                    container: self.container,
                     bundles: self.bundles,
                 }
             }
@@ -184,6 +205,9 @@ pub fn general(args: &[String]) -> ExitCode {
 }
 
 fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -> ExitCode {
+    let docker = docker::from_env();
+    let tool = Engine { program: docker.clone(), context: None, kind: Kind::Docker }.name();
+    let mut asked = Asked { applet, signal: None, tool: Plain::new(&tool) };
     let options = match parsed {
         Ok(options) => options,
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + PROMISE))),
@@ -191,9 +215,9 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     };
     let signal = match signal(&options.signal) {
         Ok(signal) => signal,
-        Err(message) => return refuse(&Asked { applet, signal: None }, options.json, message),
+        Err(message) => return refuse(&asked, options.json, message),
     };
-    let asked = Asked { applet, signal: Some(signal) };
+    asked.signal = Some(signal);
     let timeout = match check(&options) {
         Ok(timeout) => timeout,
         Err(message) => return refuse(&asked, options.json, message),
@@ -205,12 +229,8 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     let by = Plain::new(&options.by.clone().unwrap_or_else(caller));
     let change = Change { signal, timeout, want, by };
     stop::watch();
-    let program = docker::from_env();
-    let engine = |context| Engine { program: program.clone(), context };
-    let engines = match options.context.as_slice() {
-        [] => vec![engine(None)],
-        contexts => contexts.iter().map(|context| engine(Some(context.clone()))).collect(),
-    };
+    let engines = engines(&options, docker);
+    asked.tool = Plain::new(&engines.first().map(Engine::name).unwrap_or_default());
     let together = options.rollback_all;
     let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
     let mut show = Show::new(asked, options.json);
@@ -222,7 +242,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
 /// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    refuse(&Asked { applet, signal: None }, json, message.to_owned())
+    refuse(&Asked { applet, signal: None, tool: Plain::default() }, json, message.to_owned())
 }
 
 fn refuse(asked: &Asked, json: bool, message: String) -> ExitCode {
@@ -244,18 +264,25 @@ fn check(options: &Options) -> Result<Duration, String> {
         let given = &options.timeout;
         format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
     })?;
-    match (options.bundles.is_empty(), options.label.is_empty(), options.all) {
-        (false, true, false) | (true, false, false) | (true, true, true) => {}
-        (true, true, false) => {
+    check_via(options)?;
+    let labelled = !options.label.is_empty() || !options.selector.is_empty();
+    match (options.bundles.is_empty(), labelled, options.all) {
+        (false, false, false) | (true, true, false) | (true, false, true) => {}
+        (true, false, false) if options.via.is_some() => {
+            return Err("no bundle named; give one pod's name or more, -l SELECTOR or --all".to_owned());
+        }
+        (true, false, false) => {
             return Err("no bundle named; give one container's name or more, --label KEY=VALUE or --all".to_owned());
         }
-        _ => return Err("give bundles' names, --label or --all, one of these; nothing was sent".to_owned()),
+        _ => return Err("give bundles' names, --label (-l) or --all, one of these; nothing was sent".to_owned()),
     }
     let is_label = |label: &&String| label.split_once('=').is_some_and(|(key, _)| !key.is_empty());
     if let Some(label) = options.label.iter().find(|label| !is_label(label)) {
         return Err(format!("--label {label:?} isn't KEY=VALUE; nothing was sent to any bundle"));
     }
-    if let Some(context) = options.context.iter().find(|context| !is_possible_name(context)) {
+    // kubectl's can be anything: a cluster's address is one.
+    let is_context = |context: &&String| is_possible_name(context) || options.via.is_some() && !context.is_empty();
+    if let Some(context) = options.context.iter().find(|context| !is_context(context)) {
         return Err(format!(
             "--context {context:?} is a name that no context can have; nothing was sent to any bundle"
         ));
@@ -278,9 +305,45 @@ fn check(options: &Options) -> Result<Duration, String> {
     }
 }
 
+fn check_via(options: &Options) -> Result<(), String> {
+    let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
+    let Options { via, namespace, selector, container, label, .. } = options;
+    match via.as_deref() {
+        Some("kubectl") if !label.is_empty() => return no("--label is docker's: give -l SELECTOR with --via kubectl"),
+        Some("kubectl") => {}
+        Some(via) => return no(&format!("--via {via:?} isn't known: kubectl is")),
+        None if namespace.is_some() || !selector.is_empty() || container.is_some() => {
+            return no("-n, -l and -c need --via kubectl");
+        }
+        None => {}
+    }
+    if let Some(name) = namespace.iter().chain(container).find(|name| !is_possible_name(name)) {
+        return no(&format!("{name:?} is a name that no namespace and no container can have"));
+    }
+    if selector.iter().any(|selector| selector.trim().is_empty()) {
+        return no("-l needs a selector");
+    }
+    Ok(())
+}
+
+/// One for each context, or for the program's own default.
+fn engines(options: &Options, docker: OsString) -> Vec<Engine> {
+    let Options { via, namespace, container, context, .. } = options;
+    let (program, kind) = if via.is_some() {
+        ("kubectl".into(), Kind::Kubectl { namespace: namespace.clone(), container: container.clone() })
+    } else {
+        (docker, Kind::Docker)
+    };
+    let default = Engine { program, context: None, kind };
+    if context.is_empty() {
+        return vec![default];
+    }
+    context.iter().map(|name| Engine { context: Some(name.clone()), ..default.clone() }).collect()
+}
+
 fn select(options: &Options) -> Select {
     if options.bundles.is_empty() {
-        Select::Labels(options.label.clone())
+        Select::Labels(options.label.iter().chain(&options.selector).cloned().collect())
     } else {
         Select::Names(options.bundles.clone())
     }

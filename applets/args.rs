@@ -26,8 +26,9 @@ pub fn parse<T: FromArgs + ArgsInfo>(applet: &str, args: &[String]) -> Result<T,
 /// Splits `--option=value` where the applet has that option. Values of options, and what comes after `--`, stay as
 /// they are.
 fn normalise(info: &CommandInfoWithArgs, args: &[String]) -> Result<Vec<String>, String> {
-    let takes_value = |long: &str| {
-        let flag = info.flags.iter().find(|flag| flag.long == long);
+    let takes_value = |option: &str| {
+        let is_short = |short: char| option.strip_prefix('-').is_some_and(|name| name.chars().eq([short]));
+        let flag = info.flags.iter().find(|flag| flag.long == option || flag.short.is_some_and(is_short));
         flag.map(|flag| matches!(flag.kind, FlagInfoKind::Option { .. }))
     };
     let mut out = Vec::new();
@@ -61,7 +62,7 @@ mod tests {
         #[argh(switch)]
         json: bool,
         /// an option
-        #[argh(option)]
+        #[argh(option, short = 'c')]
         config: Option<String>,
         /// names
         #[argh(positional)]
@@ -89,6 +90,8 @@ mod tests {
         assert_eq!(sample(&["--config="]), ok(false, Some(""), &[]));
         assert_eq!(sample(&["--config", "--json=1"]), ok(false, Some("--json=1"), &[]));
         assert_eq!(sample(&["--config", "--"]), ok(false, Some("--"), &[]));
+        assert_eq!(sample(&["-c", "--json=1"]), ok(false, Some("--json=1"), &[]));
+        assert_eq!(sample(&["-c=a=c", "b"]), ok(false, Some("a=c"), &["b"]));
     }
 
     #[test]

@@ -99,7 +99,10 @@ fn command(applet: &'static Applet, info: &CommandInfoWithArgs) -> Command {
         if long == "help" || flag.hidden {
             continue;
         }
-        let arg = Arg::new(long.to_owned()).long(long.to_owned()).help(flag.description.to_owned());
+        let mut arg = Arg::new(long.to_owned()).long(long.to_owned()).help(flag.description.to_owned());
+        if let Some(short) = flag.short {
+            arg = arg.short(short);
+        }
         command = command.arg(match flag.kind {
             FlagInfoKind::Switch => arg.action(ArgAction::SetTrue),
             FlagInfoKind::Option { arg_name } => {

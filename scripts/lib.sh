@@ -44,17 +44,22 @@ install_packages() {
     || fail "apt-get could not install: $*"
 }
 
+# ensure_commands COMMAND:PACKAGE…: those commands are there; as root on Debian what is missing is installed.
+ensure_commands() {
+  local packages
+  mapfile -t packages < <(missing_packages "$@")
+  [ ${#packages[@]} -gt 0 ] || return 0
+  may_install || fail "these Debian packages are needed: ${packages[*]}. Install them, or run this as root on Debian, which installs them"
+  install_packages "${packages[@]}"
+}
+
 # A usable Docker Engine, and the commands that the tests need. Where one is missing: as root on Debian it is
 # installed, an Engine that isn't running is started (and left running); else this fails and says what to do.
 ensure_engine() {
-  local log=/var/log/sidecar-dockerd.log packages pid tries needs=("${SIDECAR_NEEDS[@]}")
+  local log=/var/log/sidecar-dockerd.log pid tries needs=("${SIDECAR_NEEDS[@]}")
   command -v cargo > /dev/null || fail "cargo is missing: install Rust 1.88 or newer (rustup)"
   engine_answers || needs+=("${SIDECAR_NEEDS_ENGINE[@]}")
-  mapfile -t packages < <(missing_packages "${needs[@]}")
-  if [ ${#packages[@]} -gt 0 ]; then
-    may_install || fail "these Debian packages are needed: ${packages[*]}. Install them, or run this as root on Debian, which installs them"
-    install_packages "${packages[@]}"
-  fi
+  ensure_commands "${needs[@]}"
   engine_answers && return
 
   [ "$(id -u)" = 0 ] || fail "no usable Docker Engine: $(docker version 2>&1 | tail -n 1). Start it (systemctl start docker), join its group, or run this as root, which starts one"

@@ -7,12 +7,15 @@
 mod containers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use containers::{Dir, SIDECAR, scratch_image, unique, wait_until};
-use serde_json::Value;
+use containers::{Container, Dir, SIDECAR, scratch_image, unique, wait_until};
+use serde_json::{Value, json};
 
 /// alpha writes what it serves to a file. Of new content a bundle makes what its BAD says.
 const TABLE: &str = r#"
@@ -49,17 +52,43 @@ echo; /busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox w
 /busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-
 "#;
 
-/// An engine's CLI, and what it is called with.
+/// An engine's CLI, what it is called with, and what an apply is told of it.
 #[derive(Clone)]
 struct Engine {
     program: &'static str,
     image: String,
     environment: Vec<(&'static str, String)>,
+    told: Vec<String>,
+    /// The option that leads to another Engine.
+    host: Option<String>,
+    /// Where the stand-in for kubectl finds its pods.
+    pods: Option<PathBuf>,
 }
 
 impl Engine {
     fn docker() -> Self {
-        Self { program: "docker", image: scratch_image(), environment: Vec::new() }
+        Self {
+            program: "docker",
+            image: scratch_image(),
+            environment: Vec::new(),
+            told: Vec::new(),
+            host: None,
+            pods: None,
+        }
+    }
+
+    /// A stand-in for kubectl: what runs in its pods are Docker's containers.
+    fn kubectl(dir: &Dir) -> Self {
+        let (pods, calls) = (dir.path().join("pods"), dir.path().join("calls"));
+        fs::create_dir(&pods).unwrap();
+        let stand_in = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kubectl-stand-in");
+        let environment = vec![
+            ("PATH", format!("{stand_in}:{}", std::env::var("PATH").unwrap())),
+            ("PODS", pods.display().to_string()),
+            ("CALLS", calls.display().to_string()),
+        ];
+        let told = ["--via=kubectl", "-n", "agents"].map(str::to_owned).to_vec();
+        Self { environment, told, pods: Some(pods), ..Self::docker() }
     }
 
     /// Podman with a storage of its own in `dir`, which holds the image under test. It runs what Docker runs: runc, within
@@ -77,7 +106,7 @@ impl Engine {
             ("CONTAINERS_STORAGE_CONF", dir.write("storage.conf", &storage).display().to_string()),
             ("CONTAINERS_CONF", dir.write("containers.conf", containers).display().to_string()),
         ];
-        let mut podman = Self { program: "podman", image: String::new(), environment };
+        let mut podman = Self { program: "podman", environment, ..Self::docker() };
         containers::docker(&["save", "--output", &at("image.tar"), &scratch_image()]);
         let loaded = podman.call(&["load", "--quiet", "--input", &at("image.tar")]);
         loaded.trim().rsplit(' ').next().unwrap().clone_into(&mut podman.image);
@@ -86,7 +115,7 @@ impl Engine {
 
     fn command(&self) -> Command {
         let mut command = Command::new(self.program);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.args(&self.host).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -94,6 +123,64 @@ impl Engine {
         let (code, out, err) = containers::said(self.command().args(arguments));
         assert_eq!(code, 0, "{} {arguments:?}: {err}", self.program);
         out
+    }
+}
+
+/// A second Engine on this machine, for as long as its handle lives: its socket, data and processes are its own, and so
+/// are its mounts and its network, in which it makes a docker0. The first one's would be deleted by `--bridge=none`.
+struct SecondEngine {
+    dockerd: Option<Child>,
+    dir: Dir,
+}
+
+impl SecondEngine {
+    fn start() -> Self {
+        let dir = Dir::new();
+        // Where a containerd runs already, this one's would be the same. Whoever starts it may be killed.
+        let script = "mkdir -p /run/containerd && mount -t tmpfs none /run/containerd && exec setpriv --pdeathsig TERM dockerd \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--net", "sh", "-c", script, "sh", "--iptables=false"]);
+        let at = |option: &str, name: &str| format!("--{option}{}", dir.path().join(name).display());
+        command.args([
+            at("host=unix://", "socket"),
+            at("data-root=", "data"),
+            at("exec-root=", "run"),
+            at("pidfile=", "pid"),
+        ]);
+        command.arg(format!("--config-file={}", dir.write("daemon.json", "{}").display()));
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let path = std::env::var("PATH").unwrap_or_default();
+        let dockerd = command.env("PATH", path + ":/usr/sbin:/sbin").spawn().unwrap();
+        let mut engine = Self { dockerd: Some(dockerd), dir };
+        wait_until("second Engine", || {
+            let ended = engine.dockerd.as_mut().unwrap().try_wait().unwrap();
+            let log = || fs::read_to_string(engine.dir.path().join("log")).unwrap_or_default();
+            assert!(ended.is_none(), "a second Engine takes root, and does not start: {}", log());
+            (containers::said(Command::new("docker").args([engine.host().as_str(), "version"])).0 == 0).then_some(())
+        });
+        engine
+    }
+
+    fn socket(&self) -> String {
+        format!("unix://{}", self.dir.path().join("socket").display())
+    }
+
+    fn host(&self) -> String {
+        format!("--host={}", self.socket())
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut dockerd) = self.dockerd.take() {
+            let _ = Command::new("kill").arg(dockerd.id().to_string()).status();
+            let _ = dockerd.wait();
+        }
+    }
+}
+
+impl Drop for SecondEngine {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -115,7 +202,7 @@ impl Bundle {
     /// The one of the fleet `label` that comes as the `n`th, by its name.
     fn start(engine: &Engine, dir: &Dir, label: &str, n: usize, bad: &str) -> Self {
         let bundle = Self { engine: engine.clone(), name: format!("{label}-{n:02}") };
-        let (fleet, kind) = (format!("--label=fleet={label}"), format!("--label=bad={bad}"));
+        let (fleet, kind) = (format!("--label=fleet={label}"), bad);
         let (table, bad) = (dir.at("/table"), format!("--env=BAD={bad}"));
         bundle.engine.call(&[
             "run",
@@ -124,7 +211,7 @@ impl Bundle {
             &bundle.name,
             "--label=sidecar.schema=1",
             &fleet,
-            &kind,
+            &format!("--label=bad={kind}"),
             "--read-only",
             "--cap-drop=ALL",
             "--security-opt=no-new-privileges",
@@ -138,6 +225,10 @@ impl Bundle {
             &bundle.engine.image,
             "init",
         ]);
+        if let Some(pods) = &engine.pods {
+            let labels = json!({ "sidecar.schema": "1", "fleet": label, "bad": kind });
+            pod(pods, &bundle.name, &labels, &[("bundle", "/sbin/init")]);
+        }
         bundle
     }
 
@@ -159,6 +250,26 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = containers::said(self.engine.command().args(["rm", "--force", "--volumes", &self.name]));
     }
+}
+
+/// Writes what the stand-in for kubectl says of a pod that runs, of these containers and their programs.
+fn pod(pods: &Path, name: &str, labels: &Value, containers: &[(&str, &str)]) {
+    let spec = |(name, program): &(&str, &str)| json!({ "name": name, "image": "i", "command": [program] });
+    let status = |(name, _): &(&str, &str)| {
+        let id = format!("containerd://{name}");
+        json!({ "name": name, "containerID": id, "state": { "running": { "startedAt": "2026-11-24T10:00:00Z" } } })
+    };
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": "agents", "uid": name, "labels": labels },
+        "spec": { "containers": containers.iter().map(spec).collect::<Vec<_>>() },
+        "status": {
+            "phase": "Running",
+            "containerStatuses": containers.iter().map(status).collect::<Vec<_>>()
+        }
+    });
+    fs::write(pods.join(format!("{name}.json")), pod.to_string()).unwrap();
 }
 
 /// `work` on each, four at a time.
@@ -199,9 +310,12 @@ impl Said {
 
 impl Fleet {
     fn start(engine: &Engine, bad: &[&str]) -> Self {
+        Self::labelled(engine, bad, unique("fleet"))
+    }
+
+    fn labelled(engine: &Engine, bad: &[&str], label: String) -> Self {
         let dir = Dir::new();
         dir.write("daemons.toml", TABLE);
-        let label = unique("fleet");
         let bundles = each(bad, |n, bad| Bundle::start(engine, &dir, &label, n, bad));
         let fleet = Self { label, bundles, engine: engine.clone(), _dir: dir };
         fleet.wait_until_settled();
@@ -226,14 +340,20 @@ impl Fleet {
     }
 
     fn label(&self) -> String {
-        format!("--label=fleet={}", self.label)
+        self.by("fleet", &self.label)
+    }
+
+    /// The option that chooses by this label.
+    fn by(&self, key: &str, value: &str) -> String {
+        let option = if self.engine.pods.is_some() { "--selector" } else { "--label" };
+        format!("{option}={key}={value}")
     }
 
     /// In a process group of its own.
     fn begin(&self, content: &str, arguments: &[&str]) -> Child {
         let mut command = Command::new(SIDECAR);
         command.env("SIDECAR_DOCKER", self.engine.program).envs(self.engine.environment.clone());
-        command.args(["apply-allowlist", "--json", "--file=-"]).args(arguments);
+        command.args(["apply-allowlist", "--json", "--file=-"]).args(&self.engine.told).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), content.as_bytes()).unwrap();
@@ -258,7 +378,11 @@ fn ended(child: Child) -> Said {
     let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let summary = lines.pop().unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let told = |key: &str| lines.iter().map(|line| (text(&line["bundle"]), text(&line[key]))).collect();
+    let who = |line: &Value| {
+        let all = [&line["context"], &line["bundle"]];
+        all.into_iter().filter_map(Value::as_str).collect::<Vec<_>>().join("/")
+    };
+    let told = |key: &str| lines.iter().map(|line| (who(line), text(&line[key]))).collect();
     let said = Said { exit: output.status.code().unwrap(), outcomes: told("outcome"), errors: told("error") };
     assert_eq!(said.outcomes.len(), lines.len(), "one line a bundle: {lines:?}");
     let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -303,13 +427,17 @@ fn twenty_of_which_three_are_bad(engine: &Engine) {
     assert_eq!(fleet.with("third"), BTreeSet::from([fleet.name(0)]));
 
     // By what can't go wrong together: those of the label that are good. Then all of them.
-    let said = fleet.change("fourth", &[&label, "--label=bad=no", "--rollback-all", "--canary=1", "--parallel=4"]);
+    let no = fleet.by("bad", "no");
+    let said = fleet.change("fourth", &[&label, &no, "--rollback-all", "--canary=1", "--parallel=4"]);
     assert_eq!((said.exit, said.of("live")), (0, good.clone()), "{said:?}");
     assert_eq!(fleet.with("fourth"), good);
+    let (first, last) = (BTreeSet::from_iter(all[..5].iter().copied()), BTreeSet::from_iter(all[10..].iter().copied()));
     for arguments in [&[label.as_str()][..], &all] {
-        let said = fleet.change("fifth", &[&["--rollback-all", "--parallel=6"], arguments].concat());
+        let said = fleet.change("fifth", &[&["--rollback-all", "--canary=5", "--parallel=4"], arguments].concat());
         assert_eq!((said.exit, said.of("live").len(), said.outcomes.len()), (1, 0, 20), "{said:?}");
-        assert!(!said.of("rolled-back").is_empty() && !said.of("untouched").is_empty(), "{said:?}");
+        // The sixth is refused once the first five are proven. What is beside it may have come so far or not.
+        assert_eq!(said.of("refused"), BTreeSet::from([fleet.name(5)]), "{said:?}");
+        assert!(said.of("rolled-back").is_superset(&first) && said.of("untouched").is_superset(&last), "{said:?}");
         assert_eq!(fleet.with("fifth"), BTreeSet::new());
         assert_eq!(fleet.with("fourth"), good);
     }
@@ -324,6 +452,185 @@ fn twenty_bundles_of_which_three_are_bad_end_as_the_lines_and_the_summary_say() 
 fn twenty_of_podmans_of_which_three_are_bad_end_in_the_same_way() {
     let dir = Dir::new();
     twenty_of_which_three_are_bad(&Engine::podman(&dir));
+}
+
+#[test]
+fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
+    let dir = Dir::new();
+    twenty_of_which_three_are_bad(&Engine::kubectl(&dir));
+    // kubectl has no kill.
+    let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
+    let verbs: BTreeSet<&str> = calls.lines().map(|call| call.split('"').nth(3).unwrap()).collect();
+    assert_eq!(verbs, BTreeSet::from(["get", "exec"]));
+}
+
+#[test]
+fn by_podman_too_strangers_are_left_alone_and_what_does_not_run_is_unreachable() {
+    let dir = Dir::new();
+    let podman = Engine::podman(&dir);
+    let fleet = Fleet::start(&podman, &["no", "no", "no"]);
+    podman.call(&["pause", fleet.name(1)]);
+    podman.call(&["stop", "--time=2", fleet.name(2)]);
+    let stranger = Bundle { engine: podman.clone(), name: unique("stranger") };
+    let name = format!("--name={}", stranger.name);
+    let sleep = [
+        "--network=none",
+        "--volume=/bin/busybox:/busybox:ro",
+        "--entrypoint=/busybox",
+        &podman.image,
+        "sleep",
+        "1000",
+    ];
+    podman.call(&[&["run", "--detach", &name][..], &sleep].concat());
+    let all = [fleet.name(0), fleet.name(1), fleet.name(2), &stranger.name, "nobody"];
+    let said = fleet.change("new", &all);
+    assert_eq!((said.exit, said.of("live")), (4, BTreeSet::from([fleet.name(0)])), "{said:?}");
+    assert_eq!(said.of("not-a-sidecar-bundle"), BTreeSet::from([stranger.name.as_str()]), "{said:?}");
+    assert_eq!(said.of("unreachable"), BTreeSet::from([fleet.name(1), fleet.name(2), "nobody"]), "{said:?}");
+    let told = |name: &str, words: &str| assert!(said.errors[name].starts_with(words), "{said:?}");
+    told(fleet.name(1), "it is paused");
+    told(fleet.name(2), "it is not running (exited)");
+    told("nobody", "no such container");
+    podman.call(&["unpause", fleet.name(1)]);
+    assert_eq!(fleet.bundles[1].state().rules, "old");
+}
+
+#[test]
+fn two_engines_are_one_fleet_by_their_contexts() {
+    let bridge = || containers::docker(&["network", "inspect", "bridge", "--format={{.Id}} {{json .IPAM}}"]);
+    let (was, is_up) = (bridge(), |name: &str| Path::new("/sys/class/net").join(name).exists());
+    let had_docker0 = is_up("docker0");
+    let mut second = SecondEngine::start();
+    let config = Dir::new();
+    let first_host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
+    let here = Engine {
+        environment: vec![("DOCKER_CONFIG", config.path().display().to_string())],
+        told: ["--context=first", "--context=second"].map(str::to_owned).to_vec(),
+        ..Engine::docker()
+    };
+    for (name, host) in [("first", &first_host), ("second", &second.socket()), ("again", &first_host)] {
+        here.call(&["context", "create", name, &format!("--docker=host={host}")]);
+    }
+    let there = Engine { host: Some(second.host()), ..here.clone() };
+    let image = config.path().join("image.tar").display().to_string();
+    here.call(&["save", "--output", &image, &here.image]);
+    there.call(&["load", "--quiet", "--input", &image]);
+
+    // Their names are the same: each is served in both.
+    let near = Fleet::start(&here, &["no", "no", "dies"]);
+    let far = Fleet::labelled(&there, &["no", "checker", "no"], near.label.clone());
+    let at = |context: &str, numbers: &[usize]| {
+        numbers.iter().map(|n| format!("{context}/{}", near.name(*n))).collect::<BTreeSet<_>>()
+    };
+    let both = |a: BTreeSet<String>, b: BTreeSet<String>| a.union(&b).cloned().collect::<BTreeSet<_>>();
+    let of = |said: &Said, outcome| said.of(outcome).into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+    for (content, arguments) in
+        [("first", vec![near.label()]), ("second", near.names().iter().map(|n| (*n).to_owned()).collect())]
+    {
+        let said = near.change(content, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let live = both(at("first", &[0, 1]), at("second", &[0, 2]));
+        assert_eq!((said.exit, of(&said, "live")), (1, live), "{said:?}");
+        assert_eq!(of(&said, "rolled-back"), at("first", &[2]), "{said:?}");
+        assert_eq!(of(&said, "refused"), at("second", &[1]), "{said:?}");
+        assert_eq!((near.with(content).len(), far.with(content).len()), (2, 2));
+    }
+    let no = near.by("bad", "no");
+    let said = near.change("third", &[&near.label(), &no, "--rollback-all"]);
+    assert_eq!((said.exit, of(&said, "live").len()), (0, 4), "{said:?}");
+    // Those of the first are proven before the second's is refused.
+    let said = near.change("fourth", &["--rollback-all", "--canary=4", near.name(0), near.name(1)]);
+    assert_eq!((said.exit, of(&said, "rolled-back")), (1, both(at("first", &[0, 1]), at("second", &[0]))), "{said:?}");
+    assert_eq!((near.with("third").len(), far.with("third").len()), (2, 2));
+    // Two contexts may lead to one Engine.
+    let said = near.change("fifth", &["--context=again", &near.label(), &no]);
+    assert_eq!((said.exit, of(&said, "live").len(), said.outcomes.len()), (0, 4, 4), "{said:?}");
+
+    drop(far);
+    second.stop();
+    let said = near.change("sixth", &[&near.label(), &no]);
+    assert_eq!((said.exit, of(&said, "live")), (3, at("first", &[0, 1])), "{said:?}");
+    assert_eq!((bridge(), is_up("docker0")), (was, had_docker0), "the first Engine's network is as it was");
+}
+
+#[test]
+fn by_a_kubectl_stand_in_only_a_bundles_container_is_executed_in_and_it_is_signalled_from_inside() {
+    let dir = Dir::new();
+    let engine = Engine::kubectl(&dir);
+    let pods = engine.pods.clone().unwrap();
+    let fleet = Fleet::start(&engine, &["no"]);
+    let (bundle, labels) = (fleet.name(0), json!({ "sidecar.schema": "1", "fleet": &fleet.label }));
+    pod(&pods, bundle, &json!({}), &[("agent", "sh"), ("main", "/usr/bin/init")]);
+    pod(&pods, "stranger", &labels, &[("agent", "sh"), ("helper", "preinit")]);
+    pod(&pods, "ended", &json!({}), &[("main", "/usr/bin/init")]);
+    let apply = |arguments: &[&str]| {
+        let mut command = Command::new(SIDECAR);
+        command.envs(engine.environment.clone()).args(["apply-allowlist", "--json", "--via=kubectl"]);
+        let (code, out, err) = containers::said(command.args(arguments));
+        assert_eq!(err, "");
+        let outcome = |line: &str| serde_json::from_str::<Value>(line).unwrap()["outcome"].as_str().unwrap().to_owned();
+        (code, out.lines().map(outcome).collect::<Vec<_>>())
+    };
+    let one = |code, outcome: &str| (code, vec![outcome.to_owned()]);
+    let not_ours = || one(4, "not-a-sidecar-bundle");
+    let agents = "--namespace=agents";
+    assert_eq!(apply(&[agents, "stranger"]), not_ours());
+    assert_eq!(apply(&[agents, "-c", "helper", "stranger"]), not_ours());
+    assert_eq!(apply(&[agents, "-c", "agent", bundle]), not_ours());
+    assert_eq!(apply(&[agents, "-l", &format!("fleet={}", fleet.label)]), not_ours());
+    assert_eq!(apply(&[agents, "-c", "nobody", bundle]), one(1, "refused"));
+    assert_eq!(apply(&[agents, "nobody"]), one(3, "unreachable"));
+    assert_eq!(apply(&[agents, "--context=no:where", bundle]), one(3, "unreachable"));
+    assert_eq!(apply(&["-n", "other", "--all"]), one(3, "unreachable"));
+    assert_eq!(apply(&[agents, "-l", "fleet=none"]), one(3, "unreachable"));
+    let calls = || fs::read_to_string(dir.path().join("calls")).unwrap();
+    assert!(!calls().contains("exec"), "{}", calls());
+    assert_eq!(apply(&[agents, "ended"]), one(3, "unreachable"));
+
+    let restarts = || {
+        let status = containers::docker(&["exec", bundle, "/proc/1/exe", "status", "--json"]);
+        serde_json::from_str::<Value>(&status).unwrap()["daemons"][0]["restarts"].as_u64().unwrap()
+    };
+    assert_eq!(apply(&[agents, bundle, "--context", "here"]), one(0, "live"));
+    assert_eq!(restarts(), 1);
+    assert_eq!(apply(&[agents, "--signal-only", "-c", "main", bundle]), one(0, "sent"));
+    wait_until("restart", || (restarts() == 2).then_some(()));
+    let (_, _, log) = containers::said(Command::new("docker").args(["logs", bundle]));
+    assert!(log.contains("received SIGUSR1 from pid ") && !log.contains("outside of this"), "{log}");
+}
+
+/// Makes or changes what a ConfigMap's mount looks like: its files are links through `..data`, which is swapped as a whole.
+fn config_map(dir: &Path, version: &str, rules: &str) {
+    fs::create_dir_all(dir.join(version)).unwrap();
+    fs::write(dir.join(version).join("rules"), rules).unwrap();
+    symlink(version, dir.join("..new")).unwrap();
+    fs::rename(dir.join("..new"), dir.join("..data")).unwrap();
+    let _ = symlink("..data/rules", dir.join("rules"));
+}
+
+#[test]
+fn what_a_config_map_holds_is_proven_where_it_lies_and_cannot_be_replaced_from_outside() {
+    let (dir, map) = (Dir::new(), Dir::new());
+    dir.write("daemons.toml", TABLE);
+    config_map(map.path(), "..1", "old");
+    let mount = map.at("/etc/sidecar/pipelock:ro");
+    let options = ["--read-only", "--cap-drop=ALL", "--network=none", "--tmpfs=/tmp", &dir.at("/table"), &mount];
+    let more = ["--volume=/bin/busybox:/busybox:ro", "--env=SIDECAR_CONFIG=/table/daemons.toml"];
+    let bundle = Container::run(&[&options[..], &more].concat(), &scratch_image(), &["init"]);
+    wait_until("alpha", || (bundle.try_exec(&["/proc/1/exe", "status", "--ready"]).0 == 0).then_some(()));
+    let apply = |arguments: &[&str]| {
+        let (code, out, err) =
+            containers::said(Command::new(SIDECAR).arg("apply-allowlist").args(arguments).arg(&bundle.name));
+        (code, out + &err)
+    };
+    let serving = || bundle.try_exec(&["/busybox", "cat", "/tmp/serving"]).1;
+    let new = dir.write("new", "new").display().to_string();
+    let (code, said) = apply(&["--file", &new]);
+    assert!(code == 1 && said.contains("a symlink is where the file of alpha should be"), "{said}");
+    assert_eq!(serving(), "old");
+
+    config_map(map.path(), "..2", "newer");
+    let (code, said) = apply(&[]);
+    assert_eq!((code, serving().as_str()), (0, "newer"), "{said}");
 }
 
 fn interrupt(host: &Child) {

@@ -1,4 +1,4 @@
-//! What an engine's command line looks like: docker's, and where podman's or nerdctl's is another one. No I/O.
+//! What an engine's command line looks like: docker's, and where podman's, nerdctl's or kubectl's is another one. No I/O.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -6,27 +6,66 @@ use std::path::Path;
 use super::identify;
 use crate::table::Signal;
 
-/// The label that a bundle's image or container carries.
+/// The label that a bundle's image or container carries, or its pod.
 pub const LABEL: &str = "sidecar.schema";
 
 /// One engine: the program that reaches it, and which of those that the program knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
-    /// `docker`, or what the environment names.
+    /// `docker`, or what the environment names; `kubectl`.
     pub program: OsString,
     /// The context that it is told; `None`: its own default.
     pub context: Option<String>,
+    /// Whose command line it has.
+    pub kind: Kind,
+}
+
+/// A command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// docker's, which podman and nerdctl have too.
+    Docker,
+    /// kubectl's.
+    Kubectl {
+        /// The namespace; `None`: the context's own.
+        namespace: Option<String>,
+        /// The bundle's container, where that isn't told by the pod.
+        container: Option<String>,
+    },
+}
+
+/// One bundle, as its engine is told. No two have the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// By the full id.
+    Container(String),
+    /// kubectl takes names alone.
+    Pod {
+        /// What no later container of that name has.
+        id: String,
+        /// The pod's name.
+        pod: String,
+        /// The container's.
+        container: String,
+    },
 }
 
 impl Engine {
-    fn is_podman(&self) -> bool {
-        Path::new(&self.program).file_name().is_some_and(|name| name == "podman")
+    /// The program's name, as people know it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
+        name.to_string_lossy().into_owned()
     }
 
     fn command(&self, words: &[&str]) -> Vec<String> {
-        let option = if self.is_podman() { "--connection" } else { "--context" };
-        let context = self.context.iter().flat_map(|name| [option, name]);
-        context.chain(words.iter().copied()).map(str::to_owned).collect()
+        let option = if self.name() == "podman" { "--connection" } else { "--context" };
+        let context = self.context.iter().map(|name| format!("{option}={name}"));
+        let namespace = match &self.kind {
+            Kind::Kubectl { namespace: Some(namespace), .. } => Some(format!("--namespace={namespace}")),
+            Kind::Kubectl { .. } | Kind::Docker => None,
+        };
+        context.chain(namespace).chain(words.iter().map(|word| (*word).to_owned())).collect()
     }
 
     /// Prints the full ids of the running containers that carry [`LABEL`] and these labels, one a line.
@@ -47,20 +86,46 @@ impl Engine {
         command
     }
 
-    /// Runs an applet of the bundle's own binary in it, and is talked to.
+    /// Prints the pods of these names.
     #[must_use]
-    pub fn exec(&self, id: &str, applet: &str) -> Vec<String> {
-        self.command(&["exec", "-i", id, "/proc/1/exe", applet])
+    pub fn pods(&self, names: &[String]) -> Vec<String> {
+        let mut command = self.command(&["get", "pods", "--output=json"]);
+        command.extend(names.iter().cloned());
+        command
     }
 
-    /// Signals the bundle's init. A real-time signal is told by its number: docker has names for half of them.
+    /// Prints the pods that run, carry [`LABEL`] and match these selectors.
     #[must_use]
-    pub fn kill(&self, id: &str, signal: Signal) -> Vec<String> {
+    pub fn pods_by_label(&self, selectors: &[String]) -> Vec<String> {
+        let all: Vec<&str> = [LABEL].into_iter().chain(selectors.iter().map(String::as_str)).collect();
+        let selector = format!("--selector={}", all.join(","));
+        self.command(&["get", "pods", "--output=json", "--field-selector=status.phase=Running", &selector])
+    }
+
+    /// Runs an applet of the bundle's own binary in it, and is talked to.
+    #[must_use]
+    pub fn exec(&self, place: &Place, applet: &str) -> Vec<String> {
+        match place {
+            Place::Container(id) => self.command(&["exec", "-i", id, "/proc/1/exe", applet]),
+            Place::Pod { pod, container, .. } => {
+                let container = format!("--container={container}");
+                self.command(&["exec", "--stdin", pod, &container, "--", "/proc/1/exe", applet])
+            }
+        }
+    }
+
+    /// Signals the bundle's init. `None`: kubectl can't, so the process inside does it by itself.
+    #[must_use]
+    pub fn kill(&self, place: &Place, signal: Signal) -> Option<Vec<String>> {
+        // A real-time signal is told by its number: docker has names for half of them.
         let name = match signal {
             Signal::Fixed(_) => signal.to_string(),
             Signal::RealTime(_) => signal.number().to_string(),
         };
-        self.command(&["kill", "--signal", &name, id])
+        match place {
+            Place::Container(id) => Some(self.command(&["kill", "--signal", &name, id])),
+            Place::Pod { .. } => None,
+        }
     }
 }
 
@@ -70,10 +135,26 @@ mod tests {
 
     #[test]
     fn a_signal_is_told_by_a_name_that_every_engine_knows_or_by_its_number() {
-        let engine = Engine { program: "docker".into(), context: None };
+        let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
+        let b1 = Place::Container("b1".to_owned());
         for (name, told) in [("HUP", "HUP"), ("WINCH", "WINCH"), ("RTMIN+0", "34"), ("RTMIN+30", "64")] {
-            let command = engine.kill("b1", Signal::from_name(name).unwrap());
+            let command = engine.kill(&b1, Signal::from_name(name).unwrap()).unwrap();
             assert_eq!(command, ["kill", "--signal", told, "b1"]);
         }
+    }
+
+    #[test]
+    fn a_context_and_a_namespace_go_before_the_words_in_the_spelling_of_each_program() {
+        let engine = |program: &str, kind| Engine { program: program.into(), context: Some("far".to_owned()), kind };
+        let container = Place::Container("0123".to_owned());
+        let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "witness"].map(str::to_owned);
+        assert_eq!(engine("docker", Kind::Docker).exec(&container, "witness"), exec("--context=far"));
+        assert_eq!(engine("/usr/bin/podman", Kind::Docker).exec(&container, "witness"), exec("--connection=far"));
+        let pod = Place::Pod { id: "0123".to_owned(), pod: "p".to_owned(), container: "c".to_owned() };
+        let kubectl = engine("kubectl", Kind::Kubectl { namespace: Some("n".to_owned()), container: None });
+        let words =
+            ["--context=far", "--namespace=n", "exec", "--stdin", "p", "--container=c", "--", "/proc/1/exe", "witness"];
+        assert_eq!(kubectl.exec(&pod, "witness"), words);
+        assert_eq!((kubectl.kill(&pod, Signal::USR1), kubectl.kill(&container, Signal::USR1).is_some()), (None, true));
     }
 }

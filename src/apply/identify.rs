@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::engine::Place;
 use super::report::Failure;
 use crate::text::Plain;
 
@@ -29,8 +30,8 @@ pub struct Found {
     pub asked: String,
     /// Its name, where it exists.
     pub name: Option<String>,
-    /// Its full id, or why nothing is sent.
-    pub id: Result<String, Failure>,
+    /// Where it is, or why nothing is sent.
+    pub place: Result<Place, Failure>,
 }
 
 /// Each container once, however often and by whatever name it was asked for. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds in the form of
@@ -53,18 +54,26 @@ pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
         found.push(Found {
             asked: name.clone(),
             name: row.map(|row| row.name.trim_start_matches('/').to_owned()),
-            id: row.map_or_else(|| Err(missing(name, stderr)), Row::judge),
+            place: row.map_or_else(|| Err(missing("inspect", name, stderr)), Row::judge),
         });
     }
     found
 }
 
-fn missing(name: &str, stderr: &[u8]) -> Failure {
+/// Whether a program of this path or name is one of ours.
+pub(super) fn is_our_program(program: &str) -> bool {
+    matches!(program.rsplit('/').next(), Some("init" | "sidecar"))
+}
+
+/// Why nothing was said of this name, in the step `what`.
+pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Failure {
     let stderr = String::from_utf8_lossy(stderr);
     let words = |line: &str| line.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c)).any(|w| w == name);
-    match stderr.lines().find(|line| line.to_lowercase().contains("no such") && words(line)) {
+    // docker's words and kubectl's.
+    let is_told = |line: &str| line.to_lowercase().contains("no such") || line.contains("(NotFound)");
+    match stderr.lines().find(|line| is_told(line) && words(line)) {
         Some(_) => Failure::Missing,
-        None => Failure::Unreachable { what: "inspect", words: Plain::new(&stderr) },
+        None => Failure::Unreachable { what, words: Plain::new(&stderr) },
     }
 }
 
@@ -86,7 +95,7 @@ struct Host {
 }
 
 impl Row {
-    fn judge(&self) -> Result<String, Failure> {
+    fn judge(&self) -> Result<Place, Failure> {
         if self.id.len() < 12 || !self.id.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(Failure::Unreachable {
                 what: "inspect",
@@ -105,10 +114,9 @@ impl Row {
         if self.host.init == Some(true) {
             return Err(Failure::DockerInit);
         }
-        let program = self.path.rsplit('/').next().unwrap_or_default();
         let labelled = self.schema.as_deref().is_some_and(|schema| !schema.is_empty());
-        if labelled || matches!(program, "init" | "sidecar") {
-            Ok(self.id.clone())
+        if labelled || is_our_program(&self.path) {
+            Ok(Place::Container(self.id.clone()))
         } else {
             Err(Failure::Stranger { program: Plain::new(&self.path) })
         }
@@ -130,11 +138,19 @@ mod tests {
         row.replace(from, to) + "\n"
     }
 
+    fn id(place: &Result<Place, Failure>) -> Result<String, Failure> {
+        match place {
+            Ok(Place::Container(id)) => Ok(id.clone()),
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => Err(failure.clone()),
+        }
+    }
+
     fn one(stdout: &str) -> Result<String, Failure> {
         let names = ["b1".to_owned()];
-        let mut found = identify(&names, stdout.as_bytes(), b"");
+        let found = identify(&names, stdout.as_bytes(), b"");
         assert_eq!(found.len(), 1);
-        found.remove(0).id
+        id(&found[0].place)
     }
 
     #[test]
@@ -172,7 +188,7 @@ mod tests {
     fn a_bundle_that_is_named_twice_is_served_once_under_its_first_name() {
         let names = ["b1", "gone", ID, &ID[..12], "gone", "b1"].map(str::to_owned);
         let found = identify(&names, row("", "").as_bytes(), b"Error: No such container: gone\n");
-        let found: Vec<_> = found.into_iter().map(|found| (found.asked, found.name, found.id)).collect();
+        let found: Vec<_> = found.into_iter().map(|found| (found.asked, found.name, id(&found.place))).collect();
         let (b1, gone) = ("b1".to_owned(), "gone".to_owned());
         assert_eq!(found, [(b1.clone(), Some(b1), Ok(ID.to_owned())), (gone, None, Err(Failure::Missing))]);
     }
@@ -182,8 +198,8 @@ mod tests {
         let other = row(ID, &ID.replace('0', "b")).replace("/b1", "/0123");
         let names = ["0123".to_owned(), "01234".to_owned()];
         let found = identify(&names, (row("", "") + &other).as_bytes(), b"");
-        assert_eq!(found[0].id, Ok(ID.replace('0', "b")));
-        assert_eq!(found[1].id, Ok(ID.to_owned()));
+        assert_eq!(id(&found[0].place), Ok(ID.replace('0', "b")));
+        assert_eq!(id(&found[1].place), Ok(ID.to_owned()));
     }
 
     #[test]
@@ -191,11 +207,11 @@ mod tests {
         let names = ["b1".to_owned()];
         let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         let found = identify(&names, b"", words.as_bytes());
-        assert_eq!(found[0].id, Err(Failure::Unreachable { what: "inspect", words: Plain::new(words) }));
+        assert_eq!(id(&found[0].place), Err(Failure::Unreachable { what: "inspect", words: Plain::new(words) }));
         let found = identify(&names, b"", b"Error: No such container: b12");
-        assert!(matches!(found[0].id, Err(Failure::Unreachable { .. })));
+        assert!(matches!(id(&found[0].place), Err(Failure::Unreachable { .. })));
         let found = identify(&names, b"garbage\n{}\n\xff\n", b"");
-        assert!(matches!(found[0].id, Err(Failure::Unreachable { .. })));
+        assert!(matches!(id(&found[0].place), Err(Failure::Unreachable { .. })));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A change made live in running bundles, by a signal to their init, and seen to be live.
 //!
 //! [`run::run`] is the host's side. What it hears is judged by parts that do no I/O: [`identify`] says who the bundles
-//! are, [`fleet`] which of them begins when, [`proof`] (in the helper inside the bundle) whether the change is live,
+//! are ([`pods`] in Kubernetes), [`fleet`] which of them begins when, [`proof`] (in the helper inside the bundle) whether the change is live,
 //! [`report`] what it is called.
 
 use std::hash::{BuildHasher, Hasher};
@@ -11,6 +11,7 @@ pub mod docker;
 pub mod engine;
 pub mod fleet;
 pub mod identify;
+pub mod pods;
 pub mod proof;
 pub mod protocol;
 pub mod report;
@@ -21,7 +22,7 @@ pub mod stop;
 pub mod transaction;
 
 use self::docker::{A_LOOK, CallError, NoLine, Session};
-use self::engine::Engine;
+use self::engine::{Engine, Place};
 use self::proof::Finding;
 use self::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
 use self::report::{Failure, Report, Success};
@@ -101,7 +102,7 @@ impl Want {
 struct Bundle<'a> {
     engine: &'a Engine,
     change: &'a Change,
-    id: &'a str,
+    place: &'a Place,
     started: Instant,
     /// The change's, or what is left of the time for all.
     timeout: Duration,
@@ -127,7 +128,7 @@ impl Bundle<'_> {
     }
 
     fn open(&self) -> Result<Session, Failure> {
-        let helper = self.engine.exec(self.id, HELPER);
+        let helper = self.engine.exec(self.place, HELPER);
         let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
         session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
     }
@@ -137,6 +138,7 @@ impl Bundle<'_> {
             protocol: PROTOCOL,
             version: Plain::new(VERSION),
             signal: self.change.signal.to_string(),
+            from_inside: self.kill().is_none(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             task,
             id: id.clone(),
@@ -172,7 +174,10 @@ impl Bundle<'_> {
         }
         if matches!(want, Want::SignalOnly) {
             let started = Instant::now();
-            let sent = self.signal(timeout);
+            let sent = match self.kill() {
+                Some(kill) => self.signal(&kill, timeout),
+                None => sent_from_inside(&mut session, started + timeout, self.gate),
+            };
             report.ms.signal = millis(started);
             return sent.map(|()| Success::Sent);
         }
@@ -212,12 +217,13 @@ impl Bundle<'_> {
         let (target, grace) = match talk.hear(begin).map_err(|lost| (lost, None))? {
             Tell::Go { target, grace_ms } => (target, Duration::from_millis(grace_ms)),
             Tell::End(end) => return self.judge(*end, talk, report, None),
-            Tell::Proven => return Err((talk.garbage(), None)),
+            Tell::Sent | Tell::Proven => return Err((talk.garbage(), None)),
         };
         report.target = Some(target);
         talk.grace = grace.min(LONGEST_GRACE);
         let go = Instant::now();
-        let sent = self.signal(timeout);
+        // What the helper sends by itself it has sent with this word.
+        let sent = self.kill().map_or(Ok(()), |kill| self.signal(&kill, timeout));
         report.ms.signal = millis(go);
         let (say, not_sent) = match sent {
             Ok(()) => (Say::Sent, None),
@@ -250,7 +256,7 @@ impl Bundle<'_> {
                 }
                 self.judge(*end, talk, report, not_sent)
             }
-            Ok(Tell::Go { .. } | Tell::Proven) => Err((talk.garbage(), gone)),
+            Ok(Tell::Go { .. } | Tell::Sent | Tell::Proven) => Err((talk.garbage(), gone)),
             Err(lost) => Err((lost, gone)),
         }
     }
@@ -329,9 +335,12 @@ impl Bundle<'_> {
         }
     }
 
-    fn signal(&self, timeout: Duration) -> Result<(), Failure> {
-        let kill = self.engine.kill(self.id, self.change.signal);
-        match docker::call(&self.engine.program, &kill, MAX_BYTES, timeout) {
+    fn kill(&self) -> Option<Vec<String>> {
+        self.engine.kill(self.place, self.change.signal)
+    }
+
+    fn signal(&self, kill: &[String], timeout: Duration) -> Result<(), Failure> {
+        match docker::call(&self.engine.program, kill, MAX_BYTES, timeout) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
                 let words = Plain::from_bytes(&output.stderr);
@@ -401,6 +410,19 @@ fn random_id() -> Plain {
     Plain::new(&format!("{:016x}{:016x}", word(), word()))
 }
 
+/// Waits until the helper has sent the signal by itself.
+fn sent_from_inside(session: &mut Session, deadline: Instant, gate: &Gate) -> Result<(), Failure> {
+    let line = session.hear(deadline, gate, true);
+    match line.as_ref().map(|line| serde_json::from_slice(line)) {
+        Ok(Ok(Tell::Sent)) => Ok(()),
+        Ok(Ok(Tell::End(end))) => match end.ending {
+            Ending::Refused { why } => Err(Failure::NotChanged(why)),
+            _ => Err(Failure::Lost { words: Plain::from_bytes(&session.end()) }),
+        },
+        _ => Err(Failure::Lost { words: Plain::from_bytes(&session.end()) }),
+    }
+}
+
 /// Nothing that makes sense came from where the helper should be; nothing was sent yet.
 fn no_answer(said_something: bool, stderr: &[u8]) -> Failure {
     let words = Plain::from_bytes(stderr);
@@ -411,27 +433,36 @@ fn no_answer(said_something: bool, stderr: &[u8]) -> Failure {
     }
 }
 
-/// Whether docker's words mean that nothing of the container runs any more.
+/// Words of docker, podman, nerdctl and kubectl that mean that nothing of the container runs any more.
+const DEAD: [&str; 7] = [
+    "no such container",
+    "no container with",
+    "is not running",
+    "container state improper",
+    "error from server (notfound)",
+    "container not found",
+    "in a completed pod",
+];
+/// Further ones, that mean that it can't be reached.
+const GONE: [&str; 8] = [
+    "is paused",
+    "is restarting",
+    "cannot connect to",
+    "is the docker daemon running",
+    "unable to connect to the server",
+    "the connection to the server",
+    "error from server (forbidden)",
+    "error: you must be logged in",
+];
+
 fn is_dead(words: &Plain) -> bool {
     let words = words.as_str().to_lowercase();
-    let phrases = ["no such container", "no container with", "is not running", "container state improper"];
-    phrases.iter().any(|phrase| words.contains(phrase))
+    DEAD.iter().any(|phrase| words.contains(phrase))
 }
 
-/// Whether docker's words (podman's, nerdctl's) mean that the container isn't there to be reached.
 fn is_gone(words: &Plain) -> bool {
-    let words = words.as_str().to_lowercase();
-    let phrases = [
-        "no such container",
-        "no container with",
-        "is not running",
-        "is paused",
-        "is restarting",
-        "container state improper",
-        "cannot connect to",
-        "is the docker daemon running",
-    ];
-    phrases.iter().any(|phrase| words.contains(phrase))
+    let lower = words.as_str().to_lowercase();
+    is_dead(words) || GONE.iter().any(|phrase| lower.contains(phrase))
 }
 
 fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Failure {

@@ -31,6 +31,9 @@ pub struct Request {
     pub version: Plain,
     /// The signal that it would send, as the table names it.
     pub signal: String,
+    /// The helper sends it by itself: the host can't.
+    #[serde(default)]
+    pub from_inside: bool,
     /// How long it may take: the wait for another apply, then the time from the check to the proof.
     pub timeout_ms: u64,
     /// What is to be done.
@@ -96,6 +99,8 @@ pub enum Tell {
         /// From a SIGTERM to a SIGKILL of it.
         grace_ms: u64,
     },
+    /// The signal was sent from inside, and no more was asked for.
+    Sent,
     /// It is proven; committed once it is acknowledged.
     Proven,
     /// The last word.
@@ -285,6 +290,7 @@ mod tests {
             protocol: PROTOCOL,
             version: Plain::new("1"),
             signal: "HUP".to_owned(),
+            from_inside: true,
             timeout_ms: 5,
             task: file,
             id: Plain::new("1"),

@@ -21,6 +21,8 @@ pub struct Asked {
     pub applet: &'static str,
     /// The signal; `None` where that isn't known, in a usage error.
     pub signal: Option<Signal>,
+    /// The program that reaches the bundles: docker, podman, kubectl.
+    pub tool: Plain,
 }
 
 /// How it ended where it ended well.
@@ -87,6 +89,16 @@ pub enum Failure {
     Stranger {
         /// What it was started with.
         program: Plain,
+    },
+    /// Nothing tells that one of the pod's containers is one of ours.
+    StrangePod {
+        /// The one that was asked for.
+        container: Option<Plain>,
+    },
+    /// The pod has several containers that may be meant, or not the one that was asked for.
+    WhichContainer {
+        /// Those that it has.
+        of: Vec<Plain>,
     },
     /// The helper ran, and PID 1 is no init of ours.
     NotInit {
@@ -170,7 +182,7 @@ impl Failure {
     pub(super) fn into_words(self) -> Option<Plain> {
         match self {
             Self::KillFailed { words, .. } => Some(words),
-            Self::KillTimedOut => Some(Plain::new("docker kill did not end in time")),
+            Self::KillTimedOut => Some(Plain::new("its kill did not end in time")),
             _ => None,
         }
     }
@@ -320,6 +332,7 @@ impl Report {
                 Failure::SharesPids { .. }
                 | Failure::DockerInit
                 | Failure::Stranger { .. }
+                | Failure::StrangePod { .. }
                 | Failure::NotInit { .. }
                 | Failure::NoAnswer { .. } => Outcome::NotASidecarBundle,
                 Failure::NotChanged(Trouble::Unsettled { .. }) | Failure::Down { .. } => Outcome::Down,
@@ -327,6 +340,7 @@ impl Report {
                 Failure::Untouched { .. } => Outcome::Untouched,
                 Failure::RolledBack { .. } | Failure::TakenBack { .. } => Outcome::RolledBack,
                 Failure::OtherProtocol { .. }
+                | Failure::WhichContainer { .. }
                 | Failure::Interrupted
                 | Failure::NotChanged(_)
                 | Failure::Refused(_)
@@ -398,7 +412,7 @@ impl Report {
     }
 
     fn good(&self, success: Success, asked: &Asked) -> String {
-        let (signal, daemon, ms) = (signal(asked), self.daemon(), self.ms.total);
+        let (signal, daemon, tool, ms) = (signal(asked), self.daemon(), &asked.tool, self.ms.total);
         let siblings = if self.siblings_moved.as_ref().is_none_or(Vec::is_empty) { "; siblings untouched" } else { "" };
         let unchecked = if self.checked == Some(false) { "; unchecked: its table entry names no checker" } else { "" };
         let tail = format!("{siblings}{}{unchecked}; {ms} ms", self.moved());
@@ -419,37 +433,38 @@ impl Report {
                 format!("dry run: {passes}; {diff}; nothing was changed or sent; {ms} ms")
             }
             Success::Sent => {
-                format!("sent: docker took {signal} for {daemon}; what came of it was not looked at; {ms} ms")
+                format!("sent: {signal} for {daemon}, by {tool}; what came of it was not looked at; {ms} ms")
             }
         }
     }
 
     fn bad(&self, failure: &Failure, asked: &Asked) -> String {
-        let (signal, daemon) = (signal(asked), self.daemon());
+        let (signal, daemon, tool, ps) = (signal(asked), self.daemon(), &asked.tool, ps(asked));
+        let thing = if is_kubectl(asked) { "pod" } else { "container" };
         match failure {
             Failure::Usage(message) => message.clone(),
             Failure::NoDocker { program, words } => format!(
-                "cannot run {program}: {words}; nothing was sent; install the docker CLI, or name another with SIDECAR_DOCKER"
+                "cannot run {program}: {words}; nothing was sent; install it, or name another docker CLI with SIDECAR_DOCKER"
             ),
             Failure::Unreachable { what, words } => {
                 let words = if words.as_str().is_empty() { "it says nothing of this bundle" } else { words.as_str() };
-                format!("docker {what} failed: {words}; nothing was sent; see whether docker runs and `docker ps` shows the bundle")
+                format!("{tool} {what} failed: {words}; nothing was sent; see whether `{ps}` shows the bundle")
             }
-            Failure::Missing => "no such container; nothing was sent; `docker ps` shows those that run".to_owned(),
+            Failure::Missing => format!("no such {thing}; nothing was sent; `{ps}` shows those that run"),
             Failure::NotRunning { state } => {
                 format!("it is not running ({state}); nothing was sent; a new start reads the new files anyway")
             }
             Failure::NoneFound { labels } => {
                 let labels: String = labels.iter().flat_map(|label| [" and ", label]).collect();
-                format!("no running container carries the label sidecar.schema{labels}; nothing was sent; `docker ps` shows those that run")
+                format!("no running {thing} carries the label sidecar.schema{labels}; nothing was sent; `{ps}` shows those that run")
             }
             Failure::Untouched { why } => format!("untouched: {why}; nothing was changed or sent"),
             Failure::TakenBack { why } => {
                 format!("rolled back: {why}; the old content is back and {daemon} is as it was{}", self.pid())
             }
-            Failure::Paused => "it is paused; nothing was sent; `docker unpause` it, then apply again".to_owned(),
+            Failure::Paused => format!("it is paused; nothing was sent; `{tool} unpause` it, then apply again"),
             Failure::SharesPids { mode } => format!(
-                "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; nothing was executed or sent; start it without --pid"
+                "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; nothing was executed or sent; start it with one of its own"
             ),
             Failure::DockerInit => "not a sidecar bundle: it was started with --init, so docker's own init is PID 1; \
                  nothing was executed or sent; start it without --init (compose: without `init: true`), sidecar reaps by itself"
@@ -458,6 +473,8 @@ impl Report {
                 "not a sidecar bundle: its image has no label sidecar.schema and it was started with {program}; \
                  nothing was executed or sent; see whether the name is right"
             ),
+            Failure::StrangePod { container } => strange_pod(container.as_ref()),
+            Failure::WhichContainer { of } => which_container(of),
             Failure::NotInit { error } => format!("not a sidecar bundle: {error}; nothing was sent"),
             Failure::NoAnswer { words } => format!(
                 "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; nothing was sent; \
@@ -473,11 +490,11 @@ impl Report {
             Failure::Refused(why) => self.refused(*why, asked),
             Failure::KillFailed { words, gone } => {
                 let left = if *gone { "the container is gone" } else { "the daemon is as it was" };
-                format!("docker kill --signal {signal} failed: {words}; nothing was sent, {left}; mend that and apply again")
+                format!("{tool} kill --signal {signal} failed: {words}; nothing was sent, {left}; mend that and apply again")
             }
             Failure::KillTimedOut => format!(
-                "not proven: docker kill --signal {signal} did not end in time; {daemon} was not seen to act on it, and it may yet; \
-                 see `docker exec` ... `/proc/1/exe status`, then apply again"
+                "not proven: {tool} kill --signal {signal} did not end in time; {daemon} was not seen to act on it, and it may yet; \
+                 see `{tool} exec` ... `/proc/1/exe status`, then apply again"
             ),
             Failure::Lost { words } => format!(
                 "not proven: {signal} was sent, then the bundle said nothing that makes sense{}; in what state {daemon} is can't be told; \
@@ -558,10 +575,10 @@ impl Report {
             Trouble::NoWayBack => format!(
                 "no signal restarts {daemon}, so there would be no way back; wire one under [signals] in the bundle's table"
             ),
-            Trouble::MayNotSignal => {
-                "the user of `docker exec` may not signal the bundle's init; run it as the container's own user"
-                    .to_owned()
-            }
+            Trouble::MayNotSignal => format!(
+                "the user of `{} exec` may not signal the bundle's init; run it as the container's own user",
+                asked.tool
+            ),
             Trouble::Missing => {
                 format!("the file of {daemon} isn't there; create it once, so that there is a way back")
             }
@@ -604,7 +621,7 @@ impl Report {
             },
             Trouble::HostGone => "the connection to the bundle broke".to_owned(),
             Trouble::Cancelled => "interrupted".to_owned(),
-            Trouble::NotSent => "docker did not take the signal".to_owned(),
+            Trouble::NotSent => format!("{} did not take the signal", asked.tool),
             Trouble::Late => "the time is up".to_owned(),
             Trouble::Stopping => "the bundle is stopping".to_owned(),
             Trouble::Interrupted => "it was interrupted".to_owned(),
@@ -812,6 +829,29 @@ impl Summary {
     }
 }
 
+fn strange_pod(container: Option<&Plain>) -> String {
+    let which = container.map_or_else(|| "any container".to_owned(), |name| format!("container {name}"));
+    format!(
+        "not a sidecar bundle: nothing in the pod's manifest tells that {which} of it is one; nothing was executed or sent; \
+         give the bundle's container the `command` [\"/sbin/init\"], or the pod the label sidecar.schema where it has one container"
+    )
+}
+
+fn which_container(of: &[Plain]) -> String {
+    let of: Vec<&str> = of.iter().take(10).map(Plain::as_str).collect();
+    let of = of.join(", ");
+    format!("refused: which container is meant? the pod has {of}; nothing was executed or sent; name one with -c")
+}
+
+/// What shows the containers that run.
+fn ps(asked: &Asked) -> String {
+    if is_kubectl(asked) { "kubectl get pods".to_owned() } else { format!("{} ps", asked.tool) }
+}
+
+fn is_kubectl(asked: &Asked) -> bool {
+    asked.tool.as_str() == "kubectl"
+}
+
 fn signal(asked: &Asked) -> String {
     asked.signal.map_or_else(|| "the signal".to_owned(), |signal| signal.to_string())
 }
@@ -848,7 +888,9 @@ fn aside(words: &Plain) -> String {
 mod tests {
     use super::*;
 
-    const ASKED: Asked = Asked { applet: "apply-allowlist", signal: Some(Signal::USR1) };
+    fn asked() -> Asked {
+        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Plain::new("docker") }
+    }
 
     fn live() -> Report {
         let before = Incarnation { pid: Some(17), generation: 1 };
@@ -874,13 +916,13 @@ mod tests {
             "before": { "pid": 17, "generation": 1 }, "after": { "pid": 31, "generation": 2 }, "siblings_moved": [],
             "ms": { "identify": 92, "wait": 0, "check": 0, "signal": 37, "prove": 15, "back": 0, "total": 144 }, "error": null }"#;
         let object = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        assert_eq!(object(&live().json(&ASKED)), object(contract));
+        assert_eq!(object(&live().json(&asked())), object(contract));
     }
 
     #[test]
     fn a_usage_error_is_one_object_with_the_bundle_null() {
         let report = Report::failed(None, Failure::Usage("no".to_owned()));
-        let asked = Asked { signal: None, ..ASKED };
+        let asked = Asked { signal: None, ..asked() };
         let object: serde_json::Value = serde_json::from_str(&report.json(&asked)).unwrap();
         assert_eq!((&object["bundle"], &object["signal"], &object["error"]), (&().into(), &().into(), &"no".into()));
         assert_eq!((&object["exit"], &object["outcome"]), (&2.into(), &"usage".into()));
@@ -892,11 +934,11 @@ mod tests {
         let mut report = live();
         let siblings = "; siblings untouched; 144 ms";
         assert_eq!(
-            report.line(&ASKED),
+            report.line(&asked()),
             format!("b1: live: pipelock was restarted and is ready: pid 17 -> 31, generation 1 -> 2{siblings}")
         );
         report.siblings_moved = Some(vec![Plain::new("egress")]);
-        assert!(report.line(&ASKED).ends_with("; meanwhile also moved: egress; 144 ms"), "{}", report.line(&ASKED));
+        assert!(report.line(&asked()).ends_with("; meanwhile also moved: egress; 144 ms"), "{}", report.line(&asked()));
     }
 
     #[test]
@@ -915,6 +957,8 @@ mod tests {
             (Failure::SharesPids { mode: p() }, "not-a-sidecar-bundle", 4),
             (Failure::DockerInit, "not-a-sidecar-bundle", 4),
             (Failure::Stranger { program: p() }, "not-a-sidecar-bundle", 4),
+            (Failure::StrangePod { container: Some(p()) }, "not-a-sidecar-bundle", 4),
+            (Failure::WhichContainer { of: vec![p(), p()] }, "refused", 1),
             (Failure::NotInit { error: p() }, "not-a-sidecar-bundle", 4),
             (Failure::NoAnswer { words: p() }, "not-a-sidecar-bundle", 4),
             (Failure::OtherProtocol { protocol: 3, version: p() }, "refused", 1),
@@ -939,9 +983,9 @@ mod tests {
         ];
         for (failure, outcome, exit) in cases {
             let report = Report::failed(Some("b1".to_owned()), failure.clone());
-            let object: serde_json::Value = serde_json::from_str(&report.json(&ASKED)).unwrap();
+            let object: serde_json::Value = serde_json::from_str(&report.json(&asked())).unwrap();
             assert_eq!((&object["outcome"], &object["exit"]), (&outcome.into(), &exit.into()), "{failure:?}");
-            let line = report.line(&ASKED);
+            let line = report.line(&asked());
             assert!(line.starts_with("b1: ") && !line.contains('\n') && !line.contains("  "), "{line}");
             assert_eq!(object["after"], serde_json::Value::Null);
         }

@@ -5,10 +5,11 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::docker::{self, A_LOOK};
-use super::engine::Engine;
+use super::docker::{self, A_LOOK, Output};
+use super::engine::{Engine, Kind, Place};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
-use super::identify;
+use super::identify::{self, Found};
+use super::pods;
 use super::protocol::MAX_BYTES;
 use super::report::{Failure, Report};
 use super::stop::{self, Gate, Word};
@@ -19,13 +20,15 @@ use crate::text::Plain;
 const SLACK: Duration = Duration::from_secs(10);
 /// How much an engine may say when it lists containers.
 const MAX_LIST: usize = 1 << 20;
+/// How much kubectl may say of pods, of which each may take some 20 KB.
+const MAX_PODS: usize = 1 << 26;
 
 /// Which bundles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {
     /// Those of these names or ids, which are possible ones ([`identify::is_possible_name`]).
     Names(Vec<String>),
-    /// Those that run and carry the label of a bundle, and these labels.
+    /// Those that run and carry the label of a bundle, and these labels (in Kubernetes: selectors).
     Labels(Vec<String>),
 }
 
@@ -43,7 +46,7 @@ struct Member<'a> {
     engine: &'a Engine,
     context: Option<String>,
     name: Option<String>,
-    id: Result<String, Failure>,
+    place: Result<Place, Failure>,
 }
 
 /// What a bundle's thread tells.
@@ -68,7 +71,7 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
     let mut fleet = Fleet::new(plan, members.len());
     let mut todo = VecDeque::new();
     for (n, member) in members.iter().enumerate() {
-        if let Err(failure) = &member.id {
+        if let Err(failure) = &member.place {
             tell(Told::Report(Box::new(member.report(Report::failed(None, failure.clone()), started))));
             todo.extend(fleet.on(Event::Ended(n, false)));
         }
@@ -144,13 +147,13 @@ impl All<'_> {
 
     /// One that exists: the others never begin.
     fn serve(&self, n: usize, notes: &Sender<Note>) {
-        let Some((member, Ok(id))) = self.members.get(n).map(|member| (member, &member.id)) else { return };
+        let Some((member, Ok(place))) = self.members.get(n).map(|member| (member, &member.place)) else { return };
         let timeout = if self.together { self.left() + SLACK } else { self.change.timeout };
         let proven = || {
             let _ = notes.send(Note::Proven(n));
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
-        let report = Bundle { engine, change, id, started, timeout, gate, proven: &proven }.apply();
+        let report = Bundle { engine, change, place, started, timeout, gate, proven: &proven }.apply();
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
     }
 
@@ -196,17 +199,21 @@ fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
             .flat_map(|(engine, asked)| asked.ok().and_then(answer).unwrap_or_else(|| on_engine(engine, select)))
             .collect()
     });
+    if let Select::Names(names) = select {
+        // As they were named, so that the first of these are the canaries; what is missing here may be there.
+        let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
+        found.sort_by_key(|member| (at(member), member.place == Err(Failure::Missing)));
+    }
     let mut members: Vec<Member<'a>> = Vec::new();
-    found.sort_by_key(|member| member.id == Err(Failure::Missing));
     for mut member in found {
-        let is_there = |other: &Member<'_>| match &member.id {
-            Ok(_) => other.id == member.id,
+        let is_there = |other: &Member<'_>| match &member.place {
+            Ok(_) => other.place == member.place,
             Err(Failure::Missing) => other.name == member.name,
             Err(_) => false,
         };
         if !members.iter().any(is_there) {
             // One that is missing is so everywhere.
-            member.context = member.context.filter(|_| engines.len() == 1 || member.id != Err(Failure::Missing));
+            member.context = member.context.filter(|_| engines.len() == 1 || member.place != Err(Failure::Missing));
             members.push(member);
         }
     }
@@ -214,41 +221,59 @@ fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
 }
 
 fn on_engine<'a>(engine: &'a Engine, select: &Select) -> Vec<Member<'a>> {
-    let member = |name, id| Member { engine, context: engine.context.clone(), name, id };
-    let failed = |name, failure| member(name, Err(failure));
+    let member = |name, place| Member { engine, context: engine.context.clone(), name, place };
+    let found = match &engine.kind {
+        Kind::Docker => containers(engine, select),
+        Kind::Kubectl { container, .. } => in_pods(engine, container.as_deref(), select),
+    };
+    match (found, select) {
+        (Ok(found), Select::Names(_)) => found.into_iter().map(|f| member(Some(f.asked), f.place)).collect(),
+        (Ok(mut found), Select::Labels(_)) => {
+            found.sort_by(|a, b| a.name.cmp(&b.name));
+            found.into_iter().map(|f| member(Some(f.name.unwrap_or(f.asked)), f.place)).collect()
+        }
+        (Err(failure), Select::Labels(_)) => vec![member(None, Err(failure))],
+        (Err(failure), Select::Names(names)) => {
+            let first = |n: usize| !names.iter().take(n).any(|other| Some(other) == names.get(n));
+            let once = (0..names.len()).filter(|n| first(*n)).filter_map(|n| names.get(n).cloned());
+            once.map(|name| member(Some(name), Err(failure.clone()))).collect()
+        }
+    }
+}
+
+fn containers(engine: &Engine, select: &Select) -> Result<Vec<Found>, Failure> {
     let names = match select {
         Select::Names(names) => names.clone(),
-        Select::Labels(labels) => match docker::call(&engine.program, &engine.list(labels), MAX_LIST, TO_ANSWER) {
-            Ok(output) if output.success => {
-                String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+        Select::Labels(labels) => {
+            let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST)?;
+            if !listed.success {
+                return Err(Failure::Unreachable { what: "ps", words: Plain::from_bytes(&listed.stderr) });
             }
-            Ok(output) => {
-                let words = Plain::from_bytes(&output.stderr);
-                return vec![failed(None, Failure::Unreachable { what: "ps", words })];
-            }
-            Err(e) => return vec![failed(None, call_failed(engine, "ps", &e))],
-        },
+            String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
+        }
     };
     if names.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let max_bytes = MAX_BYTES.saturating_mul(names.len());
-    match docker::call(&engine.program, &engine.inspect(&names), max_bytes, TO_ANSWER) {
-        Ok(output) => {
-            let by_label = matches!(select, Select::Labels(_));
-            let found = identify::identify(&names, &output.stdout, &output.stderr).into_iter();
-            let name = |name: Option<String>, asked| if by_label { name.unwrap_or(asked) } else { asked };
-            let mut members: Vec<_> = found.map(|f| member(Some(name(f.name, f.asked)), f.id)).collect();
-            if by_label {
-                members.sort_by(|a, b| a.name.cmp(&b.name));
-            }
-            members
-        }
-        Err(e) => {
-            let failure = call_failed(engine, "inspect", &e);
-            let first = |n: &usize| !names.iter().take(*n).any(|other| Some(other) == names.get(*n));
-            let once = (0..names.len()).filter(first).filter_map(|n| names.get(n).cloned());
-            once.map(|name| failed(Some(name), failure.clone())).collect()
-        }
+    let output = ask(engine, "inspect", &engine.inspect(&names), MAX_BYTES.saturating_mul(names.len()))?;
+    Ok(identify::identify(&names, &output.stdout, &output.stderr))
+}
+
+fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<Vec<Found>, Failure> {
+    let (names, command) = match select {
+        Select::Names(names) => (Some(names.as_slice()), engine.pods(names)),
+        Select::Labels(selectors) => (None, engine.pods_by_label(selectors)),
+    };
+    let output = ask(engine, "get", &command, MAX_PODS)?;
+    let unreachable = |words| Failure::Unreachable { what: "get", words };
+    if names.is_none() && !output.success {
+        return Err(unreachable(Plain::from_bytes(&output.stderr)));
     }
+    let found = pods::identify(names, container, &output.stdout, &output.stderr);
+    found.ok_or_else(|| unreachable(Plain::new("what it prints is no list of pods")))
+}
+
+fn ask(engine: &Engine, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Failure> {
+    let output = docker::call(&engine.program, command, max_bytes, TO_ANSWER);
+    output.map_err(|e| call_failed(engine, what, &e))
 }

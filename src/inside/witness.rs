@@ -61,7 +61,13 @@ fn serve(host: &mut Host, request: &Request) -> bool {
     };
     match proof::target(&page, signal) {
         Ok(target) if !answer(Reply::Hello { target: target.clone() }) => return false,
-        Ok(_) if request.task == Task::Identify => return true,
+        Ok(_) if request.task == Task::Identify && !request.from_inside => return true,
+        Ok(_) if request.task == Task::Identify => {
+            return match signal_init(signal) {
+                Ok(()) => tell(&Tell::Sent),
+                Err(why) => tell(&Tell::End(Box::new(refused(why)))),
+            };
+        }
         Ok(_) => {}
         // It may have died of what was interrupted: then that is settled first, by a restart.
         Err((Refusal::NotRunning, Some(target)))
@@ -275,6 +281,9 @@ impl<'a> Job<'a> {
     }
 
     fn look(&mut self) -> Result<Event, Trouble> {
+        if self.request.from_inside {
+            kill(Pid::from_raw(1), None).map_err(|_| Trouble::MayNotSignal)?;
+        }
         let Some(config) = &self.plan.config else {
             return if self.content.is_some() { Err(Trouble::NoConfig) } else { Ok(Event::Done) };
         };
@@ -399,6 +408,10 @@ impl<'a> Job<'a> {
             return Ok(Event::Left(Trouble::HostGone));
         }
         self.host.sent = false;
+        if self.request.from_inside {
+            signal_init(self.signal)?;
+            self.host.sent = true;
+        }
         loop {
             if let Some(verdict) = look_at(&mut proof, self.host.sent, self.deadline) {
                 let proven = self.judge(verdict)?;
@@ -476,11 +489,7 @@ impl<'a> Job<'a> {
             Err((why, _)) => return Err(Trouble::Target { why }),
         };
         let mut proof = Proof::new(&page, signal, target);
-        let number = signal.number();
-        // SAFETY: kill(2) takes numbers only; nix's own knows no real-time signals.
-        if unsafe { nix::libc::kill(1, number) } != 0 {
-            return Err(Trouble::MayNotSignal);
-        }
+        signal_init(signal)?;
         let time = Duration::from_millis(self.plan.grace_ms.saturating_add(self.request.timeout_ms));
         let deadline = started + time.max(Duration::from_secs(1));
         let verdict = loop {
@@ -508,6 +517,12 @@ fn live_in(daemon: &str, page: &Page, file: &Content) -> Option<LiveIn> {
         since_ms: now.uptime_ms,
         file: file.stamp,
     })
+}
+
+/// Signals PID 1.
+fn signal_init(signal: Signal) -> Result<(), Trouble> {
+    // SAFETY: kill(2) takes numbers only; nix's own knows no real-time signals.
+    if unsafe { nix::libc::kill(1, signal.number()) } == 0 { Ok(()) } else { Err(Trouble::MayNotSignal) }
 }
 
 /// One look at the page, with the probe that the proof asks for.
