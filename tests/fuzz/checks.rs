@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 
+use sidecar::apply::engine::Place;
 use sidecar::apply::identify::identify;
 use sidecar::apply::proof::{Proof, target};
 use sidecar::apply::protocol::{self, Heard, Reply, Request, Say, Tell};
@@ -91,7 +92,8 @@ pub fn status(data: &[u8]) {
             let found = identify(&names, stdout, stderr);
             assert!(found.len() <= names.len() && !found.is_empty());
             for found in found {
-                assert!(found.id.is_err() || found.id.is_ok_and(|id| id.bytes().all(|b| b.is_ascii_hexdigit())));
+                let is_id = |place| matches!(place, Place::Container(id) if id.bytes().all(|b| b.is_ascii_hexdigit()));
+                assert!(found.place.is_err() || found.place.is_ok_and(is_id));
             }
         }
         _ => {
