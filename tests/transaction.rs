@@ -431,7 +431,7 @@ fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
     let mut said = BufReader::new(witness.stdout.take().unwrap()).lines();
     let sha256 = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
     let task = serde_json::json!({ "task": "file", "bytes": 3, "sha256": sha256, "force": false });
-    let mut request = serde_json::json!({ "protocol": 2, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
+    let mut request = serde_json::json!({ "protocol": 3, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
     (request["task"], request["id"], request["by"]) = (task, "1".into(), "me".into());
     host.write_all(format!("{request}\nnew").as_bytes()).unwrap();
     let mut hear = |words: &str| assert!(said.any(|line| line.unwrap().contains(words)), "not said: {words}");

@@ -14,7 +14,7 @@ use super::transaction::{Ending, Mark};
 use crate::text::Plain;
 
 /// The protocol that this version speaks.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The most that one side reads of the other, in bytes, all lines together.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The largest content, in bytes.
@@ -307,9 +307,9 @@ mod tests {
 
     #[test]
     fn another_protocol_is_told_by_its_number_alone() {
-        let newer = br#"{"protocol":3,"version":"9\u001b[2J","else":[]}"#;
-        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 3, version: Plain::new("9\x1b[2J") }));
-        assert_eq!(request(newer), Err(Some(3)));
+        let newer = br#"{"protocol":4,"version":"9\u001b[2J","else":[]}"#;
+        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 4, version: Plain::new("9\x1b[2J") }));
+        assert_eq!(request(newer), Err(Some(4)));
         let older = br#"{"protocol":1,"version":"0.9","reply":"protocol"}"#;
         assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Plain::new("0.9") }));
     }
@@ -322,10 +322,10 @@ mod tests {
             b"[]",
             b"{}",
             b"Linux 6.1",
-            br#"{"protocol":2,"version":"1"}"#,
-            br#"{"protocol":2,"version":"1","reply":"hello"}"#,
+            br#"{"protocol":3,"version":"1"}"#,
+            br#"{"protocol":3,"version":"1","reply":"hello"}"#,
             br#"{"protocol":-1,"version":"1","reply":"protocol"}"#,
-            br#"{"protocol":2,"version":"1","reply":"protocol"} trailing"#,
+            br#"{"protocol":3,"version":"1","reply":"protocol"} trailing"#,
         ] {
             assert_eq!(hear(garbage), None, "{}", String::from_utf8_lossy(garbage));
         }

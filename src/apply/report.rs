@@ -961,7 +961,7 @@ mod tests {
             (Failure::WhichContainer { of: vec![p(), p()] }, "refused", 1),
             (Failure::NotInit { error: p() }, "not-a-sidecar-bundle", 4),
             (Failure::NoAnswer { words: p() }, "not-a-sidecar-bundle", 4),
-            (Failure::OtherProtocol { protocol: 3, version: p() }, "refused", 1),
+            (Failure::OtherProtocol { protocol: 4, version: p() }, "refused", 1),
             (Failure::Refused(Refusal::NotWired), "refused", 1),
             (Failure::Refused(Refusal::NotSelected), "refused", 1),
             (Failure::Refused(Refusal::NotRunning), "refused", 1),
