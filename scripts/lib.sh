@@ -2,8 +2,9 @@
 # Sourced by scripts/test and scripts/demo, which stand at the root of the repository: an Engine (ensure_engine) and
 # the images on it (ensure_images).
 
-# What both scripts need of Debian, as COMMAND:PACKAGE. `cc` links Rust programs, strace watches init in a test.
-SIDECAR_NEEDS=(cc:gcc git:git strace:strace ps:procps busybox:busybox-static)
+# What both scripts need of Debian, as COMMAND:PACKAGE. `cc` links Rust programs, strace watches init in a test, python3
+# plays daemons there.
+SIDECAR_NEEDS=(cc:gcc git:git strace:strace ps:procps busybox:busybox-static python3:python3)
 SIDECAR_NEEDS_ENGINE=(docker:docker.io dockerd:docker.io)
 GITLEAKS_VERSION=v8.30.1
 

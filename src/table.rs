@@ -70,8 +70,9 @@ impl Signal {
             return u8::try_from(index).ok().map(Self::Fixed);
         }
         let digits = name.strip_prefix("RTMIN+")?;
-        let n = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u8>().ok())??;
-        (i32::from(n) <= RTMAX - RTMIN).then_some(Self::RealTime(n))
+        let n: u8 = digits.parse().ok()?;
+        // Spelled in one way only: `RTMIN+01` beside `RTMIN+1` would wire one signal twice.
+        (n.to_string() == digits && i32::from(n) <= RTMAX - RTMIN).then_some(Self::RealTime(n))
     }
 
     /// The signal with this number, if the table could name it.

@@ -79,6 +79,9 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
     let wiring = [
         ("NOPE = { restart = \"alpha\" }", "is no signal"),
         ("TERM = { restart = \"alpha\" }", "can't be wired"),
+        ("\"RTMIN+31\" = { restart = \"alpha\" }", "is no signal"),
+        ("\"RTMIN+01\" = { restart = \"alpha\" }", "is no signal"),
+        ("\"RTMIN++1\" = { restart = \"alpha\" }", "is no signal"),
         ("HUP = {}", "no action"),
         ("HUP = { forward = \"alpha\", restart = \"alpha\" }", "two actions"),
         ("HUP = { forward = \"nobody\" }", "no daemon of this table"),
