@@ -19,6 +19,8 @@ ARG SIDECAR_BINARY=
 # The architecture that the image is for, amd64 or arm64: BuildKit sets it; for the legacy builder, --platform and
 # --build-arg TARGETARCH. One that the binary isn't for is found here: the first bytes of a program name its machine.
 ARG TARGETARCH
+# What --version tells, since the context holds no .git: --build-arg SIDECAR_COMMIT="$(git rev-parse HEAD)".
+ARG SIDECAR_COMMIT=
 WORKDIR /src
 COPY . .
 RUN if [ -z "$SIDECAR_BINARY" ]; then scripts/build && SIDECAR_BINARY=dist/sidecar; fi \

@@ -83,6 +83,17 @@ fn here() -> impl Iterator<Item = &'static Applet> {
     APPLETS.iter().filter(|applet| inside::HERE || !applet.inside)
 }
 
+/// What `build.rs` knows of this build.
+const VERSION: &str = concat!(
+    "sidecar ",
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("SIDECAR_COMMIT"),
+    ", ",
+    env!("SIDECAR_TARGET"),
+    ")\n"
+);
+
 fn main() -> ExitCode {
     // First of all: the kernel drops, without an error, what PID 1 neither blocks nor handles, so a signal that came
     // before this line is lost. (It can't fail: the arguments are constants.)
@@ -133,7 +144,7 @@ fn meta(args: &[OsString]) -> ExitCode {
             let names: String = here().flat_map(|applet| [applet.name, "\n"]).collect();
             out::exit(0, out::print(&names))
         }
-        ["--version"] => out::exit(0, out::print(&format!("sidecar {} ({})\n", env!("CARGO_PKG_VERSION"), target()))),
+        ["--version"] => out::exit(0, out::print(VERSION)),
         ["--help" | "-h"] => out::exit(0, out::print(&help())),
         ["--install", directory] => install::run(Path::new(directory), here().map(|applet| applet.name)),
         [one] if one.starts_with("--install=") => {
@@ -163,20 +174,9 @@ fn help() -> String {
         "\nOptions:
   --list           the applets' names
   --install DIR    a link in DIR for each applet; older links of its own are replaced, nobody else's file is
-  --version        version and target
+  --version        version, commit and target
   -h, --help       this; APPLET --help tells more of one
 ",
     );
     text
-}
-
-fn target() -> String {
-    let libc = if cfg!(target_env = "musl") {
-        "-musl"
-    } else if cfg!(target_env = "gnu") {
-        "-gnu"
-    } else {
-        ""
-    };
-    format!("{}-{}{libc}", std::env::consts::ARCH, std::env::consts::OS)
 }

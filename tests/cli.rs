@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not the helpers beside them")]
 
+use std::env::consts::ARCH;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -137,11 +138,31 @@ fn an_argument_that_is_not_utf_8_is_a_usage_error_of_its_applet_in_json_too() {
 }
 
 #[test]
-fn list_version_and_help_go_to_stdout() {
+fn the_version_names_the_commit_and_the_target() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let git = |what| {
+        let output = Command::new("git").args(["-C", here, "rev-parse", what]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let said = sidecar(&["--version"]).1;
+    let commit = if git("--show-toplevel") == here { git("HEAD") } else { "unknown".to_owned() };
+    assert!(said.starts_with(&format!("sidecar {} (commit {commit}", env!("CARGO_PKG_VERSION"))), "{said}");
+    assert!(
+        said.ends_with(&format!(
+            ", {}-unknown-linux-{})\n",
+            ARCH,
+            if cfg!(target_env = "musl") { "musl" } else { "gnu" }
+        )),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn list_and_help_go_to_stdout() {
     let (code, out, err) = sidecar(&["--list"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\ncheck\n");
-    assert!(sidecar(&["--version"]).1.starts_with(concat!("sidecar ", env!("CARGO_PKG_VERSION"), " (")));
     assert_eq!(sidecar(&["-h"]), sidecar(&["--help"]));
     for applet in ["apply-allowlist", "apply-egress", "apply", "status", "check"] {
         let (code, out, err) = sidecar(&[applet, "--help"]);
