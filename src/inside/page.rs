@@ -53,7 +53,11 @@ fn read_at(path: &Path) -> Result<Page, String> {
     parse(&text)
 }
 
-fn parse(text: &[u8]) -> Result<Page, String> {
+/// Reads the text of a page.
+///
+/// # Errors
+/// It is none, or not one of this version.
+pub fn parse(text: &[u8]) -> Result<Page, String> {
     let page: Page = serde_json::from_slice(text).map_err(|e| {
         format!("the status page of PID 1 can't be read by this version: {e}; use /proc/1/exe, the very program that wrote it")
     })?;

@@ -293,7 +293,7 @@ impl Store {
     /// Writes the record.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses; the record is what it was, then.
     pub fn note(&self, record: &Record) -> Result<(), Trouble> {
         let text = serde_json::to_vec(record).map_err(|e| trouble(Doing::Note, &e.into()))?;
         let like = Content {
@@ -306,7 +306,12 @@ impl Store {
         };
         let beside = self.beside(".", ".sidecar-new");
         self.write(&beside, &text, &like, Doing::Note)?;
-        self.rename(&beside, &self.record_name()).map_err(|e| trouble(Doing::Note, &e))
+        renameat(&self.dir, beside.as_os_str(), &self.dir, self.record_name().as_os_str())
+            .map_err(|e| trouble(Doing::Note, &e.into()))?;
+        // Whoever reads it now sees it, so it is done: a change that is marked as live and taken back all the same would
+        // be settled by nobody. Not to be on the disk yet matters to a power cut alone.
+        let _ = self.sync();
+        Ok(())
     }
 
     /// Puts the staged content in place.

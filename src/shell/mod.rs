@@ -5,7 +5,7 @@
 mod log;
 mod notify;
 mod publish;
-mod relay;
+pub mod relay;
 mod signals;
 mod spawn;
 mod watch;

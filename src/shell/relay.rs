@@ -180,8 +180,9 @@ pub struct Stream {
     pub generation: u64,
     /// Which sink it goes to.
     pub sink: usize,
-    /// What it is watched under, and whether it is.
+    /// What it is watched under.
     pub number: u64,
+    /// Whether it is watched.
     pub is_watched: bool,
     /// Nothing more comes out of it.
     pub ended: bool,

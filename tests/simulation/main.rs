@@ -5,9 +5,13 @@
 #![allow(missing_docs, reason = "no library")]
 
 mod bugs;
+mod bundle;
 mod campaign;
+mod change;
+mod choices;
 mod judge;
 mod kernel;
+mod plants;
 mod real;
 mod schedule;
 mod world;

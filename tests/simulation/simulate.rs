@@ -5,9 +5,13 @@
 #![allow(missing_docs, reason = "no library")]
 
 mod bugs;
+mod bundle;
 mod campaign;
+mod change;
+mod choices;
 mod judge;
 mod kernel;
+mod plants;
 mod schedule;
 mod world;
 
@@ -16,6 +20,9 @@ use std::time::Instant;
 
 use bugs::{ALL, Bug};
 use campaign::{explain, run_all};
+use change::TOLD;
+use choices::Choices;
+use plants::{PLANTS, Plant};
 use schedule::{Schedule, tables};
 use world::tell;
 
@@ -23,7 +30,12 @@ const USAGE: &str = "usage: simulate [--schedules N] [--seed S] [--threads N] [-
 
 Runs N schedules (100000) of the real core on a simulated kernel, the i-th drawn from seed S+i (1), and checks
 every promise after every event. One that fails is made as short as it will, and told; exit 1.
---seed S --schedules 1 runs the one of seed S again, --trace tells it whole. --plant puts a bug in.";
+--seed S --schedules 1 runs the one of seed S again, --trace tells it whole. --plant puts a bug in.
+
+usage: simulate --transactions [--schedules N] [--seed S] [--threads N] [--faults F] [--choices C,C...] [--plant BUG]
+
+The same for a change of a daemon's file: the real cores of the transaction and of its proof. --faults F: every
+schedule that there is with at most F faults. --choices runs one again, and tells it.";
 
 struct Wanted {
     schedules: u64,
@@ -31,11 +43,25 @@ struct Wanted {
     threads: usize,
     trace: bool,
     bug: Option<Bug>,
+    transactions: bool,
+    faults: Option<usize>,
+    choices: Option<Vec<usize>>,
+    plant: Option<Plant>,
 }
 
 fn arguments() -> Option<Wanted> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut wanted = Wanted { schedules: 100_000, seed: 1, threads, trace: false, bug: None };
+    let mut wanted = Wanted {
+        schedules: 100_000,
+        seed: 1,
+        threads,
+        trace: false,
+        bug: None,
+        transactions: false,
+        faults: None,
+        choices: None,
+        plant: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -45,7 +71,15 @@ fn arguments() -> Option<Wanted> {
             "--trace" => wanted.trace = true,
             "--plant" => {
                 let name = args.next()?;
-                wanted.bug = Some(*ALL.iter().find(|bug| format!("{bug:?}") == name)?);
+                wanted.bug = ALL.iter().find(|bug| format!("{bug:?}") == name).copied();
+                wanted.plant = PLANTS.iter().find(|plant| format!("{plant:?}") == name).copied();
+                (wanted.bug.is_some() || wanted.plant.is_some()).then_some(())?;
+            }
+            "--transactions" => wanted.transactions = true,
+            "--faults" => wanted.faults = Some(args.next()?.parse().ok()?),
+            "--choices" => {
+                let choices = args.next()?;
+                wanted.choices = Some(choices.split(',').map(|n| n.parse().ok()).collect::<Option<_>>()?);
             }
             _ => return None,
         }
@@ -55,9 +89,12 @@ fn arguments() -> Option<Wanted> {
 
 fn main() -> ExitCode {
     let Some(wanted) = arguments() else {
-        println!("{USAGE}\nBUG: {ALL:?}");
+        println!("{USAGE}\nBUG: {ALL:?}, or with --transactions: {PLANTS:?}");
         return ExitCode::from(2);
     };
+    if wanted.transactions {
+        return transactions(&wanted);
+    }
     let tables = tables();
     if wanted.trace {
         let schedule = Schedule::draw(wanted.seed, &tables);
@@ -77,5 +114,32 @@ fn main() -> ExitCode {
     );
     let Some((schedule, broken)) = report.failed else { return ExitCode::SUCCESS };
     println!("{}", explain(&tables, &schedule, &broken, wanted.bug));
+    ExitCode::FAILURE
+}
+
+fn transactions(wanted: &Wanted) -> ExitCode {
+    if let Some(choices) = &wanted.choices {
+        let outcome = change::run(&mut Choices::list(choices.clone(), usize::MAX), wanted.plant, true);
+        println!("{}\n{:?}", outcome.log.join("\n"), outcome.broken);
+        return ExitCode::from(u8::from(outcome.broken.is_some()));
+    }
+    let begun = Instant::now();
+    let report = match wanted.faults {
+        Some(faults) => change::run_all(faults, wanted.plant),
+        None => change::run_random(wanted.seed, wanted.schedules, wanted.threads, wanted.plant),
+    };
+    let took = begun.elapsed();
+    let told: Vec<String> = TOLD.iter().zip(report.told).map(|(told, n)| format!("{told:?} {n}")).collect();
+    println!(
+        "{}: {} schedules, {} steps in {:.1} s; {}; {}",
+        wanted.faults.map_or_else(|| format!("seed {}", wanted.seed), |n| format!("all with at most {n} faults")),
+        report.schedules,
+        report.steps,
+        took.as_secs_f64(),
+        told.join(", "),
+        if report.failed.is_some() { "a promise was broken" } else { "every promise held" },
+    );
+    let Some((list, broken)) = report.failed else { return ExitCode::SUCCESS };
+    println!("{}", change::explain(&list, &broken, wanted.plant));
     ExitCode::FAILURE
 }

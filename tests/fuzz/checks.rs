@@ -1,0 +1,181 @@
+//! What must hold of whatever comes from outside. The fuzzers of fuzz/ call these, and so does the runner beside them.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+
+use sidecar::apply::identify::identify;
+use sidecar::apply::proof::{Proof, target};
+use sidecar::apply::protocol::{self, Heard, Reply, Request, Say, Tell};
+use sidecar::core::select;
+use sidecar::inside::page;
+use sidecar::inside::store::Record;
+use sidecar::shell::relay::{LINE_MAX, Sink, Stream};
+use sidecar::status::Page;
+use sidecar::table::{BUILT_IN, BUILT_IN_NAME, Ready, Signal, Table};
+use sidecar::text::Plain;
+
+/// A table is one that init can run, or an error in a line that is there.
+pub fn table(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Table::parse(text, "fuzz") {
+        Ok(table) => {
+            assert!(!table.daemons.is_empty());
+            for (index, daemon) in table.daemons.iter().enumerate() {
+                assert_eq!(table.find(&daemon.name), Some(index), "a second one of that name");
+                assert!(daemon.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+                assert!(!daemon.name.starts_with('-') && !daemon.name.is_empty());
+                let exec = match &daemon.ready {
+                    Some(Ready::Exec(command)) => command.as_slice(),
+                    _ => &[],
+                };
+                let check = daemon.config.as_ref().and_then(|config| config.check.as_deref()).unwrap_or_default();
+                for command in [&daemon.command, exec, check] {
+                    assert!(command.iter().all(|argument| !argument.contains('\0')), "{command:?}");
+                    assert!(command.first().is_none_or(|program| !program.is_empty()), "{command:?}");
+                }
+                assert!(!daemon.command.is_empty());
+                assert!(check.is_empty() || check.iter().any(|argument| argument.contains("{}")));
+                assert!(daemon.config.as_ref().is_none_or(|config| config.path.is_absolute()));
+            }
+            for wire in &table.wiring {
+                assert!(wire.daemon < table.daemons.len() && wire.signal.is_wireable());
+                assert_eq!(Signal::from_number(wire.signal.number()), Some(wire.signal));
+                assert_eq!(Signal::from_name(&wire.signal.to_string()), Some(wire.signal));
+            }
+            assert!(table.wiring.is_sorted_by(|a, b| a.signal < b.signal), "a signal is wired twice");
+        }
+        Err(error) => {
+            let lines = text.bytes().filter(|b| *b == b'\n').count() + 1;
+            assert!(error.line.is_none_or(|line| (1..=lines).contains(&line)), "{error}");
+            assert!(!error.message.is_empty());
+        }
+    }
+}
+
+/// What a bundle says is understood or not: no crash, and nothing of it gets to a terminal as it came.
+pub fn status(data: &[u8]) {
+    let Some((kind, text)) = data.split_first() else { return };
+    match kind % 6 {
+        0 => {
+            if let Ok(page) = page::parse(text) {
+                of_page(page);
+            }
+        }
+        1 => match protocol::hear(text) {
+            Some(Heard::Reply(Reply::Refused { target: Some(target), .. } | Reply::Hello { target })) => {
+                is_plain(&target.daemon);
+            }
+            Some(Heard::Reply(Reply::NotInit { error })) => is_plain(&error),
+            Some(Heard::OtherProtocol { version, .. }) => is_plain(&version),
+            _ => {}
+        },
+        2 => {
+            if let Ok(request) = protocol::request(text) {
+                [&request.version, &request.id, &request.by].into_iter().for_each(is_plain);
+                let again = protocol::line(&request);
+                assert_eq!(serde_json::from_str::<Request>(&again).ok(), Some(request));
+            }
+            let _ = serde_json::from_slice::<Say>(text);
+        }
+        3 => {
+            if let Ok(tell) = serde_json::from_slice::<Tell>(text) {
+                let again = protocol::line(&tell);
+                assert!(again.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n')), "{again:?}");
+                assert_eq!(serde_json::from_str::<Tell>(&again).ok(), Some(tell));
+            }
+        }
+        4 => {
+            let names = ["b1", "0123456789ab"].map(str::to_owned);
+            let (stdout, stderr) = text.split_at(text.iter().position(|b| *b == 0).unwrap_or(text.len()));
+            let found = identify(&names, stdout, stderr);
+            assert!(found.len() <= names.len() && !found.is_empty());
+            for found in found {
+                assert!(found.id.is_err() || found.id.is_ok_and(|id| id.bytes().all(|b| b.is_ascii_hexdigit())));
+            }
+        }
+        _ => {
+            if let Ok(record) = serde_json::from_slice::<Record>(text) {
+                let again = serde_json::to_vec(&record).unwrap();
+                assert_eq!(serde_json::from_slice::<Record>(&again).unwrap(), record);
+                is_plain(&record.by);
+            }
+        }
+    }
+}
+
+fn of_page(page: Page) {
+    let again = serde_json::to_vec(&page).unwrap();
+    assert_eq!(page::parse(&again).unwrap(), page);
+    for signal in ["HUP", "USR1"].map(Signal::from_name).into_iter().flatten() {
+        if let Ok(target) = target(&page, signal) {
+            is_plain(&target.daemon);
+            let mut proof = Proof::new(&page, signal, target);
+            for (now, probe) in [(0, None), (5, Some(true)), (u64::MAX, Some(true)), (0, Some(false))] {
+                let _ = proof.observe(now, &page, true, probe);
+            }
+            let verdict = proof.give_up();
+            let _ = verdict.siblings_moved.iter().map(is_plain).count();
+        }
+    }
+    let _ = page.aged(5);
+}
+
+fn is_plain(text: &Plain) {
+    // Escapes are longer than what they stand for, so it may end a little behind its bound.
+    assert!(text.as_str().len() <= 320 && text.as_str().bytes().all(|b| matches!(b, b' '..=b'~')), "{text:?}");
+}
+
+/// A daemon's output comes out as whole lines behind its name, whatever it wrote in whichever portions.
+pub fn lines(data: &[u8]) {
+    let Some((portion, text)) = data.split_first() else { return };
+    // What a pipe takes at once.
+    let text = text.get(..32_768).unwrap_or(text);
+    let portion = usize::from(*portion) * 40 + 1;
+    let (read, write) = nix::unistd::pipe().unwrap();
+    let mut write = File::from(write);
+    write.write_all(text).unwrap();
+    drop(write);
+    let mut file = File::from(nix::sys::memfd::memfd_create("lines", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap());
+    let mut sink = Sink::open(file.as_fd()).unwrap();
+    let mut stream = Stream::new(read, "d", 0, 1, 0, 0);
+    let mut buffer = vec![0; portion];
+    while !stream.ended {
+        stream.pump(&mut buffer, &mut sink);
+        sink.flush();
+    }
+    assert!(!sink.is_waiting());
+    let mut said = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut said).unwrap();
+
+    let mut wanted = Vec::new();
+    for line in text.strip_suffix(b"\n").unwrap_or(text).split(|b| *b == b'\n') {
+        let parts = line.chunks(LINE_MAX).chain(line.is_empty().then_some(&b""[..]));
+        for part in parts {
+            wanted.extend([b"[d] ", part, b"\n"].concat());
+        }
+    }
+    if text.is_empty() {
+        wanted.clear();
+    }
+    assert_eq!(String::from_utf8_lossy(&said), String::from_utf8_lossy(&wanted));
+}
+
+/// What is selected is of the table, in its order, each once; all where nothing is named.
+pub fn selection(data: &[u8]) {
+    let Ok(value) = std::str::from_utf8(data) else { return };
+    let table = Table::parse(BUILT_IN, BUILT_IN_NAME).unwrap();
+    let selection = select(&table, Some(value));
+    assert!(
+        selection.selected.is_sorted_by(|a, b| a < b) && selection.selected.iter().all(|i| *i < table.daemons.len())
+    );
+    let named: Vec<&str> = value.split(',').map(str::trim).collect();
+    for (index, daemon) in table.daemons.iter().enumerate() {
+        let wanted = value.trim().is_empty() || named.contains(&daemon.name.as_str());
+        assert_eq!(selection.selected.contains(&index), wanted, "{}", daemon.name);
+    }
+    for name in &selection.unknown {
+        assert!(table.find(name).is_none() && !name.is_empty() && named.contains(&name.as_str()));
+    }
+}
