@@ -46,6 +46,7 @@ pub struct Disk {
 
 /// What init does, as far as a change can tell.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
 pub struct Bundle {
     pub now: u64,
     pub disk: Disk,

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sidecar::apply::proof::{Finding, Proof, Step, target};
+use sidecar::apply::proof::{Finding, Incarnation, Proof, Refusal, Short, Step, target, undone};
 use sidecar::apply::transaction::{Action, Doing, Ending, Event, Mark, Mode, Transaction, Trouble};
 use sidecar::status::{DaemonState, InitState};
 use sidecar::table::{Ready, Signal};
@@ -28,6 +28,7 @@ pub struct Broken {
 
 /// What the host is like now.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
 struct Host {
     is_alive: bool,
     is_connected: bool,
@@ -74,6 +75,8 @@ struct Change<'a> {
     place_failed: bool,
     /// Of the daemon, when the proof began: generation, and how many signals were served.
     since: (u64, u64),
+    /// The process that was proven.
+    after: Option<Incarnation>,
     steps: u64,
     broken: Option<Broken>,
 }
@@ -230,10 +233,7 @@ impl Change<'_> {
         let refusal = match self.choices.fault(2) {
             0 => {
                 self.step()?;
-                match self.left(self.deadline) {
-                    None => None,
-                    Some(why) => Some(Event::Left(why)),
-                }
+                self.left(self.deadline).map(Event::Left)
             }
             1 => Some(Event::Failed(Trouble::Checker { code: Some(1), words: Plain::default() })),
             _ => loop {
@@ -288,7 +288,10 @@ impl Change<'_> {
         let mut answer = None;
         for _ in 0..2 {
             match proof.observe(self.bundle.now, &page, sent, answer) {
-                Step::Done(verdict) => return Some(verdict.finding),
+                Step::Done(verdict) => {
+                    self.after = Some(verdict.after);
+                    return Some(verdict.finding);
+                }
                 Step::Wait { probe: false } => return None,
                 Step::Wait { probe: true } => answer = Some(self.bundle.is_ready()),
             }
@@ -381,7 +384,7 @@ impl Change<'_> {
         });
         match finding {
             Finding::Live | Finding::Delivered => Event::Proven(finding),
-            Finding::Unproven(sidecar::apply::proof::Short::InitStopping) => Event::Failed(Trouble::Stopping),
+            Finding::Unproven(Short::InitStopping) => Event::Failed(Trouble::Stopping),
             finding => Event::Failed(Trouble::Unproven { finding }),
         }
     }
@@ -419,11 +422,15 @@ impl Change<'_> {
             if let Some(why) = self.left(deadline) {
                 return Ok(Event::Left(why));
             }
+            let page = self.bundle.page();
+            if page.status.state == InitState::Stopping {
+                return Ok(Event::Left(Trouble::Stopping));
+            }
+            if let Some(finding) = undone(&page, "filter", self.after) {
+                return Ok(Event::Failed(Trouble::Unproven { finding }));
+            }
             if self.host.acked {
                 return Ok(Event::Done);
-            }
-            if self.bundle.page().status.state == InitState::Stopping {
-                return Ok(Event::Left(Trouble::Stopping));
             }
         }
     }
@@ -446,7 +453,7 @@ impl Change<'_> {
         let page = self.bundle.page();
         let aim = match target(&page, Signal::USR1) {
             Ok(aim) => aim,
-            Err((sidecar::apply::proof::Refusal::Stopping, _)) => return Ok(Event::Failed(Trouble::Stopping)),
+            Err((Refusal::Stopping, _)) => return Ok(Event::Failed(Trouble::Stopping)),
             Err((why, _)) => return Ok(Event::Failed(Trouble::Target { why })),
         };
         self.since = (aim.before.generation, aim.seq);
@@ -503,9 +510,9 @@ impl Change<'_> {
     }
 
     /// What the host makes of it.
-    fn tell(&mut self, ended: Option<Result<Ending, Killed>>) -> Told {
+    fn tell(&mut self, ended: Option<&Result<Ending, Killed>>) -> Told {
         let is_file = self.mode == Mode::File;
-        if let (Some(Ok(ending)), true) = (&ended, self.host.is_connected) {
+        if let (Some(Ok(ending)), true) = (ended, self.host.is_connected) {
             return match ending {
                 Ending::Live { finding: Finding::Live } if self.host.acked || !is_file => Told::Live,
                 Ending::Live { .. } if self.host.acked || !is_file => Told::Delivered,
@@ -597,17 +604,17 @@ impl Change<'_> {
         }
         let disk = self.bundle.disk.clone();
         let is_settled = disk.record != Some(Mark::Interrupted);
-        self.check(is_settled, "what was interrupted is settled by whoever comes next", |c| c.summary());
+        self.check(is_settled, "what was interrupted is settled by whoever comes next", Change::summary);
         let can_say = self.is_restart || self.bundle.ready == Some(Ready::Notify);
         if self.mode != Mode::InPlace {
             let serves = self.bundle.serves;
             let is_one = serves.is_none() || serves == Some(disk.path) || !can_say;
-            self.check(is_one, "never a mix", |c| c.summary());
+            self.check(is_one, "never a mix", Change::summary);
             let is_swept = disk.staged.is_none() && disk.kept.is_none();
-            self.check(is_swept, "nothing is left beside the file", |c| c.summary());
+            self.check(is_swept, "nothing is left beside the file", Change::summary);
             let is_new = disk.path == Content::New;
             let is_marked = disk.is_ours && matches!(disk.record, Some(Mark::Live | Mark::Delivered));
-            self.check(is_new == is_marked, "the record tells which content it is", |c| c.summary());
+            self.check(is_new == is_marked, "the record tells which content it is", Change::summary);
         }
         self.is_as_told(told, was_dead, true);
     }
@@ -662,6 +669,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         checked: false,
         place_failed: false,
         since: (0, 0),
+        after: None,
         steps: 0,
         broken: None,
     };
@@ -670,7 +678,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         let is_untouched = change.bundle.disk.path == if mode == Mode::DryRun { Content::Old } else { Content::New };
         change.check(is_untouched, "without new content nothing is written to the file", Change::summary);
     }
-    let told = change.tell(ended);
+    let told = change.tell(ended.as_ref());
     change.bundle.say(|| format!("the host tells: {told:?}"));
     change.is_as_told(told, was_dead, false);
     change.rest(told, was_dead);

@@ -19,6 +19,10 @@ mod world;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bugs::{ALL, Bug};
+use change::TOLD;
+use choices::Choices;
+use plants::{PLANTS, Plant};
+
 use campaign::{Report, explain, run_all};
 use judge::Mark;
 use schedule::{Schedule, tables};
@@ -107,4 +111,72 @@ finds! {
     a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old group is there when its replacement starts";
     a_page_read_half_written_is_found: PageReadHalfWritten, "a page is read whole";
     a_fork_that_blocks_all_signals_taken_for_a_handler_is_found: ForkTakenForAHandler, "no signal reaches a process that doesn't catch it";
+}
+
+fn kept(report: &change::Report) {
+    if let Some((list, broken)) = &report.failed {
+        panic!("{}", change::explain(list, broken, None));
+    }
+    // Each of them is told, or else it is nothing to have kept every promise.
+    let untold: Vec<_> = TOLD.iter().zip(report.told).filter(|(_, n)| *n < 20).collect();
+    assert!(untold.is_empty(), "{untold:?}");
+}
+
+#[test]
+fn a_change_is_live_or_as_it_was_in_every_schedule_with_one_fault_at_each_of_its_steps() {
+    kept(&change::run_all(1, None));
+}
+
+#[test]
+fn a_change_is_live_or_as_it_was_over_100_000_schedules_with_many_faults() {
+    kept(&change::run_random(SEED, 100_000, threads(), None));
+}
+
+#[test]
+fn a_change_s_choices_replay_exactly() {
+    for seed in 0..200 {
+        let mut choices = Choices::random(seed);
+        let told = change::run(&mut choices, None, true);
+        let list = choices.made.iter().map(|(chosen, _)| *chosen).collect();
+        let again = change::run(&mut Choices::list(list, usize::MAX), None, true);
+        assert_eq!((told.log, told.steps), (again.log, again.steps));
+    }
+}
+
+/// Which promise of a change a planted bug breaks first.
+fn found_in_a_change(plant: Plant) -> String {
+    let Some((list, broken)) = change::run_random(SEED, 400_000, 1, Some(plant)).failed else {
+        panic!("{plant:?} was not found")
+    };
+    println!("{plant:?}\n{}", change::explain(&list, &broken, Some(plant)));
+    broken.promise.to_owned()
+}
+
+macro_rules! finds_in_changes {
+    ($($name:ident: $plant:ident, $promise:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            assert_eq!(found_in_a_change(Plant::$plant), $promise);
+        })*
+
+        #[test]
+        fn each_bug_of_a_change_that_can_be_planted_has_its_test() {
+            assert_eq!(PLANTS, [$(Plant::$plant),*]);
+        }
+    };
+}
+
+finds_in_changes! {
+    a_commit_without_an_acknowledgement_is_found: CommitsUnacknowledged, "it commits only once it is acknowledged";
+    an_unchecked_content_is_found: PlacesUnchecked, "nothing unchecked is put in place";
+    a_place_without_a_record_is_found: PlacesUnrecorded, "what is placed can be settled by whoever finds it";
+    a_way_back_without_a_restart_is_found: GoesBackWithoutARestart, "any other exit but 5 means that content and daemon are as they were";
+    an_init_that_settles_under_the_lock_is_found: InitSettlesUnderTheLock, "what is found live is live, and has settled";
+    a_proof_without_settling_is_found: NothingSettles, "what is found live is live, and has settled";
+    a_proof_by_another_s_restart_is_found: CountsBeforeItIsSent, "nothing counts before the signal is out";
+    an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "what is found live is live, and has settled";
+    a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "what was interrupted is settled by whoever comes next";
+    a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "the record tells which content it is";
+    a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
+    an_interrupted_change_that_nobody_settles_is_found: NobodySettlesWhatWasInterrupted, "nothing is left beside the file";
 }
