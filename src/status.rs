@@ -169,6 +169,9 @@ pub struct Page {
     pub status: Status,
     /// One for each of `status.daemons`, in their order.
     pub plans: Vec<Plan>,
+    /// The socket on which init takes the log line of a change; `None`: it takes none.
+    #[serde(default)]
+    pub socket: Option<String>,
 }
 
 /// A key that is there with the value null, as opposed to one that isn't there.

@@ -338,6 +338,8 @@ fn content_that_the_daemon_dies_of_is_taken_back() {
     assert_eq!(report["after"]["generation"], 3);
     bundle.serves("old");
     assert_eq!(bundle.record()["outcome"], "rolled-back");
+    // By init, so that it is a line of its own whatever else is written.
+    bundle.wait_until("told", || bundle.read("log").contains(" WARN change of alpha: rolled back by=me@"));
 }
 
 #[test]

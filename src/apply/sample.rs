@@ -39,5 +39,5 @@ pub fn page() -> Page {
         daemons: vec![daemon("egress", 12), daemon("pipelock", 17)],
     };
     let tcp = Ready::Tcp(([127, 0, 0, 1], 8888).into());
-    Page { status, plans: vec![plan(Ready::Notify), plan(tcp)] }
+    Page { status, plans: vec![plan(Ready::Notify), plan(tcp)], socket: Some("@1".to_owned()) }
 }

@@ -1,19 +1,26 @@
 //! One line in the bundle's log for each transaction.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
-use nix::libc;
-
-use super::clock;
+use super::page;
 use crate::apply::proof::Finding;
 use crate::apply::protocol::End;
 use crate::apply::transaction::Ending;
 use crate::text::Plain;
 
-/// Writes it where init's own log goes, in the form that the environment asks init for. A log that nobody reads, or
-/// that isn't a pipe or a terminal (a file's position is init's own), gets none.
+/// The keys of the message: which daemon's change and what came of it, by whom, and that it is no good news.
+pub const CHANGE: &str = "X_SIDECAR_CHANGE";
+/// See [`CHANGE`].
+pub const BY: &str = "X_SIDECAR_BY";
+/// See [`CHANGE`].
+pub const WARNING: &str = "X_SIDECAR_WARNING";
+/// How long init's queue may be full.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
+/// Has init write it, in its own form and between the lines of the daemons. An init that doesn't take it in time, or
+/// is at its end, writes none.
 pub fn tell(daemon: &str, by: &Plain, end: &End) {
     let outcome = match &end.ending {
         Ending::Unchanged => "unchanged",
@@ -25,22 +32,15 @@ pub fn tell(daemon: &str, by: &Plain, end: &End) {
         Ending::RolledBack { .. } => "rolled back",
         Ending::Down { .. } => "DOWN",
     };
-    let (level, at) =
-        (if matches!(outcome, "live" | "delivered" | "unchanged") { "INFO" } else { "WARN" }, clock::utc_now());
-    let line = if std::env::var("SIDECAR_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        let message = format!("change of {daemon}: {outcome}");
-        let line = serde_json::json!({ "timestamp": at, "level": level, "message": message, "by": by });
-        format!("{line}\n")
-    } else {
-        format!("{at}  {level} change of {daemon}: {outcome} by={by}\n")
-    };
-    // One write of less than PIPE_BUF bytes: it stays one line.
-    let _ = open().map(|mut log| log.write_all(line.as_bytes()));
+    let is_good = matches!(outcome, "live" | "delivered" | "unchanged");
+    let warning = if is_good { String::new() } else { format!("{WARNING}=1\n") };
+    let _ = send(&format!("{CHANGE}={daemon}: {outcome}\n{BY}={by}\n{warning}"));
 }
 
-fn open() -> Option<File> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let log = OpenOptions::new().append(true).custom_flags(flags).open("/proc/1/fd/2").ok()?;
-    let kind = log.metadata().ok()?.file_type();
-    (kind.is_fifo() || kind.is_char_device()).then_some(log)
+fn send(message: &str) -> Option<usize> {
+    let socket = page::read().ok()?.socket?;
+    let init = SocketAddr::from_abstract_name(socket.strip_prefix('@')?).ok()?;
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_write_timeout(Some(A_MOMENT)).ok()?;
+    socket.send_to_addr(message.as_bytes(), &init).ok()
 }

@@ -177,13 +177,15 @@ impl Shell {
         };
         (self.head.selected, self.head.unselected) = (names(true), names(false));
         self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
-        if self.specs.iter().any(|d| d.ready == Some(Ready::Notify)) {
+        if self.specs.iter().any(|d| d.ready == Some(Ready::Notify) || d.config.is_some()) {
             match notify::Notify::open() {
                 Ok(socket) => {
                     self.watch.set(socket.fd(), NOTIFY, For::Reading, true);
                     self.notify = Some(socket);
                 }
-                Err(e) => tracing::warn!("no socket for sd_notify: {e}; daemons with notify never count as ready"),
+                Err(e) => tracing::warn!(
+                    "no socket for sd_notify: {e}; daemons with notify never count as ready, and no change is logged"
+                ),
             }
         }
         for (name, wire) in table.wiring.iter().map(|w| (w.signal.to_string(), w)) {
@@ -267,7 +269,8 @@ impl Shell {
         }
         self.streams.retain(|s| !s.ended);
         let notify = self.notify.as_ref().filter(|_| notified);
-        let mut events: Vec<Event> = std::iter::from_fn(|| notify?.take()).take(ROUND).collect();
+        let messages = std::iter::from_fn(|| notify?.take()).take(ROUND);
+        let mut events: Vec<Event> = messages.filter_map(|message| message.event_or_log()).collect();
         if signalled {
             events.extend(self.gather_signals());
         }
@@ -356,7 +359,8 @@ impl Shell {
             self.is_stale = true;
         }
         if self.is_stale {
-            self.is_stale = !self.place.put(|| publish::text(head, &self.entries));
+            let socket = self.notify.as_ref().map(|socket| socket.name.as_str());
+            self.is_stale = !self.place.put(|| publish::text(head, &self.entries, socket));
         }
     }
 

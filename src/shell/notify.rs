@@ -1,4 +1,5 @@
-//! The `sd_notify`(3) socket.
+//! The `sd_notify`(3) socket. The helper of a change writes to it too: only what goes through init's own queue can't
+//! land in the middle of another line of the log.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,6 +11,8 @@ use nix::sys::socket::{
 };
 
 use crate::core::Event;
+use crate::inside::log::{BY, CHANGE, WARNING};
+use crate::text::Plain;
 
 /// A datagram socket with an abstract name that the kernel chose: two bundles may share a network namespace.
 pub struct Notify {
@@ -41,29 +44,66 @@ impl Notify {
     }
 
     /// The next message, if one is there. The kernel tells who sent it.
-    pub fn take(&self) -> Option<Event> {
+    pub fn take(&self) -> Option<Message> {
         let mut bytes = [0u8; 4096];
         let mut space = cmsg_space!(UnixCredentials);
-        let (len, pid) = {
+        let (len, pid, uid) = {
             let mut iov = [IoSliceMut::new(&mut bytes)];
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let message = recvmsg::<UnixAddr>(self.fd.as_raw_fd(), &mut iov, Some(&mut space), flags).ok()?;
-            let pid = message.cmsgs().ok().and_then(|mut all| {
+            let who = message.cmsgs().ok().and_then(|mut all| {
                 all.find_map(|c| match c {
-                    ControlMessageOwned::ScmCredentials(who) => Some(who.pid()),
+                    ControlMessageOwned::ScmCredentials(who) => Some((who.pid(), who.uid())),
                     _ => None,
                 })
             });
-            (message.bytes, pid.unwrap_or(0))
+            let (pid, uid) = who.unwrap_or((0, u32::MAX));
+            (message.bytes, pid, uid)
         };
         let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or(&[])).into_owned();
-        let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
-        let usec = value("MONOTONIC_USEC").and_then(|v| v.parse().ok());
+        Some(Message { pid, uid, text })
+    }
+}
+
+/// One datagram.
+pub struct Message {
+    /// 0 for a sender outside of init's pid namespace.
+    pid: i32,
+    uid: u32,
+    text: String,
+}
+
+impl Message {
+    fn value(&self, key: &str) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// What it means for the core; the line of a change is logged instead.
+    #[must_use]
+    pub fn event_or_log(&self) -> Option<Event> {
+        if let Some(change) = self.value(CHANGE) {
+            self.log(&Plain::new(change));
+            return None;
+        }
+        let usec = self.value("MONOTONIC_USEC").and_then(|v| v.parse().ok());
         Some(Event::Notify {
-            pid,
-            ready: value("READY") == Some("1"),
-            reloading: (value("RELOADING") == Some("1")).then_some(usec).flatten(),
-            errno: value("ERRNO").and_then(|v| v.parse().ok()).unwrap_or(0),
+            pid: self.pid,
+            ready: self.value("READY") == Some("1"),
+            reloading: (self.value("RELOADING") == Some("1")).then_some(usec).flatten(),
+            errno: self.value("ERRNO").and_then(|v| v.parse().ok()).unwrap_or(0),
         })
+    }
+
+    /// Who shares the network namespace alone, an agent's container say, has no say here.
+    fn log(&self, change: &Plain) {
+        if self.pid == 0 || ![0, nix::unistd::geteuid().as_raw()].contains(&self.uid) {
+            return;
+        }
+        let by = Plain::new(self.value(BY).unwrap_or_default());
+        if self.value(WARNING).is_none() {
+            tracing::info!(%by, "change of {change}");
+        } else {
+            tracing::warn!(%by, "change of {change}");
+        }
     }
 }

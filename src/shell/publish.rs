@@ -30,11 +30,11 @@ impl Entry {
     }
 }
 
-/// A [`crate::status::Page`]: `head` is its status, without daemons.
+/// A [`crate::status::Page`]: `head` is its status, without daemons, and `socket` its socket.
 ///
 /// # Errors
 /// None that is known.
-pub fn text(head: &Status, entries: &[Entry]) -> io::Result<Vec<u8>> {
+pub fn text(head: &Status, entries: &[Entry], socket: Option<&str>) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(head)?;
     // The daemons are the last of its keys.
     let head = head.strip_suffix(b"]}").ok_or_else(|| io::Error::other("the status does not end with its daemons"))?;
@@ -45,7 +45,9 @@ pub fn text(head: &Status, entries: &[Entry]) -> io::Result<Vec<u8>> {
     join(&mut text, entries.iter().map(|e| &e.daemon));
     text.extend_from_slice(b"]},\"plans\":[");
     join(&mut text, entries.iter().map(|e| &e.plan));
-    text.extend_from_slice(b"]}");
+    text.extend_from_slice(b"],\"socket\":");
+    serde_json::to_writer(&mut text, &socket)?;
+    text.push(b'}');
     Ok(text)
 }
 
@@ -141,6 +143,9 @@ mod tests {
             page.status.daemons.iter().zip(&page.plans).map(|(daemon, plan)| Entry::new(view, daemon, plan)).collect();
         let mut head = page.status.clone();
         head.daemons.clear();
-        assert_eq!(serde_json::from_slice::<Page>(&text(&head, &entries).unwrap()).unwrap(), page);
+        assert_eq!(
+            serde_json::from_slice::<Page>(&text(&head, &entries, page.socket.as_deref()).unwrap()).unwrap(),
+            page
+        );
     }
 }

@@ -359,6 +359,6 @@ impl Bundle {
             signals: BTreeMap::from([("HUP".to_owned(), forward), ("USR1".to_owned(), restart)]),
             daemons: vec![daemon],
         };
-        Page { status, plans: vec![plan] }
+        Page { status, plans: vec![plan], socket: None }
     }
 }
