@@ -456,3 +456,72 @@ fn signal_only_sends_and_looks_no_further() {
     assert!(out.starts_with(&format!("{}: sent: ", bundle.name)), "{out}");
     wait_until("restart", || (bundle.daemon("pipelock")["generation"] == 2).then_some(()));
 }
+
+#[test]
+fn docker_s_default_seccomp_profile_no_capability_and_no_new_privileges_suffice() {
+    let bundle = Container::bundle(&[]).ready();
+    let security = said(Command::new("docker").args(["info", "--format", "{{.SecurityOptions}}"])).1;
+    assert!(security.contains("name=seccomp,profile=default"), "{security}");
+    let status = bundle.try_exec(&["cat", "/proc/1/status"]).1;
+    let has = |line: &str| status.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+    for line in ["Seccomp: 2", "NoNewPrivs: 1", "CapEff: 0000000000000000", "CapBnd: 0000000000000000"] {
+        assert!(has(line), "{line}: {status}");
+    }
+    for applet in ["apply-allowlist", "apply-egress"] {
+        let (code, out, err) = sidecar(&[applet, &bundle.name]);
+        assert_eq!(code, 0, "{out}{err}");
+    }
+    // What the profile refuses, init would log.
+    let log = bundle.log();
+    assert!(!log.contains("no status page") && !log.contains("not permitted"), "{log}");
+}
+
+/// Each of its processes makes another one every 20 ms, as long as there is room.
+const BOMB: &str = r#"
+[[daemon]]
+name = "bomb"
+grace = "1s"
+command = ["/opt/supervise/bin/python", "-c", '''
+import os, time
+while os.path.exists("/etc/sidecar/lit"):
+    try: os.fork()
+    except OSError: pass
+    time.sleep(0.02)
+while True: time.sleep(1)
+''']
+[[daemon]]
+name = "calm"
+command = ["sh", "-c", "trap : HUP; while :; do sleep 1000 & wait; done"]
+[[daemon]]
+name = "idle"
+command = ["sh", "-c", "test ! -e /etc/sidecar/lit || exit 0; exec sleep 1000"]
+[signals]
+USR1 = { restart = "bomb" }
+USR2 = { restart = "idle" }
+HUP = { forward = "calm" }
+"#;
+
+#[test]
+fn a_fork_bomb_in_a_daemon_leaves_init_and_the_siblings_alive_and_ends_with_its_restart() {
+    let dir = Dir::new();
+    dir.write("lit", "");
+    let bundle = Container::with_table(&dir, BOMB, &["--pids-limit=60"]);
+    let processes = || docker(&["top", &bundle.name]).lines().count() - 1;
+    wait_until("explosion", || (processes() >= 60).then_some(()));
+    let logged = |words: &str| bundle.log().contains(words);
+    // There is no room for another process: that is told, and init goes on.
+    bundle.kill("USR2");
+    wait_until("failure that is told", || logged("cannot start idle").then_some(()));
+    assert!(logged("cannot fork") && bundle.is_running(), "{}", bundle.log());
+    fs::remove_file(dir.path().join("lit")).unwrap();
+    bundle.kill("USR1");
+    wait_until("end of the bomb", || (processes() <= 5).then_some(()));
+    bundle.kill("USR2");
+    wait_until("replacement", || (bundle.daemon("idle")["state"] == "running").then_some(()));
+    let status = bundle.status();
+    assert_eq!(bundle.daemon("calm")["generation"], 1, "{status}");
+    assert_eq!(bundle.daemon("bomb")["generation"], 2, "{status}");
+    let zombies =
+        bundle.try_exec(&["sh", "-c", "cat /proc/[0-9]*/stat"]).1.lines().filter(|l| l.contains(") Z ")).count();
+    assert_eq!(zombies, 0);
+}

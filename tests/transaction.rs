@@ -78,6 +78,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 struct Bundle {
     dir: PathBuf,
     unshare: Option<Child>,
+    env: &'static [(&'static str, &'static str)],
 }
 
 impl Bundle {
@@ -86,6 +87,10 @@ impl Bundle {
     }
 
     fn with(change: impl Fn(String) -> String) -> Self {
+        Self::in_environment(&[], change)
+    }
+
+    fn in_environment(env: &'static [(&'static str, &'static str)], change: impl Fn(String) -> String) -> Self {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("sidecar-transaction-{}-{n}", std::process::id()));
         fs::create_dir_all(dir.join("conf")).unwrap();
@@ -94,7 +99,7 @@ impl Bundle {
         fs::write(dir.join("beta/routes"), "old").unwrap();
         let table = change(TABLE.to_owned()).replace("DIR", dir.to_str().unwrap()).replace("SETTLE", "100ms");
         fs::write(dir.join("table.toml"), table).unwrap();
-        let mut bundle = Self { dir, unshare: None };
+        let mut bundle = Self { dir, unshare: None, env };
         bundle.boot();
         bundle
     }
@@ -103,6 +108,7 @@ impl Bundle {
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child", SIDECAR, "init"]);
         command.arg(format!("--config={}", self.dir.join("table.toml").display()));
+        command.envs(self.env.iter().copied());
         command.env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS").stdin(Stdio::null()).stdout(Stdio::null());
         let log = fs::OpenOptions::new().append(true).create(true).open(self.dir.join("log")).unwrap();
         self.unshare = Some(command.stderr(log).spawn().unwrap());
@@ -814,4 +820,62 @@ fn a_host_and_a_helper_that_are_killed_at_any_moment_leave_what_the_next_one_set
         host.kill().unwrap();
         kill_all(&bundle.witnesses());
     });
+}
+
+#[test]
+fn no_word_of_the_environment_or_of_a_content_is_in_logs_status_records_or_errors() {
+    let bundle = Bundle::in_environment(&[("API_KEY", "canary-environment"), ("SIDECAR_LOG", "trace")], |table| {
+        table.replace("  bad)", "  bad*)").replace("  dies)", "  dies*)")
+    });
+    let mut told = String::new();
+    let mut tell = |outcome: &str, report: Value| {
+        assert_eq!(report["outcome"], outcome, "{report}");
+        told += &report.to_string();
+    };
+    tell("live", bundle.allowlist("first canary-content", &[]));
+    tell("dry-run", bundle.allowlist("other canary-content", &["--dry-run"]));
+    tell("live", bundle.allowlist("second canary-content", &[]));
+    tell("unchanged", bundle.allowlist("second canary-content", &[]));
+    tell("refused", bundle.allowlist("bad canary-content", &[]));
+    tell("rolled-back", bundle.allowlist("dies canary-content", &[]));
+    tell("live", bundle.egress("canary-content", &[]));
+    tell("rolled-back", bundle.egress("refused", &[]));
+    fs::write(bundle.dir.join("conf/rules"), "bad canary-content").unwrap();
+    tell("refused", bundle.in_place(&[]));
+    // For people: no --json.
+    for content in ["third canary-content", "bad canary-content", "dies canary-content"] {
+        let json = bundle.command(&["apply-allowlist", "--file=-"]);
+        let mut command = Command::new(SIDECAR);
+        command.args(json.get_args().filter(|word| *word != "--json"));
+        command.envs(json.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        told += &String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    }
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("nsenter");
+        let output = command.args(["-t", &bundle.init(), "-p", "-m"]).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let page = inside(&["cat", "/proc/1/fd/100"]);
+    let status = inside(&[SIDECAR, "status"]) + &inside(&[SIDECAR, "status", "--json", "--ready"]);
+    let records = bundle.read("conf/.rules.sidecar") + &bundle.read("beta/.routes.sidecar");
+    // They hold what is looked through.
+    assert!(
+        told.contains("line 1: bad") && page.contains("\"plans\"") && status.contains("alpha"),
+        "{told}{page}{status}"
+    );
+    assert!(records.contains("old_sha256") && bundle.read("log").contains("starting alpha"), "{records}");
+    for (what, text) in
+        [("told", told), ("page", page), ("status", status), ("records", records), ("log", bundle.read("log"))]
+    {
+        assert!(!text.contains("canary"), "{what}: {text}");
+    }
+    // A negative control: the daemon has it, and what is asked for is shown.
+    let environment = inside(&["sh", "-c", "cat /proc/[0-9]*/environ"]);
+    assert!(environment.contains("canary-environment"));
+    let shown = bundle.allowlist("other canary-content", &["--dry-run", "--show-content"]);
+    assert!(shown.to_string().contains("canary-content"), "{shown}");
 }
