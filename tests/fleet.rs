@@ -541,6 +541,9 @@ fn two_engines_are_one_fleet_by_their_contexts() {
     let said = near.change("fourth", &["--rollback-all", "--canary=4", near.name(0), near.name(1)]);
     assert_eq!((said.exit, of(&said, "rolled-back")), (1, both(at("first", &[0, 1]), at("second", &[0]))), "{said:?}");
     assert_eq!((near.with("third").len(), far.with("third").len()), (2, 2));
+    // The first that is named is the canary, also where it is nowhere.
+    let said = near.change("never", &["--canary=1", "nobody", near.name(0)]);
+    assert_eq!((said.exit, of(&said, "untouched")), (3, both(at("first", &[0]), at("second", &[0]))), "{said:?}");
     // Two contexts may lead to one Engine.
     let said = near.change("fifth", &["--context=again", &near.label(), &no]);
     assert_eq!((said.exit, of(&said, "live").len(), said.outcomes.len()), (0, 4, 4), "{said:?}");
