@@ -31,6 +31,8 @@ const A_LINE: Duration = Duration::from_secs(10);
 const TO_ACK: Duration = Duration::from_secs(5);
 /// How often the page is looked at, in milliseconds.
 const LOOK: u16 = 5;
+/// The same while the host's word is waited for, which wakes it anyway: of a fleet hundreds may wait at once.
+const LOOK_HELD: u16 = 50;
 /// How often it is tried to take a lock that another holds, in milliseconds.
 const TRY: u16 = 20;
 
@@ -450,7 +452,7 @@ impl<'a> Job<'a> {
         }
         let deadline = self.deadline.max(Instant::now() + TO_ACK);
         loop {
-            if let Some(why) = self.host.left(LOOK, deadline) {
+            if let Some(why) = self.host.left(LOOK_HELD, deadline) {
                 return Ok(Event::Left(why));
             }
             // Until it is committed what was proven must go on.
