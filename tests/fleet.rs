@@ -537,8 +537,8 @@ fn two_engines_are_one_fleet_by_their_contexts() {
     let no = near.by("bad", "no");
     let said = near.change("third", &[&near.label(), &no, "--rollback-all"]);
     assert_eq!((said.exit, of(&said, "live").len()), (0, 4), "{said:?}");
-    // Those of the first are proven before the second's is refused.
-    let said = near.change("fourth", &["--rollback-all", "--canary=4", near.name(0), near.name(1)]);
+    // The three before it are proven before the second's other one is refused.
+    let said = near.change("fourth", &["--rollback-all", "--canary=3", near.name(0), near.name(1)]);
     assert_eq!((said.exit, of(&said, "rolled-back")), (1, both(at("first", &[0, 1]), at("second", &[0]))), "{said:?}");
     assert_eq!((near.with("third").len(), far.with("third").len()), (2, 2));
     // The first that is named is the canary, also where it is nowhere.
