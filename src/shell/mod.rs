@@ -11,7 +11,7 @@ mod spawn;
 mod watch;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -26,7 +26,7 @@ use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
 use publish::Entry;
 use relay::{Sink, Stream};
-use spawn::{Environment, Program};
+use spawn::{Environment, Program, Stdio};
 use watch::{For, Watch};
 
 /// Selects daemons by name.
@@ -91,7 +91,7 @@ fn now() -> Moment {
 struct Shell {
     signals: signals::Signals,
     notify: Option<notify::Notify>,
-    null: OwnedFd,
+    stdio: Stdio,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
     specs: Vec<Spec>,
@@ -117,7 +117,7 @@ struct Shell {
 
 impl Shell {
     fn new(table: &Table) -> io::Result<Self> {
-        close_strangers_descriptors();
+        let stdio = Stdio::open(close_strangers_descriptors())?;
         let mut caught: Vec<i32> = vec![libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD];
         caught.extend([Signal::HUP, Signal::USR1, Signal::USR2].map(Signal::number));
         caught.extend(table.wiring.iter().map(|w| w.signal.number()));
@@ -125,8 +125,6 @@ impl Shell {
         caught.dedup();
         let signals = signals::Signals::catch(caught)?;
         let watch = Watch::new()?;
-        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
-        let null = OwnedFd::from(null.map_err(|e| io::Error::other(format!("/dev/null: {e}")))?);
         let is_pid_1 = std::process::id() == 1;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true)?;
@@ -151,7 +149,7 @@ impl Shell {
         Ok(Self {
             signals,
             notify: None,
-            null,
+            stdio,
             sinks,
             streams: Vec::new(),
             specs: Vec::new(),
@@ -443,7 +441,7 @@ impl System for Shell {
             Some(Ok(settled)) => tracing::warn!("{settled}"),
             Some(Err(unsettled)) => tracing::error!("{unsettled}"),
         }
-        match program.start(&self.null, &self.signals.caught) {
+        match program.start(&mut self.stdio, &self.signals.caught) {
             Ok(started) => {
                 let ends = [(started.stdout, self.sinks.len() - 1), (started.stderr, 0)];
                 for ((fd, sink), number) in ends.into_iter().zip(self.next_number..) {
@@ -524,19 +522,21 @@ fn give_back_memory() {
     }
 }
 
-/// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon.
-fn close_strangers_descriptors() {
+/// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon. Tells whether
+/// `close_range`(2) is there.
+fn close_strangers_descriptors() -> bool {
     // SAFETY: close_range(2) takes numbers only, and init has opened nothing yet.
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
-        return;
+        return true;
     }
     // Before Linux 5.9, or where a filter of system calls doesn't know it.
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return false };
     let open: Vec<i32> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|fd| *fd > 2) {
         // SAFETY: as above.
         unsafe { libc::close(fd) };
     }
+    false
 }
 
 /// What a process would do with a signal: `/proc/PID/status`, proc(5).

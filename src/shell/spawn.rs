@@ -9,7 +9,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::unistd::pipe2;
+use nix::unistd::{dup3, pipe2};
 
 /// All that execve(2) needs, made before the fork: nothing may allocate between fork and exec.
 pub struct Program {
@@ -17,6 +17,50 @@ pub struct Program {
     argv: Vec<CString>,
     envp: Environment,
     ignore: Vec<i32>,
+}
+
+/// What a daemon's stdio is made of, at numbers below all of init's other descriptors: stdin, and a place for each of
+/// the two pipes' ends, which hold nothing between two starts.
+///
+/// So the child can share init's table of descriptors (`CLONE_FILES`) until it takes a copy of its lowest few:
+/// else the kernel would copy and close again, among 400 daemons, 800 descriptors at each start.
+pub struct Stdio {
+    places: [OwnedFd; 3],
+    can_share: bool,
+}
+
+impl Stdio {
+    /// Before init opens anything else. `can_share`: `close_range`(2) is there (Linux 5.9), and nothing forbids it.
+    ///
+    /// # Errors
+    /// Where /dev/null can't be opened.
+    pub fn open(can_share: bool) -> std::io::Result<Self> {
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = OwnedFd::from(null.map_err(|e| std::io::Error::other(format!("/dev/null: {e}")))?);
+        let (out, err) = (null.try_clone()?, null.try_clone()?);
+        Ok(Self { places: [null, out, err], can_share })
+    }
+
+    /// Puts the two pipes' ends in place.
+    fn place(&mut self, out: &OwnedFd, err: &OwnedFd) -> nix::Result<()> {
+        let [_, out_place, err_place] = &mut self.places;
+        dup3(out, out_place, OFlag::O_CLOEXEC)?;
+        dup3(err, err_place, OFlag::O_CLOEXEC)
+    }
+
+    /// Lets go of them. (It can't fail: all of them are open.)
+    fn clear(&mut self) {
+        let [null, out_place, err_place] = &mut self.places;
+        for place in [out_place, err_place] {
+            let _ = dup3(&*null, place, OFlag::O_CLOEXEC);
+        }
+    }
+
+    /// The first number beyond.
+    fn beyond(&self) -> libc::c_uint {
+        let last = self.places.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(2);
+        libc::c_uint::try_from(last + 1).unwrap_or(3)
+    }
 }
 
 /// An environment, which many daemons share.
@@ -100,11 +144,12 @@ impl Program {
     ///
     /// As `posix_spawn`(3) does, it borrows init's memory until then (`CLONE_VM | CLONE_VFORK`): no page table is
     /// copied, none of init's pages is copied on a later write, and a failure is told without a pipe. Every signal is
-    /// blocked here (`Signals::wait`): one of init's handlers in the child would write into init's own pipe.
+    /// blocked here (`Signals::wait`): one of init's handlers in the child would write into init's own pipe. See
+    /// [`Stdio`] for its descriptors.
     ///
     /// # Errors
     /// The step that failed, and why.
-    pub fn start(&self, null: &OwnedFd, caught: &[i32]) -> Result<Started, NotStarted> {
+    pub fn start(&self, stdio: &mut Stdio, caught: &[i32]) -> Result<Started, NotStarted> {
         let no_pipe = |e| NotStarted::Before("make a pipe", e);
         let (stdout, out) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
         let (stderr, err) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
@@ -112,6 +157,12 @@ impl Program {
             // Each end of a pipe is a description of its own: the daemon's stays blocking.
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
         }
+        let pid = stdio.place(&out, &err).map_err(no_pipe).and_then(|()| self.execute(stdio, caught));
+        stdio.clear();
+        Ok(Started { pid: pid?, stdout, stderr })
+    }
+
+    fn execute(&self, stdio: &mut Stdio, caught: &[i32]) -> Result<i32, NotStarted> {
         let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
             list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
         };
@@ -119,31 +170,40 @@ impl Program {
             program: self,
             argv: pointers(&self.argv),
             envp: pointers(&self.envp.0),
-            fds: [null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
+            fds: stdio.places.each_ref().map(AsRawFd::as_raw_fd),
+            beyond: stdio.beyond(),
+            shares: false,
             caught,
-            errno: 0,
+            failed: None,
         };
         let child: *mut Child<'_> = &raw mut child;
         let mut stack = Stack([std::mem::MaybeUninit::uninit(); STACK]);
-        // SAFETY: init has one thread, and it stands still until the child has executed or ended (clone(2)): `child`
-        // and `stack` outlive its use of them. The child makes async-signal-safe calls only, on memory made before.
-        let pid = unsafe {
-            let top = (&raw mut stack.0).cast::<u8>().add(STACK);
-            libc::clone(execute, top.cast(), libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, child.cast())
+        let mut clone = |shared| {
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | shared;
+            // SAFETY: init has one thread, and it stands still until the child has executed or ended (clone(2)): `child`
+            // and `stack` outlive its use of them. The child makes async-signal-safe calls only, on memory made before.
+            Errno::result(unsafe {
+                (*child).shares = shared != 0;
+                libc::clone(execute, (&raw mut stack.0).cast::<u8>().add(STACK).cast(), flags, child.cast())
+            })
         };
-        let failed = (pid < 0).then(Errno::last);
-        if let Some(e) = failed {
-            return Err(NotStarted::Before("fork", e));
+        let mut pid = clone(if stdio.can_share { libc::CLONE_FILES } else { 0 });
+        // An emulator that makes a fork of it knows no sharing.
+        if stdio.can_share && pid == Err(Errno::EINVAL) {
+            stdio.can_share = false;
+            pid = clone(0);
         }
+        let pid = pid.map_err(|e| NotStarted::Before("fork", e))?;
         // SAFETY: the child, which may have written it, is gone from this memory; volatile, as the compiler saw no write.
-        let errno = unsafe { (&raw const (*child).errno).read_volatile() };
-        if errno == 0 {
-            return Ok(Started { pid, stdout, stderr });
-        }
+        let Some((step, errno)) = (unsafe { (&raw const (*child).failed).read_volatile() }) else { return Ok(pid) };
         // SAFETY: waitpid(2) on our own child, which has failed to execute and exits at once; no status is kept.
         while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && Errno::last() == Errno::EINTR {}
-        let name = self.argv.first().map(|name| name.to_string_lossy().into_owned());
-        Err(NotStarted::Execute(name.unwrap_or_default(), Errno::from_raw(errno)))
+        let name = self.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let errno = Errno::from_raw(errno);
+        Err(match step {
+            Step::Descriptors => NotStarted::Before("have descriptors of its own", errno),
+            Step::Execute => NotStarted::Execute(name, errno),
+        })
     }
 }
 
@@ -153,9 +213,20 @@ struct Child<'a> {
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
     fds: [i32; 3],
+    /// The first number of a descriptor that isn't the daemon's.
+    beyond: libc::c_uint,
+    /// It has init's own table of descriptors so far.
+    shares: bool,
     caught: &'a [i32],
-    /// Why it could not execute; 0 where it could.
-    errno: i32,
+    /// Where it could not execute: what failed, and the errno.
+    failed: Option<(Step, i32)>,
+}
+
+/// What can fail in the child.
+#[derive(Clone, Copy)]
+enum Step {
+    Descriptors,
+    Execute,
 }
 
 /// What the child's few calls need, with room to spare.
@@ -170,6 +241,11 @@ extern "C" fn execute(child: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `child` is valid and nobody else's while the parent stands still; its pointers are to NUL-terminated
     // strings and arrays that outlive the call; the rest takes numbers.
     unsafe {
+        // The copy that this takes has none from `beyond` on. Before it a dup2 would be one of init's own.
+        let unshare = libc::CLOSE_RANGE_UNSHARE;
+        if (*child).shares && libc::syscall(libc::SYS_close_range, (*child).beyond, libc::c_uint::MAX, unshare) != 0 {
+            fail(child, Step::Descriptors, *libc::__errno_location());
+        }
         libc::setsid();
         for (fd, target) in (*child).fds.into_iter().zip(0..) {
             libc::dup2(fd, target);
@@ -195,8 +271,19 @@ extern "C" fn execute(child: *mut libc::c_void) -> libc::c_int {
                 }
             }
         }
-        (&raw mut (*child).errno).write_volatile(errno);
-        // Under an emulator that makes a fork of this nobody reads errno: the exit code says the same.
+        fail(child, Step::Execute, errno)
+    }
+}
+
+/// The child's end.
+///
+/// # Safety
+/// `child` is valid and nobody else's.
+unsafe fn fail(child: *mut Child<'_>, step: Step, errno: i32) -> ! {
+    // SAFETY: so it is; _exit(2) takes a number.
+    unsafe {
+        (&raw mut (*child).failed).write_volatile(Some((step, errno)));
+        // Under an emulator that makes a fork of this nobody reads it: the exit code says the same.
         libc::_exit(if errno == libc::ENOENT { 127 } else { 126 })
     }
 }

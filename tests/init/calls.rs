@@ -105,7 +105,8 @@ fn a_restart_is_one_clone_two_pipes_four_kills_three_looks_for_children_and_two_
         (libc::SYS_waitid, 2),
         (libc::SYS_wait4, 1),
         (libc::SYS_memfd_create, 2),
-        (libc::SYS_dup3, 2),
+        // The pipes' ends, put in place and let go of, and the page twice.
+        (libc::SYS_dup3, 6),
         (libc::SYS_epoll_ctl, 2),
     ];
     assert_eq!(calls, BTreeMap::from(expected));
