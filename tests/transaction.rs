@@ -613,6 +613,17 @@ fn ctrl_c_asks_for_the_way_back_and_waits_for_it() {
 }
 
 #[test]
+fn ctrl_c_before_anything_is_begun_ends_a_call_of_docker_that_hangs() {
+    let bundle = Bundle::start();
+    let host = bundle.command(&["apply-allowlist"]).env("INSPECT_TAKES", "20").spawn().unwrap();
+    bundle.wait_until("asked", || bundle.calls() == ["inspect"]);
+    let began = Instant::now();
+    signal(&host, "INT");
+    is(&ended(host), "refused", 1, "interrupted; nothing was changed or sent");
+    assert!(began.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
 fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
     let bundle = Bundle::start();
     is(&bundle.allowlist("stubborn", &[]), "live", 0, "");

@@ -54,11 +54,17 @@ pub fn from_env() -> OsString {
     named.unwrap_or_else(|| "docker".into())
 }
 
-/// Runs it to its end, or kills it when `timeout` has passed.
+/// Runs it to its end, or kills it when `timeout` has passed, or when a person has asked `patience` times to stop.
 ///
 /// # Errors
 /// See [`CallError`].
-pub fn call(program: &OsStr, arguments: &[String], max_bytes: usize, timeout: Duration) -> Result<Output, CallError> {
+pub fn call(
+    program: &OsStr,
+    arguments: &[String],
+    max_bytes: usize,
+    timeout: Duration,
+    patience: usize,
+) -> Result<Output, CallError> {
     let deadline = Instant::now() + timeout;
     let mut child = spawn(program, arguments, Stdio::null()).map_err(CallError::Spawn)?;
     let stdout = child.take_stdout(max_bytes);
@@ -67,7 +73,7 @@ pub fn call(program: &OsStr, arguments: &[String], max_bytes: usize, timeout: Du
         loop {
             match stream.recv_timeout(left(deadline).min(A_LOOK)) {
                 Ok(bytes) => return Ok(bytes),
-                Err(_) if stop::count() > 1 => return Err(CallError::Left),
+                Err(_) if stop::count() >= patience => return Err(CallError::Left),
                 Err(mpsc::RecvTimeoutError::Timeout) if !left(deadline).is_zero() => {}
                 Err(_) => return Err(CallError::TimedOut),
             }
@@ -264,9 +270,10 @@ mod tests {
 
     #[test]
     fn a_call_is_bounded_in_bytes_and_told_by_its_exit() {
-        let output = call("sh".as_ref(), &sh("echo out; echo err >&2; exit 3"), 1024, Duration::from_secs(20)).unwrap();
+        let output =
+            call("sh".as_ref(), &sh("echo out; echo err >&2; exit 3"), 1024, Duration::from_secs(20), 2).unwrap();
         assert_eq!((output.success, &*output.stdout, &*output.stderr), (false, &b"out\n"[..], &b"err\n"[..]));
-        let output = call("sh".as_ref(), &sh("yes"), 1024, Duration::from_secs(20)).unwrap();
+        let output = call("sh".as_ref(), &sh("yes"), 1024, Duration::from_secs(20), 2).unwrap();
         assert_eq!(output.stdout.len(), 1024);
         assert!(!output.success, "the pipe broke");
     }
@@ -275,7 +282,7 @@ mod tests {
     fn a_call_that_hangs_is_killed_with_its_children() {
         let before = Instant::now();
         let script = "echo $$ >&2; sleep 60 & wait";
-        let error = call("sh".as_ref(), &sh(script), 1024, Duration::from_millis(100)).unwrap_err();
+        let error = call("sh".as_ref(), &sh(script), 1024, Duration::from_millis(100), 2).unwrap_err();
         assert!(matches!(error, CallError::TimedOut));
         assert!(before.elapsed() < Duration::from_secs(30));
     }

@@ -340,7 +340,7 @@ impl Bundle<'_> {
     }
 
     fn signal(&self, kill: &[String], timeout: Duration) -> Result<(), Failure> {
-        match docker::call(&self.engine.program, kill, MAX_BYTES, timeout) {
+        match docker::call(&self.engine.program, kill, MAX_BYTES, timeout, 2) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
                 let words = Plain::from_bytes(&output.stderr);

@@ -478,7 +478,7 @@ impl Report {
             Failure::NotInit { error } => format!("not a sidecar bundle: {error}; nothing was sent"),
             Failure::NoAnswer { words } => format!(
                 "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; nothing was sent; \
-                 its image may hold an older sidecar, or docker's default init may be PID 1",
+                 its image may hold an older sidecar, docker's default init may be PID 1, or it has no room for one more process",
                 aside(words)
             ),
             Failure::OtherProtocol { protocol, version } => {

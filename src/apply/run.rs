@@ -274,6 +274,6 @@ fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<
 }
 
 fn ask(engine: &Engine, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Failure> {
-    let output = docker::call(&engine.program, command, max_bytes, TO_ANSWER);
+    let output = docker::call(&engine.program, command, max_bytes, TO_ANSWER, 1);
     output.map_err(|e| call_failed(engine, what, &e))
 }
