@@ -53,3 +53,23 @@ fn a_page_that_is_published_can_not_be_changed_in_place() {
     assert!(page.set_len(0).is_err());
     assert_eq!(bundle.page(), before);
 }
+
+#[test]
+fn a_page_read_half_written_never_is_however_often_it_changes() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_for("out", "alpha is up");
+    let path = format!("/proc/{}/fd/100", bundle.pid());
+    let mut last = 0;
+    for read in 0..20_000 {
+        if read % 20 == 0 {
+            bundle.signal("USR1");
+        }
+        let text = std::fs::read(&path).unwrap();
+        let page =
+            sidecar::inside::page::parse(&text).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&text)));
+        let generation = page.status.daemons[1].generation;
+        assert!(generation >= last, "an older page came after a newer one");
+        last = generation;
+    }
+    assert!(last > 10, "it hardly changed: {last}");
+}
