@@ -475,9 +475,12 @@ impl System for Shell {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
-        if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } < 0 {
-            self.signals.a_child_ended = false;
-            return None;
+        while unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } < 0 {
+            // No SIGCHLD comes again for a child that was not looked at.
+            if Errno::last() != Errno::EINTR {
+                self.signals.a_child_ended = false;
+                return None;
+            }
         }
         // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
         let (pid, status, code) = unsafe {

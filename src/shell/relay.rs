@@ -15,6 +15,8 @@ pub const LINE_MAX: usize = 8192;
 const HIGH: usize = 256 * 1024;
 /// Room beyond that for init's own lines: a daemon that is faster than the reader must not crowd them out.
 const RESERVE: usize = 64 * 1024;
+/// How often in a row a read may fail until its pipe is given up.
+const READ_FAILURES: u8 = 16;
 
 enum Way {
     /// A description of init's own that doesn't block, or a regular file, which never does for long.
@@ -174,6 +176,8 @@ pub struct Stream {
     partial: Vec<u8>,
     /// How much of it is still wanted.
     left: usize,
+    /// How many reads in a row failed.
+    failed: u8,
     /// Which daemon.
     pub daemon: usize,
     /// Which start of it.
@@ -194,7 +198,8 @@ impl Stream {
     pub fn new(fd: OwnedFd, name: &str, daemon: usize, generation: u64, sink: usize, number: u64) -> Self {
         let prefix = format!("[{name}] ");
         let (partial, left) = (Vec::new(), usize::MAX);
-        Self { fd, prefix, partial, left, daemon, generation, sink, number, is_watched: false, ended: false }
+        let (is_watched, ended) = (false, false);
+        Self { fd, prefix, partial, left, failed: 0, daemon, generation, sink, number, is_watched, ended }
     }
 
     /// What poll(2) waits for.
@@ -218,8 +223,14 @@ impl Stream {
         let most = buffer.len().min(self.left);
         let n = match nix::unistd::read(&self.fd, buffer.get_mut(..most).unwrap_or_default()) {
             Err(Errno::EAGAIN | Errno::EINTR) => return 0,
+            // Whose pipe is closed dies of its next line (SIGPIPE).
+            Err(_) if self.failed < READ_FAILURES => {
+                self.failed += 1;
+                return 0;
+            }
             read => read.unwrap_or(0),
         };
+        self.failed = 0;
         self.left -= n;
         self.feed(buffer.get(..n).unwrap_or_default(), sink, keep);
         if n == 0 || self.left == 0 {

@@ -49,6 +49,9 @@ class Quick(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, *_):
+        """Whoever asked was killed meanwhile."""
+
 
 def get(port, url):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)

@@ -62,7 +62,7 @@ pub enum Content {
     Good(u64),
     /// The checker refuses it.
     Typo,
-    /// The checker passes it, and a daemon can't run with it. (For egress, which has no such: another typo.)
+    /// The checker passes it, and pipelock can't run with it: the clients' own port. (For egress: another typo.)
     Deadly,
 }
 
@@ -80,7 +80,10 @@ pub struct Heard {
     /// The signals that init received, and when.
     pub received: Vec<(String, String)>,
     floods: BTreeMap<String, u64>,
-    pub dropped: Vec<String>,
+    /// How many lines of daemons that were being ended found no room.
+    pub dropped: u64,
+    /// How often lines of init's own log found none.
+    pub own_dropped: u64,
 }
 
 pub struct World<'a> {
@@ -281,7 +284,7 @@ impl<'a> World<'a> {
         let (cause, text, expected) = match content {
             Content::Good(n) => ("a good apply", format!("{text}# {n}\n"), "live"),
             Content::Typo => return self.apply("apply-allowlist", &text.replace("mode: strict", "mod: x"), "refused"),
-            Content::Deadly => ("an apply that is taken back", text.replace(":8888", ":9418"), "rolled-back"),
+            Content::Deadly => ("an apply that is taken back", text.replace(":8888", ":8000"), "rolled-back"),
         };
         self.gap(PIPELOCK, cause, || self.apply("apply-allowlist", &text, expected));
     }
@@ -368,8 +371,10 @@ impl Heard {
         if let Some((before, after)) = line.split_once(" received SIG") {
             let word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
             self.received.push((word(after), word(before)));
-        } else if line.contains("dropped") {
-            self.dropped.push(line.trim_end().to_owned());
+        } else if let Some((count, _)) = line.split_once(" lines were dropped here") {
+            self.dropped += count.parse::<u64>().unwrap_or(0);
+        } else if line.contains(" lines of init's log were dropped") {
+            self.own_dropped += 1;
         }
     }
 }

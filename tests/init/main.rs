@@ -5,6 +5,7 @@
 
 mod bundle;
 mod calls;
+mod faults;
 mod life;
 mod output;
 mod shutdown;
