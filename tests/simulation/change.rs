@@ -199,6 +199,13 @@ impl Change<'_> {
         for _ in 0..40 {
             let action = transaction.on(event);
             self.bundle.say(|| format!("helper: {action:?}"));
+            let changes = matches!(action, Action::Keep | Action::Place | Action::Restore | Action::Revive);
+            let is_allowed = match mode {
+                Mode::File | Mode::Settle => true,
+                Mode::InPlace => !changes && action != Action::Stage,
+                Mode::DryRun => !changes && action != Action::Prove,
+            };
+            self.check(is_allowed, "without new content nothing is written to the file", |_| format!("{action:?}"));
             event = match action {
                 Action::Look => match self.choices.fault(1) {
                     0 => Event::Done,
