@@ -102,7 +102,7 @@ impl Bundle {
             starts_again: false,
             last_exit: last_exit.filter(|_| was_dead),
             restart: Some((2, Outcome::Restarted)),
-            forward: None,
+            forward: Some((1, Outcome::Delivered, Some(0))),
             pending: Vec::new(),
             ready_since: (!was_dead).then_some(0),
             obeyed_at: None,

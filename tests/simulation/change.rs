@@ -229,7 +229,12 @@ impl Change<'_> {
                     }
                     Event::Done
                 }
-                Action::End(ending) => return Ok(ending),
+                Action::End(ending) => {
+                    // It ends with the bundle, and starts with the old content when that starts again.
+                    let is_down = matches!(ending, Ending::Down { back: Trouble::Stopping, .. });
+                    self.check(!is_down, "a bundle that stops is no bundle that is down", |_| format!("{ending:?}"));
+                    return Ok(ending);
+                }
             };
         }
         self.check(false, "a transaction comes to an end", |_| "it took forty actions".to_owned());
@@ -267,6 +272,9 @@ impl Change<'_> {
         }
         if mode == Mode::File && matches!(mark, Mark::Live | Mark::Delivered) {
             self.check(self.host.acked, "it commits only once it is acknowledged", |_| "it was not".to_owned());
+            let (b, after) = (&self.bundle, self.after);
+            let runs = b.state == DaemonState::Running && after.is_some_and(|after| after.generation == b.generation);
+            self.check(runs, "what was proven runs still when it is committed", Self::summary);
         }
         // What couldn't be written isn't there: Store::note.
         self.done_or_not(Doing::Note, 3, |b| (b.disk.record, b.disk.is_ours) = (Some(mark), true))
