@@ -44,12 +44,14 @@ command = ["/busybox", "sleep", "100000"]
 USR1 = { restart = "alpha" }
 "#;
 
-/// What a bundle tells of itself: on disk, served, the record, helpers at it, what else lies there.
+/// What a bundle tells of itself: on disk, served, the record, helpers at it, what else lies there. Those who are at it
+/// are looked for first: what is read while one goes on is old by the time that it has ended.
 const LOOK: &str = r#"
+helpers=$(/busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox wc -l)
+left=$(/busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-)
 /busybox cat /etc/sidecar/pipelock/rules; echo; /busybox cat /tmp/serving; echo
 /busybox sed 's/.*"outcome":"\([a-z-]*\)".*/\1/' /etc/sidecar/pipelock/.rules.sidecar 2> /dev/null || echo none
-echo; /busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox wc -l
-/busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-
+echo; echo "$helpers"; echo "$left"
 "#;
 
 /// An engine's CLI, what it is called with, and what an apply is told of it.
