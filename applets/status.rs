@@ -50,9 +50,11 @@ pub fn run(args: &[String]) -> ExitCode {
     let configs: Vec<_> = page.plans.iter().map(|plan| plan.config.clone()).collect();
     let mut status = page.aged(page::now_ms());
     for (daemon, config) in status.daemons.iter_mut().zip(configs) {
-        let store = config.and_then(|config| Store::open(&config.path).ok());
-        if let Some(record) = store.and_then(|store| store.record().ok().flatten()) {
-            daemon.transaction = Some(record.shown());
+        let Some(store) = config.and_then(|config| Store::open(&config.path).ok()) else { continue };
+        match store.record() {
+            Ok(Some(record)) => daemon.transaction = Some(record.shown()),
+            Ok(None) => {}
+            Err(_) => daemon.transaction = Some(serde_json::json!({ "outcome": "unreadable" })),
         }
     }
     if let Some(ready) = ready {
@@ -98,6 +100,12 @@ fn table(status: &Status) -> String {
     let mut text = head + &columns(&daemons);
     if signals.len() > 1 {
         text = text + "\n" + &columns(&signals);
+    }
+    for d in &status.daemons {
+        let Some(change) = d.transaction.as_ref().filter(|change| change.is_object()) else { continue };
+        let said = |key: &str| change.get(key).and_then(serde_json::Value::as_str).unwrap_or("-");
+        let _ =
+            write!(text, "\nlast change of {}: {}, by {}, at {}\n", d.name, said("outcome"), said("by"), said("at"));
     }
     if !status.unselected.is_empty() {
         text = text + "\nnot selected: " + &status.unselected.join(", ") + "\n";

@@ -244,6 +244,12 @@ impl Table {
                 let message = format!("a second daemon named {:?}; give each its own name", daemon.name);
                 return Err(at(name.span(), message));
             }
+            let file = daemon.config.as_ref().map(|config| &config.path);
+            if let Some(other) = daemons.iter().find(|d| file.is_some() && d.config.as_ref().map(|c| &c.path) == file) {
+                let message =
+                    format!("config.path is that of {:?} too; give each daemon a file of its own", other.name);
+                return Err(at(name.span(), message));
+            }
             daemons.push(daemon);
         }
         if daemons.is_empty() {

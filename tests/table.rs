@@ -89,9 +89,13 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
     ];
     let wiring = wiring.map(|(line, text)| (format!("{DAEMON}[signals]\n{line}\n"), format!("f:5: .*{text}")));
     let twice = format!("{DAEMON}{DAEMON}");
+    let same_file =
+        |name, path| format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"a\"]\nconfig = {{ path = \"{path}\" }}\n");
+    let same_file = same_file("a", "/x/y") + &same_file("b", "/x//y");
     let cases = cases.map(|(text, error)| (text.to_owned(), error.to_owned()));
     let twice = (twice, "f:5: a second daemon named".to_owned());
-    for (text, expected) in cases.into_iter().chain(wiring).chain([twice]) {
+    let same_file = (same_file, "f:6: config.path is that of \"a\" too".to_owned());
+    for (text, expected) in cases.into_iter().chain(wiring).chain([twice, same_file]) {
         let error = Table::parse(&text, "f").unwrap_err().to_string();
         let (start, rest) = expected.split_once(".*").unwrap_or((&expected, ""));
         assert!(error.starts_with(start) && error.contains(rest), "{text}\nexpected {expected}\ngot {error}");

@@ -38,6 +38,7 @@ case $(cat "$0") in
   hangs) echo $$ > DIR/checker; sleep 1000 & wait ;;
   yells) yes ;;
   edits) echo more >> "$0" ;;
+  leaves) exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 1000' ;;
   stays) setsid sh -c 'touch DIR/away; sleep 20' & until [ -e DIR/away ]; do :; done; echo what it said; exit 1 ;;
 esac
 ''', "{}"] }
@@ -331,6 +332,7 @@ fn a_checker_that_hangs_or_never_stops_talking_is_killed_with_its_children() {
         command.args(["-t", &bundle.init(), "-p", "-m", "test", "-e", &checker]);
         !command.status().unwrap().success()
     });
+    is(&bundle.allowlist("leaves", &["--timeout=300ms"]), "refused", 1, "did not end in time");
     is(&bundle.allowlist("yells", &[]), "refused", 1, "checker");
     is(&bundle.allowlist("stays", &[]), "refused", 1, "what it said");
     bundle.serves("old");
@@ -648,6 +650,18 @@ fn where_the_helper_is_killed_the_host_asks_once_more_and_that_settles_it() {
     bundle.serves("old");
 }
 
+#[test]
+fn where_docker_fails_and_the_helper_is_gone_too_the_bundle_is_asked_what_became_of_what_was_placed() {
+    let bundle = Bundle::start();
+    let mut command = bundle.command(&["apply-allowlist", "--file=-"]);
+    let mut host = command.env("KILL_TAKES", "1").env("KILL_FAILS", "Container b1 is paused").spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"new").unwrap();
+    bundle.wait_until("placed", || bundle.read("conf/rules") == "new");
+    kill_all(&bundle.witnesses());
+    is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
+    bundle.serves("old");
+}
+
 fn signal(child: &Child, signal: &str) {
     let kill = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
     assert!(kill.unwrap().success());
@@ -712,6 +726,17 @@ fn where_the_old_content_is_lost_a_person_s_word_is_taken_for_what_is_right() {
     is(&bundle.egress("new", &[]), "live", 0, "");
     bundle.serves("third");
     assert_eq!(bundle.record()["outcome"], "not-proven");
+}
+
+#[test]
+fn what_a_person_wrote_over_an_interrupted_change_is_what_an_apply_without_a_file_makes_live() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    fs::write(bundle.dir.join("conf/rules"), "mine").unwrap();
+    is(&bundle.in_place(&["--by=person"]), "live", 0, "");
+    bundle.serves("mine");
+    let told = "change of alpha: not proven by=me@";
+    bundle.wait_until("told", || bundle.read("log").contains(told));
 }
 
 #[test]

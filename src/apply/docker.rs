@@ -204,7 +204,8 @@ impl Group {
         if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
             // Not reaped yet, so the number is still its own.
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            let _ = self.0.wait();
+            // Not for ever: one that runs as another user isn't killed.
+            let _ = self.wait(Instant::now() + TO_EXIT);
         }
     }
 

@@ -38,7 +38,7 @@ const TO_ANSWER: Duration = Duration::from_secs(30);
 /// How long after its own deadline the helper's last word is waited for.
 const LAST_WORD: Duration = Duration::from_secs(8);
 /// The longest grace that a bundle is believed to have.
-const LONGEST_GRACE: Duration = Duration::from_secs(60 * 60);
+const LONGEST_GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -197,7 +197,8 @@ impl Bundle<'_> {
                 match (want, lost) {
                     (Want::File { .. }, Lost::Words(_)) => self.ask(&talk, &id),
                     (Want::File { .. }, Lost::Left) => Err(Failure::Unsettled { words }),
-                    _ if report.sent => Err(Failure::Lost { words }),
+                    // From inside it may be out before the word of it arrives.
+                    (Want::InPlace, _) if report.sent || self.kill().is_none() => Err(Failure::Lost { words }),
                     _ => Err(Failure::NotChanged(Trouble::HostGone)),
                 }
             }
@@ -248,7 +249,8 @@ impl Bundle<'_> {
                 Err(lost) => Err(lost),
             };
         }
-        let gone = not_sent.as_ref().filter(|f| matches!(f, Failure::KillFailed { gone: true, .. })).cloned();
+        // What was placed is placed, whatever docker says of the kill: then the bundle is asked.
+        let gone = not_sent.as_ref().filter(|f| !file && matches!(f, Failure::KillFailed { gone: true, .. })).cloned();
         match heard {
             Ok(Tell::End(end)) => {
                 if report.ms.prove == 0 {

@@ -489,7 +489,7 @@ impl Report {
             }
             Failure::Refused(why) => self.refused(*why, asked),
             Failure::KillFailed { words, gone } => {
-                let left = if *gone { "the container is gone" } else { "the daemon is as it was" };
+                let left = if *gone { "the container can't be reached" } else { "the daemon is as it was" };
                 format!("{tool} kill --signal {signal} failed: {words}; nothing was sent, {left}; mend that and apply again")
             }
             Failure::KillTimedOut => format!(
@@ -497,7 +497,7 @@ impl Report {
                  see `{tool} exec` ... `/proc/1/exe status`, then apply again"
             ),
             Failure::Lost { words } => format!(
-                "not proven: {signal} was sent, then the bundle said nothing that makes sense{}; in what state {daemon} is can't be told; \
+                "not proven: {signal} was sent, or may have been, then the bundle said nothing that makes sense{}; in what state {daemon} is can't be told; \
                  see whether the bundle runs and what its log says",
                 aside(words)
             ),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -56,6 +56,8 @@ pub fn run(command: &[String], with_words: bool, mut go_on: impl FnMut() -> bool
     };
     // Not reaped yet, so the number is still its own.
     let _ = killpg(pid, Signal::SIGKILL);
+    // It may have left its own group.
+    let _ = kill(pid, Signal::SIGKILL);
     reap(&mut child, ended, &words)
 }
 

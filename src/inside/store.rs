@@ -322,18 +322,24 @@ impl Store {
         self.rename(&self.staged_name(), &self.name).map_err(|e| trouble(Doing::Place, &e))
     }
 
-    /// Puts the old content back, as the record has it. It may be there already: [`Event::Done`]. Where it is gone and
-    /// something else than the new is there, that is left: [`Event::Replaced`].
+    /// Puts the old content back, as the record has it. It may be there already: [`Event::Done`]. Something else than
+    /// the new is left, [`Event::Replaced`], where what was kept is gone or where nobody has been at it since (`later`):
+    /// then a person put it there.
     ///
     /// # Errors
     /// What was kept isn't what was recorded, or the system refuses.
-    pub fn restore(&self, record: &Record) -> Result<Event, Trouble> {
+    pub fn restore(&self, record: &Record, later: bool) -> Result<Event, Trouble> {
+        let now = self.current().ok().map(|now| sha256(&now.bytes));
+        let is_known = |now: &Plain| *now == record.new_sha256 || Some(now) == record.old_sha256.as_ref();
+        if later && now.as_ref().is_some_and(|now| !is_known(now)) {
+            return Ok(Event::Replaced);
+        }
         let kept = self.read(&self.kept_name(), MAX_OLD).ok().map(|kept| sha256(&kept.bytes));
         if kept.is_some() && kept == record.old_sha256 {
             self.rename(&self.kept_name(), &self.name).map_err(|e| trouble(Doing::Restore, &e))?;
             return Ok(Event::Done);
         }
-        match self.current().ok().map(|now| sha256(&now.bytes)) {
+        match now {
             now @ Some(_) if now == record.old_sha256 => Ok(Event::Done),
             Some(now) if now != record.new_sha256 => Ok(Event::Replaced),
             _ => Err(Trouble::KeptGone),
@@ -422,7 +428,7 @@ pub fn settle_before_start(path: &Path) -> Option<Result<String, String>> {
              the file may hold what was never proven; see which is right, put it there, and remove that copy"
         )));
     };
-    let (by, outcome, what) = match store.restore(&record) {
+    let (by, outcome, what) = match store.restore(&record, true) {
         Ok(Event::Replaced) => (&record.by, Mark::NotProven, "somebody has put other content there since, which stays"),
         Ok(_) => (&record.by, Mark::RolledBack, "the old content is back"),
         Err(Trouble::Io { words, .. }) => {

@@ -173,9 +173,15 @@ fn asked_after(host: &mut Host, request: &Request, page: &Page, timeout: Duratio
         return Reply::Settled { outcome: Some(Mark::Interrupted) };
     };
     let _ = settle(host, request);
-    let stores = page.plans.iter().filter_map(|plan| Store::open(&plan.config.as_ref()?.path).ok());
-    let records = stores.filter_map(|store| store.record().ok().flatten());
-    let outcome = records.into_iter().find_map(|record| record.outcome_of(&request.id));
+    let wired = page.status.signals.get(&request.signal);
+    let daemon = wired.and_then(|wired| wired.restart.as_ref().or(wired.forward.as_ref()));
+    let config = daemon.and_then(|daemon| proof::find(page, daemon)?.1.config.as_ref());
+    let record = config.map_or(Ok(None), |config| Store::open(&config.path).and_then(|store| store.record()));
+    let outcome = match record {
+        Ok(record) => record.and_then(|record| record.outcome_of(&request.id)),
+        // What was placed can't be told.
+        Err(_) => Some(Mark::Interrupted),
+    };
     Reply::Settled { outcome }
 }
 
@@ -266,7 +272,9 @@ impl<'a> Job<'a> {
                 }
                 Action::End(ending) => {
                     self.end.ending = ending;
-                    log::tell(self.daemon, &self.request.by, &self.end);
+                    // Who settles another's change did not make it.
+                    let by = self.record.as_ref().map_or(&self.request.by, |record| &record.by);
+                    log::tell(self.daemon, by, &self.end);
                     return self.end;
                 }
             };
@@ -472,7 +480,8 @@ impl<'a> Job<'a> {
 
     fn restore(&mut self) -> Result<Event, Trouble> {
         let record = self.record.as_ref().ok_or(Trouble::KeptGone)?;
-        self.store()?.restore(record)
+        // Without content it is another's that is settled.
+        self.store()?.restore(record, self.content.is_none())
     }
 
     fn revive(&mut self) -> Result<Event, Trouble> {
