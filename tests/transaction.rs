@@ -571,9 +571,10 @@ fn too_much_content_or_one_that_never_ends_is_refused_early() {
 #[test]
 fn one_that_waits_too_long_is_told_who_is_at_it_and_since_when() {
     let bundle = Bundle::start();
-    let first = bundle.begin("unready", &["--timeout=3s", "--by=somebody else"]);
+    let first = bundle.begin("unready", &["--timeout=20s", "--by=somebody else"]);
     bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
-    is(&bundle.allowlist("new", &["--timeout=200ms"]), "refused", 1, "by somebody else, since 20");
+    is(&bundle.allowlist("new", &["--timeout=1s"]), "refused", 1, "by somebody else, since 20");
+    signal(&first, "INT");
     is(&ended(first), "rolled-back", 1, "");
     bundle.serves("old");
 }
