@@ -61,7 +61,7 @@ fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -
                 is_waiting = number == libc::SYS_ppoll;
                 if is_waiting && act.is_some() {
                     act.take().unwrap()();
-                } else if counted.contains(&number) {
+                } else if act.is_none() && counted.contains(&number) {
                     *calls.entry(number).or_default() += 1;
                 }
             }
