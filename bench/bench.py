@@ -52,12 +52,19 @@ class Failed(Exception):
     """A contender didn't do what was waited for."""
 
 
-def cgroup2() -> Path:
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(where)
-    sys.exit("scripts/bench: no cgroup2 is mounted here, and the CPU of short-lived processes can't be told without it")
+@contextlib.contextmanager
+def cgroup2() -> Iterator[Path]:
+    """Where it is mounted. The CPU of short-lived processes can't be told without it, so it is where it wasn't."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    if there := next((where for _, where, kind, *_ in mounts if kind == "cgroup2"), None):
+        yield Path(there)
+        return
+    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as where:
+        subprocess.run(["mount", "-t", "cgroup2", "none", where], check=True)
+        try:
+            yield Path(where)
+        finally:
+            subprocess.run(["umount", where], check=True)
 
 
 def cpu_ns(pids: list[int]) -> int:
@@ -363,15 +370,16 @@ def main() -> int:
 
     tmpfs = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     root = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir=tmpfs))
-    cgroups = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir=cgroup2()))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    bench = Bench(root, cgroups, options.quick, options.only, options.rounds, options.scenario)
-    try:
-        bench.run()
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            cgroups.rmdir()
+    with cgroup2() as hierarchy:
+        cgroups = Path(tempfile.mkdtemp(prefix="sidecar-bench-", dir=hierarchy))
+        bench = Bench(root, cgroups, options.quick, options.only, options.rounds, options.scenario)
+        try:
+            bench.run()
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                cgroups.rmdir()
     results = bench.results()
     about = machine()
     if options.json:
@@ -383,7 +391,11 @@ def main() -> int:
         print(table(results, about, bench.missing))
     if options.svg:
         Path(options.svg).write_text(picture(results, about))
-    return 1 if any("sidecar" in failures for failures in bench.failed.values()) else 0
+    own = [(s, results[s.name].get("sidecar")) for s in SCENARIOS if s.name in results]
+    blank = [s.name for s, r in own if r is not None and (r.ratio if s.by_floor else r.median) is None]
+    if blank:
+        print(f"scripts/bench: no figure of sidecar's, or none of the floor's, for {', '.join(blank)}", file=sys.stderr)
+    return 1 if blank or any("sidecar" in failures for failures in bench.failed.values()) else 0
 
 
 if __name__ == "__main__":

@@ -472,27 +472,16 @@ impl System for Shell {
         if !self.signals.a_child_ended || self.taken_in == ROUND {
             return None;
         }
-        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
-        while unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } < 0 {
-            // No SIGCHLD comes again for a child that was not looked at.
-            if Errno::last() != Errno::EINTR {
-                self.signals.a_child_ended = false;
-                return None;
-            }
-        }
-        // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
-        let (pid, status, code) = unsafe {
-            let info = info.assume_init();
-            (info.si_pid(), info.si_status(), info.si_code)
-        };
-        if pid == 0 {
+        // A look at any child passes by all that live, so that the one that SIGCHLD told of is looked at by itself first.
+        let told_of = self.signals.told_of.take().and_then(|pid| peek(libc::P_PID, pid).ok().flatten());
+        let ended = told_of.map_or_else(|| peek(libc::P_ALL, 0), |ended| Ok(Some(ended)));
+        // No SIGCHLD comes again for a child that was not looked at.
+        let Ok(Some(ended)) = ended else {
             self.signals.a_child_ended = false;
             return None;
-        }
+        };
         self.taken_in += 1;
-        Some((pid, if code == libc::CLD_EXITED { End::Code(status) } else { End::Signal(status) }))
+        Some(ended)
     }
 
     fn reap(&mut self, pid: i32) {
@@ -514,6 +503,25 @@ impl System for Shell {
     fn changed(&mut self, _: &Core) {
         self.changed = true;
     }
+}
+
+/// A child that has ended, if there is one; it isn't reaped.
+fn peek(of: libc::idtype_t, pid: i32) -> nix::Result<Option<(i32, End)>> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
+    while unsafe { libc::waitid(of, pid.cast_unsigned(), info.as_mut_ptr(), flags) } < 0 {
+        if Errno::last() != Errno::EINTR {
+            return Err(Errno::last());
+        }
+    }
+    // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
+    let (pid, status, code) = unsafe {
+        let info = info.assume_init();
+        (info.si_pid(), info.si_status(), info.si_code)
+    };
+    let end = if code == libc::CLD_EXITED { End::Code(status) } else { End::Signal(status) };
+    Ok(Some((pid, end)).filter(|_| pid != 0))
 }
 
 /// What was needed to read the table and to start daemons goes back to the kernel: a bundle runs for days.

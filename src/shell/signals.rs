@@ -23,6 +23,8 @@ pub struct Signals {
     pub caught: Vec<i32>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
+    /// A child that its SIGCHLD told of; others may have ended since.
+    pub told_of: Option<i32>,
     /// All others.
     others: SigSet,
 }
@@ -51,7 +53,7 @@ impl Signals {
             set = unsafe { SigSet::from_sigset_t_unchecked(raw) };
         }
         // An init that was executed by another program has that one's children.
-        Ok(Self { delivery, caught, a_child_ended: true, others: set })
+        Ok(Self { delivery, caught, a_child_ended: true, told_of: None, others: set })
     }
 
     /// Waits for one of these descriptors, or a signal; tells which of the two came. Signals are blocked all the rest of
@@ -72,6 +74,8 @@ impl Signals {
         let (children, others): (Vec<_>, Vec<_>) =
             self.delivery.pending().partition(|info| info.si_signo == libc::SIGCHLD);
         self.a_child_ended |= !children.is_empty();
+        // SAFETY: the kernel fills in si_pid of every SIGCHLD; whoever sends one can only name another pid.
+        self.told_of = children.last().map(|info| unsafe { info.si_pid() });
         others.iter().map(|info| Caught { number: info.si_signo, sender: Sender::of(info) }).collect()
     }
 }
