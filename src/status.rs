@@ -49,7 +49,7 @@ pub enum Outcome {
     Restarting,
     /// The replacement was started.
     Restarted,
-    /// The replacement could not be executed.
+    /// The replacement could not be executed, or the kernel let init neither send the signal nor end the old process.
     Failed,
     /// A forward waits for the daemon's handler.
     Held,

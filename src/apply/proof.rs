@@ -259,8 +259,9 @@ impl Proof {
 
     fn restarted(&self, last: Last, daemon: &Daemon) -> Judged {
         if last.outcome == Outcome::Restarting || daemon.generation <= self.target.before.generation {
-            return match (last.outcome, daemon.state) {
-                (Outcome::Failed, DaemonState::Failed) => Judged::Final(Finding::Unproven(ended(daemon))),
+            return match last.outcome {
+                // No start is counted: the kernel doesn't let init end the old process.
+                Outcome::Failed => Judged::Final(Finding::Unproven(Short::InitRefused)),
                 _ => Judged::NotYet(Short::OldStopping),
             };
         }
@@ -281,6 +282,7 @@ impl Proof {
             return Judged::Final(Finding::Unproven(Short::Replaced));
         }
         match last.outcome {
+            Outcome::Failed => return Judged::Final(Finding::Unproven(Short::InitRefused)),
             Outcome::NeverCaught => return Judged::Final(Finding::Unproven(Short::NeverCaught)),
             Outcome::Held => return Judged::NotYet(Short::Held),
             Outcome::Delivered if daemon.state == DaemonState::Running => {}
@@ -563,6 +565,15 @@ mod tests {
         let mut s = Scene::new(Signal::HUP);
         s.last("HUP", Outcome::NeverCaught, None);
         assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::NeverCaught)));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_let_init_do_is_not_proven_at_once() {
+        for signal in [Signal::HUP, Signal::USR1] {
+            let mut s = Scene::new(signal);
+            s.last(&signal.to_string(), Outcome::Failed, None);
+            assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::InitRefused)));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | fresh | starts with the rest | – | – | is never started |
 //! | running | TERM, stopping | exited | – | TERM, stopping |
-//! | stopping | replacement wanted | clearing, or exited | KILL | no replacement |
+//! | stopping | replacement wanted | clearing, or exited | KILL; where that is refused, running | no replacement; where KILL is refused, exited |
 //! | clearing | nothing more | – | starts, logged | exited |
 //! | exited, failed | starts, or clearing | – | – | – |
 
@@ -17,7 +17,7 @@ mod system;
 use std::time::Duration;
 
 pub use selection::{Selection, select};
-pub use system::System;
+pub use system::{Sent, System};
 
 use crate::status::{DaemonState, InitState, Last, LastExit, Outcome};
 use crate::table::{Action as WireAction, Signal, Table};
@@ -95,6 +95,13 @@ pub enum Event {
         /// How it ended.
         end: End,
     },
+    /// The answer to an [`Action::Kill`] that the kernel refused.
+    NotSent {
+        /// The process.
+        pid: i32,
+        /// The signal's number.
+        signal: i32,
+    },
     /// The answer to [`Action::LookAtGroup`].
     Group {
         /// Which daemon.
@@ -143,7 +150,7 @@ pub enum Level {
 pub enum Action {
     /// Start the daemon; answered by [`Event::Started`] or [`Event::StartFailed`].
     Start(usize),
-    /// Send a signal to a process that is not reaped yet.
+    /// Send a signal to a process that is not reaped yet; answered by [`Event::NotSent`] where that is refused.
     Kill {
         /// The process.
         pid: i32,
@@ -299,6 +306,7 @@ impl Core {
             Event::Started { daemon, pid } => self.started(now, daemon, pid, &mut out),
             Event::StartFailed { daemon, code, why } => self.start_failed(now, daemon, code, &why, &mut out),
             Event::Ended { pid, end } => self.process_ended(now, pid, end, &mut out),
+            Event::NotSent { pid, signal } => self.not_sent(now, pid, signal, &mut out),
             Event::Group { daemon, empty } => self.group(now, daemon, empty, &mut out),
             Event::Mask { daemon, pid, signal, disposition } => {
                 self.mask(now, daemon, pid, signal, disposition, &mut out);
@@ -614,6 +622,33 @@ impl Core {
         if let Some(wire) = self.wires.iter_mut().find(|w| w.signal == signal) {
             wire.last = Some((Outcome::Delivered, now));
             wire.delivered = Some(now);
+        }
+    }
+
+    /// Whom init may not signal, since it is another user's, it may not end either: that is its restart's failure. A
+    /// shutdown leaves it to the kernel, which ends all that is left of a pid namespace with its PID 1.
+    fn not_sent(&mut self, now: Moment, pid: i32, signal: i32, out: &mut Vec<Action>) {
+        for (index, d) in self.daemons.iter_mut().enumerate() {
+            match d.state {
+                State::Running { pid: this, .. } if this == pid => {
+                    let is_it = |w: &&mut Wire| w.daemon == Some(index) && w.signal.number() == signal;
+                    if let Some(wire) = self.wires.iter_mut().find(is_it) {
+                        wire.last = Some((Outcome::Failed, now));
+                        wire.delivered = None;
+                    }
+                }
+                State::Stopping { pid: this, since, .. } if this == pid && signal == KILL => {
+                    out.push(Action::Tell(Level::Warn, format!("{} (pid {pid}) can't be killed", d.name)));
+                    if self.stopping {
+                        d.state = State::Exited;
+                        d.code = Some(-KILL);
+                    } else {
+                        d.state = State::Running { pid, since };
+                    }
+                    return self.settle_restart(now, index, Outcome::Failed);
+                }
+                _ => {}
+            }
         }
     }
 

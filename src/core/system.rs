@@ -7,14 +7,25 @@ use std::collections::VecDeque;
 use super::{Action, Core, Disposition, End, Event, KILL, Level, Moment};
 use crate::table::Signal;
 
+/// What became of a kill(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It was sent.
+    Yes,
+    /// There is no such process (ESRCH).
+    Gone,
+    /// It is another user's (EPERM).
+    Refused,
+}
+
 /// What the actions are done to.
 pub trait System {
     /// The monotonic clock.
     fn now(&mut self) -> Moment;
     /// Starts a daemon's process; the answer is [`Event::Started`] or [`Event::StartFailed`].
     fn start(&mut self, daemon: usize, generation: u64) -> Event;
-    /// kill(2): a negative pid is a process group, signal 0 only looks. False where there is no such process.
-    fn kill(&mut self, pid: i32, signal: i32) -> bool;
+    /// kill(2): a negative pid is a process group, signal 0 only looks.
+    fn kill(&mut self, pid: i32, signal: i32) -> Sent;
     /// A child that has ended and isn't reaped yet, which it stays.
     fn ended(&mut self) -> Option<(i32, End)>;
     /// Reaps a child that has ended.
@@ -67,14 +78,16 @@ impl Core {
                     }
                     Action::Kill { pid, signal } => {
                         // One that is gone already is told of by its end.
-                        system.kill(pid, signal);
+                        if system.kill(pid, signal) == Sent::Refused {
+                            queue.push_back(Event::NotSent { pid, signal });
+                        }
                     }
                     Action::KillGroup(pgid) => {
                         system.kill(-pgid, KILL);
                     }
                     Action::Reap(pid) => system.reap(pid),
                     Action::LookAtGroup { daemon, pgid } => {
-                        let empty = !system.kill(-pgid, 0);
+                        let empty = system.kill(-pgid, 0) == Sent::Gone;
                         queue.push_back(Event::Group { daemon, empty });
                     }
                     Action::LookAtMask { daemon, pid, signal } => {

@@ -188,6 +188,43 @@ fn a_forward_that_is_never_caught_is_dropped_after_20_s_and_said_so() {
 }
 
 #[test]
+fn a_forward_that_the_kernel_refuses_is_told_as_failed_and_a_reload_is_no_answer_to_it() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
+    let _ = core.handle(at(0), taken);
+    let _ = core.handle(at(1), Event::NotSent { pid: 10, signal: 1 });
+    let _ = core.handle(at(2), Event::Notify { pid: 10, ready: true, reloading: Some(1_500), errno: 0 });
+    let last = core.last(0).unwrap();
+    assert_eq!((last.outcome, last.reload_errno), (Outcome::Failed, None));
+    let _ = core.handle(at(3), Event::Signal(Signal::HUP));
+    assert_eq!(core.last(0).unwrap().outcome, Outcome::Held);
+}
+
+#[test]
+fn a_daemon_that_can_not_be_killed_fails_its_restart_and_runs_on_and_the_next_restart_tries_again() {
+    let mut core = running();
+    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = core.handle(at(0), Event::NotSent { pid: 11, signal: TERM });
+    assert_eq!(acts(core.handle(at(8000), Event::Time)), [Action::Kill { pid: 11, signal: KILL }]);
+    assert!(acts(core.handle(at(8000), Event::NotSent { pid: 11, signal: KILL })).is_empty());
+    assert_eq!(core.last(1).unwrap().outcome, Outcome::Failed);
+    assert_eq!((core.view(1).unwrap().state, core.view(1).unwrap().pid), (DaemonState::Running, Some(11)));
+    let actions = acts(core.handle(at(9000), Event::Signal(Signal::USR1)));
+    assert_eq!(actions, [Action::Kill { pid: 11, signal: TERM }, Action::Kill { pid: 11, signal: CONT }]);
+}
+
+#[test]
+fn a_daemon_that_can_not_be_killed_holds_up_no_shutdown_beyond_its_grace() {
+    let mut core = Core::new(&table(), &[1]);
+    let _ = core.handle(at(0), Event::Begin);
+    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
+    let _ = core.handle(at(0), Event::Stop);
+    let _ = core.handle(at(8000), Event::Time);
+    assert_eq!(acts(core.handle(at(8000), Event::NotSent { pid: 11, signal: KILL })), [Action::Exit(137)]);
+}
+
+#[test]
 fn a_forward_to_a_daemon_that_is_not_selected_is_a_no_op() {
     let mut core = Core::new(&table(), &[1]);
     let _ = core.handle(at(0), Event::Begin);

@@ -19,7 +19,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::core::{Core, Disposition, End, Event, Level, Moment, System, select};
+use crate::core::{Core, Disposition, End, Event, Level, Moment, Sent, System, select};
 use crate::inside::store;
 use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
@@ -454,16 +454,15 @@ impl System for Shell {
         }
     }
 
-    fn kill(&mut self, pid: i32, signal: i32) -> bool {
+    fn kill(&mut self, pid: i32, signal: i32) -> Sent {
         match signals::kill(pid, signal) {
-            Ok(()) => true,
-            Err(Errno::ESRCH) => false,
-            // It is there, but another user's.
+            Ok(()) => Sent::Yes,
+            Err(Errno::ESRCH) => Sent::Gone,
             Err(e) => {
                 if signal != 0 {
                     tracing::warn!("cannot send signal {signal} to {pid}: {}", io::Error::from(e));
                 }
-                true
+                Sent::Refused
             }
         }
     }

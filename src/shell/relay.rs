@@ -18,6 +18,16 @@ const RESERVE: usize = 64 * 1024;
 /// How often in a row a read may fail until its pipe is given up.
 const READ_FAILURES: u8 = 16;
 
+/// What is told of lines that are lost, behind their number.
+const REPORT: &str = " lines were dropped here: nobody took them in time\n";
+/// The longest report, in bytes.
+const REPORT_MAX: usize = REPORT.len() + 20;
+
+/// How many lost lines this line tells of, where it is a report.
+fn told(line: &[u8]) -> Option<u64> {
+    std::str::from_utf8(line.strip_suffix(REPORT.as_bytes())?).ok()?.parse().ok()
+}
+
 enum Way {
     /// A description of init's own that doesn't block, or a regular file, which never does for long.
     Write,
@@ -38,8 +48,8 @@ pub struct Sink {
     pub is_watched: bool,
     /// How much of init's own log came since it was full, in bytes.
     beyond: usize,
-    /// What was written ends within a line whose rest is lost.
-    cut: bool,
+    /// What was written ends within a line.
+    is_within_a_line: bool,
 }
 
 impl Sink {
@@ -61,7 +71,16 @@ impl Sink {
             _ => again().map_or((None, Way::PollFirst), |fd| (Some(fd), Way::Write)),
         };
         let fd = own.map_or_else(|| stream.try_clone_to_owned(), Ok)?;
-        Ok(Self { fd, way, queue: Vec::new(), sent: 0, dropped: 0, beyond: 0, is_watched: false, cut: false })
+        Ok(Self {
+            fd,
+            way,
+            queue: Vec::new(),
+            sent: 0,
+            dropped: 0,
+            beyond: 0,
+            is_watched: false,
+            is_within_a_line: false,
+        })
     }
 
     fn queued(&self) -> usize {
@@ -94,11 +113,13 @@ impl Sink {
 
     /// Takes a line without its newline, in parts, or only counts it.
     fn line(&mut self, parts: [&[u8]; 3], keep: bool) {
-        if !keep {
+        let size = parts.iter().map(|part| part.len()).sum::<usize>() + 2 + REPORT_MAX;
+        if !keep || self.queue.try_reserve(size).is_err() {
             self.dropped += 1;
             return;
         }
-        if std::mem::take(&mut self.cut) {
+        // The rest of that line is lost.
+        if self.queue.is_empty() && self.is_within_a_line {
             self.queue.push(b'\n');
         }
         self.report();
@@ -110,10 +131,21 @@ impl Sink {
 
     fn report(&mut self) {
         if self.dropped > 0 {
-            let text = format!("{} lines were dropped here: nobody took them in time\n", self.dropped);
-            self.queue.extend_from_slice(text.as_bytes());
+            self.queue.extend_from_slice(format!("{}{REPORT}", self.dropped).as_bytes());
             self.dropped = 0;
         }
+    }
+
+    /// How many lines end with the rest of the queue. One of which only the newline is missing does not: that comes with
+    /// the next line.
+    fn unsent(&self) -> u64 {
+        let (sent, rest) = self.queue.split_at_checked(self.sent).unwrap_or((&self.queue, &[]));
+        let from = match rest.first() {
+            Some(b'\n') if self.is_within_a_line => self.sent + 1,
+            _ => memchr::memrchr(b'\n', sent).map_or(0, |at| at + 1),
+        };
+        let lines = self.queue.get(from..).unwrap_or_default().split_inclusive(|b| *b == b'\n');
+        lines.map(|line| told(line).unwrap_or(1)).sum()
     }
 
     /// Writes what goes without waiting; tells whether anything went.
@@ -121,20 +153,20 @@ impl Sink {
         let mut progress = false;
         while let Some(rest) = self.queue.get(self.sent..).filter(|rest| !rest.is_empty()) {
             match self.write(rest) {
+                Ok(0) | Err(Errno::EAGAIN) => break,
                 Ok(n) => {
                     self.sent += n;
+                    self.is_within_a_line =
+                        self.sent.checked_sub(1).and_then(|last| self.queue.get(last)) != Some(&b'\n');
                     progress = true;
                     if !self.is_full() {
                         self.report();
                     }
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => break,
                 // Nobody reads it (EPIPE), or it can't be kept (ENOSPC). That may pass, and daemons go on all the same.
                 Err(_) => {
-                    self.dropped += rest.iter().fold(0, |n, b| n + u64::from(*b == b'\n'));
-                    self.cut |=
-                        self.sent.checked_sub(1).and_then(|last| self.queue.get(last)).is_some_and(|b| *b != b'\n');
+                    self.dropped += self.unsent();
                     self.sent = self.queue.len();
                 }
             }
@@ -144,8 +176,9 @@ impl Sink {
             self.queue.clear();
             self.queue.shrink_to(LINE_MAX);
         } else if self.sent >= HIGH {
-            self.queue.drain(..self.sent);
-            self.sent = 0;
+            let lines = memchr::memrchr(b'\n', self.queue.get(..self.sent).unwrap_or_default()).map_or(0, |at| at + 1);
+            self.queue.drain(..lines);
+            self.sent -= lines;
         }
         progress
     }
@@ -255,7 +288,7 @@ impl Stream {
 
     fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink, keep: bool) {
         if keep {
-            sink.queue.reserve(bytes.len() + bytes.len() / 8);
+            let _ = sink.queue.try_reserve(bytes.len() + bytes.len() / 8);
         }
         while !bytes.is_empty() {
             let room = LINE_MAX - self.partial.len();

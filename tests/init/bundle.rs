@@ -90,6 +90,11 @@ impl Setup {
         self.wrapped(&["prlimit"]).wrapped(limits).wrapped(&["setpriv", "--reuid", id, "--regid", id, "--clear-groups"])
     }
 
+    /// It waits to be executed until [`Bundle::open`]: a tracer sees its first call.
+    pub fn closed(self) -> Self {
+        self.wrapped(&["sh", "-c", "mkfifo gate; read go <> gate; exec \"$@\"", "-"])
+    }
+
     /// As the child of a shell that is PID 1; the shell notes init's exit code and who is still there.
     pub fn not_as_pid_1(mut self) -> Self {
         self.is_pid_1 = false;
@@ -178,6 +183,17 @@ impl Bundle {
             pid != 0
         });
         pid
+    }
+
+    /// Waits until what will be init does nothing but wait for [`Self::open`].
+    pub fn wait_until_closed(&self) {
+        self.wait_until("a closed gate", || {
+            self.dir.join("gate").exists() && self.children().is_empty() && stat(self.pid(), 3).as_deref() == Some("S")
+        });
+    }
+
+    pub fn open(&self) {
+        fs::write(self.dir.join("gate"), "\n").unwrap();
     }
 
     pub fn signal_number(&self, number: i32) {

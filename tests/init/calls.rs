@@ -1,5 +1,6 @@
 //! What init asks of the kernel, counted: this is stable where time isn't. `docs/performance.md` states the numbers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::mem::size_of;
 use std::time::Instant;
@@ -19,24 +20,32 @@ command = ["sleep", "1000"]
 USR1 = { restart = "beta" }
 "#;
 
-/// Counts the system calls that a process begins from `act` on until `done`: ptrace(2), as strace does it. How often it
-/// waits, and so how often it lets signals in, depends on what comes first, so only the calls in `counted` are.
-fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -> bool) -> BTreeMap<i64, usize> {
-    let ptrace = |request, data: usize| {
-        // SAFETY: the requests used below take no address, or that of a structure whose size is given.
-        let result = unsafe { libc::ptrace(request, pid, 0usize, data) };
-        assert!(result >= 0, "ptrace: {}", std::io::Error::last_os_error());
-    };
-    ptrace(libc::PTRACE_SEIZE, usize::try_from(libc::PTRACE_O_TRACESYSGOOD).unwrap());
-    ptrace(libc::PTRACE_INTERRUPT, 0);
-    let (mut calls, mut act, started) = (BTreeMap::new(), Some(act), Instant::now());
+fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) {
+    // SAFETY: the requests used below take no address, or that of a structure that the caller has, and its size.
+    let result = unsafe { libc::ptrace(request, pid, address, data) };
+    assert!(result >= 0, "ptrace: {}", std::io::Error::last_os_error());
+}
+
+/// Stops at each system call that a process begins and tells its number, until it is `done`, which is asked while it
+/// waits: ptrace(2), as strace does it.
+pub fn follow(pid: i32, began: impl FnOnce(), mut at_entry: impl FnMut(i64), mut done: impl FnMut() -> bool) {
+    ptrace(libc::PTRACE_SEIZE, pid, 0, usize::try_from(libc::PTRACE_O_TRACESYSGOOD).unwrap());
+    ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0);
+    began();
+    let started = Instant::now();
     let mut is_waiting = false;
     loop {
-        assert!(started.elapsed() < PATIENCE, "it isn't done: {calls:?}");
+        if started.elapsed() > PATIENCE {
+            // Whose tracer takes no notice of its end stays, and whoever waits for it waits for ever.
+            // SAFETY: kill(2) has no memory effects, and waitpid(2) takes no address here.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } == pid {}
+            panic!("it isn't done");
+        }
         let mut status = 0;
         // SAFETY: waitpid(2) writes an int.
         if unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL | libc::WNOHANG) } == 0 {
-            if is_waiting && act.is_none() && done() {
+            if is_waiting && done() {
                 break;
             }
             std::thread::yield_now();
@@ -59,22 +68,50 @@ fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -
                     number => number,
                 };
                 is_waiting = number == libc::SYS_ppoll;
-                if is_waiting && act.is_some() {
-                    act.take().unwrap()();
-                } else if act.is_none() && counted.contains(&number) {
-                    *calls.entry(number).or_default() += 1;
-                }
+                at_entry(number);
             }
         } else if event == 0 {
             pass_on = usize::try_from(signal).unwrap();
         }
-        ptrace(libc::PTRACE_SYSCALL, pass_on);
+        ptrace(libc::PTRACE_SYSCALL, pid, 0, pass_on);
     }
-    ptrace(libc::PTRACE_INTERRUPT, 0);
+    ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0);
     let mut status = 0;
     // SAFETY: as above.
     unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
-    ptrace(libc::PTRACE_DETACH, 0);
+    ptrace(libc::PTRACE_DETACH, pid, 0, 0);
+}
+
+/// At the entry of a read(2) or a write(2): it is asked for this many bytes at most.
+pub fn at_most(pid: i32, most: u64) {
+    let mut all = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
+    let mut place = libc::iovec { iov_base: all.as_mut_ptr().cast(), iov_len: size_of::<libc::user_regs_struct>() };
+    let place = (&raw mut place) as usize;
+    ptrace(libc::PTRACE_GETREGSET, pid, usize::try_from(libc::NT_PRSTATUS).unwrap(), place);
+    // SAFETY: all its fields are numbers, and the kernel has filled them in.
+    let registers = unsafe { all.assume_init_mut() };
+    #[cfg(target_arch = "x86_64")]
+    let count = &mut registers.rdx;
+    #[cfg(target_arch = "aarch64")]
+    let count = &mut registers.regs[2];
+    *count = most.min(*count);
+    ptrace(libc::PTRACE_SETREGSET, pid, usize::try_from(libc::NT_PRSTATUS).unwrap(), place);
+}
+
+/// Counts the system calls that a process begins from `act` on until `done`. How often it waits, and so how often it
+/// lets signals in, depends on what comes first, so only the calls in `counted` are.
+fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -> bool) -> BTreeMap<i64, usize> {
+    let (mut calls, mut act) = (BTreeMap::new(), Some(act));
+    let has_acted = Cell::new(false);
+    let at_entry = |number| {
+        if number == libc::SYS_ppoll && act.is_some() {
+            act.take().unwrap()();
+            has_acted.set(true);
+        } else if act.is_none() && counted.contains(&number) {
+            *calls.entry(number).or_default() += 1;
+        }
+    };
+    follow(pid, || (), at_entry, || has_acted.get() && done());
     calls
 }
 

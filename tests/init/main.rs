@@ -8,6 +8,7 @@ mod calls;
 mod faults;
 mod life;
 mod output;
+mod short;
 mod shutdown;
 mod signals;
 mod status;

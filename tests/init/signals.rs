@@ -76,6 +76,34 @@ fn a_forward_with_when_always_is_sent_at_once() {
     assert_eq!(bundle.daemon(1)["last_exit"]["by_init"], false);
 }
 
+/// init is of a user whose daemon makes itself root: kill(2) is refused (EPERM).
+#[test]
+fn what_the_kernel_does_not_let_init_send_is_told_as_failed_and_the_shutdown_ends_at_the_grace() {
+    let table = r#"
+grace = "100ms"
+[[daemon]]
+name = "alpha"
+command = ["DIR/su", "--reuid", "0", "perl", "-e", '$| = 1; $SIG{HUP} = sub {}; print "it is up\n"; sleep 1000 while 1']
+[signals]
+HUP = { forward = "alpha" }
+USR1 = { restart = "alpha" }
+"#;
+    let su = "cp \"$(command -v setpriv)\" DIR/su && chmod 4755 DIR/su && exec \"$@\"";
+    let mut bundle = Setup::new(table).wrapped(&["sh", "-c", su, "-"]).under_user(&["--core=0"]).start();
+    bundle.wait_for("out", "it is up");
+    bundle.signal("HUP");
+    bundle.outcome("HUP", "failed");
+    bundle.signal("USR1");
+    bundle.outcome("USR1", "failed");
+    assert_eq!((&bundle.daemon(0)["state"], &bundle.daemon(0)["generation"]), (&"running".into(), &1.into()));
+    bundle.signal("TERM");
+    assert_eq!(bundle.exit_code(), 137);
+    let log = bundle.read("err");
+    for number in ["1", "15", "9"] {
+        assert!(log.contains(&format!("cannot send signal {number} to ")), "{log}");
+    }
+}
+
 #[test]
 fn where_proc_tells_no_signal_masks_a_forward_is_sent_at_once_with_a_warning() {
     let table = TWO.replace("forward = \"alpha\"", "forward = \"beta\"");

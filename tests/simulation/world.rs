@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sidecar::core::{Core, Disposition, Event, Level, System};
+use sidecar::core::{Core, Disposition, Event, Level, Sent, System};
 use sidecar::table::{Signal, Table};
 
 use crate::bugs::{Bug, Planted};
@@ -375,9 +375,9 @@ impl System for World {
         }
     }
 
-    fn kill(&mut self, pid: i32, signal: i32) -> bool {
+    fn kill(&mut self, pid: i32, signal: i32) -> Sent {
         self.enter();
-        let Some((pid, signal)) = self.planted.kill(pid, signal, &self.kernel, &self.judge) else { return false };
+        let Some((pid, signal)) = self.planted.kill(pid, signal, &self.kernel, &self.judge) else { return Sent::Gone };
         let found = if pid < 0 { self.kernel.has_group(-pid) } else { self.kernel.by_pid(pid).is_some() };
         if signal != 0 {
             trace!(self, "init: kill {pid}, signal {signal}");
@@ -388,7 +388,7 @@ impl System for World {
         } else {
             self.kernel.kill(pid, signal)
         };
-        found
+        if found { Sent::Yes } else { Sent::Gone }
     }
 
     fn ended(&mut self) -> Option<(i32, End)> {
