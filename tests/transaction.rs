@@ -424,11 +424,21 @@ fn what_is_live_is_what_was_checked_and_lies_there_whoever_else_writes_to_it() {
     is(&bundle.allowlist("edits", &[]), "refused", 1, "somebody else wrote");
     assert_eq!(bundle.generation(), 1);
     is(&bundle.allowlist("writes", &[]), "rolled-back", 1, "somebody else wrote");
+    assert_eq!(bundle.read("conf/.sidecar-other.rules"), "writesmore\n");
+    fs::remove_file(bundle.dir.join("conf/.sidecar-other.rules")).unwrap();
     bundle.serves("old");
     fs::write(bundle.dir.join("conf/rules"), "edits").unwrap();
     is(&bundle.in_place(&[]), "refused", 1, "somebody else wrote");
     fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
     is(&bundle.in_place(&[]), "not-proven", 1, "somebody else wrote");
+}
+
+#[test]
+fn the_way_back_is_no_way_back_where_somebody_else_writes_to_the_old_content_meanwhile() {
+    let bundle = Bundle::start();
+    fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
+    is(&bundle.allowlist("dies", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    assert_eq!(bundle.read("conf/rules"), "writesmore\n");
 }
 
 #[test]

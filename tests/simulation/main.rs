@@ -179,4 +179,7 @@ finds_in_changes! {
     a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "the record tells which content it is";
     a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
     an_interrupted_change_that_nobody_settles_is_found: NobodySettlesWhatWasInterrupted, "nothing is left beside the file";
+    a_way_back_over_what_a_person_wrote_is_found: WritesOverAPerson, "what a person wrote is never lost";
+    a_person_s_content_called_the_old_is_found: CallsAPersonsContentTheOld, "any other exit but 5 means that content and daemon are as they were";
+    a_proof_of_what_a_person_wrote_is_found: ProvesWhatAPersonWrote, "exit 0 means that the new content is live";
 }
