@@ -249,6 +249,8 @@ impl Change<'_> {
                     // It ends with the bundle, and starts with the old content when that starts again.
                     let is_down = matches!(ending, Ending::Down { back: Trouble::Stopping, .. });
                     self.check(!is_down, "a bundle that stops is no bundle that is down", |_| format!("{ending:?}"));
+                    let is_so = !says_changed(&ending) || self.bundle.disk.over.is_some();
+                    self.check(is_so, "somebody wrote to the file where it says so", |_| format!("{ending:?}"));
                     return Ok(ending);
                 }
             };
@@ -692,6 +694,14 @@ impl Change<'_> {
         let is_there = disk.over.is_none() || disk.path == Content::Theirs || disk.aside;
         self.check(is_there, "what a person wrote is never lost", Change::summary);
         self.is_as_told(told, was_dead, true, choice > 0);
+    }
+}
+
+fn says_changed(ending: &Ending) -> bool {
+    match ending {
+        Ending::Refused { why } | Ending::NotProven { why } | Ending::RolledBack { why } => *why == Trouble::Changed,
+        Ending::Down { why, back } => *why == Trouble::Changed || *back == Trouble::Changed,
+        Ending::Unchanged | Ending::Checked | Ending::Live { .. } => false,
     }
 }
 
