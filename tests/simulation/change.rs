@@ -230,7 +230,7 @@ impl Change<'_> {
                 },
                 Action::Check => self.run_checker(mode)?,
                 Action::Keep => match self.nobody_wrote(Content::Old) {
-                    Some(changed) => changed,
+                    Some(refused) => refused,
                     None => self.disk(Doing::Keep, |b| b.disk.kept = Some(b.disk.path))?,
                 },
                 Action::Note(mark) => self.note(mode, mark)?,
