@@ -750,6 +750,23 @@ fn what_a_person_wrote_over_an_interrupted_change_is_what_an_apply_without_a_fil
 }
 
 #[test]
+fn over_an_interrupted_change_a_file_that_was_removed_comes_back_and_a_link_that_was_put_there_stays() {
+    let bundle = Bundle::start();
+    let rules = bundle.dir.join("conf/rules");
+    interrupted(&bundle);
+    fs::remove_file(&rules).unwrap();
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    bundle.serves("old");
+    interrupted(&bundle);
+    fs::remove_file(&rules).unwrap();
+    fs::write(bundle.dir.join("mine"), "mine").unwrap();
+    symlink(bundle.dir.join("mine"), &rules).unwrap();
+    is(&bundle.egress("new", &["--force"]), "live", 0, "");
+    assert!(rules.is_symlink());
+    bundle.serves("mine");
+}
+
+#[test]
 fn what_was_kept_is_not_removed_where_the_record_can_not_be_read() {
     let bundle = Bundle::start();
     interrupted(&bundle);
