@@ -439,6 +439,9 @@ fn the_way_back_is_no_way_back_where_somebody_else_writes_to_the_old_content_mea
     fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
     is(&bundle.allowlist("dies", &[]), "down", 5, "the way back failed too: somebody else wrote");
     assert_eq!(bundle.read("conf/rules"), "writesmore\n");
+    fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
+    is(&bundle.allowlist("writes", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    assert_eq!(bundle.left(), [".sidecar-other.rules"]);
 }
 
 #[test]
