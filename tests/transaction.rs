@@ -424,11 +424,24 @@ fn what_is_live_is_what_was_checked_and_lies_there_whoever_else_writes_to_it() {
     is(&bundle.allowlist("edits", &[]), "refused", 1, "somebody else wrote");
     assert_eq!(bundle.generation(), 1);
     is(&bundle.allowlist("writes", &[]), "rolled-back", 1, "somebody else wrote");
+    assert_eq!(bundle.read("conf/.sidecar-other.rules"), "writesmore\n");
+    fs::remove_file(bundle.dir.join("conf/.sidecar-other.rules")).unwrap();
     bundle.serves("old");
     fs::write(bundle.dir.join("conf/rules"), "edits").unwrap();
     is(&bundle.in_place(&[]), "refused", 1, "somebody else wrote");
     fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
     is(&bundle.in_place(&[]), "not-proven", 1, "somebody else wrote");
+}
+
+#[test]
+fn the_way_back_is_no_way_back_where_somebody_else_writes_to_the_old_content_meanwhile() {
+    let bundle = Bundle::start();
+    fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
+    is(&bundle.allowlist("dies", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    assert_eq!(bundle.read("conf/rules"), "writesmore\n");
+    fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
+    is(&bundle.allowlist("writes", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    assert_eq!(bundle.left(), [".sidecar-other.rules"]);
 }
 
 #[test]
@@ -738,6 +751,23 @@ fn what_a_person_wrote_over_an_interrupted_change_is_what_an_apply_without_a_fil
     bundle.serves("mine");
     let told = "change of alpha: not proven by=me@";
     bundle.wait_until("told", || bundle.read("log").contains(told));
+}
+
+#[test]
+fn over_an_interrupted_change_a_file_that_was_removed_comes_back_and_a_link_that_was_put_there_stays() {
+    let bundle = Bundle::start();
+    let rules = bundle.dir.join("conf/rules");
+    interrupted(&bundle);
+    fs::remove_file(&rules).unwrap();
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    bundle.serves("old");
+    interrupted(&bundle);
+    fs::remove_file(&rules).unwrap();
+    fs::write(bundle.dir.join("mine"), "mine").unwrap();
+    symlink(bundle.dir.join("mine"), &rules).unwrap();
+    is(&bundle.egress("new", &["--force"]), "live", 0, "");
+    assert!(rules.is_symlink());
+    bundle.serves("mine");
 }
 
 #[test]

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_canary_spares_the_rest_and_a_later_failure_spares_nobody() {
+    fn a_failed_canary_spares_the_rest_and_neither_a_later_failure_nor_the_time_of_all_spares_anybody() {
         let plan = Plan { parallel: 8, canary: 2, together: false };
         let mut fleet = Fleet::new(plan, 4);
         assert_eq!(fleet.on(Event::Start), [Action::Begin(0), Action::Begin(1)]);
@@ -390,6 +390,7 @@ mod tests {
 
         let mut fleet = Fleet::new(Plan { canary: 0, parallel: 2, ..plan }, 3);
         assert_eq!(fleet.on(Event::Start), [Action::Begin(0), Action::Begin(1)]);
+        assert_eq!(fleet.on(Event::Late), []);
         assert_eq!(fleet.on(Event::Ended(0, false)), [Action::Begin(2)]);
     }
 

@@ -528,7 +528,7 @@ impl Report {
             ),
             Failure::Vanished { words } => format!(
                 "the bundle went away before the change was committed{}; the new content isn't live: \
-                 init puts the old one back before it next starts {daemon}",
+                 init puts the old one back before it next starts {daemon}, but for what somebody else wrote since",
                 aside(words)
             ),
             Failure::Unsettled { words } => format!(
@@ -631,7 +631,10 @@ impl Report {
             }
             Trouble::RecordGone => "the record of the last change can't be read".to_owned(),
             Trouble::Changed => {
-                format!("somebody else wrote to the file of {daemon} meanwhile; see who does, then apply again")
+                format!(
+                    "somebody else wrote to the file of {daemon} meanwhile; see who does (what the way back finds there it \
+                     keeps beside it as .sidecar-other.*), then apply again"
+                )
             }
         }
     }

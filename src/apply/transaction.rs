@@ -191,7 +191,8 @@ pub enum Event {
     Left(Trouble),
     /// The proof was found: [`Finding::Live`] or [`Finding::Delivered`].
     Proven(Finding),
-    /// The old content is gone and something else than the new is in its place: a person was there.
+    /// Something else than the new content was in its place: a person was there. Settling leaves it; else it is put
+    /// beside the file, and the old is back.
     Replaced,
 }
 
@@ -345,7 +346,9 @@ impl Transaction {
             (State::Restoring(why), Event::Replaced) if self.mode == Mode::Settle => {
                 (State::Reviving(Mark::NotProven, why), Action::Revive)
             }
-            (State::Restoring(why), Event::Replaced) => end(Ending::Down { why, back: Trouble::KeptGone }),
+            (State::Restoring(_), Event::Replaced) => {
+                (State::Reviving(Mark::RolledBack, Trouble::Changed), Action::Revive)
+            }
             (State::Restoring(why), _) => (State::Reviving(Mark::RolledBack, why), Action::Revive),
             (State::Reviving(mark, why), Event::Failed(back) | Event::Left(back)) => {
                 if self.is_as_it_was(&back) {
@@ -648,15 +651,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_put_there_since_is_left_and_never_called_the_old_content() {
+    fn what_a_person_put_there_is_never_called_the_old_content_and_is_told_of() {
         let mut settling = Transaction::new(Mode::Settle, false);
         assert_eq!(settling.on(Event::Begin), Action::Restore);
         assert_eq!(settling.on(Event::Replaced), Action::Revive);
         assert_eq!(settling.on(Event::Done), Action::Note(Mark::NotProven));
         let actions =
             walk(Mode::File, &[(&Action::Place, Event::Failed(Trouble::Late)), (&Action::Restore, Event::Replaced)]);
-        let down = Ending::Down { why: Trouble::Late, back: Trouble::KeptGone };
-        assert_eq!(actions.last(), Some(&Action::End(down)));
+        assert_eq!(actions.last(), Some(&Action::End(Ending::RolledBack { why: Trouble::Changed })));
     }
 
     #[test]

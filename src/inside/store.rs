@@ -169,6 +169,11 @@ impl Store {
         self.beside(".sidecar-new.", "")
     }
 
+    /// What a person wrote while a change was under way that was taken back.
+    fn other_name(&self) -> OsString {
+        self.beside(".sidecar-other.", "")
+    }
+
     /// Where the staged file is.
     #[must_use]
     pub fn staged(&self) -> PathBuf {
@@ -323,27 +328,30 @@ impl Store {
     }
 
     /// Puts the old content back, as the record has it. It may be there already: [`Event::Done`]. Something else than
-    /// the new is left, [`Event::Replaced`], where what was kept is gone or where nobody has been at it since (`later`):
-    /// then a person put it there.
+    /// the new a person put there, [`Event::Replaced`]: it is left where nobody has been at it since (`later`), else it
+    /// is put beside the file.
     ///
     /// # Errors
     /// What was kept isn't what was recorded, or the system refuses.
     pub fn restore(&self, record: &Record, later: bool) -> Result<Event, Trouble> {
-        let now = self.current().ok().map(|now| sha256(&now.bytes));
-        let is_known = |now: &Plain| *now == record.new_sha256 || Some(now) == record.old_sha256.as_ref();
-        if later && now.as_ref().is_some_and(|now| !is_known(now)) {
+        let now = self.current().map(|now| Some(sha256(&now.bytes)));
+        let is_known = |now: &Option<Plain>| now.as_ref() == Some(&record.new_sha256) || *now == record.old_sha256;
+        // What can't be read isn't the new content, which could.
+        let is_theirs = now.as_ref().map_or_else(|e| *e != Trouble::Missing, |now| !is_known(now));
+        if later && is_theirs {
             return Ok(Event::Replaced);
         }
         let kept = self.read(&self.kept_name(), MAX_OLD).ok().map(|kept| sha256(&kept.bytes));
         if kept.is_some() && kept == record.old_sha256 {
+            if is_theirs {
+                // No link(2): theirs may be a file of another user's (proc_sys_fs(5), protected_hardlinks).
+                renameat(&self.dir, self.name.as_os_str(), &self.dir, self.other_name().as_os_str())
+                    .map_err(|e| trouble(Doing::Restore, &e.into()))?;
+            }
             self.rename(&self.kept_name(), &self.name).map_err(|e| trouble(Doing::Restore, &e))?;
-            return Ok(Event::Done);
+            return Ok(if is_theirs { Event::Replaced } else { Event::Done });
         }
-        match now {
-            now @ Some(_) if now == record.old_sha256 => Ok(Event::Done),
-            Some(now) if now != record.new_sha256 => Ok(Event::Replaced),
-            _ => Err(Trouble::KeptGone),
-        }
+        if now.is_ok_and(|now| now == record.old_sha256) { Ok(Event::Done) } else { Err(Trouble::KeptGone) }
     }
 
     /// Removes what a transaction leaves beside the file, but for the record.

@@ -219,7 +219,8 @@ struct Job<'a> {
     record: Option<Record>,
     content: Option<Vec<u8>>,
     old: Option<Content>,
-    /// The sha256 of what is to be live, and is to lie at `path` from the check on; `None` where nothing can be read there.
+    /// The sha256 of what is to lie at `path`: from the check on the new content, after the way back the old one. `None`
+    /// where that can't be told.
     new: Option<Plain>,
     at: Plain,
     began: Instant,
@@ -481,13 +482,18 @@ impl<'a> Job<'a> {
     fn restore(&mut self) -> Result<Event, Trouble> {
         let record = self.record.as_ref().ok_or(Trouble::KeptGone)?;
         // Without content it is another's that is settled.
-        self.store()?.restore(record, self.content.is_none())
+        let later = self.content.is_none();
+        let restored = self.store()?.restore(record, later)?;
+        let is_left = later && restored == Event::Replaced;
+        self.new = record.old_sha256.clone().filter(|_| !is_left);
+        Ok(restored)
     }
 
     fn revive(&mut self) -> Result<Event, Trouble> {
         let started = Instant::now();
         let revived = self.restart(started);
         self.end.back_ms = millis(started);
+        self.nobody_wrote()?;
         revived
     }
 

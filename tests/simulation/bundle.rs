@@ -17,6 +17,8 @@ pub const SETTLE: u64 = 100;
 pub enum Content {
     Old,
     New,
+    /// A person's.
+    Theirs,
 }
 
 /// What a daemon makes of a content.
@@ -42,6 +44,10 @@ pub struct Disk {
     pub record: Option<Mark>,
     /// Whether the record is this transaction's.
     pub is_ours: bool,
+    /// A person's content was put beside the file.
+    pub aside: bool,
+    /// What a person has written over, and what the record said then.
+    pub over: Option<(Content, Option<Mark>)>,
 }
 
 /// What init does, as far as a change can tell.
@@ -70,8 +76,8 @@ pub struct Bundle {
     ready_since: Option<u64>,
     /// Since when the last reload was obeyed.
     pub obeyed_at: Option<u64>,
-    /// By content: old, new.
-    pub natures: [Nature; 2],
+    /// By content: old, new, a person's.
+    pub natures: [Nature; 3],
     pub ready: Option<Ready>,
     /// How long it takes to end, to get ready, and to install its handler.
     pub slow: u64,
@@ -86,11 +92,19 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    pub fn new(natures: [Nature; 2], ready: Option<Ready>, slow: u64, was_dead: bool, plant: Option<Plant>) -> Self {
+    pub fn new([old, new]: [Nature; 2], ready: Option<Ready>, slow: u64, was_dead: bool, plant: Option<Plant>) -> Self {
         let last_exit = Some(LastExit { code: Some(1), signal: None, by_init: false });
         Self {
             now: 1_000,
-            disk: Disk { path: Content::Old, staged: None, kept: None, record: None, is_ours: false },
+            disk: Disk {
+                path: Content::Old,
+                staged: None,
+                kept: None,
+                record: None,
+                is_ours: false,
+                aside: false,
+                over: None,
+            },
             is_up: true,
             is_stopping: false,
             ends_at: 0,
@@ -106,7 +120,7 @@ impl Bundle {
             pending: Vec::new(),
             ready_since: (!was_dead).then_some(0),
             obeyed_at: None,
-            natures,
+            natures: [old, new, Nature::Good],
             ready,
             slow,
             locked: false,
@@ -129,7 +143,21 @@ impl Bundle {
     }
 
     pub fn nature_of(&self, content: Content) -> Nature {
-        self.natures[usize::from(content == Content::New)]
+        self.natures[content as usize]
+    }
+
+    /// A person saves the file, whatever lies there.
+    pub fn save(&mut self, nature: Nature) {
+        self.say(|| format!("a person saves the file: {nature:?}"));
+        if self.disk.path != Content::Theirs {
+            self.disk.over = Some((self.disk.path, self.disk.record));
+        }
+        (self.disk.path, self.natures[Content::Theirs as usize]) = (Content::Theirs, nature);
+    }
+
+    /// A person wrote over what nobody has settled.
+    pub fn is_over_interrupted(&self) -> bool {
+        self.disk.path == Content::Theirs && self.disk.over == Some((Content::New, Some(Mark::Interrupted)))
     }
 
     /// A signal has come: it is served at the next step.
@@ -193,6 +221,12 @@ impl Bundle {
     fn settle(&mut self) {
         let is_free = !self.locked || self.plant == Some(Plant::InitSettlesUnderTheLock);
         if self.disk.record != Some(Mark::Interrupted) || !is_free {
+            return;
+        }
+        if self.disk.path == Content::Theirs {
+            self.say(|| "init leaves what a person wrote".to_owned());
+            self.disk.record = Some(Mark::NotProven);
+            (self.disk.staged, self.disk.kept) = (None, None);
             return;
         }
         if self.disk.kept == Some(Content::Old) {

@@ -55,6 +55,8 @@ pub enum Told {
     Checked,
     /// Exit 1.
     AsItWas,
+    /// Exit 3: the bundle went away, and what was placed is taken back before its next start.
+    Gone,
     /// Exit 5.
     Unknown,
     /// There is nobody left who could tell.
@@ -73,6 +75,8 @@ struct Change<'a> {
     deadline: u64,
     checked: bool,
     place_failed: bool,
+    /// What is to lie there after the way back.
+    back_to: Content,
     /// Of the daemon, when the proof began: generation, and how many signals were served.
     since: (u64, u64),
     /// The process that was proven.
@@ -107,7 +111,7 @@ impl Change<'_> {
     /// Time goes on, and anything may happen in it.
     fn step(&mut self) -> Result<(), Killed> {
         self.steps += 1;
-        match self.choices.fault(9) {
+        match self.choices.fault(11) {
             1 => return self.die("the helper is killed"),
             2 => self.bundle.kill(),
             3 => self.bundle.stop(true),
@@ -117,10 +121,19 @@ impl Change<'_> {
             7 => self.host.cancels = true,
             8 => self.bundle.die(),
             9 => self.bundle.signal(true, 0),
-            _ => {}
+            n => self.person(n.saturating_sub(9)),
         }
         self.bundle.tick();
         if self.bundle.is_up { Ok(()) } else { Err(Killed) }
+    }
+
+    /// Nothing, or a person saves the file: one that is good, or one that the daemon dies of.
+    fn person(&mut self, choice: usize) {
+        match choice {
+            0 => {}
+            1 => self.bundle.save(Nature::Good),
+            _ => self.bundle.save(Nature::Dies),
+        }
     }
 
     fn die<T>(&mut self, how: &str) -> Result<T, Killed> {
@@ -215,13 +228,16 @@ impl Change<'_> {
                     Some(why) => Event::Left(why),
                     None => self.disk(Doing::Stage, |b| b.disk.staged = Some(Content::New))?,
                 },
-                Action::Check => self.run_checker()?,
-                Action::Keep => self.disk(Doing::Keep, |b| b.disk.kept = Some(b.disk.path))?,
+                Action::Check => self.run_checker(mode)?,
+                Action::Keep => match self.nobody_wrote(Content::Old) {
+                    Some(refused) => refused,
+                    None => self.disk(Doing::Keep, |b| b.disk.kept = Some(b.disk.path))?,
+                },
                 Action::Note(mark) => self.note(mode, mark)?,
                 Action::Place => self.place()?,
                 Action::Prove => self.prove()?,
                 Action::Offer => self.offer()?,
-                Action::Restore => self.restore()?,
+                Action::Restore => self.restore(mode)?,
                 Action::Revive => self.revive()?,
                 Action::Sweep => {
                     if mode != Mode::InPlace {
@@ -233,6 +249,8 @@ impl Change<'_> {
                     // It ends with the bundle, and starts with the old content when that starts again.
                     let is_down = matches!(ending, Ending::Down { back: Trouble::Stopping, .. });
                     self.check(!is_down, "a bundle that stops is no bundle that is down", |_| format!("{ending:?}"));
+                    let is_so = !says_changed(&ending) || self.bundle.disk.over.is_some();
+                    self.check(is_so, "somebody wrote to the file where it says so", |_| format!("{ending:?}"));
                     return Ok(ending);
                 }
             };
@@ -241,7 +259,13 @@ impl Change<'_> {
         Err(Killed)
     }
 
-    fn run_checker(&mut self) -> Result<Event, Killed> {
+    /// What is checked, and proven, must be what lies there.
+    fn nobody_wrote(&self, content: Content) -> Option<Event> {
+        let is_there = self.bundle.disk.path == content || self.is(Plant::ProvesWhatAPersonWrote);
+        (!is_there).then_some(Event::Failed(Trouble::Changed))
+    }
+
+    fn run_checker(&mut self, mode: Mode) -> Result<Event, Killed> {
         let refusal = match self.choices.fault(2) {
             0 => {
                 self.step()?;
@@ -257,6 +281,7 @@ impl Change<'_> {
                 }
             },
         };
+        let refusal = refusal.or_else(|| self.nobody_wrote(Content::New).filter(|_| mode == Mode::InPlace));
         self.checked = refusal.is_none();
         Ok(refusal.filter(|_| !self.is(Plant::PlacesUnchecked)).unwrap_or(Event::Done))
     }
@@ -352,7 +377,11 @@ impl Change<'_> {
         loop {
             let sent = self.host.sent || self.is(Plant::CountsBeforeItIsSent);
             if let Some(finding) = self.look_at(&mut proof, sent) {
-                return Ok(self.judge(finding, Content::New, self.is_restart));
+                let is_success = matches!(finding, Finding::Live | Finding::Delivered);
+                if let Some(changed) = self.nobody_wrote(Content::New).filter(|_| is_success) {
+                    return Ok(changed);
+                }
+                return Ok(self.judge(finding, Some(Content::New), self.is_restart));
             }
             self.step()?;
             match self.left(self.deadline) {
@@ -364,20 +393,21 @@ impl Change<'_> {
                         && self.served(signal) > self.since.1
                         && self.bundle.ready_for().is_some_and(|ready| ready > SETTLE + 4 * TICK);
                     self.check(!is_good, "what is live is found to be so", |c| format!("{:?}", proof_of(c, &proof)));
-                    return Ok(self.judge(proof.give_up().finding, Content::New, self.is_restart));
+                    return Ok(self.judge(proof.give_up().finding, Some(Content::New), self.is_restart));
                 }
                 Some(why) => return Ok(Event::Left(why)),
             }
         }
     }
 
-    /// What the proof says must be so.
-    fn judge(&mut self, finding: Finding, content: Content, is_restart: bool) -> Event {
+    /// What the proof says must be so. `new`: the content that is proven; `None`: whatever the way back has found.
+    fn judge(&mut self, finding: Finding, new: Option<Content>, is_restart: bool) -> Event {
         let b = &self.bundle;
-        let is_sent = content == Content::Old || self.host.sent;
+        let is_sent = new.is_none() || self.host.sent;
         let signal = if is_restart { Signal::USR1 } else { Signal::HUP };
         let is_served = self.served(signal) > self.since.1;
-        let is_up = b.state == DaemonState::Running && b.serves == Some(content);
+        let serves = |content| new.map_or(content != Content::New, |new| content == new);
+        let is_up = b.state == DaemonState::Running && b.serves.is_some_and(serves);
         let is_so = match finding {
             Finding::Live if is_restart => {
                 let is_settled = b.ready_for().is_some_and(|ready| ready >= SETTLE);
@@ -445,23 +475,38 @@ impl Change<'_> {
                 return Ok(Event::Failed(Trouble::Unproven { finding }));
             }
             if self.host.acked {
-                return Ok(Event::Done);
+                return Ok(self.nobody_wrote(Content::New).unwrap_or(Event::Done));
             }
         }
     }
 
-    fn restore(&mut self) -> Result<Event, Killed> {
+    fn restore(&mut self, mode: Mode) -> Result<Event, Killed> {
         self.bundle.starts_since_back = 0;
         if self.place_failed && self.is(Plant::ForgetsAPlaceThatFailed) {
             return Ok(Event::Done);
         }
+        let is_theirs = self.bundle.disk.path == Content::Theirs && !self.is(Plant::WritesOverAPerson);
+        self.back_to = Content::Old;
+        if is_theirs && mode == Mode::Settle {
+            self.back_to = Content::Theirs;
+            return Ok(if self.is(Plant::CallsAPersonsContentTheOld) { Event::Done } else { Event::Replaced });
+        }
         if self.bundle.disk.kept == Some(Content::Old) {
-            return self.disk(Doing::Restore, |b| (b.disk.path, b.disk.kept) = (Content::Old, None));
+            let restored = self.disk(Doing::Restore, |b| {
+                b.disk.aside |= is_theirs;
+                (b.disk.path, b.disk.kept) = (Content::Old, None);
+            })?;
+            return Ok(if is_theirs && restored == Event::Done { Event::Replaced } else { restored });
         }
         Ok(if self.bundle.disk.path == Content::Old { Event::Done } else { Event::Failed(Trouble::KeptGone) })
     }
 
     fn revive(&mut self) -> Result<Event, Killed> {
+        let revived = self.restart()?;
+        Ok(self.nobody_wrote(self.back_to).unwrap_or(revived))
+    }
+
+    fn restart(&mut self) -> Result<Event, Killed> {
         if self.is(Plant::GoesBackWithoutARestart) {
             return Ok(Event::Done);
         }
@@ -477,10 +522,10 @@ impl Change<'_> {
         let deadline = self.bundle.now + TIMEOUT.max(1000);
         loop {
             if let Some(finding) = self.look_at(&mut proof, true) {
-                return Ok(self.judge(finding, Content::Old, true));
+                return Ok(self.judge(finding, None, true));
             }
             if self.bundle.now >= deadline {
-                return Ok(self.judge(proof.give_up().finding, Content::Old, true));
+                return Ok(self.judge(proof.give_up().finding, None, true));
             }
             self.step()?;
         }
@@ -551,7 +596,11 @@ impl Change<'_> {
         for _ in 0..3 {
             if !self.bundle.is_up {
                 // Without its acknowledgement nothing was committed: the next start has the old content.
-                return if self.host.acked { Told::Unknown } else { Told::AsItWas };
+                return if self.host.acked { Told::Unknown } else { Told::Gone };
+            }
+            if self.bundle.disk.record == Some(Mark::Interrupted) {
+                let choice = self.choices.fault(2);
+                self.person(choice);
             }
             if matches!(self.helper(None), Some(Err(Killed))) {
                 continue;
@@ -572,8 +621,8 @@ impl Change<'_> {
         format!("{:?} serves {:?}; {:?}", b.state, b.serves, b.disk)
     }
 
-    /// What was told must be so, now or once it is at rest.
-    fn is_as_told(&mut self, told: Told, was_dead: bool, at_rest: bool) {
+    /// What was told must be so, now or once it is at rest; `since`: but for what a person wrote since.
+    fn is_as_told(&mut self, told: Told, was_dead: bool, at_rest: bool, since: bool) {
         let b = &self.bundle;
         let (path, serves) = (b.disk.path, b.serves);
         let is_old_good = b.nature_of(Content::Old) == Nature::Good;
@@ -582,15 +631,20 @@ impl Change<'_> {
         let ends = !at_rest && b.is_stopping;
         let was_as_dead = |content| was_dead && content == Content::Old;
         let is = |content| ends || serves == Some(content) || serves.is_none() && (is_excused || was_as_dead(content));
+        // What a person wrote lies there, which the daemon may have died of.
+        let is_theirs = path == Content::Theirs && serves != Some(Content::New);
+        // Over the old content: nothing was placed any more.
+        let is_over_old = is_theirs && b.disk.over.is_some_and(|(over, _)| over == Content::Old);
         let is_kept = match told {
+            _ if since => !matches!(told, Told::AsItWas | Told::Gone) || path != Content::New,
             Told::Live => path == Content::New && is(Content::New),
             Told::Delivered => path == Content::New,
             Told::AsItWas if self.mode == Mode::File => {
-                // Where all was killed, it is as it was when it starts again.
                 let is_old = path == Content::Old && is(Content::Old);
-                is_old || !at_rest && !b.is_up
+                is_old || is_over_old
             }
-            Told::Checked => path == Content::Old && is(Content::Old),
+            Told::Gone if at_rest => path == Content::Old && is(Content::Old) || is_theirs,
+            Told::Checked => path == Content::Old && is(Content::Old) || is_over_old,
             _ => true,
         };
         let promise = if matches!(told, Told::Live | Told::Delivered) {
@@ -603,6 +657,8 @@ impl Change<'_> {
 
     /// No fault any more: all must come to rest, with one content on disk and in the daemon.
     fn rest(&mut self, told: Told, was_dead: bool) {
+        let choice = self.choices.fault(2);
+        self.person(choice);
         self.choices.end_faults();
         self.host = Host::new();
         for _ in 0..40 {
@@ -623,16 +679,34 @@ impl Change<'_> {
         let can_say = self.is_restart || self.bundle.ready == Some(Ready::Notify);
         if self.mode != Mode::InPlace {
             let serves = self.bundle.serves;
-            let is_one = serves.is_none() || serves == Some(disk.path) || !can_say;
+            let is_edited = disk.path == Content::Theirs && !self.bundle.is_over_interrupted();
+            let is_one = serves.is_none() || serves == Some(disk.path) || !can_say || is_edited;
             self.check(is_one, "never a mix", Change::summary);
             let is_swept = disk.staged.is_none() && disk.kept.is_none();
             self.check(is_swept, "nothing is left beside the file", Change::summary);
             let is_new = disk.path == Content::New;
-            let is_marked = disk.is_ours && matches!(disk.record, Some(Mark::Live | Mark::Delivered));
-            self.check(is_new == is_marked, "the record tells which content it is", Change::summary);
+            let is_marked = disk.is_ours && is_committed(disk.record);
+            let is_marked = is_marked && disk.over.is_none_or(|(_, record)| !is_committed(record));
+            let is_left =
+                !self.bundle.is_over_interrupted() || matches!(disk.record, Some(Mark::NotProven | Mark::Down));
+            self.check(is_new == is_marked && is_left, "the record tells which content it is", Change::summary);
         }
-        self.is_as_told(told, was_dead, true);
+        let is_there = disk.over.is_none() || disk.path == Content::Theirs || disk.aside;
+        self.check(is_there, "what a person wrote is never lost", Change::summary);
+        self.is_as_told(told, was_dead, true, choice > 0);
     }
+}
+
+fn says_changed(ending: &Ending) -> bool {
+    match ending {
+        Ending::Refused { why } | Ending::NotProven { why } | Ending::RolledBack { why } => *why == Trouble::Changed,
+        Ending::Down { why, back } => *why == Trouble::Changed || *back == Trouble::Changed,
+        Ending::Unchanged | Ending::Checked | Ending::Live { .. } => false,
+    }
+}
+
+fn is_committed(record: Option<Mark>) -> bool {
+    matches!(record, Some(Mark::Live | Mark::Delivered))
 }
 
 fn proof_of(change: &Change<'_>, proof: &Proof) -> (u64, Finding) {
@@ -683,6 +757,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         deadline: 0,
         checked: false,
         place_failed: false,
+        back_to: Content::Old,
         since: (0, 0),
         after: None,
         steps: 0,
@@ -690,12 +765,14 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
     };
     let ended = change.helper(Some(mode));
     if matches!(mode, Mode::DryRun | Mode::InPlace) {
-        let is_untouched = change.bundle.disk.path == if mode == Mode::DryRun { Content::Old } else { Content::New };
+        let path = change.bundle.disk.path;
+        let was = if mode == Mode::DryRun { Content::Old } else { Content::New };
+        let is_untouched = path == was || path == Content::Theirs;
         change.check(is_untouched, "without new content nothing is written to the file", Change::summary);
     }
     let told = change.tell(ended.as_ref());
     change.bundle.say(|| format!("the host tells: {told:?}"));
-    change.is_as_told(told, was_dead, false);
+    change.is_as_told(told, was_dead, false, false);
     change.rest(told, was_dead);
     let Change { bundle, steps, broken, .. } = change;
     Outcome { broken, told, steps, log: bundle.log.unwrap_or_default() }
@@ -710,15 +787,16 @@ pub struct Report {
     pub schedules: u64,
     pub steps: u64,
     /// By what was told, as [`TOLD`] has it.
-    pub told: [u64; 6],
+    pub told: [u64; 7],
     pub failed: Option<(Vec<usize>, Broken)>,
 }
 
-pub const TOLD: [Told; 6] = [Told::Live, Told::Delivered, Told::Checked, Told::AsItWas, Told::Unknown, Told::Nobody];
+pub const TOLD: [Told; 7] =
+    [Told::Live, Told::Delivered, Told::Checked, Told::AsItWas, Told::Gone, Told::Unknown, Told::Nobody];
 
 impl Report {
     fn new() -> Self {
-        Self { schedules: 0, steps: 0, told: [0; 6], failed: None }
+        Self { schedules: 0, steps: 0, told: [0; 7], failed: None }
     }
 
     fn take(&mut self, choices: &Choices, outcome: Outcome) -> bool {

@@ -14,9 +14,12 @@ pub enum Plant {
     ForgetsAPlaceThatFailed,
     TakesALostConnectionForLive,
     NobodySettlesWhatWasInterrupted,
+    WritesOverAPerson,
+    CallsAPersonsContentTheOld,
+    ProvesWhatAPersonWrote,
 }
 
-pub const PLANTS: [Plant; 12] = [
+pub const PLANTS: [Plant; 15] = [
     Plant::CommitsUnacknowledged,
     Plant::PlacesUnchecked,
     Plant::PlacesUnrecorded,
@@ -29,4 +32,7 @@ pub const PLANTS: [Plant; 12] = [
     Plant::ForgetsAPlaceThatFailed,
     Plant::TakesALostConnectionForLive,
     Plant::NobodySettlesWhatWasInterrupted,
+    Plant::WritesOverAPerson,
+    Plant::CallsAPersonsContentTheOld,
+    Plant::ProvesWhatAPersonWrote,
 ];
