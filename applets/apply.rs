@@ -233,7 +233,12 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     asked.tool = Plain::new(&engines.first().map(Engine::name).unwrap_or_default());
     let together = options.rollback_all;
     let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
-    let mut show = Show::new(asked, options.json);
+    docker::raise_limit();
+    let Ok(mut show) = Show::start(asked.clone(), options.json) else {
+        let words = Plain::new("the machine allows no further thread");
+        let report = Report::failed(None, Failure::Unreachable { what: "inspect", words });
+        return out::exit(report.exit(), show::report(&asked, options.json, &report));
+    };
     run(&engines, &change, &select(&options), plan, |told| show.tell(told));
     let (code, written) = show.end();
     out::exit(code, written)

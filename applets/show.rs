@@ -3,16 +3,70 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::Instant;
 
+use sidecar::apply::docker::A_LOOK;
 use sidecar::apply::fleet::Counts;
 use sidecar::apply::report::{Asked, Report, Summary};
 use sidecar::apply::run::Told;
+use sidecar::apply::stop;
 
 use crate::out;
 
-/// What is shown of one apply.
+/// Shows it in a thread of its own: a reader that takes nothing, a pager say, holds up no bundle and no Ctrl-C.
 pub struct Show {
+    told: Sender<Told>,
+    written: Receiver<io::Result<()>>,
+    counts: Option<Counts>,
+    exit: u8,
+}
+
+impl Show {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// The machine allows no further thread.
+    pub fn start(asked: Asked, json: bool) -> io::Result<Self> {
+        let (sender, told) = mpsc::channel();
+        let (done, written) = mpsc::channel();
+        let show = move || {
+            let mut screen = Screen::new(asked, json);
+            for told in told {
+                screen.tell(told);
+            }
+            let _ = done.send(screen.end());
+        };
+        thread::Builder::new().spawn(show)?;
+        Ok(Self { told: sender, written, counts: None, exit: 0 })
+    }
+
+    /// Shows it, when its turn comes.
+    pub fn tell(&mut self, told: Told) {
+        match &told {
+            Told::Report(report) => self.exit = self.exit.max(report.exit()),
+            Told::Counts(counts) if self.counts.replace(*counts) == Some(*counts) => return,
+            Told::Counts(_) => {}
+        }
+        let _ = self.told.send(told);
+    }
+
+    /// The exit code, and whether all of it could be written. Who leaves doesn't wait for that.
+    pub fn end(self) -> (u8, io::Result<()>) {
+        drop(self.told);
+        loop {
+            match self.written.recv_timeout(A_LOOK) {
+                Ok(written) => return (self.exit, written),
+                Err(RecvTimeoutError::Timeout) if stop::count() < 2 => {}
+                Err(_) => return (self.exit.max(1), Ok(())),
+            }
+        }
+    }
+}
+
+/// What is shown of one apply.
+struct Screen {
     asked: Asked,
     json: bool,
     /// stderr is a terminal that can take a line back.
@@ -24,9 +78,8 @@ pub struct Show {
     written: io::Result<()>,
 }
 
-impl Show {
-    /// Nothing yet.
-    pub fn new(asked: Asked, json: bool) -> Self {
+impl Screen {
+    fn new(asked: Asked, json: bool) -> Self {
         let live = !json && io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
         Self {
             asked,
@@ -39,8 +92,7 @@ impl Show {
         }
     }
 
-    /// Shows it.
-    pub fn tell(&mut self, told: Told) {
+    fn tell(&mut self, told: Told) {
         match told {
             Told::Report(told) => {
                 self.summary.add(&told);
@@ -52,8 +104,7 @@ impl Show {
         }
     }
 
-    /// The exit code, and whether all of it could be written.
-    pub fn end(mut self) -> (u8, io::Result<()>) {
+    fn end(mut self) -> io::Result<()> {
         self.erase();
         if self.summary.bundles() > 1 {
             let ms = self.started.elapsed().as_millis();
@@ -64,7 +115,7 @@ impl Show {
                 out::error(&self.summary.line(&self.asked, ms));
             }
         }
-        (self.summary.exit(), self.written)
+        self.written
     }
 
     fn note(&mut self, written: io::Result<()>) {

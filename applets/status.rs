@@ -206,9 +206,11 @@ mod tests {
                            "USR1":{"restart":"b","last":{"seq":2,"outcome":"restarted","age_ms":1240}}},
                 "daemons":[
                  {"name":"a","state":"running","pid":17,"generation":2,"restarts":1,"uptime_ms":1234,
-                  "last_exit":{"code":0,"signal":null,"by_init":true},"ready":true},
+                  "last_exit":{"code":0,"signal":null,"by_init":true},"ready":true,
+                  "transaction":{"outcome":"live","by":"me@here","at":"2026-11-24T10:00:00Z"}},
                  {"name":"b","state":"exited","pid":null,"generation":1,"restarts":0,"uptime_ms":null,
-                  "last_exit":{"code":null,"signal":9,"by_init":false}}]}"#,
+                  "last_exit":{"code":null,"signal":9,"by_init":false},
+                  "transaction":{"outcome":"unreadable"}}]}"#,
         )
         .unwrap();
         let expected = "sidecar 1.0.0, pid 1: running
@@ -220,6 +222,10 @@ b       exited   -    1           0         -   -      signal 9
 SIGNAL  ACTION        LAST
 HUP     forward to a  -
 USR1    restart b     restarted 1s ago (no. 2)
+
+last change of a: live, by me@here, at 2026-11-24T10:00:00Z
+
+last change of b: unreadable, by -, at -
 
 not selected: c
 ";

@@ -6,6 +6,7 @@
 use std::env::consts::ARCH;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
@@ -42,6 +43,18 @@ impl Dir {
     fn docker(&self, bundle: &str) -> Command {
         let mut command = Command::new(SIDECAR);
         command.env("SIDECAR_DOCKER", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/docker-stand-in"));
+        command.env("CALLS", self.join("calls")).env("BUNDLE", bundle);
+        command
+    }
+
+    /// The same for kubectl: the pod b1.
+    fn kubectl(&self, bundle: &str) -> Command {
+        let pod = r#"{"metadata":{"name":"b1","uid":"u"},"spec":{"containers":[{"name":"c","command":["/sbin/init"]}]},
+            "status":{"phase":"Running","containerStatuses":[{"name":"c","containerID":"i","state":{"running":{}}}]}}"#;
+        self.write("b1.json", pod);
+        let stand_in = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kubectl-stand-in");
+        let mut command = Command::new(SIDECAR);
+        command.env("PATH", format!("{stand_in}:{}", std::env::var("PATH").unwrap())).env("PODS", &self.0);
         command.env("CALLS", self.join("calls")).env("BUNDLE", bundle);
         command
     }
@@ -362,6 +375,42 @@ fn two_hundred_bundles_take_a_small_multiple_of_one_and_no_more_than_the_bound_a
 }
 
 #[test]
+fn a_low_limit_of_open_files_is_no_limit_of_the_fleet() {
+    let dir = Dir::new();
+    let names: Vec<String> = (1..=20).map(|n| format!("b{n}")).collect();
+    let bundle = dir.docker(&format!("sleep 1; {}", live()));
+    let mut limited = Command::new("prlimit");
+    limited.envs(bundle.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (code, _, err) = run(limited.args(["--nofile=32:4096", SIDECAR, "apply-allowlist"]), &names);
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn a_reader_that_takes_nothing_holds_up_no_bundle_and_no_ctrl_c() {
+    let dir = Dir::new();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // As much as a pipe takes, pipe(7).
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut host = dir.docker(&live());
+    let mut host = host.args(["apply-allowlist", "--parallel=1", "b1", "b2"]).stdout(writer).spawn().unwrap();
+    let started = Instant::now();
+    let within = |what: &mut dyn FnMut() -> bool| {
+        while !what() && started.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    within(&mut || dir.calls().len() == 5);
+    let is_waiting = host.try_wait().unwrap().is_none();
+    within(&mut || {
+        let _ = Command::new("kill").args(["-INT", &host.id().to_string()]).status();
+        host.try_wait().unwrap().is_some()
+    });
+    let _ = host.kill();
+    let code = host.wait().unwrap().code();
+    assert_eq!((dir.calls().len(), is_waiting, code), (5, true, Some(1)), "what it was to say is lost");
+}
+
+#[test]
 fn where_no_bundle_is_selected_it_exits_3_and_executes_nothing() {
     for args in [&["--all"][..], &["--label=env=prod"]] {
         let dir = Dir::new();
@@ -403,7 +452,38 @@ fn a_bundle_that_lies_before_the_signal_is_no_bundle_and_gets_none() {
         let (code, out, err) = run(&mut dir.docker(lie), &["apply-allowlist", "b1"]);
         assert_eq!((code, out.as_str(), err.lines().count()), (4, "", 1), "{lie}: {err}");
         assert!(err.starts_with("b1: not a sidecar bundle") && !err.contains('\u{1b}'), "{lie}: {err}");
-        assert_eq!(dir.calls(), ["inspect", "exec"]);
+        assert_eq!(dir.calls(), ["inspect", "exec", "inspect"], "it is looked for once more");
+    }
+    let dir = Dir::new();
+    let (code, _, err) = run(&mut dir.docker(r#": > "$CALLS-gone""#), &["apply-allowlist", "b1"]);
+    assert!(code == 3 && err.starts_with("b1: no such container; nothing was sent"), "it went away meanwhile: {err}");
+}
+
+#[test]
+fn one_that_can_not_be_reached_any_more_is_no_stranger() {
+    let said = |words: &str| format!("echo '{words}' >&2; exit 1");
+    let far = "error during connect: Post \"http://x/exec\": command [ssh far] has exited with exit status 255";
+    let node = "Error from server: error dialing backend: dial tcp 10.0.0.1:10250: connect: no route to host";
+    let dir = Dir::new();
+    for mut command in [dir.docker(&said(far)), dir.docker("sleep 1000"), dir.kubectl(&said(node))] {
+        let via = command.get_envs().any(|(name, _)| name == "PODS");
+        let args: &[&str] =
+            if via { &["apply-allowlist", "--via=kubectl", "-n=agents", "b1"] } else { &["apply-allowlist", "b1"] };
+        let (code, _, err) = run(&mut command, args);
+        assert!(code == 3 && err.contains(" exec failed: ") && err.contains("nothing was sent"), "{err}");
+    }
+}
+
+#[test]
+fn a_signal_that_a_kubectl_stand_in_lost_sight_of_is_never_told_as_not_sent() {
+    let lost = "echo 'error: websocket: close 1006 (abnormal closure): unexpected EOF' >&2; exit 1";
+    for how in [&[][..], &["--signal-only"]] {
+        let dir = Dir::new();
+        let args = [&["apply-allowlist", "--via=kubectl", "--namespace=agents", "b1"], how].concat();
+        let (code, out, err) = run(&mut dir.kubectl(&hello(lost)), &args);
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert!(err.starts_with("b1: not proven: USR1 was sent, or may have been, then "), "{err}");
+        assert!(err.contains("close 1006") && !err.contains("nothing was"), "{err}");
     }
 }
 

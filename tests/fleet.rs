@@ -603,6 +603,24 @@ fn by_a_kubectl_stand_in_only_a_bundles_container_is_executed_in_and_it_is_signa
     assert!(log.contains("received SIGUSR1 from pid ") && !log.contains("outside of this"), "{log}");
 }
 
+#[test]
+fn wherever_a_kubectl_stand_in_loses_its_connection_what_is_told_is_what_is() {
+    let dir = Dir::new();
+    let mut fleet = Fleet::start(&Engine::kubectl(&dir), &["no", "no"]);
+    // After hello, go, proven and end.
+    for words in 0..=4 {
+        let _ = fs::remove_file(dir.path().join("calls-lost"));
+        fleet.engine.environment.retain(|(name, _)| *name != "LOSES");
+        fleet.engine.environment.push(("LOSES", words.to_string()));
+        let new = format!("after {words}");
+        let said = fleet.change(&new, &["--rollback-all", &fleet.label()]);
+        assert!(dir.path().join("calls-lost").exists() && said.of("unsettled").is_empty(), "{words}: {said:?}");
+        assert_eq!(said.of("live"), fleet.with(&new), "{words}: {said:?}");
+        assert_eq!((said.exit == 0, said.of("live").len() == 2), (words == 4, words == 4), "{words}: {said:?}");
+        assert!(words > 2 || said.of("live").is_empty(), "{words}: {said:?}");
+    }
+}
+
 /// Makes or changes what a ConfigMap's mount looks like: its files are links through `..data`, which is swapped as a whole.
 fn config_map(dir: &Path, version: &str, rules: &str) {
     fs::create_dir_all(dir.join(version)).unwrap();

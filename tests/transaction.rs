@@ -676,6 +676,28 @@ fn where_docker_fails_and_the_helper_is_gone_too_the_bundle_is_asked_what_became
     bundle.serves("old");
 }
 
+#[test]
+fn where_the_connection_broke_and_the_record_can_not_be_read_a_person_must_look() {
+    let bundle = Bundle::start();
+    let host = bundle.begin("unready", &["--timeout=3s"]);
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    fs::write(bundle.dir.join("conf/.rules.sidecar"), "garbage").unwrap();
+    kill_all(&bundle.witnesses());
+    is(&ended(host), "unsettled", 5, "can't be told");
+    assert_eq!(bundle.read("conf/.sidecar-old.rules"), "old");
+    assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "unreadable");
+}
+
+#[test]
+fn a_signal_of_which_docker_lost_the_answer_is_never_told_as_not_sent() {
+    let bundle = Bundle::start();
+    for how in [&[][..], &["--signal-only"]] {
+        let mut command = bundle.command(&[&["apply-allowlist"], how].concat());
+        let host = command.env("KILL_FAILS", "error during connect: Post \"http://x/kill\": EOF").spawn().unwrap();
+        is(&ended(host), "not-proven", 1, "USR1 was sent, or may have been");
+    }
+}
+
 fn signal(child: &Child, signal: &str) {
     let kill = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
     assert!(kill.unwrap().success());

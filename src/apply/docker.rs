@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -22,6 +23,8 @@ use super::stop::{self, Gate, Word};
 pub const VARIABLE: &str = "SIDECAR_DOCKER";
 /// How often it is seen whether a person wants to leave, or the gate says otherwise.
 pub const A_LOOK: Duration = Duration::from_millis(50);
+/// As many open files are enough; macOS allows as many to one process, and no endless number.
+const MAX_FILES: u64 = 10_240;
 /// How long a call that has said all that it says may take to exit.
 const TO_EXIT: Duration = Duration::from_secs(2);
 
@@ -52,6 +55,14 @@ pub enum CallError {
 pub fn from_env() -> OsString {
     let named = std::env::var_os(VARIABLE).filter(|name| !name.is_empty());
     named.unwrap_or_else(|| "docker".into())
+}
+
+/// As many open files as the system allows, within reason: a bundle that is under way takes three. Where that can't be had
+/// it goes on with what there is.
+pub fn raise_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(MAX_FILES)), hard);
+    }
 }
 
 /// Runs it to its end, or kills it when `timeout` has passed, or when a person has asked `patience` times to stop.
@@ -286,6 +297,23 @@ mod tests {
         let error = call("sh".as_ref(), &sh(script), 1024, Duration::from_millis(100), 2).unwrap_err();
         assert!(matches!(error, CallError::TimedOut));
         assert!(before.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn one_that_can_not_be_killed_is_not_waited_for_for_ever() {
+        let before = Instant::now();
+        // It leaves its group for this test's own, which is not killed; its pipes are closed.
+        let script = "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 60' > /dev/null 2>&1";
+        let mut session = session("sh".as_ref(), &sh(script), 1024).unwrap();
+        let pid = Pid::from_raw(session.child.0.id().cast_signed());
+        let soon = Instant::now() + Duration::from_secs(20);
+        // Its end of the pipe is closed once perl is executed.
+        assert_eq!(session.hear(soon, &Gate::new(Word::Hold), false), Err(NoLine::Ended));
+        while nix::unistd::getpgid(Some(pid)) != nix::unistd::getpgid(None) {}
+        session.end();
+        assert!(before.elapsed() < Duration::from_secs(30), "{:?}", before.elapsed());
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        drop(session);
     }
 
     #[test]

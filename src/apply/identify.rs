@@ -30,34 +30,30 @@ pub struct Found {
     pub asked: String,
     /// Its name, where it exists.
     pub name: Option<String>,
+    /// What no other container has, where it exists.
+    pub id: Option<String>,
     /// Where it is, or why nothing is sent.
     pub place: Result<Place, Failure>,
 }
 
-/// Each container once, however often and by whatever name it was asked for. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds in the form of
-/// [`FORMAT`], and complains about the rest.
+/// What became of each name. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds
+/// in the form of [`FORMAT`], and complains about the rest.
 #[must_use]
 pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
     let rows: Vec<Row> = stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    let mut served: Vec<&str> = Vec::new();
-    let mut found = Vec::new();
-    for name in names {
+    let found = |name: &String| {
         // In docker's own order: the whole id, the name, the beginning of an id.
         let row = rows.iter().find(|row| row.id == *name);
         let row = row.or_else(|| rows.iter().find(|row| row.name.trim_start_matches('/') == name));
         let row = row.or_else(|| rows.iter().find(|row| row.id.starts_with(name.as_str())));
-        let key = row.map_or(name.as_str(), |row| &row.id);
-        if served.contains(&key) {
-            continue;
-        }
-        served.push(key);
-        found.push(Found {
+        Found {
             asked: name.clone(),
             name: row.map(|row| row.name.trim_start_matches('/').to_owned()),
+            id: row.map(|row| row.id.clone()),
             place: row.map_or_else(|| Err(missing("inspect", name, stderr)), Row::judge),
-        });
-    }
-    found
+        }
+    };
+    names.iter().map(found).collect()
 }
 
 /// Whether a program of this path or name is one of ours.
@@ -185,12 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_that_is_named_twice_is_served_once_under_its_first_name() {
-        let names = ["b1", "gone", ID, &ID[..12], "gone", "b1"].map(str::to_owned);
+    fn a_container_is_known_by_its_name_its_id_and_the_beginning_of_that() {
+        let names = ["b1", "gone", ID, &ID[..12]].map(str::to_owned);
         let found = identify(&names, row("", "").as_bytes(), b"Error: No such container: gone\n");
-        let found: Vec<_> = found.into_iter().map(|found| (found.asked, found.name, id(&found.place))).collect();
-        let (b1, gone) = ("b1".to_owned(), "gone".to_owned());
-        assert_eq!(found, [(b1.clone(), Some(b1), Ok(ID.to_owned())), (gone, None, Err(Failure::Missing))]);
+        let ids: Vec<_> = found.iter().map(|found| found.id.as_deref()).collect();
+        assert_eq!(ids, [Some(ID), None, Some(ID), Some(ID)]);
+        assert!(found.iter().all(|found| found.name.as_deref() == found.id.as_ref().map(|_| "b1")), "{found:?}");
+        assert_eq!(id(&found[1].place), Err(Failure::Missing));
     }
 
     #[test]

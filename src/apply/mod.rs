@@ -160,7 +160,7 @@ impl Bundle<'_> {
             return Err(Failure::Interrupted);
         }
         let Some(heard) = first.as_ref().ok().and_then(|line| protocol::hear(line)) else {
-            return Err(no_answer(first.is_ok(), &session.end()));
+            return Err(no_answer(first.err(), &session.end()));
         };
         match heard {
             Heard::Reply(Reply::Hello { target }) => report.target = Some(target),
@@ -169,7 +169,7 @@ impl Bundle<'_> {
                 return Err(Failure::Refused(why));
             }
             Heard::Reply(Reply::NotInit { error }) => return Err(Failure::NotInit { error }),
-            Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(true, &session.end())),
+            Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(None, &session.end())),
             Heard::OtherProtocol { protocol, version } => return Err(Failure::OtherProtocol { protocol, version }),
         }
         if matches!(want, Want::SignalOnly) {
@@ -347,7 +347,11 @@ impl Bundle<'_> {
             Ok(output) => {
                 let words = Plain::from_bytes(&output.stderr);
                 let gone = is_gone(&words);
-                Err(Failure::KillFailed { words, gone })
+                Err(if !gone && is_broken(&words) {
+                    Failure::Lost { words }
+                } else {
+                    Failure::KillFailed { words, gone }
+                })
             }
             Err(CallError::TimedOut | CallError::Left) => Err(Failure::KillTimedOut),
             Err(e) => Err(call_failed(self.engine, "kill", &e)),
@@ -426,12 +430,12 @@ fn sent_from_inside(session: &mut Session, deadline: Instant, gate: &Gate) -> Re
 }
 
 /// Nothing that makes sense came from where the helper should be; nothing was sent yet.
-fn no_answer(said_something: bool, stderr: &[u8]) -> Failure {
+fn no_answer(no_line: Option<NoLine>, stderr: &[u8]) -> Failure {
     let words = Plain::from_bytes(stderr);
-    if !said_something && is_gone(&words) {
-        Failure::Unreachable { what: "exec", words }
-    } else {
-        Failure::NoAnswer { words }
+    match no_line {
+        Some(NoLine::TimedOut) => Failure::Unreachable { what: "exec", words: Plain::new("it gave no answer in time") },
+        Some(_) if is_gone(&words) || is_broken(&words) => Failure::Unreachable { what: "exec", words },
+        _ => Failure::NoAnswer { words },
     }
 }
 
@@ -457,6 +461,20 @@ const GONE: [&str; 8] = [
     "error: you must be logged in",
 ];
 
+/// Those of docker's client and of kubectl that mean that their connection, or that from there on, broke. What was asked for
+/// may have been done.
+const BROKEN: [&str; 9] = [
+    "error during connect",
+    "error dialing backend",
+    "error sending request",
+    "error from server",
+    "unable to upgrade connection",
+    "unexpected eof",
+    "connection reset by peer",
+    "i/o timeout",
+    "tls handshake timeout",
+];
+
 fn is_dead(words: &Plain) -> bool {
     let words = words.as_str().to_lowercase();
     DEAD.iter().any(|phrase| words.contains(phrase))
@@ -465,6 +483,11 @@ fn is_dead(words: &Plain) -> bool {
 fn is_gone(words: &Plain) -> bool {
     let lower = words.as_str().to_lowercase();
     is_dead(words) || GONE.iter().any(|phrase| lower.contains(phrase))
+}
+
+fn is_broken(words: &Plain) -> bool {
+    let words = words.as_str().to_lowercase();
+    BROKEN.iter().any(|phrase| words.contains(phrase))
 }
 
 fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Failure {

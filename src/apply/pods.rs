@@ -13,23 +13,21 @@ use super::identify::{Found, is_our_program, missing};
 use super::report::Failure;
 use crate::text::Plain;
 
-/// Each pod once: those of these names in their order, or all that were printed, in the order of theirs. `container` is
-/// the one that was asked for. `None`: what was printed makes no sense.
+/// What became of each name, or all pods that were printed, in the order of theirs. `container` is the one that was asked for. `None`: what was printed makes no sense.
 #[must_use]
 pub fn identify(names: Option<&[String]>, container: Option<&str>, stdout: &[u8], stderr: &[u8]) -> Option<Vec<Found>> {
     let pods = parse(stdout)?;
     let found = |asked: &String, pod: Option<&Pod>| Found {
         asked: asked.clone(),
         name: pod.map(|pod| pod.metadata.name.clone()),
+        id: pod.map(|pod| pod.metadata.uid.clone()),
         place: pod.map_or_else(|| Err(missing("get", asked, stderr)), |pod| pod.judge(container)),
     };
     let Some(names) = names else {
         return Some(pods.iter().map(|pod| found(&pod.metadata.name, Some(pod))).collect());
     };
-    let first = |n: usize, name: &String| !names.iter().take(n).any(|other| other == name);
-    let once = names.iter().enumerate().filter(|(n, name)| first(*n, name));
     let pod = |name: &String| pods.iter().find(|pod| pod.metadata.name == *name);
-    Some(once.map(|(_, name)| found(name, pod(name))).collect())
+    Some(names.iter().map(|name| found(name, pod(name))).collect())
 }
 
 /// kubectl prints one pod as it is, several as a list, and nothing where there is none of those names.
@@ -277,7 +275,7 @@ mod tests {
         let mut other = pod();
         other["metadata"]["name"] = json!("b0");
         let list = json!({ "kind": "List", "items": [pod(), other] }).to_string();
-        let names = ["b0", "b2", "b1", "b0"].map(str::to_owned);
+        let names = ["b0", "b2", "b1"].map(str::to_owned);
         let stderr = b"Error from server (NotFound): pods \"b2\" not found\n";
         let found = identify(Some(&names), None, list.as_bytes(), stderr).unwrap();
         let told: Vec<_> = found.iter().map(|found| (found.asked.as_str(), found.place.is_ok())).collect();

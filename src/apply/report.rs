@@ -153,11 +153,6 @@ pub enum Failure {
         /// What docker said where it did not take the signal.
         kill: Option<Plain>,
     },
-    /// The same, for the sake of the others.
-    TakenBack {
-        /// Why.
-        why: Plain,
-    },
     /// The daemon isn't up with the old content either.
     Down {
         /// Why the new one was taken back.
@@ -181,7 +176,7 @@ impl Failure {
     /// What docker said.
     pub(super) fn into_words(self) -> Option<Plain> {
         match self {
-            Self::KillFailed { words, .. } => Some(words),
+            Self::KillFailed { words, .. } | Self::Lost { words } => Some(words),
             Self::KillTimedOut => Some(Plain::new("its kill did not end in time")),
             _ => None,
         }
@@ -210,6 +205,8 @@ pub struct Report {
     pub context: Option<String>,
     /// How it ended.
     pub result: Result<Success, Failure>,
+    /// Why the fleet asked it to go back, where no person did.
+    pub because: Option<Plain>,
     /// What the signal is wired to, where that came to be known.
     pub target: Option<Target>,
     /// The daemon as it was seen last, after the signal was sent.
@@ -268,6 +265,7 @@ impl Report {
             bundle,
             context: None,
             result: Err(failure),
+            because: None,
             target: None,
             after: None,
             siblings_moved: None,
@@ -301,14 +299,9 @@ impl Report {
 
     /// It was asked to go back, for this reason.
     pub fn because(&mut self, why: &Plain) {
-        match &self.result {
-            Err(Failure::Interrupted | Failure::NotChanged(Trouble::Cancelled)) => {
-                self.result = Err(Failure::Untouched { why: why.clone() });
-            }
-            Err(Failure::RolledBack { why: Trouble::Cancelled, .. }) => {
-                self.result = Err(Failure::TakenBack { why: why.clone() });
-            }
-            _ => {}
+        self.because = Some(why.clone());
+        if let Err(Failure::Interrupted | Failure::NotChanged(Trouble::Cancelled)) = &self.result {
+            self.result = Err(Failure::Untouched { why: why.clone() });
         }
     }
 
@@ -338,7 +331,7 @@ impl Report {
                 Failure::NotChanged(Trouble::Unsettled { .. }) | Failure::Down { .. } => Outcome::Down,
                 Failure::Unsettled { .. } => Outcome::Unsettled,
                 Failure::Untouched { .. } => Outcome::Untouched,
-                Failure::RolledBack { .. } | Failure::TakenBack { .. } => Outcome::RolledBack,
+                Failure::RolledBack { .. } => Outcome::RolledBack,
                 Failure::OtherProtocol { .. }
                 | Failure::WhichContainer { .. }
                 | Failure::Interrupted
@@ -459,9 +452,6 @@ impl Report {
                 format!("no running {thing} carries the label sidecar.schema{labels}; nothing was sent; `{ps}` shows those that run")
             }
             Failure::Untouched { why } => format!("untouched: {why}; nothing was changed or sent"),
-            Failure::TakenBack { why } => {
-                format!("rolled back: {why}; the old content is back and {daemon} is as it was{}", self.pid())
-            }
             Failure::Paused => format!("it is paused; nothing was sent; `{tool} unpause` it, then apply again"),
             Failure::SharesPids { mode } => format!(
                 "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; nothing was executed or sent; start it with one of its own"
@@ -620,7 +610,7 @@ impl Report {
                 Finding::Live | Finding::Delivered => "it was proven".to_owned(),
             },
             Trouble::HostGone => "the connection to the bundle broke".to_owned(),
-            Trouble::Cancelled => "interrupted".to_owned(),
+            Trouble::Cancelled => self.because.as_ref().map_or_else(|| "interrupted".to_owned(), Plain::to_string),
             Trouble::NotSent => format!("{} did not take the signal", asked.tool),
             Trouble::Late => "the time is up".to_owned(),
             Trouble::Stopping => "the bundle is stopping".to_owned(),
@@ -902,6 +892,7 @@ mod tests {
             bundle: Some("b1".to_owned()),
             context: None,
             result: Ok(Success::Live),
+            because: None,
             target: Some(target),
             after: Some(Incarnation { pid: Some(31), generation: 2 }),
             siblings_moved: Some(Vec::new()),
@@ -945,6 +936,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_went_back_for_another_s_sake_says_whose_also_where_it_did_not_come_up() {
+        let (why, dead) = (Trouble::Cancelled, Trouble::Late);
+        let back = Failure::RolledBack { why: why.clone(), kill: None };
+        for failure in [back, Failure::Down { why: why.clone(), back: dead }, Failure::NotChanged(why)] {
+            let mut report = Report::failed(Some("b1".to_owned()), failure);
+            assert!(report.line(&asked()).contains(": interrupted; "));
+            report.because(&Plain::new("b2 failed"));
+            assert!(report.line(&asked()).contains(": b2 failed; "), "{}", report.line(&asked()));
+        }
+    }
+
+    #[test]
     fn every_failure_has_its_outcome_and_code_and_says_it_on_one_line() {
         let p = || Plain::new("words");
         let cases = [
@@ -953,7 +956,6 @@ mod tests {
             (Failure::Missing, "unreachable", 3),
             (Failure::NoneFound { labels: vec!["a=b".to_owned()] }, "unreachable", 3),
             (Failure::Untouched { why: p() }, "untouched", 1),
-            (Failure::TakenBack { why: p() }, "rolled-back", 1),
             (Failure::NotRunning { state: p() }, "unreachable", 3),
             (Failure::Paused, "unreachable", 3),
             (Failure::KillFailed { words: p(), gone: true }, "unreachable", 3),

@@ -1,6 +1,6 @@
 //! An apply to many bundles: who they are, then each in a thread of its own, begun and told when the [`Fleet`] says so.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use crate::text::Plain;
 
 /// By how much the bundles' own deadline is later than that for all: the host decides for all of them first.
 const SLACK: Duration = Duration::from_secs(10);
+/// How long an engine may take to see that a container has ended.
+const A_MOMENT: Duration = Duration::from_millis(500);
 /// How much an engine may say when it lists containers.
 const MAX_LIST: usize = 1 << 20;
 /// How much kubectl may say of pods, of which each may take some 20 KB.
@@ -46,6 +48,8 @@ struct Member<'a> {
     engine: &'a Engine,
     context: Option<String>,
     name: Option<String>,
+    /// Where it was found.
+    id: Option<String>,
     place: Result<Place, Failure>,
 }
 
@@ -153,7 +157,19 @@ impl All<'_> {
             let _ = notes.send(Note::Proven(n));
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
-        let report = Bundle { engine, change, place, started, timeout, gate, proven: &proven }.apply();
+        let mut report = Bundle { engine, change, place, started, timeout, gate, proven: &proven }.apply();
+        if let Err(Failure::NoAnswer { .. }) = report.result {
+            // One that went away in the middle is no stranger. Its engine knows a moment later.
+            thread::sleep(A_MOMENT);
+            let name = match place {
+                Place::Container(id) => id,
+                Place::Pod { pod, .. } => pod,
+            };
+            let now = on_engine(engine, &Select::Names(vec![name.clone()])).into_iter().next();
+            if let Some(Member { place: Err(failure), .. }) = now {
+                report.result = Err(failure);
+            }
+        }
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
     }
 
@@ -185,9 +201,9 @@ impl Member<'_> {
     }
 }
 
-/// Who is asked for, each once: two contexts may lead to one Engine. A name is served wherever it is found.
+/// Who is asked for.
 fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
-    let mut found: Vec<Member<'a>> = thread::scope(|scope| {
+    let found: Vec<Member<'a>> = thread::scope(|scope| {
         let ask = |engine: &'a Engine| {
             let asked = thread::Builder::new().spawn_scoped(scope, move || on_engine(engine, select));
             (engine, asked)
@@ -199,21 +215,37 @@ fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
             .flat_map(|(engine, asked)| asked.ok().and_then(answer).unwrap_or_else(|| on_engine(engine, select)))
             .collect()
     });
-    if let Select::Names(names) = select {
+    once(found, engines.len(), select)
+}
+
+/// Each once, by whatever names and contexts it was asked for: two contexts may lead to one Engine. A name is served
+/// wherever it is found.
+fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<Member<'a>> {
+    let is_missing = |member: &Member<'_>| member.place == Err(Failure::Missing);
+    match select {
         // As they were named, so that the first of these are the canaries; what is missing here may be there.
-        let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
-        found.sort_by_key(|member| (at(member), member.place == Err(Failure::Missing)));
+        Select::Names(names) => {
+            let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
+            found.sort_by_key(|member| (at(member), is_missing(member)));
+        }
+        // It went away after it was listed.
+        Select::Labels(_) => found.retain(|member| !is_missing(member)),
     }
+    let elsewhere: HashSet<_> = found.iter().filter(|m| m.id.is_some()).map(|member| member.name.clone()).collect();
     let mut members: Vec<Member<'a>> = Vec::new();
     for mut member in found {
-        let is_there = |other: &Member<'_>| match &member.place {
-            Ok(_) => other.place == member.place,
-            Err(Failure::Missing) => other.name == member.name,
-            Err(_) => false,
-        };
-        if !members.iter().any(is_there) {
+        if is_missing(&member) {
             // One that is missing is so everywhere.
-            member.context = member.context.filter(|_| engines.len() == 1 || member.place != Err(Failure::Missing));
+            if elsewhere.contains(&member.name) || members.iter().any(|other| other.name == member.name) {
+                continue;
+            }
+            member.context = member.context.filter(|_| engines == 1);
+        }
+        let is_it = |other: &Member<'_>| match &member.id {
+            Some(_) => other.id == member.id,
+            None => other.context == member.context && other.name == member.name && other.place == member.place,
+        };
+        if !members.iter().any(is_it) {
             members.push(member);
         }
     }
@@ -221,22 +253,20 @@ fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
 }
 
 fn on_engine<'a>(engine: &'a Engine, select: &Select) -> Vec<Member<'a>> {
-    let member = |name, place| Member { engine, context: engine.context.clone(), name, place };
+    let member = |name, id, place| Member { engine, context: engine.context.clone(), name, id, place };
     let found = match &engine.kind {
         Kind::Docker => containers(engine, select),
         Kind::Kubectl { container, .. } => in_pods(engine, container.as_deref(), select),
     };
     match (found, select) {
-        (Ok(found), Select::Names(_)) => found.into_iter().map(|f| member(Some(f.asked), f.place)).collect(),
+        (Ok(found), Select::Names(_)) => found.into_iter().map(|f| member(Some(f.asked), f.id, f.place)).collect(),
         (Ok(mut found), Select::Labels(_)) => {
             found.sort_by(|a, b| a.name.cmp(&b.name));
-            found.into_iter().map(|f| member(Some(f.name.unwrap_or(f.asked)), f.place)).collect()
+            found.into_iter().map(|f| member(Some(f.name.unwrap_or(f.asked)), f.id, f.place)).collect()
         }
-        (Err(failure), Select::Labels(_)) => vec![member(None, Err(failure))],
+        (Err(failure), Select::Labels(_)) => vec![member(None, None, Err(failure))],
         (Err(failure), Select::Names(names)) => {
-            let first = |n: usize| !names.iter().take(n).any(|other| Some(other) == names.get(n));
-            let once = (0..names.len()).filter(|n| first(*n)).filter_map(|n| names.get(n).cloned());
-            once.map(|name| member(Some(name), Err(failure.clone()))).collect()
+            names.iter().map(|name| member(Some(name.clone()), None, Err(failure.clone()))).collect()
         }
     }
 }
@@ -276,4 +306,56 @@ fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<
 fn ask(engine: &Engine, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Failure> {
     let output = docker::call(&engine.program, command, max_bytes, TO_ANSWER, 1);
     output.map_err(|e| call_failed(engine, what, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of these contexts, names, ids and, where it can't be served, reasons: who is left.
+    fn left(found: &[(&str, &str, &str, Option<Failure>)], select: &Select) -> Vec<(Option<String>, String)> {
+        let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
+        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Failure>)| {
+            let id = Some((*id).to_owned()).filter(|id| !id.is_empty());
+            let place = failure.clone().map_or_else(|| Ok(Place::Container(id.clone().unwrap())), Err);
+            Member { engine: &engine, context: Some((*context).to_owned()), name: Some((*name).to_owned()), id, place }
+        };
+        let members = once(found.iter().map(member).collect(), 2, select);
+        members.into_iter().map(|member| (member.context, member.name.unwrap())).collect()
+    }
+
+    #[test]
+    fn each_bundle_is_served_once_by_whatever_names_and_contexts_it_was_asked_for() {
+        let (far, near) = (
+            |name: &str| (Some("far".to_owned()), name.to_owned()),
+            |name: &str| (Some("near".to_owned()), name.to_owned()),
+        );
+        let names = |names: &[&str]| Select::Names(names.iter().map(|name| (*name).to_owned()).collect());
+        let (gone, paused) = (|| Some(Failure::Missing), || Some(Failure::Paused));
+        let refused = || Some(Failure::Unreachable { what: "inspect", words: Plain::new("refused") });
+        // By its name and by its id, which no other Engine knows.
+        let both = names(&["b1", "01"]);
+        let found = [
+            ("near", "b1", "01", None),
+            ("near", "01", "01", None),
+            ("far", "b1", "", gone()),
+            ("far", "01", "", gone()),
+        ];
+        assert_eq!(left(&found, &both), [near("b1")]);
+        // One Engine by two contexts, also where it can't be served; and one that can't be reached, by one context that is named twice.
+        let found = [
+            ("near", "b1", "01", paused()),
+            ("near", "01", "01", paused()),
+            ("far", "b1", "01", paused()),
+            ("far", "01", "01", paused()),
+        ];
+        assert_eq!(left(&found, &both), [near("b1")]);
+        let one = names(&["b1"]);
+        let found = [("near", "b1", "", refused()), ("near", "b1", "", refused()), ("far", "b1", "02", None)];
+        assert_eq!(left(&found, &one), [near("b1"), far("b1")]);
+        // Missing everywhere, it has no context; one that was listed and went away isn't among those that run.
+        let found = [("near", "b1", "", gone()), ("far", "b1", "", gone())];
+        assert_eq!(left(&found, &one), [(None, "b1".to_owned())]);
+        assert_eq!(left(&found, &Select::Labels(Vec::new())), []);
+    }
 }

@@ -249,6 +249,28 @@ fn a_daemon_with_notify_is_ready_by_its_own_word_alone_and_tells_how_its_reload_
 }
 
 #[test]
+fn what_became_of_a_change_is_logged_by_inits_own_user_from_inside_and_by_nobody_else() {
+    let bundle = Setup::new(NOTIFIES).start();
+    let socket = || bundle.page()["socket"].as_str().map(str::to_owned);
+    bundle.wait_until("socket", || socket().is_some());
+    let say = |wrap: &[&str], what: &str| {
+        let script = "my $name = shift; $name =~ s/^@/\\0/; socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die; \
+                      send($s, qq(X_SIDECAR_CHANGE=$ARGV[0]\nX_SIDECAR_BY=me), 0, pack_sockaddr_un($name)) or die";
+        let mut command = std::process::Command::new("env");
+        command.args(wrap).args(["perl", "-MSocket", "-e", script, &socket().unwrap(), what]);
+        assert!(command.status().unwrap().success());
+    };
+    let pid = bundle.pid().to_string();
+    let inside = ["nsenter", "-t", &pid, "-p"];
+    say(&[], "from outside");
+    say(&[&inside[..], &["setpriv", "--reuid=1234567", "--clear-groups"]].concat(), "by another user");
+    say(&inside, "from inside");
+    bundle.wait_for("err", "change of from inside");
+    let log = bundle.read("err");
+    assert_eq!(log.matches("change of").count(), 1, "{log}");
+}
+
+#[test]
 fn who_floods_the_log_or_the_notify_socket_or_makes_orphans_without_end_holds_up_no_signal() {
     let orphans = "$| = 1; print qq(up\\n); for (;;) { if (!fork) { fork; exit } wait }";
     let notify = "my $name = $ENV{NOTIFY_SOCKET}; $name =~ s/^@/\\0/; socket(my $s, PF_UNIX, SOCK_DGRAM, 0); \
