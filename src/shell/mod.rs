@@ -84,6 +84,11 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
     Ok(shell.supervise(core))
 }
 
+/// A step of init's beginning that failed.
+fn step<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> String {
+    move |e| format!("{what}: {}", e.into())
+}
+
 fn now() -> Moment {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -116,18 +121,18 @@ struct Shell {
 }
 
 impl Shell {
-    fn new(table: &Table) -> io::Result<Self> {
-        let stdio = Stdio::open(close_strangers_descriptors())?;
+    fn new(table: &Table) -> Result<Self, String> {
+        let stdio = Stdio::open(close_strangers_descriptors()).map_err(step("daemons' stdio"))?;
         let mut caught: Vec<i32> = vec![libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD];
         caught.extend([Signal::HUP, Signal::USR1, Signal::USR2].map(Signal::number));
         caught.extend(table.wiring.iter().map(|w| w.signal.number()));
         caught.sort_unstable();
         caught.dedup();
-        let signals = signals::Signals::catch(caught)?;
-        let watch = Watch::new()?;
+        let signals = signals::Signals::catch(caught).map_err(step("signals"))?;
+        let watch = Watch::new().map_err(step("epoll"))?;
         let is_pid_1 = std::process::id() == 1;
         if !is_pid_1 {
-            nix::sys::prctl::set_child_subreaper(true)?;
+            nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
         }
         let status = Status {
             schema: SCHEMA,
@@ -140,11 +145,11 @@ impl Shell {
             daemons: Vec::new(),
         };
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let mut sinks = vec![Sink::open(stderr.as_fd())?];
+        let mut sinks = vec![Sink::open(stderr.as_fd()).map_err(step("stderr"))?];
         // Two queues into one file would cut each other's lines.
         let id = |fd| nix::sys::stat::fstat(fd).map(|s| (s.st_dev, s.st_ino));
-        if id(stdout.as_fd())? != id(stderr.as_fd())? {
-            sinks.push(Sink::open(stdout.as_fd())?);
+        if id(stdout.as_fd()).map_err(step("stdout"))? != id(stderr.as_fd()).map_err(step("stderr"))? {
+            sinks.push(Sink::open(stdout.as_fd()).map_err(step("stdout"))?);
         }
         Ok(Self {
             signals,
@@ -177,10 +182,7 @@ impl Shell {
         self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
         if self.specs.iter().any(|d| d.ready == Some(Ready::Notify) || d.config.is_some()) {
             match notify::Notify::open() {
-                Ok(socket) => {
-                    self.watch.set(socket.fd(), NOTIFY, For::Reading, true);
-                    self.notify = Some(socket);
-                }
+                Ok(socket) => self.notify = Some(socket),
                 Err(e) => tracing::warn!(
                     "no socket for sd_notify: {e}; daemons with notify never count as ready, and no change is logged"
                 ),
@@ -237,6 +239,10 @@ impl Shell {
         let next = if self.taken_in < ROUND { core.next() } else { Some(Moment::ZERO) };
         let mut longest = next.map(|at| at.saturating_sub(now()));
         let mut refused = false;
+        if let Some(socket) = self.notify.as_mut().filter(|socket| !socket.is_watched) {
+            socket.is_watched = self.watch.set(socket.fd(), NOTIFY, For::Reading, true);
+            refused |= !socket.is_watched;
+        }
         for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
             let wanted = sink.is_waiting();
             if wanted != sink.is_watched {
@@ -392,6 +398,8 @@ impl Shell {
             let mut fds: Vec<PollFd<'_>> = waiting.map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)).collect();
             let left = until.min(end).saturating_sub(now());
             if (fds.is_empty() && self.streams.is_empty()) || left.is_zero() {
+                self.sinks.iter_mut().for_each(Sink::report);
+                self.flush();
                 return;
             }
             let longest = if fds.is_empty() { Duration::ZERO } else { left };
@@ -410,14 +418,14 @@ impl Shell {
         while now() < until {
             // No daemon is left whose end could be of interest.
             // SAFETY: waitpid(2) with no status, on any child that has ended.
-            while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 && now() < until {}
+            match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+                0 => {}
+                -1 if Errno::last() == Errno::ECHILD => return,
+                _ => continue,
+            }
             let path = format!("/proc/{me}/task/{me}/children");
             let children = std::fs::read_to_string(path).unwrap_or_default();
-            let pids: Vec<i32> = children.split_whitespace().filter_map(|p| p.parse().ok()).collect();
-            if pids.is_empty() {
-                return;
-            }
-            for pid in pids {
+            for pid in children.split_whitespace().filter_map(|p| p.parse().ok()) {
                 self.kill(pid, libc::SIGKILL);
             }
             self.signals.wait(&mut [], Some(Duration::from_millis(10)));

@@ -19,6 +19,8 @@ pub struct Notify {
     fd: OwnedFd,
     /// What `NOTIFY_SOCKET` is set to.
     pub name: String,
+    /// Whether it is watched.
+    pub is_watched: bool,
 }
 
 impl Notify {
@@ -34,7 +36,7 @@ impl Notify {
         let addr: UnixAddr = getsockname(fd.as_raw_fd())?;
         let name = addr.as_abstract().ok_or_else(|| io::Error::other("no abstract name was given"))?;
         let name = format!("@{}", String::from_utf8_lossy(name));
-        Ok(Self { fd, name })
+        Ok(Self { fd, name, is_watched: false })
     }
 
     /// What poll(2) waits for.

@@ -118,10 +118,6 @@ impl Sink {
             self.dropped += 1;
             return;
         }
-        // The rest of that line is lost.
-        if self.queue.is_empty() && self.is_within_a_line {
-            self.queue.push(b'\n');
-        }
         self.report();
         for part in parts {
             self.queue.extend_from_slice(part);
@@ -129,7 +125,12 @@ impl Sink {
         self.queue.push(b'\n');
     }
 
-    fn report(&mut self) {
+    /// Tells before the next line, or at the end, how many are lost here.
+    pub fn report(&mut self) {
+        if self.queue.is_empty() && self.is_within_a_line {
+            // The rest of that line is lost.
+            self.queue.push(b'\n');
+        }
         if self.dropped > 0 {
             self.queue.extend_from_slice(format!("{}{REPORT}", self.dropped).as_bytes());
             self.dropped = 0;

@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -119,11 +121,13 @@ impl Setup {
         command.args(self.wrap.iter().map(|word| word.replace("DIR", dir.to_str().unwrap())));
         command.arg(binary).arg("init").arg(format!("--config={}", dir.join("table.toml").display()));
         command.stdin(Stdio::null()).current_dir(&dir).env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS");
+        // cargo's: with it the loader looks through directories of which a bundle knows nothing.
+        command.env_remove("LD_LIBRARY_PATH");
         command.envs(self.env);
         command.stdout(self.out.map_or_else(|| file("out").into(), Stdio::from));
         command.stderr(self.err.map_or_else(|| file("err").into(), Stdio::from));
         let child = command.spawn().unwrap();
-        Bundle { dir, child, is_pid_1: self.is_pid_1 }
+        Bundle { dir, child, is_pid_1: self.is_pid_1, pid: OnceLock::new() }
     }
 }
 
@@ -131,6 +135,7 @@ pub struct Bundle {
     pub dir: PathBuf,
     child: Child,
     is_pid_1: bool,
+    pid: OnceLock<i32>,
 }
 
 /// Waits for a condition, not for a time.
@@ -171,8 +176,10 @@ impl Bundle {
 
     /// The pid of init as the test sees it: unshare's one child, or that one's.
     pub fn pid(&self) -> i32 {
-        let child = self.only_child(self.child.id().cast_signed());
-        if self.is_pid_1 { child } else { self.only_child(child) }
+        *self.pid.get_or_init(|| {
+            let child = self.only_child(self.child.id().cast_signed());
+            if self.is_pid_1 { child } else { self.only_child(child) }
+        })
     }
 
     fn only_child(&self, id: i32) -> i32 {
@@ -259,6 +266,12 @@ impl Bundle {
 
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// init's exit code, as a shell has it, where it has ended.
+    pub fn try_code(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().unwrap()?;
+        status.code().or_else(|| status.signal().map(|signal| 128 + signal))
     }
 
     pub fn exit_code(&mut self) -> i32 {

@@ -37,8 +37,9 @@ pub fn follow(pid: i32, began: impl FnOnce(), mut at_entry: impl FnMut(i64), mut
     loop {
         if started.elapsed() > PATIENCE {
             // Whose tracer takes no notice of its end stays, and whoever waits for it waits for ever.
-            // SAFETY: kill(2) has no memory effects, and waitpid(2) takes no address here.
+            // SAFETY: kill(2) has no memory effects.
             unsafe { libc::kill(pid, libc::SIGKILL) };
+            // SAFETY: waitpid(2) takes no address here.
             while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) } == pid {}
             panic!("it isn't done");
         }

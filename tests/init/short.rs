@@ -1,4 +1,4 @@
-//! Calls that move less than they were asked to: a file that may grow no more (RLIMIT_FSIZE, setrlimit(2)), and counts
+//! Calls that move less than they were asked to: a file that may grow no more (setrlimit(2), `RLIMIT_FSIZE`), and counts
 //! cut down on their way into the kernel (ptrace(2)). Either way the kernel itself moves that much and no more.
 
 use std::fs;
@@ -135,9 +135,9 @@ fn whatever_init_reads_and_writes_in_pieces_of_whatever_size_nothing_is_torn_dou
             let Some(signal) = requests.next() else { return true };
             bundle.signal(signal);
             if *signal == "HUP" {
-                hups += 1
+                hups += 1;
             } else {
-                generation += 1
+                generation += 1;
             }
             false
         };
