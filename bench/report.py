@@ -136,7 +136,7 @@ def picture(results: dict[str, dict[str, Result]], about: dict[str, object]) -> 
         '<text x="12" y="20" font-size="14" font-weight="bold">Cost as a multiple of the bare system calls (floor = 1, less is better)</text>',
         '<circle cx="18" cy="36" r="5" fill="#0969da"/><text x="28" y="40">sidecar</text>',
         '<circle cx="92" cy="36" r="4" fill="#cf222e"/><text x="102" y="40">Python reference</text>',
-        '<circle cx="212" cy="36" r="3.5" fill="#8c959f"/><text x="222" y="40">a peer (point at it for its name)</text>',
+        '<circle cx="212" cy="36" r="3.5" fill="#8c959f"/><text x="222" y="40">a peer (opened by itself, the picture names it)</text>',
     ]
     for tick in (0.5, 1, 2, 5, 10, 100, 1000, 10000):
         if low <= tick <= high:

@@ -119,7 +119,8 @@ impl Sink {
             return;
         }
         self.report();
-        for part in parts {
+        // A copy of nothing costs as much as one of a line where libc copies by `rep movs` (musl).
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
             self.queue.extend_from_slice(part);
         }
         self.queue.push(b'\n');
@@ -173,9 +174,12 @@ impl Sink {
             }
         }
         if self.queued() == 0 {
-            self.sent = 0;
+            // Not amid a flood: each burst would ask the kernel for its room anew.
+            let is_little = std::mem::take(&mut self.sent) <= LINE_MAX;
             self.queue.clear();
-            self.queue.shrink_to(LINE_MAX);
+            if is_little {
+                self.queue.shrink_to(LINE_MAX);
+            }
         } else if self.sent >= HIGH {
             let lines = memchr::memrchr(b'\n', self.queue.get(..self.sent).unwrap_or_default()).map_or(0, |at| at + 1);
             self.queue.drain(..lines);
