@@ -6,7 +6,7 @@
 use std::env::consts::ARCH;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
@@ -408,6 +408,29 @@ fn a_reader_that_takes_nothing_holds_up_no_bundle_and_no_ctrl_c() {
     let _ = host.kill();
     let code = host.wait().unwrap().code();
     assert_eq!((dir.calls().len(), is_waiting, code), (5, true, Some(1)), "what it was to say is lost");
+}
+
+#[test]
+fn who_leaves_still_hears_what_became_of_it_where_the_reader_is_only_slow() {
+    let dir = Dir::new();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut command = dir.docker(&hello(": > \"$CALLS-asked\"; cat > /dev/null"));
+    let mut host = command.args(["apply-allowlist", "--json", "b1"]).stdout(writer).spawn().unwrap();
+    // It holds the pipe's other end too.
+    drop(command);
+    let started = Instant::now();
+    while !dir.join("calls-asked").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..2 {
+        let _ = Command::new("kill").args(["-INT", &host.id().to_string()]).status();
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    let said: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
+    assert_eq!((&said["exit"], host.wait().unwrap().code()), (&1.into(), Some(1)), "{said}");
 }
 
 #[test]
