@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sidecar::apply::docker::A_LOOK;
 use sidecar::apply::fleet::Counts;
@@ -14,6 +14,9 @@ use sidecar::apply::run::Told;
 use sidecar::apply::stop;
 
 use crate::out;
+
+/// How long who leaves waits for a reader.
+const TO_WRITE: Duration = Duration::from_secs(2);
 
 /// Shows it in a thread of its own: a reader that takes nothing, a pager say, holds up no bundle and no Ctrl-C.
 pub struct Show {
@@ -52,13 +55,15 @@ impl Show {
         let _ = self.told.send(told);
     }
 
-    /// The exit code, and whether all of it could be written. Who leaves doesn't wait for that.
+    /// The exit code, and whether all of it could be written. Who leaves waits a moment for that.
     pub fn end(self) -> (u8, io::Result<()>) {
         drop(self.told);
+        let mut left = None;
         loop {
             match self.written.recv_timeout(A_LOOK) {
                 Ok(written) => return (self.exit, written),
                 Err(RecvTimeoutError::Timeout) if stop::count() < 2 => {}
+                Err(RecvTimeoutError::Timeout) if left.get_or_insert_with(Instant::now).elapsed() < TO_WRITE => {}
                 Err(_) => return (self.exit.max(1), Ok(())),
             }
         }

@@ -6,7 +6,7 @@
 use std::env::consts::ARCH;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
@@ -411,6 +411,29 @@ fn a_reader_that_takes_nothing_holds_up_no_bundle_and_no_ctrl_c() {
 }
 
 #[test]
+fn who_leaves_still_hears_what_became_of_it_where_the_reader_is_only_slow() {
+    let dir = Dir::new();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut command = dir.docker(&hello(": > \"$CALLS-asked\"; cat > /dev/null"));
+    let mut host = command.args(["apply-allowlist", "--json", "b1"]).stdout(writer).spawn().unwrap();
+    // It holds the pipe's other end too.
+    drop(command);
+    let started = Instant::now();
+    while !dir.join("calls-asked").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..2 {
+        let _ = Command::new("kill").args(["-INT", &host.id().to_string()]).status();
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    let said: serde_json::Value = serde_json::from_str(said.trim()).unwrap();
+    assert_eq!((&said["exit"], host.wait().unwrap().code()), (&1.into(), Some(1)), "{said}");
+}
+
+#[test]
 fn where_no_bundle_is_selected_it_exits_3_and_executes_nothing() {
     for args in [&["--all"][..], &["--label=env=prod"]] {
         let dir = Dir::new();
@@ -477,10 +500,11 @@ fn one_that_can_not_be_reached_any_more_is_no_stranger() {
 #[test]
 fn a_signal_that_a_kubectl_stand_in_lost_sight_of_is_never_told_as_not_sent() {
     let lost = "echo 'error: websocket: close 1006 (abnormal closure): unexpected EOF' >&2; exit 1";
-    for how in [&[][..], &["--signal-only"]] {
+    // The helper may have sent it before its first word was heard.
+    for (bundle, how) in [lost, &hello(lost)].into_iter().flat_map(|b| [(b, &[][..]), (b, &["--signal-only"])]) {
         let dir = Dir::new();
         let args = [&["apply-allowlist", "--via=kubectl", "--namespace=agents", "b1"], how].concat();
-        let (code, out, err) = run(&mut dir.kubectl(&hello(lost)), &args);
+        let (code, out, err) = run(&mut dir.kubectl(bundle), &args);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
         assert!(err.starts_with("b1: not proven: USR1 was sent, or may have been, then "), "{err}");
         assert!(err.contains("close 1006") && !err.contains("nothing was"), "{err}");

@@ -156,11 +156,14 @@ impl Bundle<'_> {
         session.say(self.request(want.task(), timeout, &id).as_bytes());
         let first = session.hear(Instant::now() + TO_ANSWER, self.gate, false);
         report.ms.identify = millis(self.started);
-        if let Err(NoLine::Stopped | NoLine::Left) = first {
-            return Err(Failure::Interrupted);
-        }
+        // From inside it may be out before the first word is heard.
+        let may_be_sent = matches!(want, Want::SignalOnly | Want::InPlace) && self.kill().is_none();
         let Some(heard) = first.as_ref().ok().and_then(|line| protocol::hear(line)) else {
-            return Err(no_answer(first.err(), &session.end()));
+            return Err(match no_answer(first.err(), &session.end()) {
+                Failure::Unreachable { words, .. } if may_be_sent && !never_began(&words) => Failure::Lost { words },
+                Failure::Interrupted if may_be_sent => Failure::Lost { words: Plain::new("interrupted") },
+                failure => failure,
+            });
         };
         match heard {
             Heard::Reply(Reply::Hello { target }) => report.target = Some(target),
@@ -429,10 +432,11 @@ fn sent_from_inside(session: &mut Session, deadline: Instant, gate: &Gate) -> Re
     }
 }
 
-/// Nothing that makes sense came from where the helper should be; nothing was sent yet.
+/// Nothing that makes sense came from where the helper should be; the host sent nothing yet.
 fn no_answer(no_line: Option<NoLine>, stderr: &[u8]) -> Failure {
     let words = Plain::from_bytes(stderr);
     match no_line {
+        Some(NoLine::Stopped | NoLine::Left) => Failure::Interrupted,
         Some(NoLine::TimedOut) => Failure::Unreachable { what: "exec", words: Plain::new("it gave no answer in time") },
         Some(_) if is_gone(&words) || is_broken(&words) => Failure::Unreachable { what: "exec", words },
         _ => Failure::NoAnswer { words },
@@ -463,17 +467,17 @@ const GONE: [&str; 8] = [
 
 /// Those of docker's client and of kubectl that mean that their connection, or that from there on, broke. What was asked for
 /// may have been done.
-const BROKEN: [&str; 9] = [
+const BROKEN: [&str; 6] = [
     "error during connect",
-    "error dialing backend",
     "error sending request",
-    "error from server",
-    "unable to upgrade connection",
     "unexpected eof",
     "connection reset by peer",
     "i/o timeout",
     "tls handshake timeout",
 ];
+
+/// Those of kubectl that mean that it broke before anything was executed there.
+const UNBEGUN: [&str; 3] = ["error dialing backend", "error from server", "unable to upgrade connection"];
 
 fn is_dead(words: &Plain) -> bool {
     let words = words.as_str().to_lowercase();
@@ -487,7 +491,12 @@ fn is_gone(words: &Plain) -> bool {
 
 fn is_broken(words: &Plain) -> bool {
     let words = words.as_str().to_lowercase();
-    BROKEN.iter().any(|phrase| words.contains(phrase))
+    BROKEN.iter().chain(&UNBEGUN).any(|phrase| words.contains(phrase))
+}
+
+fn never_began(words: &Plain) -> bool {
+    let lower = words.as_str().to_lowercase();
+    is_gone(words) || UNBEGUN.iter().any(|phrase| lower.contains(phrase))
 }
 
 fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Failure {

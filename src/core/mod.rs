@@ -631,8 +631,7 @@ impl Core {
         for (index, d) in self.daemons.iter_mut().enumerate() {
             match d.state {
                 State::Running { pid: this, .. } if this == pid => {
-                    let is_it = |w: &&mut Wire| w.daemon == Some(index) && w.signal.number() == signal;
-                    if let Some(wire) = self.wires.iter_mut().find(is_it) {
+                    if let Some(wire) = self.wires.iter_mut().find(|w| w.signal.number() == signal) {
                         wire.last = Some((Outcome::Failed, now));
                         wire.delivered = None;
                     }

@@ -89,18 +89,24 @@ HUP = { forward = "alpha" }
 USR1 = { restart = "alpha" }
 "#;
     let su = "cp \"$(command -v setpriv)\" DIR/su && chmod 4755 DIR/su && exec \"$@\"";
-    let mut bundle = Setup::new(table).wrapped(&["sh", "-c", su, "-"]).under_user(&["--core=0"]).start();
-    bundle.wait_for("out", "it is up");
-    bundle.signal("HUP");
-    bundle.outcome("HUP", "failed");
-    bundle.signal("USR1");
-    bundle.outcome("USR1", "failed");
-    assert_eq!((&bundle.daemon(0)["state"], &bundle.daemon(0)["generation"]), (&"running".into(), &1.into()));
-    bundle.signal("TERM");
-    assert_eq!(bundle.exit_code(), 137);
-    let log = bundle.read("err");
-    for number in ["1", "15", "9"] {
-        assert!(log.contains(&format!("cannot send signal {number} to ")), "{log}");
+    for is_pid_1 in [true, false] {
+        let setup = Setup::new(table);
+        let setup = if is_pid_1 { setup } else { setup.not_as_pid_1() };
+        let mut bundle = setup.wrapped(&["sh", "-c", su, "-"]).under_user(&["--core=0"]).start();
+        bundle.wait_for("out", "it is up");
+        bundle.signal("HUP");
+        bundle.outcome("HUP", "failed");
+        bundle.signal("USR1");
+        bundle.outcome("USR1", "failed");
+        assert_eq!((&bundle.daemon(0)["state"], &bundle.daemon(0)["generation"]), (&"running".into(), &1.into()));
+        bundle.signal("TERM");
+        let code = bundle.exit_code();
+        assert_eq!(if is_pid_1 { code.to_string() } else { bundle.read("code") }.trim(), "137");
+        let log = bundle.read("err");
+        for (number, times) in [("1", 1), ("15", 2), ("9", 2)] {
+            assert_eq!(log.matches(&format!("cannot send signal {number} to ")).count(), times, "{log}");
+        }
+        assert_eq!(log.contains("are left behind"), !is_pid_1, "{log}");
     }
 }
 
