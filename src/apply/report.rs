@@ -634,7 +634,7 @@ impl Report {
         let (signal, daemon) = (signal(asked), self.daemon());
         match short {
             Short::Unserved => format!("init has not served {signal} in time"),
-            Short::InitRefused => format!("init did nothing with {signal}"),
+            Short::InitRefused => format!("init could do nothing with {signal}"),
             Short::InitStopping => "the bundle began to stop".to_owned(),
             Short::OldStopping => format!("the old process of {daemon} did not end in time"),
             Short::Dead { code, signal } => match (code, signal) {
@@ -681,7 +681,7 @@ impl Report {
             ),
             Short::InitRefused => {
                 format!(
-                    "{signal} was sent, but init did nothing with it: {daemon} is as it was{pid}; see the bundle's log for the reason"
+                    "{signal} was sent, but init could do nothing with it: {daemon} is as it was{pid}; see the bundle's log for the reason"
                 )
             }
             Short::InitStopping => {
