@@ -324,8 +324,10 @@ fn where_it_is_not_pid_1_init_adopts_orphans_and_leaves_no_process_behind() {
 
 #[test]
 fn an_idle_init_makes_no_system_call() {
-    let bundle = Bundle::start(&TWO.replace("while :; do sleep 0.02; done", "sleep 1000 & wait"));
+    let table = TWO.replace("while :; do sleep 0.02; done", "sleep 1000 & wait");
+    let bundle = Bundle::start(&table.replace("printf 'no newline'", "echo beta is up"));
     bundle.wait_for("out", "alpha is up");
+    bundle.wait_for("out", "beta is up");
     bundle.wait_for_generation(1, 1);
     let (pid, trace) = (bundle.pid(), bundle.dir.join("trace"));
     bundle.wait_until("a wait", || stat(pid, 3).as_deref() == Some("S"));
