@@ -9,13 +9,14 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
-use sidecar::apply::docker;
-use sidecar::apply::engine::{Engine, Kind};
-use sidecar::apply::fleet::Plan;
-use sidecar::apply::identify::is_possible_name;
-use sidecar::apply::report::{Asked, Failure, Report};
-use sidecar::apply::run::{Select, run};
-use sidecar::apply::{Change, Want, protocol, stop};
+use sidecar::host::docker;
+use sidecar::host::engine::{Engine, Kind};
+use sidecar::host::fleet::Plan;
+use sidecar::host::identify::is_possible_name;
+use sidecar::host::report::{Asked, Failure, Report};
+use sidecar::host::run::{Select, run};
+use sidecar::host::{Change, Want, stop};
+use sidecar::protocol;
 use sidecar::table::{Signal, parse_duration};
 use sidecar::text::Plain;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
 use nix::sys::signal::SigSet;
-use sidecar::shell;
+use sidecar::init;
 use sidecar::table::Table;
 
 use crate::args::{self, Early};
@@ -33,7 +33,7 @@ pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
         Ok((table, _)) => table,
         Err(e) => return out::usage("init", &e.to_string()),
     };
-    match shell::run(table) {
+    match init::run(table) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
         Err(e) => {
             out::error(&format!("init: {e}"));

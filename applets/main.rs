@@ -76,7 +76,7 @@ const APPLETS: &[Applet] = &[
 ];
 
 /// What the apply applets run inside a bundle. Nobody calls it by hand: it is neither listed nor installed.
-const HELPER: &[Applet] = &[Applet { name: sidecar::apply::HELPER, about: "", inside: true, run: inside::WITNESS }];
+const HELPER: &[Applet] = &[Applet { name: sidecar::host::HELPER, about: "", inside: true, run: inside::WITNESS }];
 
 /// The applets that run on this system: `init` is found elsewhere too, and says where it belongs.
 fn here() -> impl Iterator<Item = &'static Applet> {

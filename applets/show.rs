@@ -7,11 +7,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sidecar::apply::docker::A_LOOK;
-use sidecar::apply::fleet::Counts;
-use sidecar::apply::report::{Asked, Report, Summary};
-use sidecar::apply::run::Told;
-use sidecar::apply::stop;
+use sidecar::host::docker::A_LOOK;
+use sidecar::host::fleet::Counts;
+use sidecar::host::report::{Asked, Report, Summary};
+use sidecar::host::run::Told;
+use sidecar::host::stop;
 
 use crate::out;
 

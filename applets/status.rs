@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
-use sidecar::inside::store::Store;
-use sidecar::inside::{page, probe};
+use sidecar::change::store::Store;
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome, Status, Wired};
+use sidecar::{change::probe, page};
 
 use crate::args::{self, Early};
 use crate::out;

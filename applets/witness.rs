@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 /// Runs it.
 pub fn run(_args: &[String]) -> ExitCode {
-    if sidecar::inside::witness::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if sidecar::helper::run() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

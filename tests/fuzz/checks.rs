@@ -4,15 +4,15 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 
-use sidecar::apply::engine::Place;
-use sidecar::apply::identify::identify;
-use sidecar::apply::proof::{Proof, target};
-use sidecar::apply::protocol::{self, Heard, Reply, Request, Say, Tell};
-use sidecar::core::select;
-use sidecar::inside::page;
-use sidecar::inside::store::Record;
-use sidecar::shell::relay::{LINE_MAX, Sink, Stream};
+use sidecar::change::proof::{Proof, target};
+use sidecar::change::store::Record;
+use sidecar::host::engine::Place;
+use sidecar::host::identify::identify;
+use sidecar::init::relay::{LINE_MAX, Sink, Stream};
+use sidecar::page;
+use sidecar::protocol::{self, Heard, Reply, Request, Say, Tell};
 use sidecar::status::Page;
+use sidecar::supervisor::select;
 use sidecar::table::{BUILT_IN, BUILT_IN_NAME, Ready, Signal, Table};
 use sidecar::text::Plain;
 

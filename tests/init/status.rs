@@ -65,8 +65,7 @@ fn a_page_read_half_written_never_is_however_often_it_changes() {
             bundle.signal("USR1");
         }
         let text = std::fs::read(&path).unwrap();
-        let page =
-            sidecar::inside::page::parse(&text).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&text)));
+        let page = sidecar::page::parse(&text).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&text)));
         let generation = page.status.daemons[1].generation;
         assert!(generation >= last, "an older page came after a newer one");
         last = generation;

@@ -1,6 +1,6 @@
 //! Bugs that real inits shipped, put between the core and the kernel, to see that they are found.
 
-use sidecar::core::{Disposition, Event};
+use sidecar::supervisor::{Disposition, Event};
 use sidecar::table::{Action, Signal, Table};
 
 use crate::judge::Judge;

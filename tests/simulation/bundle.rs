@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sidecar::apply::transaction::Mark;
+use sidecar::change::transaction::Mark;
 use sidecar::status::{Daemon, DaemonState, InitState, Last, LastExit, Outcome, Page, Plan, SCHEMA, Status, Wired};
 use sidecar::table::Ready;
 

@@ -4,8 +4,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sidecar::apply::proof::{Finding, Incarnation, Proof, Refusal, Short, Step, target, undone};
-use sidecar::apply::transaction::{Action, Doing, Ending, Event, Mark, Mode, Transaction, Trouble};
+use sidecar::change::proof::{Finding, Incarnation, Proof, Refusal, Short, Step, target, undone};
+use sidecar::change::transaction::{Action, Doing, Ending, Event, Mark, Mode, Transaction, Trouble};
 use sidecar::status::{DaemonState, InitState};
 use sidecar::table::{Ready, Signal};
 use sidecar::text::Plain;

@@ -2,8 +2,8 @@
 //!
 //! Nothing here looks at how the core decides: what is true is worked out again, from requests served and calls made.
 
-use sidecar::core::{Core, Event};
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome};
+use sidecar::supervisor::{Core, Event};
 use sidecar::table::{Action, Table};
 
 use crate::kernel::{CONT, End, KILL, Kernel, Life, Millis, TERM, Uid, bit};

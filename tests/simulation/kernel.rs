@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-pub use sidecar::core::End;
+pub use sidecar::supervisor::End;
 
 use crate::schedule::Rng;
 

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use sidecar::core::{Core, Event};
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome, PAGE_FD, Page};
+use sidecar::supervisor::{Core, Event};
 use sidecar::table::Table;
 
 use crate::judge::MARKS;

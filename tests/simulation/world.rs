@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sidecar::core::{Core, Disposition, Event, Level, Sent, System};
+use sidecar::supervisor::{Core, Disposition, Event, Level, Sent, System};
 use sidecar::table::{Signal, Table};
 
 use crate::bugs::{Bug, Planted};

@@ -12,22 +12,20 @@ pub mod engine;
 pub mod fleet;
 pub mod identify;
 pub mod pods;
-pub mod proof;
-pub mod protocol;
+
 pub mod report;
 pub mod run;
-#[cfg(test)]
-pub mod sample;
+
 pub mod stop;
-pub mod transaction;
 
 use self::docker::{A_LOOK, CallError, NoLine, Session};
 use self::engine::{Engine, Place};
-use self::proof::Finding;
-use self::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
 use self::report::{Failure, Report, Success};
 use self::stop::{Gate, Word};
-use self::transaction::{Ending, Mark, Trouble};
+use crate::change::proof::Finding;
+use crate::change::transaction::{Ending, Mark, Trouble};
+use crate::protocol;
+use crate::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
 use crate::table::Signal;
 use crate::text::Plain;
 

@@ -10,8 +10,8 @@ use nix::sys::socket::{
     recvmsg, setsockopt, socket, sockopt,
 };
 
-use crate::core::Event;
-use crate::inside::log::{BY, CHANGE, WARNING};
+use crate::change::log::{BY, CHANGE, WARNING};
+use crate::supervisor::Event;
 use crate::text::Plain;
 
 /// A datagram socket with an abstract name that the kernel chose: two bundles may share a network namespace.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::proof::{Act, Finding, Incarnation, Refusal, Short, Target};
-use super::protocol::{Diff, Hunk, PROTOCOL, VERSION};
-use super::transaction::{Doing, Trouble};
+use crate::change::proof::{Act, Finding, Incarnation, Refusal, Short, Target};
+use crate::change::transaction::{Doing, Trouble};
+use crate::protocol::{Diff, Hunk, PROTOCOL, VERSION};
 use crate::table::Signal;
 use crate::text::Plain;
 

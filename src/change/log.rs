@@ -4,10 +4,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use super::page;
-use crate::apply::proof::Finding;
-use crate::apply::protocol::End;
-use crate::apply::transaction::Ending;
+use crate::change::proof::Finding;
+use crate::change::transaction::Ending;
+use crate::page;
+use crate::protocol::End;
 use crate::text::Plain;
 
 /// The keys of the message: which daemon's change and what came of it, by whom, and that it is no good news.

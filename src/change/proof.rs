@@ -380,7 +380,7 @@ fn name_of(sibling: &(String, Incarnation)) -> Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apply::sample;
+    use crate::sample;
     use crate::status::LastExit;
 
     /// One observation: the time, what the page shows, and the probe's answer. `w` waits, `?` waits and asks.

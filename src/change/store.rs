@@ -18,8 +18,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::protocol::sha256;
-use crate::apply::transaction::{Doing, Event, Mark, Trouble};
+use crate::change::transaction::{Doing, Event, Mark, Trouble};
+use crate::protocol::sha256;
 use crate::text::Plain;
 
 /// The largest old content that is kept, in bytes.

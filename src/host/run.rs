@@ -10,10 +10,10 @@ use super::engine::{Engine, Kind, Place};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
 use super::identify::{self, Found};
 use super::pods;
-use super::protocol::MAX_BYTES;
 use super::report::{Failure, Report};
 use super::stop::{self, Gate, Word};
 use super::{Bundle, Change, TO_ANSWER, call_failed, millis};
+use crate::protocol::MAX_BYTES;
 use crate::text::Plain;
 
 /// By how much the bundles' own deadline is later than that for all: the host decides for all of them first.

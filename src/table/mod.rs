@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 /// The table that is used where no file replaces it.
-pub const BUILT_IN: &str = include_str!("../bundle/daemons.toml");
+pub const BUILT_IN: &str = include_str!("../../bundle/daemons.toml");
 /// The name under which [`BUILT_IN`] appears in errors and in `check`.
 pub const BUILT_IN_NAME: &str = "built-in table";
 /// Replaces the built-in table whole where it exists.

@@ -13,14 +13,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::kill;
 use nix::unistd::{Pid, read};
 
-use super::command::{self, Ended};
-use super::store::{Content, LiveIn, Record, Store};
-use super::{clock, diff, lock, log, page, probe};
-use crate::apply::proof::{self, Finding, Proof, Refusal, Short, Step, Verdict};
-use crate::apply::protocol::{
+use crate::change::command::{self, Ended};
+use crate::change::proof::{self, Finding, Proof, Refusal, Short, Step, Verdict};
+use crate::change::store::{Content, LiveIn, Record, Store};
+use crate::change::transaction::{Action, Ending, Event, Mark, Mode, Transaction, Trouble};
+use crate::change::{clock, diff, lock, log, probe};
+use crate::page;
+use crate::protocol::{
     self, Answer, Diff, End, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Say, Task, Tell, sha256,
 };
-use crate::apply::transaction::{Action, Ending, Event, Mark, Mode, Transaction, Trouble};
 use crate::status::{InitState, Page, Plan};
 use crate::table::Signal;
 use crate::text::Plain;

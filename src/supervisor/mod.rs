@@ -11,13 +11,13 @@
 //! | clearing | nothing more | – | starts, logged | exited |
 //! | exited, failed | starts, or clearing | – | – | – |
 
+mod driver;
 mod selection;
-mod system;
 
 use std::time::Duration;
 
+pub use driver::{Sent, System};
 pub use selection::{Selection, select};
-pub use system::{Sent, System};
 
 use crate::status::{DaemonState, InitState, Last, LastExit, Outcome};
 use crate::table::{Action as WireAction, Signal, Table};

@@ -7,7 +7,7 @@ mod notify;
 mod publish;
 pub mod relay;
 mod signals;
-mod spawn;
+
 mod watch;
 
 use std::io;
@@ -19,14 +19,14 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::core::{Core, Disposition, End, Event, Level, Moment, Sent, System, select};
-use crate::inside::store;
+use crate::change::store;
 use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
+use crate::supervisor::{Core, Disposition, End, Event, Level, Moment, Sent, System, select};
 use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
+use crate::launch::{Environment, Program, Stdio};
 use publish::Entry;
 use relay::{Sink, Stream};
-use spawn::{Environment, Program, Stdio};
 use watch::{For, Watch};
 
 /// Selects daemons by name.

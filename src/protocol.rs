@@ -9,8 +9,8 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::proof::{Incarnation, Refusal, Target};
-use super::transaction::{Ending, Mark};
+use crate::change::proof::{Incarnation, Refusal, Target};
+use crate::change::transaction::{Ending, Mark};
 use crate::text::Plain;
 
 /// The protocol that this version speaks.
@@ -272,7 +272,7 @@ pub fn line(message: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apply::proof::{Act, Incarnation};
+    use crate::change::proof::{Act, Incarnation};
 
     fn hello() -> Reply {
         let before = Incarnation { pid: Some(17), generation: 1 };

@@ -101,7 +101,7 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
-    use crate::apply::sample;
+    use crate::sample;
 
     fn publish(name: &str, text: &[u8], seals: SealFlag) -> (OwnedFd, PathBuf) {
         let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap();

@@ -8,8 +8,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::core::View;
 use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Plan, Status};
+use crate::supervisor::View;
 
 /// What the page says of one daemon, kept as it was written: at a change of one, four hundred aren't written anew.
 #[derive(Default)]
@@ -124,7 +124,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::apply::sample;
+    use crate::sample;
     use crate::status::{DaemonState, Page};
 
     #[test]

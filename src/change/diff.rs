@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 
-use crate::apply::protocol::{Diff, Hunk, Lines};
+use crate::protocol::{Diff, Hunk, Lines};
 use crate::text::Plain;
 
 /// The most that is told; more is counted.
@@ -65,6 +65,6 @@ mod tests {
     fn what_is_told_is_bounded() {
         let many = |word: &str| (0..50_000).map(|n| word.repeat(n % 9) + "\n").collect::<String>();
         let diff = lines(many("a").as_bytes(), many("b").as_bytes(), true);
-        assert!(serde_json::to_string(&diff).unwrap().len() < crate::apply::protocol::MAX_BYTES / 2);
+        assert!(serde_json::to_string(&diff).unwrap().len() < crate::protocol::MAX_BYTES / 2);
     }
 }
