@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use containers::{Container, Dir, SIDECAR, docker, said, scratch_image, wait_until};
+use containers::{Container, Dir, binary, docker, said, scratch_image, wait_until};
 use serde_json::Value;
 
 const PIPELOCK: &str = include_str!("../bundle/pipelock/pipelock.yaml");
@@ -107,7 +107,7 @@ impl Bundle {
 }
 
 fn apply(applet: &str, bundle: &Container, content: &str, options: &[&str]) -> Child {
-    let mut command = Command::new(SIDECAR);
+    let mut command = Command::new(binary());
     command.arg(applet).args(["--file=-", "--json", &bundle.name]).args(options);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -1,8 +1,7 @@
 //! The adversary's question to an apply's proof, on a real Engine: an old process outlives its daemon and keeps the
 //! port; is the change still only called live if the new content is served? For each kind of `ready`, each way in which
 //! a process can outlive its daemon, each manner in which its replacement takes that. `scripts/test` runs this;
-//! `SIDECAR_ROUNDS` sets how often each is tried, and `SIDECAR_BINARY` names another binary than the one of this build,
-//! for both sides.
+//! `SIDECAR_ROUNDS` sets how often each is tried.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 #![allow(dead_code, reason = "what another test file needs of the containers")]
@@ -11,7 +10,7 @@ mod containers;
 
 use std::process::Command;
 
-use containers::{Container, Dir, SIDECAR, Said, said};
+use containers::{Container, Dir, Said, binary, said};
 
 const PYTHON: &str = "/usr/bin/python3 -S -E /etc/sidecar/server.py";
 
@@ -105,12 +104,6 @@ fn table(ready: &str, leftover: Leftover) -> String {
     table + &signals
 }
 
-fn binary() -> (String, Option<String>) {
-    let other = std::env::var("SIDECAR_BINARY").ok();
-    let mount = other.as_ref().map(|path| format!("--volume={path}:/usr/local/bin/sidecar:ro"));
-    (other.unwrap_or_else(|| SIDECAR.to_owned()), mount)
-}
-
 fn python(bundle: &Container, arguments: &[&str]) -> Said {
     let program: Vec<&str> = PYTHON.split(' ').chain(arguments.iter().copied()).collect();
     bundle.try_exec(&program)
@@ -126,10 +119,8 @@ fn changes(ready: &str, leftover: Leftover) -> Vec<(String, Option<&'static str>
         std::fs::write(own.join("rules"), "old").unwrap();
     }
     let new = dir.write("new", "new");
-    let (binary, mount) = binary();
     // su is for root alone, and root needs a capability to kill another's process. All bundles are alike.
-    let mut options = vec!["--user=0", "--cap-add=SETUID", "--cap-add=SETGID", "--cap-add=KILL"];
-    options.extend(mount.as_deref());
+    let options = ["--user=0", "--cap-add=SETUID", "--cap-add=SETGID", "--cap-add=KILL"];
     let bundle = Container::with_table(&dir, &table(ready, leftover), &options);
     let ports: Vec<String> = (0..MANNERS.len()).map(|n| port(n).to_string()).collect();
     let (code, _, err) = python(&bundle, &[&["up"], &*ports.iter().map(String::as_str).collect::<Vec<_>>()].concat());
@@ -139,7 +130,7 @@ fn changes(ready: &str, leftover: Leftover) -> Vec<(String, Option<&'static str>
     let mut tries = Vec::new();
     for (n, (manner, signal)) in MANNERS.iter().enumerate() {
         let file = format!("--file={}", new.display());
-        let mut apply = Command::new(&binary);
+        let mut apply = Command::new(binary());
         let (exit, out, err) = said(apply.args(["apply", "--signal", signal, &file, timeout, &bundle.name]));
         let (_, served, nobody) = python(&bundle, &["look", &ports[n]]);
         let served = if served.is_empty() { "nobody" } else { served.trim() };
