@@ -613,12 +613,12 @@ fn a_server_behind_a_start_script_without_exec_is_asked_to_end_and_keeps_its_dat
     has("xx\n");
 }
 
-/// 3 s of work once it is asked to end, and 6 s for it.
+/// 3 s of work once it is asked to end, and 6 s for it. What it says wakes init up.
 const SAVER: &str = r#"
 [[daemon]]
 name = "saver"
 grace = "6s"
-command = ["sh", "-c", "trap 'for n in $(seq 30); do sleep 0.1; done; exit 42' TERM; while :; do sleep 0.1; done"]
+command = ["sh", "-c", "trap 'for n in $(seq 30); do echo $n; sleep 0.1; done; exit 42' TERM; while :; do sleep 0.1; done"]
 "#;
 
 #[test]
