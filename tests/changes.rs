@@ -256,6 +256,25 @@ fn docker_pause_in_the_middle_is_unsettled_until_it_goes_on() {
     is(&bundle.change("new", &[]), "live", 0, "");
 }
 
+/// One allowlist for a fleet, as a directory that all of its bundles mount.
+#[test]
+fn two_bundles_that_mount_one_directory_are_both_live_however_many_are_served_at_a_time() {
+    let (tables, shared) = (Dir::new(), Dir::new());
+    tables.write("daemons.toml", &TABLE.replace("SHELL", "sh"));
+    let options =
+        [&tables.at("/table"), "--env=SIDECAR_CONFIG=/table/daemons.toml", &shared.at("/etc/sidecar/pipelock")];
+    let bundles = [(); 2].map(|()| Container::bundle(&options).ready());
+    for round in 1..=6 {
+        let new = tables.write("new", &format!("new {round}"));
+        let (file, parallel) = (format!("--file={}", new.display()), ["--parallel=32", "--parallel=1"][round % 2]);
+        let names = [bundles[0].name.as_str(), &bundles[1].name];
+        let (code, out, err) = said(Command::new(binary()).args(["apply-allowlist", &file, parallel]).args(names));
+        let served = bundles.each_ref().map(|bundle| bundle.try_exec(&["cat", "/tmp/serving"]).1);
+        let new = format!("new {round}");
+        assert_eq!((code, served), (0, [new.clone(), new]), "{parallel}: {out}{err}");
+    }
+}
+
 fn rounds() -> u64 {
     std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20)
 }
