@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidecar::table::{Action, BUILT_IN, Ready, Signal, Table, parse_duration};
+use sidecar::table::{Action, BUILT_IN, Output, Ready, Signal, Table, parse_duration};
 
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
 
@@ -32,6 +32,20 @@ fn the_default_grace_is_8_s_and_a_daemons_own_wins() {
     let table = Table::parse(&format!("{DAEMON}[[daemon]]\nname = \"b\"\ncommand = [\"b\"]\ngrace = \"0s\"\n"), "t");
     let graces: Vec<Duration> = table.unwrap().daemons.iter().map(|d| d.grace).collect();
     assert_eq!(graces, [Duration::from_secs(8), Duration::ZERO]);
+}
+
+#[test]
+fn lines_get_a_prefix_unless_the_table_asks_for_json() {
+    let output = |line: &str| Table::parse(&format!("{line}\n{DAEMON}"), "t").map(|t| t.output);
+    assert_eq!(output(""), Ok(Output::Prefix));
+    assert_eq!(output("output = \"prefix\""), Ok(Output::Prefix));
+    assert_eq!(output("output = \"json\""), Ok(Output::Json));
+    for (line, error) in [
+        ("output = \"JSON\"", "t:1: output = \"JSON\" is unknown; write \"prefix\" (the default) or \"json\""),
+        ("output = 1", "t:1: invalid type: integer `1`; write \"prefix\" or \"json\""),
+    ] {
+        assert_eq!(output(line).unwrap_err().to_string(), error);
+    }
 }
 
 #[test]

@@ -164,6 +164,16 @@ pub struct Config {
     pub check: Option<Vec<String>>,
 }
 
+/// How init writes what daemons print, and its own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Text, each line behind `[NAME] `.
+    #[default]
+    Prefix,
+    /// One JSON object a line.
+    Json,
+}
+
 /// One daemon of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Daemon {
@@ -190,6 +200,8 @@ pub struct Table {
     pub daemons: Vec<Daemon>,
     /// At most one a signal, ordered by signal.
     pub wiring: Vec<Wire>,
+    /// How lines are written.
+    pub output: Output,
 }
 
 /// Why a text is no table.
@@ -236,6 +248,7 @@ impl Table {
             TableError { source: source.to_owned(), line, message: with_mend(e.message(), text, line) }
         })?;
         let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g)).map_err(|(s, m)| at(s, m))?;
+        let output = raw.output.as_ref().map_or(Ok(Output::default()), check_output).map_err(|(s, m)| at(s, m))?;
         let mut daemons: Vec<Daemon> = Vec::new();
         for raw_daemon in raw.daemon {
             let name = raw_daemon.name.clone();
@@ -261,7 +274,7 @@ impl Table {
             wiring.push(check_wire(&name, action, &daemons).map_err(|(s, m)| at(s, m))?);
         }
         wiring.sort_by_key(|w| w.signal);
-        Ok(Self { daemons, wiring })
+        Ok(Self { daemons, wiring, output })
     }
 
     /// The table that `init` and `check` use: `named` where one was named (it must exist then), else
@@ -327,6 +340,7 @@ type At<T> = Result<T, (std::ops::Range<usize>, String)>;
 #[serde(deny_unknown_fields)]
 struct RawTable {
     grace: Option<Spanned<String>>,
+    output: Option<Spanned<String>>,
     #[serde(default)]
     daemon: Vec<RawDaemon>,
     #[serde(default)]
@@ -378,6 +392,7 @@ fn with_mend(message: &str, text: &str, line: Option<usize>) -> String {
         "command" | "check" | "exec" => r#"write an array of strings, as ["/bin/a", "--x"]: there is no shell"#,
         "ignore" => r#"write an array of strings, as ["HUP"]"#,
         "grace" | "settle" => r#"write a duration in quotes, as "8s""#,
+        "output" => r#"write "prefix" or "json""#,
         "ready" => {
             r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
         }
@@ -402,6 +417,16 @@ fn duration(key: &str, text: &Spanned<String>) -> At<Duration> {
             format!("{key} = {:?} is no duration; write a whole number and ms, s or m, as in \"8s\"", text.get_ref());
         (text.span(), message)
     })
+}
+
+fn check_output(text: &Spanned<String>) -> At<Output> {
+    match text.get_ref().as_str() {
+        "prefix" => Ok(Output::Prefix),
+        "json" => Ok(Output::Json),
+        other => {
+            Err((text.span(), format!("output = {other:?} is unknown; write \"prefix\" (the default) or \"json\"")))
+        }
+    }
 }
 
 fn check_command(key: &str, command: &[String], span: &std::ops::Range<usize>) -> At<()> {
