@@ -40,6 +40,8 @@ impl Signal {
     pub const USR1: Self = Self::Fixed(3);
     /// SIGUSR2.
     pub const USR2: Self = Self::Fixed(4);
+    /// SIGWINCH.
+    pub const WINCH: Self = Self::Fixed(13);
 
     /// Reads a name as the table spells it: `USR1`, `RTMIN+3`; no `SIG` before it.
     #[must_use]
