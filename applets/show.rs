@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sidecar::host::docker::A_LOOK;
+use sidecar::host::docker::POLL_INTERVAL;
 use sidecar::host::fleet::Counts;
 use sidecar::host::report::{Asked, Report, Summary};
 use sidecar::host::run::Told;
@@ -60,7 +60,7 @@ impl Show {
         drop(self.told);
         let mut left = None;
         loop {
-            match self.written.recv_timeout(A_LOOK) {
+            match self.written.recv_timeout(POLL_INTERVAL) {
                 Ok(written) => return (self.exit, written),
                 Err(RecvTimeoutError::Timeout) if stop::count() < 2 => {}
                 Err(RecvTimeoutError::Timeout) if left.get_or_insert_with(Instant::now).elapsed() < TO_WRITE => {}

@@ -18,7 +18,7 @@ pub mod run;
 
 pub mod stop;
 
-use self::docker::{A_LOOK, CallError, NoLine, Session};
+use self::docker::{POLL_INTERVAL, CallError, NoLine, Session};
 use self::engine::{Engine, Place};
 use self::report::{Failure, Report, Success};
 use self::stop::{Gate, Word};
@@ -157,7 +157,7 @@ impl Bundle<'_> {
         // From inside it may be out before the first word is heard.
         let may_be_sent = matches!(want, Want::SignalOnly | Want::InPlace) && self.kill().is_none();
         let Some(heard) = first.as_ref().ok().and_then(|line| protocol::hear(line)) else {
-            return Err(match no_answer(first.err(), &session.end()) {
+            return Err(match no_answer(first.err(), session.end()) {
                 Failure::Unreachable { words, .. } if may_be_sent && !never_began(&words) => Failure::Lost { words },
                 Failure::Interrupted if may_be_sent => Failure::Lost { words: Plain::new("interrupted") },
                 failure => failure,
@@ -170,7 +170,7 @@ impl Bundle<'_> {
                 return Err(Failure::Refused(why));
             }
             Heard::Reply(Reply::NotInit { error }) => return Err(Failure::NotInit { error }),
-            Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(None, &session.end())),
+            Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(None, session.end())),
             Heard::OtherProtocol { protocol, version } => return Err(Failure::OtherProtocol { protocol, version }),
         }
         if matches!(want, Want::SignalOnly) {
@@ -307,10 +307,10 @@ impl Bundle<'_> {
         let ask = || {
             let mut session = self.open().map_err(|_| (NoLine::Ended, Plain::default()))?;
             session.say(self.request(Task::Ask, time, id).as_bytes());
-            let line = session.hear(until, self.gate, true).map_err(|no| (no, Plain::from_bytes(&session.end())))?;
+            let line = session.hear(until, self.gate, true).map_err(|no| (no, Plain::from_bytes(session.end())))?;
             match protocol::hear(&line) {
                 Some(Heard::Reply(Reply::Settled { outcome })) => Ok(outcome),
-                _ => Err((NoLine::Ended, Plain::from_bytes(&session.end()))),
+                _ => Err((NoLine::Ended, Plain::from_bytes(session.end()))),
             }
         };
         let mut answer = ask();
@@ -394,7 +394,7 @@ impl Talk<'_> {
     /// Waits until the gate lets it commit: `None`. Else what the helper said meanwhile.
     fn hold(&mut self, deadline: Instant) -> Result<Option<Tell>, Lost> {
         while self.gate.says(Word::Hold) {
-            match self.session.hear(Instant::now() + A_LOOK, self.gate, true) {
+            match self.session.hear(Instant::now() + POLL_INTERVAL, self.gate, true) {
                 Err(NoLine::TimedOut) if Instant::now() < deadline => {}
                 Ok(line) => return serde_json::from_slice(&line).map(Some).map_err(|_| self.garbage()),
                 Err(NoLine::Left) => return Err(Lost::Left),
@@ -406,7 +406,7 @@ impl Talk<'_> {
 
     /// Hangs up.
     fn garbage(&mut self) -> Lost {
-        Lost::Words(Plain::from_bytes(&self.session.end()))
+        Lost::Words(Plain::from_bytes(self.session.end()))
     }
 }
 
@@ -424,9 +424,9 @@ fn sent_from_inside(session: &mut Session, deadline: Instant, gate: &Gate) -> Re
         Ok(Ok(Tell::Sent)) => Ok(()),
         Ok(Ok(Tell::End(end))) => match end.ending {
             Ending::Refused { why } => Err(Failure::NotChanged(why)),
-            _ => Err(Failure::Lost { words: Plain::from_bytes(&session.end()) }),
+            _ => Err(Failure::Lost { words: Plain::from_bytes(session.end()) }),
         },
-        _ => Err(Failure::Lost { words: Plain::from_bytes(&session.end()) }),
+        _ => Err(Failure::Lost { words: Plain::from_bytes(session.end()) }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::docker::{self, A_LOOK, Output};
+use super::docker::{self, Output, POLL_INTERVAL};
 use super::engine::{Engine, Kind, Place};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
 use super::identify::{self, Found};
@@ -113,7 +113,7 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
             if fleet.is_over() {
                 break;
             }
-            match notes.recv_timeout(A_LOOK) {
+            match notes.recv_timeout(POLL_INTERVAL) {
                 Ok(Note::Proven(n)) if plan.together => todo.extend(fleet.on(Event::Proven(n))),
                 Ok(Note::Ended(n, mut report)) => {
                     if let Some(why) = back.filter(|why| *why != Why::Stopped) {
