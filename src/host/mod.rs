@@ -18,8 +18,8 @@ pub mod run;
 
 pub mod stop;
 
-use self::docker::{POLL_INTERVAL, CallError, NoLine, Session};
-use self::engine::{Engine, Place};
+use self::docker::{CallError, NoLine, POLL_INTERVAL, Session};
+use self::engine::{BundleRef, Engine};
 use self::report::{Failure, Report, Success};
 use self::stop::{Gate, Word};
 use crate::change::proof::Finding;
@@ -27,11 +27,11 @@ use crate::change::transaction::{Ending, Mark, Trouble};
 use crate::protocol;
 use crate::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
 use crate::table::Signal;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The helper's applet.
 pub const HELPER: &str = "witness";
-/// How long docker, or the helper, may take for what isn't part of the change: to say who is there.
+/// The longest that docker, or the helper, may take to say who is there.
 const TO_ANSWER: Duration = Duration::from_secs(30);
 /// How long after its own deadline the helper's last word is waited for.
 const LAST_WORD: Duration = Duration::from_secs(8);
@@ -46,61 +46,18 @@ pub struct Change {
     /// How long it may take to begin, and then to the proof.
     pub timeout: Duration,
     /// What is to be done.
-    pub want: Want,
+    pub task: Task,
+    /// The new content, for a task that has one.
+    pub content: Vec<u8>,
     /// Who asks for it.
-    pub by: Plain,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug)]
-pub enum Want {
-    /// Send the signal, and don't look for the proof.
-    SignalOnly,
-    /// Make live what was changed by other means.
-    InPlace,
-    /// Make this content live.
-    File {
-        /// At most [`protocol::MAX_CONTENT`] bytes.
-        content: Vec<u8>,
-        /// Even where it is live already.
-        force: bool,
-    },
-    /// Say what this content would change.
-    DryRun {
-        /// At most [`protocol::MAX_CONTENT`] bytes.
-        content: Vec<u8>,
-        /// With the lines' text.
-        show: bool,
-    },
-}
-
-impl Want {
-    fn content(&self) -> Option<&[u8]> {
-        match self {
-            Self::SignalOnly | Self::InPlace => None,
-            Self::File { content, .. } | Self::DryRun { content, .. } => Some(content),
-        }
-    }
-
-    fn task(&self) -> Task {
-        match self {
-            Self::SignalOnly => Task::Identify,
-            Self::InPlace => Task::InPlace,
-            Self::File { content, force } => {
-                Task::File { bytes: content.len() as u64, sha256: protocol::sha256(content), force: *force }
-            }
-            Self::DryRun { content, show } => {
-                Task::DryRun { bytes: content.len() as u64, sha256: protocol::sha256(content), show: *show }
-            }
-        }
-    }
+    pub by: Printable,
 }
 
 /// One bundle that may be ours.
 struct Bundle<'a> {
     engine: &'a Engine,
     change: &'a Change,
-    place: &'a Place,
+    bundle: &'a BundleRef,
     started: Instant,
     /// The change's, or what is left of the time for all.
     timeout: Duration,
@@ -113,7 +70,7 @@ struct Bundle<'a> {
 /// What a connection broke off with.
 enum Lost {
     /// Nothing that makes sense came.
-    Words(Plain),
+    Words(Printable),
     /// A person leaves.
     Left,
 }
@@ -126,15 +83,15 @@ impl Bundle<'_> {
     }
 
     fn open(&self) -> Result<Session, Failure> {
-        let helper = self.engine.exec(self.place, HELPER);
+        let helper = self.engine.exec(self.bundle, HELPER);
         let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
         session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
     }
 
-    fn request(&self, task: Task, timeout: Duration, id: &Plain) -> String {
+    fn request(&self, task: Task, timeout: Duration, id: &Printable) -> String {
         protocol::line(&Request {
             protocol: PROTOCOL,
-            version: Plain::new(VERSION),
+            version: Printable::new(VERSION),
             signal: self.change.signal.to_string(),
             from_inside: self.kill().is_none(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
@@ -149,17 +106,17 @@ impl Bundle<'_> {
             return Err(Failure::Interrupted);
         }
         let mut session = self.open()?;
-        let (timeout, want) = (self.timeout, &self.change.want);
+        let (timeout, task) = (self.timeout, &self.change.task);
         let id = random_id();
-        session.say(self.request(want.task(), timeout, &id).as_bytes());
-        let first = session.hear(Instant::now() + TO_ANSWER, self.gate, false);
+        session.say(self.request(task.clone(), timeout, &id).as_bytes());
+        let first = session.hear(Instant::now() + to_ask(timeout), self.gate, false);
         report.ms.identify = millis(self.started);
         // From inside it may be out before the first word is heard.
-        let may_be_sent = matches!(want, Want::SignalOnly | Want::InPlace) && self.kill().is_none();
+        let may_be_sent = matches!(task, Task::Identify | Task::InPlace) && self.kill().is_none();
         let Some(heard) = first.as_ref().ok().and_then(|line| protocol::hear(line)) else {
             return Err(match no_answer(first.err(), session.end()) {
                 Failure::Unreachable { words, .. } if may_be_sent && !never_began(&words) => Failure::Lost { words },
-                Failure::Interrupted if may_be_sent => Failure::Lost { words: Plain::new("interrupted") },
+                Failure::Interrupted if may_be_sent => Failure::Lost { words: Printable::new("interrupted") },
                 failure => failure,
             });
         };
@@ -173,7 +130,7 @@ impl Bundle<'_> {
             Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(None, session.end())),
             Heard::OtherProtocol { protocol, version } => return Err(Failure::OtherProtocol { protocol, version }),
         }
-        if matches!(want, Want::SignalOnly) {
+        if matches!(task, Task::Identify) {
             let started = Instant::now();
             let sent = match self.kill() {
                 Some(kill) => self.signal(&kill, timeout),
@@ -183,9 +140,7 @@ impl Bundle<'_> {
             return sent.map(|()| Success::Sent);
         }
         // Only now: what may hold credentials is told to no stranger.
-        if let Some(content) = want.content() {
-            session.say(content);
-        }
+        session.say(&self.change.content);
         let mut talk = Talk { session, gate: self.gate, stopped: false, acked: false, grace: Duration::ZERO };
         match self.transact(&mut talk, report) {
             Ok(result) => result,
@@ -193,13 +148,13 @@ impl Bundle<'_> {
             Err((lost, None)) => {
                 let words = match &lost {
                     Lost::Words(words) => words.clone(),
-                    Lost::Left => Plain::default(),
+                    Lost::Left => Printable::default(),
                 };
-                match (want, lost) {
-                    (Want::File { .. }, Lost::Words(_)) => self.ask(&talk, &id),
-                    (Want::File { .. }, Lost::Left) => Err(Failure::Unsettled { words }),
+                match (task, lost) {
+                    (Task::File { .. }, Lost::Words(_)) => self.ask(&talk, &id),
+                    (Task::File { .. }, Lost::Left) => Err(Failure::Unsettled { words }),
                     // From inside it may be out before the word of it arrives.
-                    (Want::InPlace, _) if report.sent || self.kill().is_none() => Err(Failure::Lost { words }),
+                    (Task::InPlace, _) if report.sent || self.kill().is_none() => Err(Failure::Lost { words }),
                     _ => Err(Failure::NotChanged(Trouble::HostGone)),
                 }
             }
@@ -213,7 +168,7 @@ impl Bundle<'_> {
         report: &mut Report,
     ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
         let timeout = self.timeout;
-        let file = matches!(self.change.want, Want::File { .. });
+        let file = matches!(self.change.task, Task::File { .. });
         // The wait for another, the settling of what that left, the check.
         let begin = Instant::now() + timeout * 3 + TO_ANSWER;
         let (target, grace) = match talk.hear(begin).map_err(|lost| (lost, None))? {
@@ -274,10 +229,10 @@ impl Bundle<'_> {
         (report.ms.wait, report.ms.check, report.ms.back) = (end.wait_ms, end.check_ms, end.back_ms);
         (report.after, report.siblings_moved) = (end.after, end.siblings_moved);
         (report.checked, report.diff) = (end.checked, end.diff);
-        let file = matches!(self.change.want, Want::File { .. });
+        let file = matches!(self.change.task, Task::File { .. });
         Ok(match end.ending {
             Ending::Unchanged if file => Ok(Success::Unchanged),
-            Ending::Checked if matches!(self.change.want, Want::DryRun { .. }) => Ok(Success::DryRun),
+            Ending::Checked if matches!(self.change.task, Task::DryRun { .. }) => Ok(Success::DryRun),
             Ending::Live { finding: Finding::Live } if talk.acked || report.sent && !file => Ok(Success::Live),
             Ending::Live { finding: Finding::Delivered } if talk.acked || report.sent && !file => {
                 Ok(Success::Delivered)
@@ -301,16 +256,16 @@ impl Bundle<'_> {
     }
 
     /// The connection broke: the bundle is asked once more what became of it.
-    fn ask(&self, talk: &Talk<'_>, id: &Plain) -> Result<Success, Failure> {
+    fn ask(&self, talk: &Talk<'_>, id: &Printable) -> Result<Success, Failure> {
         let time = self.timeout * 2 + talk.grace + LAST_WORD;
         let until = Instant::now() + time * 2 + TO_ANSWER;
         let ask = || {
-            let mut session = self.open().map_err(|_| (NoLine::Ended, Plain::default()))?;
+            let mut session = self.open().map_err(|_| (NoLine::Ended, Printable::default()))?;
             session.say(self.request(Task::Ask, time, id).as_bytes());
-            let line = session.hear(until, self.gate, true).map_err(|no| (no, Plain::from_bytes(session.end())))?;
+            let line = session.hear(until, self.gate, true).map_err(|no| (no, Printable::from_bytes(session.end())))?;
             match protocol::hear(&line) {
                 Some(Heard::Reply(Reply::Settled { outcome })) => Ok(outcome),
-                _ => Err((NoLine::Ended, Plain::from_bytes(session.end()))),
+                _ => Err((NoLine::Ended, Printable::from_bytes(session.end()))),
             }
         };
         let mut answer = ask();
@@ -332,21 +287,21 @@ impl Bundle<'_> {
             Some(Mark::RolledBack) => Err(Failure::RolledBack { why: Trouble::HostGone, kill: None }),
             Some(Mark::Down) => Err(Failure::Down { why: Trouble::HostGone, back: Trouble::Interrupted }),
             Some(Mark::Live | Mark::Delivered | Mark::NotProven | Mark::Interrupted) => {
-                Err(Failure::Unsettled { words: Plain::default() })
+                Err(Failure::Unsettled { words: Printable::default() })
             }
             None => Err(Failure::NotChanged(Trouble::HostGone)),
         }
     }
 
     fn kill(&self) -> Option<Vec<String>> {
-        self.engine.kill(self.place, self.change.signal)
+        self.engine.kill(self.bundle, self.change.signal)
     }
 
     fn signal(&self, kill: &[String], timeout: Duration) -> Result<(), Failure> {
         match docker::call(&self.engine.program, kill, MAX_BYTES, timeout, 2) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
-                let words = Plain::from_bytes(&output.stderr);
+                let words = Printable::from_bytes(&output.stderr);
                 let gone = is_gone(&words);
                 Err(if !gone && is_broken(&words) {
                     Failure::Lost { words }
@@ -406,15 +361,15 @@ impl Talk<'_> {
 
     /// Hangs up.
     fn garbage(&mut self) -> Lost {
-        Lost::Words(Plain::from_bytes(self.session.end()))
+        Lost::Words(Printable::from_bytes(self.session.end()))
     }
 }
 
 /// A name for one transaction, which no other has.
-fn random_id() -> Plain {
+fn random_id() -> Printable {
     // The standard library's own source of random keys.
     let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();
-    Plain::new(&format!("{:016x}{:016x}", word(), word()))
+    Printable::new(&format!("{:016x}{:016x}", word(), word()))
 }
 
 /// Waits until the helper has sent the signal by itself.
@@ -424,18 +379,20 @@ fn sent_from_inside(session: &mut Session, deadline: Instant, gate: &Gate) -> Re
         Ok(Ok(Tell::Sent)) => Ok(()),
         Ok(Ok(Tell::End(end))) => match end.ending {
             Ending::Refused { why } => Err(Failure::NotChanged(why)),
-            _ => Err(Failure::Lost { words: Plain::from_bytes(session.end()) }),
+            _ => Err(Failure::Lost { words: Printable::from_bytes(session.end()) }),
         },
-        _ => Err(Failure::Lost { words: Plain::from_bytes(session.end()) }),
+        _ => Err(Failure::Lost { words: Printable::from_bytes(session.end()) }),
     }
 }
 
 /// Nothing that makes sense came from where the helper should be; the host sent nothing yet.
 fn no_answer(no_line: Option<NoLine>, stderr: &[u8]) -> Failure {
-    let words = Plain::from_bytes(stderr);
+    let words = Printable::from_bytes(stderr);
     match no_line {
         Some(NoLine::Stopped | NoLine::Left) => Failure::Interrupted,
-        Some(NoLine::TimedOut) => Failure::Unreachable { what: "exec", words: Plain::new("it gave no answer in time") },
+        Some(NoLine::TimedOut) => {
+            Failure::Unreachable { what: "exec", words: Printable::new("it gave no answer in time") }
+        }
         Some(_) if is_gone(&words) || is_broken(&words) => Failure::Unreachable { what: "exec", words },
         _ => Failure::NoAnswer { words },
     }
@@ -477,22 +434,22 @@ const BROKEN: [&str; 6] = [
 /// Those of kubectl that mean that it broke before anything was executed there.
 const UNBEGUN: [&str; 3] = ["error dialing backend", "error from server", "unable to upgrade connection"];
 
-fn is_dead(words: &Plain) -> bool {
+fn is_dead(words: &Printable) -> bool {
     let words = words.as_str().to_lowercase();
     DEAD.iter().any(|phrase| words.contains(phrase))
 }
 
-fn is_gone(words: &Plain) -> bool {
+fn is_gone(words: &Printable) -> bool {
     let lower = words.as_str().to_lowercase();
     is_dead(words) || GONE.iter().any(|phrase| lower.contains(phrase))
 }
 
-fn is_broken(words: &Plain) -> bool {
+fn is_broken(words: &Printable) -> bool {
     let words = words.as_str().to_lowercase();
     BROKEN.iter().chain(&UNBEGUN).any(|phrase| words.contains(phrase))
 }
 
-fn never_began(words: &Plain) -> bool {
+fn never_began(words: &Printable) -> bool {
     let lower = words.as_str().to_lowercase();
     is_gone(words) || UNBEGUN.iter().any(|phrase| lower.contains(phrase))
 }
@@ -500,12 +457,18 @@ fn never_began(words: &Plain) -> bool {
 fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Failure {
     match e {
         CallError::Spawn(e) => Failure::NoDocker {
-            program: Plain::from_bytes(engine.program.as_encoded_bytes()),
-            words: Plain::new(&e.to_string()),
+            program: Printable::from_bytes(engine.program.as_encoded_bytes()),
+            words: Printable::new(&e.to_string()),
         },
         CallError::Left => Failure::Interrupted,
-        CallError::TimedOut => Failure::Unreachable { what, words: Plain::new("it gave no answer in time") },
+        CallError::TimedOut => Failure::Unreachable { what, words: Printable::new("it gave no answer in time") },
     }
+}
+
+/// How long a step may take that only asks who is there. To start docker alone can take a part of a second, so it has
+/// that much, whatever was asked for.
+fn to_ask(timeout: Duration) -> Duration {
+    timeout.clamp(Duration::from_secs(1), TO_ANSWER)
 }
 
 fn millis(since: Instant) -> u64 {

@@ -9,7 +9,7 @@ use crate::change::proof::{Act, Finding, Incarnation, Refusal, Short, Target};
 use crate::change::transaction::{Doing, Trouble};
 use crate::protocol::{Diff, Hunk, PROTOCOL, VERSION};
 use crate::table::Signal;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The version of the JSON object; keys may be added within it.
 const SCHEMA: u32 = 1;
@@ -22,7 +22,7 @@ pub struct Asked {
     /// The signal; `None` where that isn't known, in a usage error.
     pub signal: Option<Signal>,
     /// The program that reaches the bundles: docker, podman, kubectl.
-    pub tool: Plain,
+    pub tool: Printable,
 }
 
 /// How it ended where it ended well.
@@ -48,16 +48,16 @@ pub enum Failure {
     /// The docker CLI can't be executed.
     NoDocker {
         /// Its name.
-        program: Plain,
+        program: Printable,
         /// The system's words.
-        words: Plain,
+        words: Printable,
     },
     /// docker doesn't do what was asked of it.
     Unreachable {
         /// Of which step.
         what: &'static str,
         /// Its own words.
-        words: Plain,
+        words: Printable,
     },
     /// There is no such container.
     Missing,
@@ -69,60 +69,60 @@ pub enum Failure {
     /// It was never begun.
     Untouched {
         /// Why.
-        why: Plain,
+        why: Printable,
     },
     /// It doesn't run.
     NotRunning {
         /// Its state in docker's words.
-        state: Plain,
+        state: Printable,
     },
     /// It is paused.
     Paused,
     /// Its PID 1 isn't its own.
     SharesPids {
         /// `HostConfig.PidMode`.
-        mode: Plain,
+        mode: Printable,
     },
     /// Its PID 1 is docker's.
     DockerInit,
     /// It wasn't started as one of ours.
     Stranger {
         /// What it was started with.
-        program: Plain,
+        program: Printable,
     },
     /// Nothing tells that one of the pod's containers is one of ours.
     StrangePod {
         /// The one that was asked for.
-        container: Option<Plain>,
+        container: Option<Printable>,
     },
     /// The pod has several containers that may be meant, or not the one that was asked for.
     WhichContainer {
         /// Those that it has.
-        of: Vec<Plain>,
+        of: Vec<Printable>,
     },
     /// The helper ran, and PID 1 is no init of ours.
     NotInit {
         /// The helper's words.
-        error: Plain,
+        error: Printable,
     },
     /// What should be our helper gave no answer that makes sense.
     NoAnswer {
         /// What it, or docker, complained about.
-        words: Plain,
+        words: Printable,
     },
     /// The bundle speaks another protocol.
     OtherProtocol {
         /// That one.
         protocol: u32,
         /// The bundle's version.
-        version: Plain,
+        version: Printable,
     },
     /// init would do nothing, so nothing was sent.
     Refused(Refusal),
     /// `docker kill` failed.
     KillFailed {
         /// docker's words.
-        words: Plain,
+        words: Printable,
         /// Whether they mean that the container is gone.
         gone: bool,
     },
@@ -131,7 +131,7 @@ pub enum Failure {
     /// The helper's word was lost, or made no sense, after the signal was sent.
     Lost {
         /// What it, or docker, complained about.
-        words: Plain,
+        words: Printable,
     },
     /// The daemon refused the reload.
     ReloadRefused {
@@ -151,7 +151,7 @@ pub enum Failure {
         /// Why.
         why: Trouble,
         /// What docker said where it did not take the signal.
-        kill: Option<Plain>,
+        kill: Option<Printable>,
     },
     /// The daemon isn't up with the old content either.
     Down {
@@ -163,21 +163,21 @@ pub enum Failure {
     /// The bundle went away before the change was committed.
     Vanished {
         /// docker's words.
-        words: Plain,
+        words: Printable,
     },
     /// What became of it can't be told.
     Unsettled {
         /// docker's words.
-        words: Plain,
+        words: Printable,
     },
 }
 
 impl Failure {
     /// What docker said.
-    pub(super) fn into_words(self) -> Option<Plain> {
+    pub(super) fn into_words(self) -> Option<Printable> {
         match self {
             Self::KillFailed { words, .. } | Self::Lost { words } => Some(words),
-            Self::KillTimedOut => Some(Plain::new("its kill did not end in time")),
+            Self::KillTimedOut => Some(Printable::new("its kill did not end in time")),
             _ => None,
         }
     }
@@ -206,13 +206,15 @@ pub struct Report {
     /// How it ended.
     pub result: Result<Success, Failure>,
     /// Why the fleet asked it to go back, where no person did.
-    pub because: Option<Plain>,
+    pub because: Option<Printable>,
     /// What the signal is wired to, where that came to be known.
     pub target: Option<Target>,
     /// The daemon as it was seen last, after the signal was sent.
     pub after: Option<Incarnation>,
+    /// The signal by which the engine stops the container, if that isn't one that stops init.
+    pub stop_signal: Option<Printable>,
     /// Other daemons that moved, where that was looked at.
-    pub siblings_moved: Option<Vec<Plain>>,
+    pub siblings_moved: Option<Vec<Printable>>,
     /// Whether docker took the signal.
     pub sent: bool,
     /// Whether a checker passed the content, where there is a file.
@@ -268,6 +270,7 @@ impl Report {
             because: None,
             target: None,
             after: None,
+            stop_signal: None,
             siblings_moved: None,
             sent: false,
             checked: None,
@@ -298,7 +301,7 @@ impl Report {
     }
 
     /// It was asked to go back, for this reason.
-    pub fn because(&mut self, why: &Plain) {
+    pub fn because(&mut self, why: &Printable) {
         self.because = Some(why.clone());
         if let Err(Failure::Interrupted | Failure::NotChanged(Trouble::Cancelled)) = &self.result {
             self.result = Err(Failure::Untouched { why: why.clone() });
@@ -356,6 +359,16 @@ impl Report {
         }
     }
 
+    /// What people should know besides, for stderr. In JSON it is a key.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let (who, signal) = (self.who()?, self.stop_signal.as_ref()?);
+        Some(format!(
+            "{who}: note: the container's stop signal is {signal}, perhaps by an image that it is based on, and that doesn't stop sidecar: \
+             a docker stop ends in SIGKILL; set STOPSIGNAL SIGTERM in its Dockerfile (compose: stop_signal: SIGTERM)"
+        ))
+    }
+
     /// The object for programs, on one line, without its end.
     #[must_use]
     pub fn json(&self, asked: &Asked) -> String {
@@ -370,15 +383,17 @@ impl Report {
             outcome: Outcome,
             signal: Option<String>,
             action: Option<Act>,
-            daemon: Option<&'a Plain>,
+            daemon: Option<&'a Printable>,
             before: Option<Incarnation>,
             after: Option<Incarnation>,
-            siblings_moved: Option<&'a [Plain]>,
+            siblings_moved: Option<&'a [Printable]>,
             ms: Millis,
             #[serde(skip_serializing_if = "Option::is_none")]
             checked: Option<bool>,
             #[serde(skip_serializing_if = "Option::is_none")]
             diff: Option<&'a Diff>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            stop_signal: Option<&'a Printable>,
             error: Option<String>,
         }
         let object = Object {
@@ -398,9 +413,10 @@ impl Report {
             ms: self.ms,
             checked: self.checked,
             diff: self.diff.as_ref(),
+            stop_signal: self.stop_signal.as_ref(),
             error: self.result.as_ref().err().map(|failure| self.bad(failure, asked)),
         };
-        // Plain structs of strings and numbers: they can't fail to serialize.
+        // Printable structs of strings and numbers: they can't fail to serialize.
         serde_json::to_string(&object).unwrap_or_default()
     }
 
@@ -610,7 +626,7 @@ impl Report {
                 Finding::Live | Finding::Delivered => "it was proven".to_owned(),
             },
             Trouble::HostGone => "the connection to the bundle broke".to_owned(),
-            Trouble::Cancelled => self.because.as_ref().map_or_else(|| "interrupted".to_owned(), Plain::to_string),
+            Trouble::Cancelled => self.because.as_ref().map_or_else(|| "interrupted".to_owned(), Printable::to_string),
             Trouble::NotSent => format!("{} did not take the signal", asked.tool),
             Trouble::Late => "the time is up".to_owned(),
             Trouble::Stopping => "the bundle is stopping".to_owned(),
@@ -758,7 +774,7 @@ impl Report {
             return String::new();
         }
         // A table has a handful of daemons; a bundle that names a thousand isn't believed, nor shown, at length.
-        let names: Vec<&str> = moved.iter().take(10).map(Plain::as_str).collect();
+        let names: Vec<&str> = moved.iter().take(10).map(Printable::as_str).collect();
         format!("; meanwhile also moved: {}", names.join(", "))
     }
 }
@@ -822,7 +838,7 @@ impl Summary {
     }
 }
 
-fn strange_pod(container: Option<&Plain>) -> String {
+fn strange_pod(container: Option<&Printable>) -> String {
     let which = container.map_or_else(|| "any container".to_owned(), |name| format!("container {name}"));
     format!(
         "not a sidecar bundle: nothing in the pod's manifest tells that {which} of it is one; nothing was executed or sent; \
@@ -830,8 +846,8 @@ fn strange_pod(container: Option<&Plain>) -> String {
     )
 }
 
-fn which_container(of: &[Plain]) -> String {
-    let of: Vec<&str> = of.iter().take(10).map(Plain::as_str).collect();
+fn which_container(of: &[Printable]) -> String {
+    let of: Vec<&str> = of.iter().take(10).map(Printable::as_str).collect();
     let of = of.join(", ");
     format!("refused: which container is meant? the pod has {of}; nothing was executed or sent; name one with -c")
 }
@@ -873,7 +889,7 @@ fn diff(diff: &Diff) -> String {
     format!("lines that change: {}{more}", hunks.join(", "))
 }
 
-fn aside(words: &Plain) -> String {
+fn aside(words: &Printable) -> String {
     if words.as_str().is_empty() { String::new() } else { format!(" ({words})") }
 }
 
@@ -882,12 +898,12 @@ mod tests {
     use super::*;
 
     fn asked() -> Asked {
-        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Plain::new("docker") }
+        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
     }
 
     fn live() -> Report {
         let before = Incarnation { pid: Some(17), generation: 1 };
-        let target = Target { action: Act::Restart, daemon: Plain::new("pipelock"), before, seq: 0 };
+        let target = Target { action: Act::Restart, daemon: Printable::new("pipelock"), before, seq: 0 };
         Report {
             bundle: Some("b1".to_owned()),
             context: None,
@@ -895,6 +911,7 @@ mod tests {
             because: None,
             target: Some(target),
             after: Some(Incarnation { pid: Some(31), generation: 2 }),
+            stop_signal: None,
             siblings_moved: Some(Vec::new()),
             sent: true,
             checked: None,
@@ -931,7 +948,7 @@ mod tests {
             report.line(&asked()),
             format!("b1: live: pipelock was restarted and is ready: pid 17 -> 31, generation 1 -> 2{siblings}")
         );
-        report.siblings_moved = Some(vec![Plain::new("egress")]);
+        report.siblings_moved = Some(vec![Printable::new("egress")]);
         assert!(report.line(&asked()).ends_with("; meanwhile also moved: egress; 144 ms"), "{}", report.line(&asked()));
     }
 
@@ -942,14 +959,14 @@ mod tests {
         for failure in [back, Failure::Down { why: why.clone(), back: dead }, Failure::NotChanged(why)] {
             let mut report = Report::failed(Some("b1".to_owned()), failure);
             assert!(report.line(&asked()).contains(": interrupted; "));
-            report.because(&Plain::new("b2 failed"));
+            report.because(&Printable::new("b2 failed"));
             assert!(report.line(&asked()).contains(": b2 failed; "), "{}", report.line(&asked()));
         }
     }
 
     #[test]
     fn every_failure_has_its_outcome_and_code_and_says_it_on_one_line() {
-        let p = || Plain::new("words");
+        let p = || Printable::new("words");
         let cases = [
             (Failure::NoDocker { program: p(), words: p() }, "unreachable", 3),
             (Failure::Unreachable { what: "inspect", words: p() }, "unreachable", 3),
