@@ -20,17 +20,17 @@ pub mod stop;
 
 use self::docker::{A_LOOK, CallError, NoLine, Session};
 use self::engine::{Engine, Place};
-use self::report::{Failure, Report, Success};
+use self::report::Report;
 use self::stop::{Gate, Word};
-use crate::change::proof::Finding;
-use crate::change::transaction::{Ending, Mark, Trouble};
+use crate::change::proof::Act;
+use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome};
 use crate::protocol;
-use crate::protocol::{End, Heard, MAX_BYTES, PROTOCOL, Reply, Request, Say, Task, Tell, VERSION};
+use crate::protocol::{
+    End, HELPER, Heard, HelperMessage, HostMessage, MAX_BYTES, PROTOCOL, Reply, Request, Task, VERSION,
+};
 use crate::table::Signal;
 use crate::text::Plain;
 
-/// The helper's applet.
-pub const HELPER: &str = "witness";
 /// How long docker, or the helper, may take for what isn't part of the change: to say who is there.
 const TO_ANSWER: Duration = Duration::from_secs(30);
 /// How long after its own deadline the helper's last word is waited for.
@@ -120,12 +120,12 @@ enum Lost {
 
 impl Bundle<'_> {
     fn apply(&self) -> Report {
-        let mut report = Report::failed(None, Failure::Missing);
-        report.result = self.steps(&mut report);
+        let mut report = Report::failed(None, Reason::Late);
+        report.ended = self.steps(&mut report).unwrap_or_else(Ended::from);
         report
     }
 
-    fn open(&self) -> Result<Session, Failure> {
+    fn open(&self) -> Result<Session, Reason> {
         let helper = self.engine.exec(self.place, HELPER);
         let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
         session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
@@ -144,9 +144,9 @@ impl Bundle<'_> {
         })
     }
 
-    fn steps(&self, report: &mut Report) -> Result<Success, Failure> {
+    fn steps(&self, report: &mut Report) -> Result<Ended, Reason> {
         if self.gate.says(Word::Back) {
-            return Err(Failure::Interrupted);
+            return Err(Reason::Interrupted);
         }
         let mut session = self.open()?;
         let (timeout, want) = (self.timeout, &self.change.want);
@@ -158,29 +158,29 @@ impl Bundle<'_> {
         let may_be_sent = matches!(want, Want::SignalOnly | Want::InPlace) && self.kill().is_none();
         let Some(heard) = first.as_ref().ok().and_then(|line| protocol::hear(line)) else {
             return Err(match no_answer(first.err(), &session.end()) {
-                Failure::Unreachable { words, .. } if may_be_sent && !never_began(&words) => Failure::Lost { words },
-                Failure::Interrupted if may_be_sent => Failure::Lost { words: Plain::new("interrupted") },
-                failure => failure,
+                Reason::CallFailed { words, .. } if may_be_sent && !never_began(&words) => self.lost(words),
+                Reason::Interrupted if may_be_sent => self.lost(Plain::new("interrupted")),
+                why => why,
             });
         };
         match heard {
             Heard::Reply(Reply::Hello { target }) => report.target = Some(target),
             Heard::Reply(Reply::Refused { why, target }) => {
                 report.target = target;
-                return Err(Failure::Refused(why));
+                return Err(why);
             }
-            Heard::Reply(Reply::NotInit { error }) => return Err(Failure::NotInit { error }),
-            Heard::Reply(Reply::Protocol | Reply::Settled { .. }) => return Err(no_answer(None, &session.end())),
-            Heard::OtherProtocol { protocol, version } => return Err(Failure::OtherProtocol { protocol, version }),
+            Heard::Reply(Reply::NotInit { error }) => return Err(Reason::NotInit { error }),
+            Heard::Reply(Reply::Protocol | Reply::Recorded { .. }) => return Err(no_answer(None, &session.end())),
+            Heard::OtherProtocol { protocol, version } => return Err(other_protocol(protocol, version)),
         }
         if matches!(want, Want::SignalOnly) {
             let started = Instant::now();
             let sent = match self.kill() {
                 Some(kill) => self.signal(&kill, timeout),
-                None => sent_from_inside(&mut session, started + timeout, self.gate),
+                None => self.sent_from_inside(&mut session, started + timeout),
             };
             report.ms.signal = millis(started);
-            return sent.map(|()| Success::Sent);
+            return sent.map(|()| Ended::well(Outcome::Sent));
         }
         // Only now: what may hold credentials is told to no stranger.
         if let Some(content) = want.content() {
@@ -188,8 +188,8 @@ impl Bundle<'_> {
         }
         let mut talk = Talk { session, gate: self.gate, stopped: false, acked: false, grace: Duration::ZERO };
         match self.transact(&mut talk, report) {
-            Ok(result) => result,
-            Err((_, Some(failure))) => Err(failure),
+            Ok(ended) => Ok(ended),
+            Err((_, Some(why))) => Err(why),
             Err((lost, None)) => {
                 let words = match &lost {
                     Lost::Words(words) => words.clone(),
@@ -197,29 +197,25 @@ impl Bundle<'_> {
                 };
                 match (want, lost) {
                     (Want::File { .. }, Lost::Words(_)) => self.ask(&talk, &id),
-                    (Want::File { .. }, Lost::Left) => Err(Failure::Unsettled { words }),
+                    (Want::File { .. }, Lost::Left) => Err(Reason::Unknown { words }),
                     // From inside it may be out before the word of it arrives.
-                    (Want::InPlace, _) if report.sent || self.kill().is_none() => Err(Failure::Lost { words }),
-                    _ => Err(Failure::NotChanged(Trouble::HostGone)),
+                    (Want::InPlace, _) if report.sent || self.kill().is_none() => Err(self.lost(words)),
+                    _ => Err(Reason::HostGone),
                 }
             }
         }
     }
 
     /// From the content to the last word. On a connection that broke also tells what docker's kill had said.
-    fn transact(
-        &self,
-        talk: &mut Talk<'_>,
-        report: &mut Report,
-    ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
+    fn transact(&self, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, (Lost, Option<Reason>)> {
         let timeout = self.timeout;
         let file = matches!(self.change.want, Want::File { .. });
         // The wait for another, the settling of what that left, the check.
         let begin = Instant::now() + timeout * 3 + TO_ANSWER;
         let (target, grace) = match talk.hear(begin).map_err(|lost| (lost, None))? {
-            Tell::Go { target, grace_ms } => (target, Duration::from_millis(grace_ms)),
-            Tell::End(end) => return self.judge(*end, talk, report, None),
-            Tell::Sent | Tell::Proven => return Err((talk.garbage(), None)),
+            HelperMessage::Go { target, grace_ms } => (target, Duration::from_millis(grace_ms)),
+            HelperMessage::End(end) => return self.judge(*end, talk, report),
+            HelperMessage::Sent | HelperMessage::Proven => return Err((talk.garbage(), None)),
         };
         report.target = Some(target);
         talk.grace = grace.min(LONGEST_GRACE);
@@ -228,22 +224,27 @@ impl Bundle<'_> {
         let sent = self.kill().map_or(Ok(()), |kill| self.signal(&kill, timeout));
         report.ms.signal = millis(go);
         let (say, not_sent) = match sent {
-            Ok(()) => (Say::Sent, None),
-            Err(failure) if !file => return Ok(Err(failure)),
-            Err(failure) => (Say::NotSent, Some(failure)),
+            Ok(()) => (HostMessage::Sent, None),
+            Err(why) if !file => return Ok(why.into()),
+            Err(why) => (HostMessage::NotSent, Some(why)),
         };
         report.sent = not_sent.is_none();
+        report.kill = match &not_sent {
+            Some(Reason::KillFailed { words, .. } | Reason::Lost { words, .. }) => Some(words.clone()),
+            Some(Reason::KillTimedOut { .. }) => Some(Plain::new("its kill did not end in time")),
+            _ => None,
+        };
         talk.say(say);
         let sent = Instant::now();
         let end = go + timeout * 2 + talk.grace + LAST_WORD;
         let mut heard = talk.hear(end);
-        if file && matches!(heard, Ok(Tell::Proven)) {
+        if file && matches!(heard, Ok(HelperMessage::Proven)) {
             report.ms.prove = millis(sent);
             (self.proven)();
             heard = match talk.hold(end + LAST_WORD) {
                 Ok(None) => {
                     talk.acked = true;
-                    talk.say(Say::Ack);
+                    talk.say(HostMessage::Ack);
                     talk.hear(end + LAST_WORD)
                 }
                 Ok(Some(tell)) => Ok(tell),
@@ -251,57 +252,47 @@ impl Bundle<'_> {
             };
         }
         // What was placed is placed, whatever docker says of the kill: then the bundle is asked.
-        let gone = not_sent.as_ref().filter(|f| !file && matches!(f, Failure::KillFailed { gone: true, .. })).cloned();
+        let gone = not_sent.as_ref().filter(|f| !file && matches!(f, Reason::KillFailed { gone: true, .. })).cloned();
         match heard {
-            Ok(Tell::End(end)) => {
+            Ok(HelperMessage::End(end)) => {
                 if report.ms.prove == 0 {
                     report.ms.prove = millis(sent).saturating_sub(end.back_ms);
                 }
-                self.judge(*end, talk, report, not_sent)
+                self.judge(*end, talk, report)
             }
-            Ok(Tell::Go { .. } | Tell::Sent | Tell::Proven) => Err((talk.garbage(), gone)),
+            Ok(HelperMessage::Go { .. } | HelperMessage::Sent | HelperMessage::Proven) => Err((talk.garbage(), gone)),
             Err(lost) => Err((lost, gone)),
         }
     }
 
-    fn judge(
-        &self,
-        end: End,
-        talk: &mut Talk<'_>,
-        report: &mut Report,
-        not_sent: Option<Failure>,
-    ) -> Result<Result<Success, Failure>, (Lost, Option<Failure>)> {
+    fn judge(&self, end: End, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, (Lost, Option<Reason>)> {
         (report.ms.wait, report.ms.check, report.ms.back) = (end.wait_ms, end.check_ms, end.back_ms);
         (report.after, report.siblings_moved) = (end.after, end.siblings_moved);
         (report.checked, report.diff) = (end.checked, end.diff);
+        (report.recovered, report.owner_was) = (end.recovered, end.owner_was);
         let file = matches!(self.change.want, Want::File { .. });
-        Ok(match end.ending {
-            Ending::Unchanged if file => Ok(Success::Unchanged),
-            Ending::Checked if matches!(self.change.want, Want::DryRun { .. }) => Ok(Success::DryRun),
-            Ending::Live { finding: Finding::Live } if talk.acked || report.sent && !file => Ok(Success::Live),
-            Ending::Live { finding: Finding::Delivered } if talk.acked || report.sent && !file => {
-                Ok(Success::Delivered)
-            }
-            // What the bundle can't mean: it isn't believed.
-            Ending::Unchanged | Ending::Checked | Ending::Live { .. } => return Err((talk.garbage(), None)),
-            Ending::Refused { why: Trouble::Target { why } } => Err(Failure::Refused(why)),
-            Ending::Refused { why } => Err(Failure::NotChanged(why)),
-            Ending::NotProven { why: Trouble::Unproven { finding: Finding::ReloadRefused { errno } } } => {
-                Err(Failure::ReloadRefused { errno })
-            }
-            Ending::NotProven { why: Trouble::Unproven { finding: Finding::Unproven(short) } } => {
-                Err(Failure::Unproven(short))
-            }
-            Ending::NotProven { why } => Err(Failure::NotProven(why)),
-            Ending::RolledBack { why } => {
-                Err(Failure::RolledBack { why, kill: not_sent.and_then(Failure::into_words) })
-            }
-            Ending::Down { why, back } => Err(Failure::Down { why, back }),
-        })
+        let before = report.target.as_ref().map(|target| (target.action, target.before.generation));
+        let is_later = before.zip(report.after).is_some_and(|((action, before), after)| match action {
+            Act::Restart => after.generation > before,
+            Act::Forward => after.generation == before,
+        });
+        let may_be = match end.ended.outcome {
+            Outcome::Live | Outcome::Delivered => is_later && (talk.acked || report.sent && !file),
+            Outcome::Unchanged => file,
+            Outcome::DryRun => matches!(self.change.want, Want::DryRun { .. }),
+            Outcome::Refused | Outcome::NotProven | Outcome::RolledBack | Outcome::Down => end.ended.why.is_some(),
+            _ => false,
+        };
+        // What the bundle can't mean isn't believed.
+        if may_be { Ok(end.ended) } else { Err((talk.garbage(), None)) }
+    }
+
+    fn lost(&self, words: Plain) -> Reason {
+        Reason::Lost { signal: Plain::new(&self.change.signal.to_string()), words }
     }
 
     /// The connection broke: the bundle is asked once more what became of it.
-    fn ask(&self, talk: &Talk<'_>, id: &Plain) -> Result<Success, Failure> {
+    fn ask(&self, talk: &Talk<'_>, id: &Plain) -> Result<Ended, Reason> {
         let time = self.timeout * 2 + talk.grace + LAST_WORD;
         let until = Instant::now() + time * 2 + TO_ANSWER;
         let ask = || {
@@ -309,7 +300,7 @@ impl Bundle<'_> {
             session.say(self.request(Task::Ask, time, id).as_bytes());
             let line = session.hear(until, self.gate, true).map_err(|no| (no, Plain::from_bytes(&session.end())))?;
             match protocol::hear(&line) {
-                Some(Heard::Reply(Reply::Settled { outcome })) => Ok(outcome),
+                Some(Heard::Reply(Reply::Recorded { outcome })) => Ok(outcome),
                 _ => Err((NoLine::Ended, Plain::from_bytes(&session.end()))),
             }
         };
@@ -324,17 +315,15 @@ impl Bundle<'_> {
         }
         let outcome = answer.map_err(|(_, words)| {
             // Without an acknowledgement it isn't committed, whatever became of the bundle.
-            if !talk.acked && is_dead(&words) { Failure::Vanished { words } } else { Failure::Unsettled { words } }
+            if !talk.acked && is_dead(&words) { Reason::Vanished { words } } else { Reason::Unknown { words } }
         })?;
         match outcome {
-            Some(Mark::Live) if talk.acked => Ok(Success::Live),
-            Some(Mark::Delivered) if talk.acked => Ok(Success::Delivered),
-            Some(Mark::RolledBack) => Err(Failure::RolledBack { why: Trouble::HostGone, kill: None }),
-            Some(Mark::Down) => Err(Failure::Down { why: Trouble::HostGone, back: Trouble::Interrupted }),
-            Some(Mark::Live | Mark::Delivered | Mark::NotProven | Mark::Interrupted) => {
-                Err(Failure::Unsettled { words: Plain::default() })
-            }
-            None => Err(Failure::NotChanged(Trouble::HostGone)),
+            Some(RecordedOutcome::Live) if talk.acked => Ok(Ended::well(Outcome::Live)),
+            Some(RecordedOutcome::Delivered) if talk.acked => Ok(Ended::well(Outcome::Delivered)),
+            Some(RecordedOutcome::RolledBack) => Ok(Ended::badly(Outcome::RolledBack, Reason::HostGone)),
+            Some(RecordedOutcome::Down) => Ok(Ended::down(Reason::HostGone, Reason::Interrupted)),
+            Some(_) => Err(Reason::Unknown { words: Plain::default() }),
+            None => Err(Reason::HostGone),
         }
     }
 
@@ -342,20 +331,33 @@ impl Bundle<'_> {
         self.engine.kill(self.place, self.change.signal)
     }
 
-    fn signal(&self, kill: &[String], timeout: Duration) -> Result<(), Failure> {
+    fn signal(&self, kill: &[String], timeout: Duration) -> Result<(), Reason> {
+        let call = || Plain::new(&format!("{} kill --signal {}", self.engine.name(), self.change.signal));
         match docker::call(&self.engine.program, kill, MAX_BYTES, timeout, 2) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
                 let words = Plain::from_bytes(&output.stderr);
                 let gone = is_gone(&words);
                 Err(if !gone && is_broken(&words) {
-                    Failure::Lost { words }
+                    self.lost(words)
                 } else {
-                    Failure::KillFailed { words, gone }
+                    Reason::KillFailed { kill: call(), words, gone }
                 })
             }
-            Err(CallError::TimedOut | CallError::Left) => Err(Failure::KillTimedOut),
+            Err(CallError::TimedOut | CallError::Left) => Err(Reason::KillTimedOut { kill: call() }),
             Err(e) => Err(call_failed(self.engine, "kill", &e)),
+        }
+    }
+
+    /// Waits until the helper has sent the signal by itself.
+    fn sent_from_inside(&self, session: &mut Session, deadline: Instant) -> Result<(), Reason> {
+        let line = session.hear(deadline, self.gate, true);
+        match line.as_ref().map(|line| serde_json::from_slice(line)) {
+            Ok(Ok(HelperMessage::Sent)) => Ok(()),
+            Ok(Ok(HelperMessage::End(end))) if end.ended.outcome == Outcome::Refused => {
+                Err(end.ended.why.unwrap_or(Reason::NotSent))
+            }
+            _ => Err(self.lost(Plain::from_bytes(&session.end()))),
         }
     }
 }
@@ -373,17 +375,17 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    fn say(&mut self, say: Say) {
+    fn say(&mut self, say: HostMessage) {
         self.session.say(protocol::line(&say).as_bytes());
     }
 
-    fn hear(&mut self, deadline: Instant) -> Result<Tell, Lost> {
+    fn hear(&mut self, deadline: Instant) -> Result<HelperMessage, Lost> {
         loop {
             match self.session.hear(deadline, self.gate, self.stopped) {
                 Ok(line) => return serde_json::from_slice(&line).map_err(|_| self.garbage()),
                 Err(NoLine::Stopped) => {
                     self.stopped = true;
-                    self.say(Say::Cancel);
+                    self.say(HostMessage::Cancel);
                 }
                 Err(NoLine::Left) => return Err(Lost::Left),
                 Err(NoLine::Ended | NoLine::TimedOut) => return Err(self.garbage()),
@@ -392,7 +394,7 @@ impl Talk<'_> {
     }
 
     /// Waits until the gate lets it commit: `None`. Else what the helper said meanwhile.
-    fn hold(&mut self, deadline: Instant) -> Result<Option<Tell>, Lost> {
+    fn hold(&mut self, deadline: Instant) -> Result<Option<HelperMessage>, Lost> {
         while self.gate.says(Word::Hold) {
             match self.session.hear(Instant::now() + A_LOOK, self.gate, true) {
                 Err(NoLine::TimedOut) if Instant::now() < deadline => {}
@@ -417,28 +419,22 @@ fn random_id() -> Plain {
     Plain::new(&format!("{:016x}{:016x}", word(), word()))
 }
 
-/// Waits until the helper has sent the signal by itself.
-fn sent_from_inside(session: &mut Session, deadline: Instant, gate: &Gate) -> Result<(), Failure> {
-    let line = session.hear(deadline, gate, true);
-    match line.as_ref().map(|line| serde_json::from_slice(line)) {
-        Ok(Ok(Tell::Sent)) => Ok(()),
-        Ok(Ok(Tell::End(end))) => match end.ending {
-            Ending::Refused { why } => Err(Failure::NotChanged(why)),
-            _ => Err(Failure::Lost { words: Plain::from_bytes(&session.end()) }),
-        },
-        _ => Err(Failure::Lost { words: Plain::from_bytes(&session.end()) }),
+/// Nothing that makes sense came from where the helper should be; the host sent nothing yet.
+fn no_answer(no_line: Option<NoLine>, stderr: &[u8]) -> Reason {
+    let words = Plain::from_bytes(stderr);
+    let failed = |words| Reason::CallFailed { call: Plain::new("exec"), words };
+    match no_line {
+        Some(NoLine::Stopped | NoLine::Left) => Reason::Interrupted,
+        Some(NoLine::TimedOut) => failed(Plain::new("it gave no answer in time")),
+        Some(_) if is_gone(&words) || is_broken(&words) => failed(words),
+        // A bundle of protocol 3, which doesn't know the helper by this name.
+        _ if words.as_str().contains("sidecar: no applet \"helper\"") => other_protocol(3, Plain::new("of before 1.1")),
+        _ => Reason::NoAnswer { words },
     }
 }
 
-/// Nothing that makes sense came from where the helper should be; the host sent nothing yet.
-fn no_answer(no_line: Option<NoLine>, stderr: &[u8]) -> Failure {
-    let words = Plain::from_bytes(stderr);
-    match no_line {
-        Some(NoLine::Stopped | NoLine::Left) => Failure::Interrupted,
-        Some(NoLine::TimedOut) => Failure::Unreachable { what: "exec", words: Plain::new("it gave no answer in time") },
-        Some(_) if is_gone(&words) || is_broken(&words) => Failure::Unreachable { what: "exec", words },
-        _ => Failure::NoAnswer { words },
-    }
+fn other_protocol(protocol: u32, version: Plain) -> Reason {
+    Reason::OtherProtocol { ours: (PROTOCOL, Plain::new(VERSION)), theirs: (protocol, version) }
 }
 
 /// Words of docker, podman, nerdctl and kubectl that mean that nothing of the container runs any more.
@@ -497,14 +493,16 @@ fn never_began(words: &Plain) -> bool {
     is_gone(words) || UNBEGUN.iter().any(|phrase| lower.contains(phrase))
 }
 
-fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Failure {
+fn call_failed(engine: &Engine, what: &'static str, e: &CallError) -> Reason {
     match e {
-        CallError::Spawn(e) => Failure::NoDocker {
+        CallError::Spawn(e) => Reason::NoProgram {
             program: Plain::from_bytes(engine.program.as_encoded_bytes()),
             words: Plain::new(&e.to_string()),
         },
-        CallError::Left => Failure::Interrupted,
-        CallError::TimedOut => Failure::Unreachable { what, words: Plain::new("it gave no answer in time") },
+        CallError::Left => Reason::Interrupted,
+        CallError::TimedOut => {
+            Reason::CallFailed { call: Plain::new(what), words: Plain::new("it gave no answer in time") }
+        }
     }
 }
 

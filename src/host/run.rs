@@ -10,9 +10,10 @@ use super::engine::{Engine, Kind, Place};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
 use super::identify::{self, Found};
 use super::pods;
-use super::report::{Failure, Report};
+use super::report::Report;
 use super::stop::{self, Gate, Word};
 use super::{Bundle, Change, TO_ANSWER, call_failed, millis};
+use crate::change::reason::Reason;
 use crate::protocol::MAX_BYTES;
 use crate::text::Plain;
 
@@ -50,7 +51,7 @@ struct Member<'a> {
     name: Option<String>,
     /// Where it was found.
     id: Option<String>,
-    place: Result<Place, Failure>,
+    place: Result<Place, Reason>,
 }
 
 /// What a bundle's thread tells.
@@ -68,7 +69,10 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
             Select::Names(_) => Vec::new(),
             Select::Labels(labels) => labels.clone(),
         };
-        tell(Told::Report(Box::new(Report::failed(None, Failure::NoneFound { labels }))));
+        tell(Told::Report(Box::new(Report::failed(
+            None,
+            Reason::NoneFound { is_pod: engines.iter().any(|e| matches!(e.kind, Kind::Kubectl { .. })), labels },
+        ))));
         return;
     }
     let gate = Gate::new(if plan.together { Word::Hold } else { Word::Commit });
@@ -92,14 +96,14 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
                         let (all, sender) = (&all, sender.clone());
                         if thread::Builder::new().spawn_scoped(scope, move || all.serve(n, &sender)).is_err() {
                             let words = Plain::new("the machine allows no further thread");
-                            let failure = Failure::Unreachable { what: "exec", words };
+                            let failure = Reason::CallFailed { call: Plain::new("exec"), words };
                             let report = all.report(n, Report::failed(None, failure));
                             tell(Told::Report(Box::new(report)));
                             todo.extend(fleet.on(Event::Ended(n, false)));
                         }
                     }
                     Action::Spare(n, why) => {
-                        let failure = Failure::Untouched { why: all.words(why) };
+                        let failure = Reason::Fleet { why: all.words(why) };
                         tell(Told::Report(Box::new(all.report(n, Report::failed(None, failure)))));
                     }
                     Action::Commit => gate.say(Word::Commit),
@@ -119,7 +123,7 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
                     if let Some(why) = back.filter(|why| *why != Why::Stopped) {
                         report.because(&all.words(why));
                     }
-                    todo.extend(fleet.on(Event::Ended(n, report.is_success())));
+                    todo.extend(fleet.on(Event::Ended(n, report.ended.is_good())));
                     tell(Told::Report(report));
                 }
                 Ok(Note::Proven(_)) | Err(_) => {}
@@ -158,7 +162,7 @@ impl All<'_> {
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
         let mut report = Bundle { engine, change, place, started, timeout, gate, proven: &proven }.apply();
-        if let Err(Failure::NoAnswer { .. }) = report.result {
+        if matches!(report.ended.why, Some(Reason::NoAnswer { .. })) {
             // One that went away in the middle is no stranger. Its engine knows a moment later.
             thread::sleep(A_MOMENT);
             let name = match place {
@@ -167,7 +171,7 @@ impl All<'_> {
             };
             let now = on_engine(engine, &Select::Names(vec![name.clone()])).into_iter().next();
             if let Some(Member { place: Err(failure), .. }) = now {
-                report.result = Err(failure);
+                report.ended = failure.into();
             }
         }
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
@@ -183,7 +187,7 @@ impl All<'_> {
     fn words(&self, why: Why) -> Plain {
         match why {
             Why::Failed(n) => {
-                let report = self.report(n, Report::failed(None, Failure::Missing));
+                let report = self.report(n, Report::failed(None, Reason::NoSuch { is_pod: false }));
                 Plain::new(&format!("{} failed", report.who().unwrap_or_default()))
             }
             Why::Stopped => Plain::new("interrupted"),
@@ -221,7 +225,7 @@ fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
 /// Each once, by whatever names and contexts it was asked for: two contexts may lead to one Engine. A name is served
 /// wherever it is found.
 fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<Member<'a>> {
-    let is_missing = |member: &Member<'_>| member.place == Err(Failure::Missing);
+    let is_missing = |member: &Member<'_>| matches!(member.place, Err(Reason::NoSuch { .. }));
     match select {
         // As they were named, so that the first of these are the canaries; what is missing here may be there.
         Select::Names(names) => {
@@ -271,13 +275,13 @@ fn on_engine<'a>(engine: &'a Engine, select: &Select) -> Vec<Member<'a>> {
     }
 }
 
-fn containers(engine: &Engine, select: &Select) -> Result<Vec<Found>, Failure> {
+fn containers(engine: &Engine, select: &Select) -> Result<Vec<Found>, Reason> {
     let names = match select {
         Select::Names(names) => names.clone(),
         Select::Labels(labels) => {
             let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST)?;
             if !listed.success {
-                return Err(Failure::Unreachable { what: "ps", words: Plain::from_bytes(&listed.stderr) });
+                return Err(Reason::CallFailed { call: Plain::new("ps"), words: Plain::from_bytes(&listed.stderr) });
             }
             String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
         }
@@ -289,13 +293,13 @@ fn containers(engine: &Engine, select: &Select) -> Result<Vec<Found>, Failure> {
     Ok(identify::identify(&names, &output.stdout, &output.stderr))
 }
 
-fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<Vec<Found>, Failure> {
+fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<Vec<Found>, Reason> {
     let (names, command) = match select {
         Select::Names(names) => (Some(names.as_slice()), engine.pods(names)),
         Select::Labels(selectors) => (None, engine.pods_by_label(selectors)),
     };
     let output = ask(engine, "get", &command, MAX_PODS)?;
-    let unreachable = |words| Failure::Unreachable { what: "get", words };
+    let unreachable = |words| Reason::CallFailed { call: Plain::new("get"), words };
     if names.is_none() && !output.success {
         return Err(unreachable(Plain::from_bytes(&output.stderr)));
     }
@@ -303,7 +307,7 @@ fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<
     found.ok_or_else(|| unreachable(Plain::new("what it prints is no list of pods")))
 }
 
-fn ask(engine: &Engine, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Failure> {
+fn ask(engine: &Engine, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Reason> {
     let output = docker::call(&engine.program, command, max_bytes, TO_ANSWER, 1);
     output.map_err(|e| call_failed(engine, what, &e))
 }
@@ -313,9 +317,9 @@ mod tests {
     use super::*;
 
     /// Of these contexts, names, ids and, where it can't be served, reasons: who is left.
-    fn left(found: &[(&str, &str, &str, Option<Failure>)], select: &Select) -> Vec<(Option<String>, String)> {
+    fn left(found: &[(&str, &str, &str, Option<Reason>)], select: &Select) -> Vec<(Option<String>, String)> {
         let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
-        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Failure>)| {
+        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Reason>)| {
             let id = Some((*id).to_owned()).filter(|id| !id.is_empty());
             let place = failure.clone().map_or_else(|| Ok(Place::Container(id.clone().unwrap())), Err);
             Member { engine: &engine, context: Some((*context).to_owned()), name: Some((*name).to_owned()), id, place }
@@ -331,8 +335,8 @@ mod tests {
             |name: &str| (Some("near".to_owned()), name.to_owned()),
         );
         let names = |names: &[&str]| Select::Names(names.iter().map(|name| (*name).to_owned()).collect());
-        let (gone, paused) = (|| Some(Failure::Missing), || Some(Failure::Paused));
-        let refused = || Some(Failure::Unreachable { what: "inspect", words: Plain::new("refused") });
+        let (gone, paused) = (|| Some(Reason::NoSuch { is_pod: false }), || Some(Reason::Paused));
+        let refused = || Some(Reason::CallFailed { call: Plain::new("inspect"), words: Plain::new("refused") });
         // By its name and by its id, which no other Engine knows.
         let both = names(&["b1", "01"]);
         let found = [
