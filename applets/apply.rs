@@ -9,11 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::change::reason::Reason;
 use sidecar::host::docker;
 use sidecar::host::engine::{Engine, Kind};
 use sidecar::host::fleet::Plan;
 use sidecar::host::identify::is_possible_name;
-use sidecar::host::report::{Asked, Failure, Report};
+use sidecar::host::report::{Asked, Report};
 use sidecar::host::run::{Select, run};
 use sidecar::host::{Change, stop};
 use sidecar::protocol::{self, Task};
@@ -215,7 +216,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     docker::raise_limit();
     let Ok(mut show) = Show::start(asked.clone(), options.json) else {
         let words = Printable::new("the machine allows no further thread");
-        let report = Report::failed(None, Failure::Unreachable { what: "inspect", words });
+        let report = Report::failed(None, Reason::CallFailed { call: Printable::new("inspect"), words });
         return exit((report.exit(), show::report(&asked, options.json, &report)));
     };
     run(&engines, &change, &select(&options), plan, |told| show.tell(told));
@@ -229,7 +230,7 @@ pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, 
 }
 
 fn refuse(asked: &Asked, json: bool, message: String) -> ExitCode {
-    let report = Report::failed(None, Failure::Usage(message));
+    let report = Report::failed(None, Reason::Usage { message });
     exit((report.exit(), show::report(asked, json, &report)))
 }
 

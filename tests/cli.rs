@@ -330,7 +330,7 @@ fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
 /// Shell code of a bundle that says hello and go, then `then`.
 fn hello(then: &str) -> String {
     let target = r#""target":{"action":"restart","daemon":"pipelock","before":{"pid":17,"generation":1},"seq":0}"#;
-    let hello = format!(r#"echo '{{"protocol":3,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
+    let hello = format!(r#"echo '{{"protocol":4,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
     format!(r#"{hello}; echo '{{"step":"go",{target},"grace_ms":0}}'; read b; {then}"#)
 }
 
@@ -338,7 +338,7 @@ fn hello(then: &str) -> String {
 fn live() -> String {
     let after = r#""after":{"pid":31,"generation":2},"siblings_moved":[],"checked":true"#;
     let times = r#""wait_ms":0,"check_ms":0,"back_ms":0"#;
-    hello(&format!(r#"echo '{{"step":"end","ending":"live","finding":{{"finding":"live"}},{after},{times}}}'"#))
+    hello(&format!(r#"echo '{{"step":"end","outcome":"live",{after},{times}}}'"#))
 }
 
 #[test]
@@ -525,7 +525,7 @@ fn a_bundle_that_breaks_off_after_the_signal_leaves_it_not_proven() {
 
 #[test]
 fn a_bundle_that_lies_about_new_content_is_bounded_and_never_believed() {
-    let live = r#"echo '{"step":"end","ending":"live","finding":{"finding":"live"},"after":null,"siblings_moved":null,"checked":true,"wait_ms":0,"check_ms":0,"back_ms":0}'"#;
+    let live = r#"echo '{"step":"end","outcome":"live","after":null,"siblings_moved":null,"checked":true,"wait_ms":0,"check_ms":0,"back_ms":0}'"#;
     let started = Instant::now();
     // It says that it is live without an acknowledgement, nothing, garbage, or too much; it reads nothing; the second
     // exec lies in the same way.

@@ -71,6 +71,12 @@ impl Engine {
         name.to_string_lossy().into_owned()
     }
 
+    /// Whether its bundles are pods.
+    #[must_use]
+    pub fn is_kubectl(&self) -> bool {
+        matches!(self.kind, Kind::Kubectl { .. })
+    }
+
     fn command(&self, words: &[&str]) -> Vec<String> {
         let option = if self.name() == "podman" { "--connection" } else { "--context" };
         let context = self.context.iter().map(|name| format!("{option}={name}"));
@@ -168,14 +174,14 @@ mod tests {
     fn a_context_and_a_namespace_go_before_the_words_in_the_spelling_of_each_program() {
         let engine = |program: &str, kind| Engine { program: program.into(), context: Some("far".to_owned()), kind };
         let container = BundleRef::Container("0123".to_owned());
-        let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "witness"].map(str::to_owned);
-        assert_eq!(engine("docker", Kind::Docker).exec(&container, "witness"), exec("--context=far"));
-        assert_eq!(engine("/usr/bin/podman", Kind::Docker).exec(&container, "witness"), exec("--connection=far"));
+        let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "helper"].map(str::to_owned);
+        assert_eq!(engine("docker", Kind::Docker).exec(&container, "helper"), exec("--context=far"));
+        assert_eq!(engine("/usr/bin/podman", Kind::Docker).exec(&container, "helper"), exec("--connection=far"));
         let pod = BundleRef::Pod { id: "0123".to_owned(), pod: "p".to_owned(), container: "c".to_owned() };
         let kubectl = engine("kubectl", Kind::Kubectl { namespace: Some("n".to_owned()), container: None });
         let words =
-            ["--context=far", "--namespace=n", "exec", "--stdin", "p", "--container=c", "--", "/proc/1/exe", "witness"];
-        assert_eq!(kubectl.exec(&pod, "witness"), words);
+            ["--context=far", "--namespace=n", "exec", "--stdin", "p", "--container=c", "--", "/proc/1/exe", "helper"];
+        assert_eq!(kubectl.exec(&pod, "helper"), words);
         assert_eq!((kubectl.kill(&pod, Signal::USR1), kubectl.kill(&container, Signal::USR1).is_some()), (None, true));
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::engine::BundleRef;
-use super::report::Failure;
+use crate::change::reason::Reason;
 use crate::text::Printable;
 
 /// Whether a container can have this name, or an id that begins so.
@@ -26,7 +26,7 @@ pub struct Found {
     /// The signal by which the engine stops it, if that isn't one that stops init.
     pub stop_signal: Option<Printable>,
     /// How it is reached, or why nothing is sent.
-    pub bundle: Result<BundleRef, Failure>,
+    pub bundle: Result<BundleRef, Reason>,
 }
 
 /// What became of each name. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds
@@ -56,14 +56,14 @@ pub(super) fn is_our_program(program: &str) -> bool {
 }
 
 /// Why nothing was said of this name, in the step `what`.
-pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Failure {
+pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Reason {
     let stderr = String::from_utf8_lossy(stderr);
     let words = |line: &str| line.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c)).any(|w| w == name);
     // docker's words and kubectl's.
     let is_told = |line: &str| line.to_lowercase().contains("no such") || line.contains("(NotFound)");
     match stderr.lines().find(|line| is_told(line) && words(line)) {
-        Some(_) => Failure::Missing,
-        None => Failure::Unreachable { what, words: Printable::new(&stderr) },
+        Some(_) => Reason::NoSuch { is_pod: what == "get" },
+        None => Reason::CallFailed { call: Printable::new(what), words: Printable::new(&stderr) },
     }
 }
 
@@ -98,30 +98,30 @@ impl Row {
         (!stops_init).then(|| Printable::new(&told))
     }
 
-    fn judge(&self) -> Result<BundleRef, Failure> {
+    fn judge(&self) -> Result<BundleRef, Reason> {
         if self.id.len() < 12 || !self.id.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Failure::Unreachable {
-                what: "inspect",
+            return Err(Reason::CallFailed {
+                call: Printable::new("inspect"),
                 words: Printable::new(&format!("its id is {:?}", self.id)),
             });
         }
         match self.state.as_str() {
             "running" => {}
-            "paused" => return Err(Failure::Paused),
-            other => return Err(Failure::NotRunning { state: Printable::new(other) }),
+            "paused" => return Err(Reason::Paused),
+            other => return Err(Reason::NotUp { state: Printable::new(other) }),
         }
         // "private" is how podman spells docker's empty mode.
         if let Some(mode) = self.host.pid_mode.as_deref().filter(|mode| !matches!(*mode, "" | "private")) {
-            return Err(Failure::SharesPids { mode: Printable::new(mode) });
+            return Err(Reason::SharesPids { mode: Printable::new(mode) });
         }
         if self.host.init == Some(true) {
-            return Err(Failure::DockerInit);
+            return Err(Reason::DockerInit);
         }
         let labelled = self.schema.as_deref().is_some_and(|schema| !schema.is_empty());
         if labelled || is_our_program(&self.path) {
             Ok(BundleRef::Container(self.id.clone()))
         } else {
-            Err(Failure::Stranger { program: Printable::new(&self.path) })
+            Err(Reason::Stranger { program: Printable::new(&self.path) })
         }
     }
 }
@@ -141,7 +141,7 @@ mod tests {
         row.replace(from, to) + "\n"
     }
 
-    fn id(place: &Result<BundleRef, Failure>) -> Result<String, Failure> {
+    fn id(place: &Result<BundleRef, Reason>) -> Result<String, Reason> {
         match place {
             Ok(BundleRef::Container(id)) => Ok(id.clone()),
             Ok(other) => panic!("{other:?}"),
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    fn one(stdout: &str) -> Result<String, Failure> {
+    fn one(stdout: &str) -> Result<String, Reason> {
         let names = ["b1".to_owned()];
         let found = identify(&names, stdout.as_bytes(), b"");
         assert_eq!(found.len(), 1);
@@ -164,26 +164,26 @@ mod tests {
         assert_eq!(one(&row(r#""/sbin/init""#, r#""/sidecar""#).replace(r#""1""#, "null")).unwrap(), ID);
         for path in ["sh", "/sbin/preinit", "/sbin/init.sh", ""] {
             let stranger = row("/sbin/init", path).replace(r#""1""#, r#""""#);
-            assert_eq!(one(&stranger), Err(Failure::Stranger { program: Printable::new(path) }), "{path}");
+            assert_eq!(one(&stranger), Err(Reason::Stranger { program: Printable::new(path) }), "{path}");
         }
     }
 
     #[test]
     fn what_does_not_run_is_unreachable() {
-        assert_eq!(one(&row("running", "paused")), Err(Failure::Paused));
+        assert_eq!(one(&row("running", "paused")), Err(Reason::Paused));
         for state in ["exited", "created", "restarting", "removing", "dead"] {
-            assert_eq!(one(&row("running", state)), Err(Failure::NotRunning { state: Printable::new(state) }));
+            assert_eq!(one(&row("running", state)), Err(Reason::NotUp { state: Printable::new(state) }));
         }
     }
 
     #[test]
     fn no_program_of_a_strangers_pid_1_is_run() {
-        assert_eq!(one(&row(r#""Init":null"#, r#""Init":true"#)), Err(Failure::DockerInit));
+        assert_eq!(one(&row(r#""Init":null"#, r#""Init":true"#)), Err(Reason::DockerInit));
         assert_eq!(one(&row(r#""Init":null"#, r#""Init":false"#)).unwrap(), ID);
         assert_eq!(one(&row(r#""PidMode":"""#, r#""PidMode":"private""#)).unwrap(), ID);
         for mode in ["host", "container:0123"] {
             let shares = row(r#""PidMode":"""#, &format!(r#""PidMode":"{mode}""#));
-            assert_eq!(one(&shares), Err(Failure::SharesPids { mode: Printable::new(mode) }));
+            assert_eq!(one(&shares), Err(Reason::SharesPids { mode: Printable::new(mode) }));
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
         let ids: Vec<_> = found.iter().map(|found| found.id.as_deref()).collect();
         assert_eq!(ids, [Some(ID), None, Some(ID), Some(ID)]);
         assert!(found.iter().all(|found| found.name.as_deref() == found.id.as_ref().map(|_| "b1")), "{found:?}");
-        assert_eq!(id(&found[1].bundle), Err(Failure::Missing));
+        assert_eq!(id(&found[1].bundle), Err(Reason::NoSuch { is_pod: false }));
     }
 
     #[test]
@@ -230,11 +230,14 @@ mod tests {
         let names = ["b1".to_owned()];
         let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         let found = identify(&names, b"", words.as_bytes());
-        assert_eq!(id(&found[0].bundle), Err(Failure::Unreachable { what: "inspect", words: Printable::new(words) }));
+        assert_eq!(
+            id(&found[0].bundle),
+            Err(Reason::CallFailed { call: Printable::new("inspect"), words: Printable::new(words) })
+        );
         let found = identify(&names, b"", b"Error: No such container: b12");
-        assert!(matches!(id(&found[0].bundle), Err(Failure::Unreachable { .. })));
+        assert!(matches!(id(&found[0].bundle), Err(Reason::CallFailed { .. })));
         let found = identify(&names, b"garbage\n{}\n\xff\n", b"");
-        assert!(matches!(id(&found[0].bundle), Err(Failure::Unreachable { .. })));
+        assert!(matches!(id(&found[0].bundle), Err(Reason::CallFailed { .. })));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::engine::{BundleRef, LABEL};
 use super::identify::{Found, is_our_program, missing};
-use super::report::Failure;
+use crate::change::reason::Reason;
 use crate::text::Printable;
 
 /// What became of each name, or all pods that were printed, in the order of theirs. `container` is the one that was asked for. `None`: what was printed makes no sense.
@@ -100,16 +100,16 @@ struct ContainerStatus {
     #[serde(rename = "containerID")]
     container_id: Option<String>,
     #[serde(default)]
-    state: BTreeMap<String, Reason>,
+    state: BTreeMap<String, Waiting>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Reason {
+struct Waiting {
     reason: Option<String>,
 }
 
 impl Pod {
-    fn judge(&self, asked: Option<&str>) -> Result<BundleRef, Failure> {
+    fn judge(&self, asked: Option<&str>) -> Result<BundleRef, Reason> {
         let is_ours = |container: &&Container| container.command.first().is_some_and(|program| is_our_program(program));
         // A native sidecar is an init container that isn't waited for. The others have ended when the pod runs.
         let native = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
@@ -123,22 +123,22 @@ impl Pod {
         let names = || all.iter().map(|container| Printable::new(&container.name)).collect();
         let one = match (asked, &ours[..]) {
             (Some(asked), _) if !all.iter().any(|container| container.name == asked) => {
-                return Err(Failure::WhichContainer { of: names() });
+                return Err(Reason::WhichContainer { of: names() });
             }
             (Some(asked), ours) => ours.iter().find(|container| container.name == asked),
             (None, [] | [_]) => ours.first(),
-            (None, _) => return Err(Failure::WhichContainer { of: names() }),
+            (None, _) => return Err(Reason::WhichContainer { of: names() }),
         };
         let Some(one) = one else {
-            return Err(Failure::StrangePod { container: asked.map(Printable::new) });
+            return Err(Reason::StrangePod { container: asked.map(Printable::new) });
         };
         if self.spec.share_process_namespace == Some(true) {
-            return Err(Failure::SharesPids { mode: Printable::new("shareProcessNamespace") });
+            return Err(Reason::SharesPids { mode: Printable::new("shareProcessNamespace") });
         }
         if self.spec.host_pid == Some(true) {
-            return Err(Failure::SharesPids { mode: Printable::new("hostPID") });
+            return Err(Reason::SharesPids { mode: Printable::new("hostPID") });
         }
-        let id = self.runs(&one.name).map_err(|state| Failure::NotRunning { state: Printable::new(&state) })?;
+        let id = self.runs(&one.name).map_err(|state| Reason::NotUp { state: Printable::new(&state) })?;
         let pod = self.metadata.name.clone();
         Ok(BundleRef::Pod { id: format!("{} {id}", self.metadata.uid), pod, container: one.name.clone() })
     }
@@ -154,7 +154,7 @@ impl Pod {
         };
         match (status.state.iter().next(), &status.container_id) {
             (Some((state, _)), Some(id)) if state == "running" => Ok(id.clone()),
-            (Some((state, Reason { reason: Some(reason) })), _) => Err(format!("{state}, {reason}")),
+            (Some((state, Waiting { reason: Some(reason) })), _) => Err(format!("{state}, {reason}")),
             (Some((state, _)), _) => Err(state.clone()),
             (None, _) => Err("its state isn't told".to_owned()),
         }
@@ -209,7 +209,7 @@ mod tests {
         pod
     }
 
-    fn one(pod: &Value, container: Option<&str>) -> Result<BundleRef, Failure> {
+    fn one(pod: &Value, container: Option<&str>) -> Result<BundleRef, Reason> {
         let mut found = identify(None, container, pod.to_string().as_bytes(), b"").unwrap();
         assert_eq!(found.len(), 1);
         found.remove(0).bundle
@@ -219,8 +219,8 @@ mod tests {
         BundleRef::Pod { id: format!("6d1c containerd://{id}"), pod: "b1".to_owned(), container: container.to_owned() }
     }
 
-    fn which() -> Failure {
-        Failure::WhichContainer { of: ["agent", "bundle", "log"].map(Printable::new).to_vec() }
+    fn which() -> Reason {
+        Reason::WhichContainer { of: ["agent", "bundle", "log"].map(Printable::new).to_vec() }
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(one(&pod(), None), Ok(place("bb", "bundle")));
         assert_eq!(one(&pod(), Some("bundle")), Ok(place("bb", "bundle")));
         let no_program = with("/spec/containers/1/command", json!(["sh"]));
-        assert_eq!(one(&no_program, None), Err(Failure::StrangePod { container: None }));
+        assert_eq!(one(&no_program, None), Err(Reason::StrangePod { container: None }));
         let native = with("/spec/initContainers/1/command", json!(["/usr/bin/sidecar", "init"]));
         assert_eq!(one(&native, None), Err(which()), "a native sidecar is one too");
         assert_eq!(one(&native, Some("log")), Ok(place("dd", "log")));
@@ -240,13 +240,13 @@ mod tests {
     fn the_pods_label_tells_of_its_only_container_and_of_no_other() {
         let labels = || json!({ LABEL: "1" });
         let mut pod = with("/metadata/labels", labels());
-        assert_eq!(one(&pod, Some("agent")), Err(Failure::StrangePod { container: Some(Printable::new("agent")) }));
+        assert_eq!(one(&pod, Some("agent")), Err(Reason::StrangePod { container: Some(Printable::new("agent")) }));
         pod["spec"]["containers"].as_array_mut().unwrap().pop();
-        assert_eq!(one(&pod, None), Err(Failure::StrangePod { container: None }));
+        assert_eq!(one(&pod, None), Err(Reason::StrangePod { container: None }));
         pod["spec"]["initContainers"].as_array_mut().unwrap().pop();
         assert_eq!(one(&pod, None), Ok(place("aa", "agent")));
         pod["metadata"]["labels"][LABEL] = json!("");
-        assert_eq!(one(&pod, None), Err(Failure::StrangePod { container: None }));
+        assert_eq!(one(&pod, None), Err(Reason::StrangePod { container: None }));
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         for (key, yes) in [("shareProcessNamespace", true), ("hostPID", true), ("hostPID", false)] {
             let said = one(&with(&format!("/spec/{key}"), json!(yes)), None);
             let expected =
-                if yes { Err(Failure::SharesPids { mode: Printable::new(key) }) } else { Ok(place("bb", "bundle")) };
+                if yes { Err(Reason::SharesPids { mode: Printable::new(key) }) } else { Ok(place("bb", "bundle")) };
             assert_eq!(said, expected);
         }
     }
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn a_container_that_does_not_run_is_unreachable_and_its_state_is_told() {
         let waiting = json!({ "name": "bundle", "state": { "waiting": { "reason": "CrashLoopBackOff" } } });
-        let not = |state: &str| Err(Failure::NotRunning { state: Printable::new(state) });
+        let not = |state: &str| Err(Reason::NotUp { state: Printable::new(state) });
         assert_eq!(one(&with("/status/containerStatuses/1", waiting), None), not("waiting, CrashLoopBackOff"));
         assert_eq!(
             one(&with("/metadata/deletionTimestamp", json!("2026-11-24T10:00:00Z")), None),
@@ -281,12 +281,12 @@ mod tests {
         let found = identify(Some(&names), None, list.as_bytes(), stderr).unwrap();
         let told: Vec<_> = found.iter().map(|found| (found.asked.as_str(), found.bundle.is_ok())).collect();
         assert_eq!(told, [("b0", true), ("b2", false), ("b1", true)]);
-        assert_eq!(found[1].bundle, Err(Failure::Missing));
+        assert_eq!(found[1].bundle, Err(Reason::NoSuch { is_pod: true }));
 
         let refused =
             b"The connection to the server localhost:8080 was refused - did you specify the right host or port?";
         let found = identify(Some(&names), None, b"", refused).unwrap();
-        assert!(found.iter().all(|found| matches!(found.bundle, Err(Failure::Unreachable { .. }))), "{found:?}");
+        assert!(found.iter().all(|found| matches!(found.bundle, Err(Reason::CallFailed { .. }))), "{found:?}");
         assert_eq!(identify(None, None, b"{}", b""), None);
         assert_eq!(identify(None, None, br#"{"items":[]}"#, b""), Some(Vec::new()));
     }

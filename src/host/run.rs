@@ -5,14 +5,17 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::complaint::call_failed;
+use super::conversation::Conversation;
 use super::docker::{self, Output, POLL_INTERVAL};
 use super::engine::{self, BundleRef, Engine, Kind};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
 use super::identify::{self, Found};
 use super::pods;
-use super::report::{Failure, Report};
+use super::report::Report;
 use super::stop::{self, Gate, Word};
-use super::{Bundle, Change, call_failed, millis, to_ask};
+use super::{Change, millis, to_ask};
+use crate::change::reason::Reason;
 use crate::protocol::MAX_BYTES;
 use crate::text::Printable;
 
@@ -50,7 +53,7 @@ struct Member<'a> {
     name: Option<String>,
     /// Where it was found.
     id: Option<String>,
-    bundle: Result<BundleRef, Failure>,
+    bundle: Result<BundleRef, Reason>,
     stop_signal: Option<Printable>,
 }
 
@@ -69,7 +72,10 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
             Select::Names(_) => Vec::new(),
             Select::Labels(labels) => labels.clone(),
         };
-        tell(Told::Report(Box::new(Report::failed(None, Failure::NoneFound { labels }))));
+        tell(Told::Report(Box::new(Report::failed(
+            None,
+            Reason::NoneFound { is_pod: engines.iter().any(Engine::is_kubectl), labels },
+        ))));
         return;
     }
     let gate = Gate::new(if plan.together { Word::Hold } else { Word::Commit });
@@ -93,14 +99,14 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
                         let (all, sender) = (&all, sender.clone());
                         if thread::Builder::new().spawn_scoped(scope, move || all.serve(n, &sender)).is_err() {
                             let words = Printable::new("the machine allows no further thread");
-                            let failure = Failure::Unreachable { what: "exec", words };
+                            let failure = Reason::CallFailed { call: Printable::new("exec"), words };
                             let report = all.report(n, Report::failed(None, failure));
                             tell(Told::Report(Box::new(report)));
                             todo.extend(fleet.on(Event::Ended(n, false)));
                         }
                     }
                     Action::Spare(n, why) => {
-                        let failure = Failure::Untouched { why: all.words(why) };
+                        let failure = Reason::Fleet { why: all.words(why) };
                         tell(Told::Report(Box::new(all.report(n, Report::failed(None, failure)))));
                     }
                     Action::Commit => gate.say(Word::Commit),
@@ -158,8 +164,8 @@ impl All<'_> {
             let _ = notes.send(Note::Proven(n));
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
-        let mut report = Bundle { engine, change, bundle, started, timeout, gate, proven: &proven }.apply();
-        if let Err(Failure::NoAnswer { .. }) = report.result {
+        let mut report = Conversation { engine, change, bundle, started, timeout, gate, proven: &proven }.apply();
+        if matches!(report.ended.why, Some(Reason::NoAnswer { .. })) {
             // One that went away in the middle is no stranger. Its engine knows a moment later.
             thread::sleep(A_MOMENT);
             let name = match bundle {
@@ -168,7 +174,7 @@ impl All<'_> {
             };
             let now = on_engine(engine, &Select::Names(vec![name.clone()]), change.timeout).into_iter().next();
             if let Some(Member { bundle: Err(failure), .. }) = now {
-                report.result = Err(failure);
+                report.ended = failure.into();
             }
         }
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
@@ -184,7 +190,7 @@ impl All<'_> {
     fn words(&self, why: Why) -> Printable {
         match why {
             Why::Failed(n) => {
-                let report = self.report(n, Report::failed(None, Failure::Missing));
+                let report = self.report(n, Report::failed(None, Reason::Interrupted));
                 Printable::new(&format!("{} failed", report.who().unwrap_or_default()))
             }
             Why::Stopped => Printable::new("interrupted"),
@@ -224,7 +230,7 @@ fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> Vec
 /// Each once, by whatever names and contexts it was asked for: two contexts may lead to one Engine. A name is served
 /// wherever it is found.
 fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<Member<'a>> {
-    let is_missing = |member: &Member<'_>| member.bundle == Err(Failure::Missing);
+    let is_missing = |member: &Member<'_>| matches!(member.bundle, Err(Reason::NoSuch { .. }));
     match select {
         // As they were named, so that the first of these are the canaries; what is missing here may be there.
         Select::Names(names) => {
@@ -285,13 +291,16 @@ fn on_engine<'a>(engine: &'a Engine, select: &Select, timeout: Duration) -> Vec<
     }
 }
 
-fn containers(engine: &Engine, select: &Select, timeout: Duration) -> Result<Vec<Found>, Failure> {
+fn containers(engine: &Engine, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
     let names = match select {
         Select::Names(names) => names.clone(),
         Select::Labels(labels) => {
             let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST, timeout)?;
             if !listed.success {
-                return Err(Failure::Unreachable { what: "ps", words: Printable::from_bytes(&listed.stderr) });
+                return Err(Reason::CallFailed {
+                    call: Printable::new("ps"),
+                    words: Printable::from_bytes(&listed.stderr),
+                });
             }
             String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
         }
@@ -309,18 +318,13 @@ fn containers(engine: &Engine, select: &Select, timeout: Duration) -> Result<Vec
     Ok(identify::identify(&names, &output.stdout, &output.stderr))
 }
 
-fn in_pods(
-    engine: &Engine,
-    container: Option<&str>,
-    select: &Select,
-    timeout: Duration,
-) -> Result<Vec<Found>, Failure> {
+fn in_pods(engine: &Engine, container: Option<&str>, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
     let (names, command) = match select {
         Select::Names(names) => (Some(names.as_slice()), engine.pods(names)),
         Select::Labels(selectors) => (None, engine.pods_by_label(selectors)),
     };
     let output = ask(engine, "get", &command, MAX_PODS, timeout)?;
-    let unreachable = |words| Failure::Unreachable { what: "get", words };
+    let unreachable = |words| Reason::CallFailed { call: Printable::new("get"), words };
     if names.is_none() && !output.success {
         return Err(unreachable(Printable::from_bytes(&output.stderr)));
     }
@@ -334,7 +338,7 @@ fn ask(
     command: &[String],
     max_bytes: usize,
     timeout: Duration,
-) -> Result<Output, Failure> {
+) -> Result<Output, Reason> {
     let output = docker::call(&engine.program, command, max_bytes, to_ask(timeout), 1);
     output.map_err(|e| call_failed(engine, what, &e))
 }
@@ -344,9 +348,9 @@ mod tests {
     use super::*;
 
     /// Of these contexts, names, ids and, where it can't be served, reasons: who is left.
-    fn left(found: &[(&str, &str, &str, Option<Failure>)], select: &Select) -> Vec<(Option<String>, String)> {
+    fn left(found: &[(&str, &str, &str, Option<Reason>)], select: &Select) -> Vec<(Option<String>, String)> {
         let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
-        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Failure>)| {
+        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Reason>)| {
             let id = Some((*id).to_owned()).filter(|id| !id.is_empty());
             let bundle = failure.clone().map_or_else(|| Ok(BundleRef::Container(id.clone().unwrap())), Err);
             let (context, name) = (Some((*context).to_owned()), Some((*name).to_owned()));
@@ -363,8 +367,8 @@ mod tests {
             |name: &str| (Some("near".to_owned()), name.to_owned()),
         );
         let names = |names: &[&str]| Select::Names(names.iter().map(|name| (*name).to_owned()).collect());
-        let (gone, paused) = (|| Some(Failure::Missing), || Some(Failure::Paused));
-        let refused = || Some(Failure::Unreachable { what: "inspect", words: Printable::new("refused") });
+        let (gone, paused) = (|| Some(Reason::NoSuch { is_pod: false }), || Some(Reason::Paused));
+        let refused = || Some(Reason::CallFailed { call: Printable::new("inspect"), words: Printable::new("refused") });
         // By its name and by its id, which no other Engine knows.
         let both = names(&["b1", "01"]);
         let found = [
