@@ -9,16 +9,17 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::change::reason::Reason;
 use sidecar::host::docker;
 use sidecar::host::engine::{Engine, Kind};
 use sidecar::host::fleet::Plan;
 use sidecar::host::identify::is_possible_name;
-use sidecar::host::report::{Asked, Failure, Report};
+use sidecar::host::report::{Asked, Report};
 use sidecar::host::run::{Select, run};
-use sidecar::host::{Change, Want, stop};
-use sidecar::protocol;
+use sidecar::host::{Change, stop};
+use sidecar::protocol::{self, Task};
 use sidecar::table::{Signal, parse_duration};
-use sidecar::text::Plain;
+use sidecar::text::Printable;
 
 use crate::args::{self, Early};
 use crate::out;
@@ -26,167 +27,145 @@ use crate::show::{self, Show};
 
 /// What `--help` adds to argh's text.
 pub const PROMISE: &str = "
-Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and stayed
-so for its settling time, or the running one took the signal and stayed up. Nothing else in the bundle moves.
-With --file any other exit means that content and daemon are as they were (5 excepted): the content is checked
-by the daemon's own checker inside the bundle, put in place, proven, or taken back. Without --file the file is
-checked where it lies before anything is sent.
-A forward to a daemon that can't say whether it obeyed ends as `delivered`, exit 0, and the line says so.
-With --signal-only 0 means that docker took the signal.
-The first Ctrl-C asks for the way back and waits for it; the second leaves, and the bundle settles by itself.
+Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and has stayed ready
+for its settling time, or the running process took the signal and stayed up. Nothing else in the bundle moves.
+With --file, any other exit code but 5 means that content and daemon are as they were: the daemon's own checker
+checks the content inside the bundle, it is put in place, and if it isn't proven it is taken back. Without --file,
+the file is checked where it lies before anything is sent.
+If a daemon can't say whether it obeyed a forwarded signal, the outcome is `delivered` (exit 0), and the line says so.
+With --signal-only, exit 0 means that docker took the signal.
+The first Ctrl-C asks for the old content back and waits for it. The second leaves, and the bundle recovers by itself.
 
 Exit codes (several bundles: the highest):
   0  live
-  1  not live: refused with nothing sent, or rolled back, or (without --file) not proven; the line says which
+  1  not live: refused and nothing sent, or rolled back, or (without --file) not proven; the line says which
   2  usage
-  3  bundle or docker unreachable: docker not installed or not running, no such container, not running, paused
+  3  bundle or docker unreachable: docker not installed or no answer, no such container, not running, paused
   4  not a sidecar bundle; nothing was sent
-  5  neither the new content nor the old comes up, or it can't be told: a person must act
+  5  neither the new content nor the old comes up, or it can't be told: manual action needed
 
-Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). With --via kubectl it isn't used.
+Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). It isn't used with --via kubectl.
 ";
 /// A day: nobody waits longer, and no clock overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the command line asks for.
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-struct Options {
-    signal: String,
-    file: Option<String>,
-    dry_run: bool,
-    show_content: bool,
-    force: bool,
-    by: Option<String>,
-    timeout: String,
-    json: bool,
-    signal_only: bool,
-    label: Vec<String>,
-    all: bool,
-    parallel: usize,
-    canary: Option<usize>,
-    rollback_all: bool,
-    context: Vec<String>,
-    via: Option<String>,
-    namespace: Option<String>,
-    selector: Vec<String>,
-    container: Option<String>,
-    bundles: Vec<String>,
-}
-
-/// An applet's arguments: what all of them have, and the signal where it isn't preset.
-macro_rules! applet {
-    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr) => {
-        #[doc = $about]
-        #[derive(FromArgs, ArgsInfo)]
-        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-        #[argh(help_triggers("-h", "--help"))]
-        pub struct $name {
-            $($own)*
+/// Gives a macro what all three applets take.
+macro_rules! options {
+    ($then:ident $($first:tt)*) => {
+        $then! {
+            $($first)*
             /// the new content: a file, or - for stdin
             #[argh(option)]
             file: Option<String>,
-            /// with --file: go as far as the check, and tell which lines would change
+            /// with --file: only check, and show which lines would change
             #[argh(switch)]
             dry_run: bool,
-            /// with --dry-run: tell the lines' text too, which may hold credentials
+            /// with --dry-run: show the text of those lines too, which may hold credentials
             #[argh(switch)]
             show_content: bool,
-            /// with --file: even where this content is live already
+            /// with --file: even if this content is live already
             #[argh(switch)]
             force: bool,
-            /// who does it, as the record and the log tell (default user@host)
+            /// who does it, for the record and the log (default: user@host)
             #[argh(option)]
             by: Option<String>,
-            /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default 30s)
+            /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
-            /// one JSON object for each bundle on stdout, errors too
+            /// one JSON object per bundle on stdout, also for errors
             #[argh(switch)]
             json: bool,
-            /// send the signal and don't wait for the proof
+            /// send the signal and don't wait for proof
             #[argh(switch)]
             signal_only: bool,
-            /// in place of names, the bundles that run and carry this label: KEY=VALUE (repeatable: each of them)
+            /// instead of names: the running bundles with this label, KEY=VALUE (repeatable: with all of them)
             #[argh(option)]
             label: Vec<String>,
-            /// in place of names, every bundle that runs: what carries the label sidecar.schema
+            /// instead of names: every running bundle (all that carry the label sidecar.schema)
             #[argh(switch)]
             all: bool,
-            /// how many may be under way at once (default 32)
+            /// how many bundles may be under way at once (default: 32)
             #[argh(option, default = "32")]
             parallel: usize,
-            /// the first N, and only if all of them end well the others
+            /// change the first N bundles, and the others only if all of these end well
             #[argh(option)]
             canary: Option<usize>,
-            /// with --file: all or none, each stays uncommitted until the last is proven; --timeout is for all together
+            /// with --file: all bundles or none; each is committed only once the last is proven, and --timeout is for all together
             #[argh(switch)]
             rollback_all: bool,
-            /// the docker context to reach the bundles by (repeatable: names are looked for in each of them)
+            /// the docker context that reaches the bundles (repeatable: names are looked up in each)
             #[argh(option)]
             context: Vec<String>,
-            /// kubectl: bundles are names of pods, contexts those of its configuration
+            /// kubectl: bundles are pods' names, contexts are kubectl's
             #[argh(option)]
             via: Option<String>,
-            /// with --via kubectl: the pods' namespace, if not the context's own
+            /// with --via kubectl: the pods' namespace (default: the context's)
             #[argh(option, short = 'n')]
             namespace: Option<String>,
-            /// with --via kubectl: in place of names, the pods that run, carry the label sidecar.schema and match (repeatable)
+            /// with --via kubectl, instead of names: the running pods with the label sidecar.schema that match (repeatable)
             #[argh(option, short = 'l')]
             selector: Vec<String>,
-            /// with --via kubectl: the bundle's container, where a pod has several that may be meant
+            /// with --via kubectl: the bundle's container, if the pod has several that could be meant
             #[argh(option, short = 'c')]
             container: Option<String>,
             /// names or ids of the bundles' containers
             #[argh(positional, arg_name = "BUNDLE")]
             bundles: Vec<String>,
         }
+    };
+}
+
+/// What the command line asks for.
+macro_rules! parsed {
+    ($($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
+        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+        struct Options {
+            signal: String,
+            $($field: $type $(<$of>)?,)*
+        }
+    };
+}
+options!(parsed);
+
+/// An applet's arguments: those of all three, and the signal if it isn't preset. (A `ty` fragment would hide from argh
+/// what is an `Option`.)
+macro_rules! applet {
+    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
+        #[doc = $about]
+        #[derive(FromArgs, ArgsInfo)]
+        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+        #[argh(help_triggers("-h", "--help"))]
+        pub struct $name {
+            $($own)*
+            $($(#[$($attribute)*])* $field: $type $(<$of>)?,)*
+        }
 
         impl $name {
             fn options(self) -> Options {
                 let signal: fn(&Self) -> String = $signal;
-                Options {
-                    signal: signal(&self),
-                    file: self.file,
-                    dry_run: self.dry_run,
-                    show_content: self.show_content,
-                    force: self.force,
-                    by: self.by,
-                    timeout: self.timeout,
-                    json: self.json,
-                    signal_only: self.signal_only,
-                    label: self.label,
-                    all: self.all,
-                    parallel: self.parallel,
-                    canary: self.canary,
-                    rollback_all: self.rollback_all,
-                    context: self.context,
-                    via: self.via,
-                    namespace: self.namespace,
-                    selector: self.selector,
-                    container: self.container,
-                    bundles: self.bundles,
-                }
+                Options { signal: signal(&self), $($field: self.$field,)* }
             }
         }
     };
 }
-
-applet!(
+options!(applet
     General,
-    "Make a change live in running bundles by a signal that is wired in them, and see that it is.",
+    "Make a change live in running bundles by a signal that is wired there, and see that it is live.",
     [
         /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
         #[argh(option)]
         signal: String,
     ],
-    |this| this.signal.clone()
+    |this| this.signal.clone();
 );
-applet!(Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is.", [], |_| {
-    Signal::USR1.to_string()
-});
-applet!(Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [], |_| {
-    Signal::HUP.to_string()
-});
+options!(applet
+    Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is live.", [],
+    |_| Signal::USR1.to_string();
+);
+options!(applet
+    Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [],
+    |_| Signal::HUP.to_string();
+);
 
 /// `apply-allowlist`.
 pub fn allowlist(args: &[String]) -> ExitCode {
@@ -208,7 +187,7 @@ pub fn general(args: &[String]) -> ExitCode {
 fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -> ExitCode {
     let docker = docker::from_env();
     let tool = Engine { program: docker.clone(), context: None, kind: Kind::Docker }.name();
-    let mut asked = Asked { applet, signal: None, tool: Plain::new(&tool) };
+    let mut asked = Asked { applet, signal: None, tool: Printable::new(&tool) };
     let options = match parsed {
         Ok(options) => options,
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + PROMISE))),
@@ -223,37 +202,44 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
         Ok(timeout) => timeout,
         Err(message) => return refuse(&asked, options.json, message),
     };
-    let want = match want(&options, timeout) {
-        Ok(want) => want,
+    let (task, content) = match task(&options, timeout) {
+        Ok(task) => task,
         Err(message) => return refuse(&asked, options.json, message),
     };
-    let by = Plain::new(&options.by.clone().unwrap_or_else(caller));
-    let change = Change { signal, timeout, want, by };
+    let by = Printable::new(&options.by.clone().unwrap_or_else(caller));
+    let change = Change { signal, timeout, task, content, by };
     stop::watch();
     let engines = engines(&options, docker);
-    asked.tool = Plain::new(&engines.first().map(Engine::name).unwrap_or_default());
+    asked.tool = Printable::new(&engines.first().map(Engine::name).unwrap_or_default());
     let together = options.rollback_all;
     let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
     docker::raise_limit();
     let Ok(mut show) = Show::start(asked.clone(), options.json) else {
-        let words = Plain::new("the machine allows no further thread");
-        let report = Report::failed(None, Failure::Unreachable { what: "inspect", words });
-        return out::exit(report.exit(), show::report(&asked, options.json, &report));
+        let words = Printable::new("the machine allows no further thread");
+        let report = Report::failed(None, Reason::CallFailed { call: Printable::new("inspect"), words });
+        return exit((report.exit(), show::report(&asked, options.json, &report)));
     };
     run(&engines, &change, &select(&options), plan, |told| show.tell(told));
-    let (code, written) = show.end();
-    out::exit(code, written)
+    exit(show.end())
 }
 
 /// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    refuse(&Asked { applet, signal: None, tool: Plain::default() }, json, message.to_owned())
+    refuse(&Asked { applet, signal: None, tool: Printable::default() }, json, message.to_owned())
 }
 
 fn refuse(asked: &Asked, json: bool, message: String) -> ExitCode {
-    let report = Report::failed(None, Failure::Usage(message));
-    out::exit(report.exit(), show::report(asked, json, &report))
+    let report = Report::failed(None, Reason::Usage { message });
+    exit((report.exit(), show::report(asked, json, &report)))
+}
+
+/// The exit code is that of the change, also if it couldn't be written what came of it.
+fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
+    if let Err(e) = written {
+        out::error(&format!("sidecar: cannot write to stdout: {e}; the exit code, {code}, is that of the change"));
+    }
+    ExitCode::from(code)
 }
 
 fn signal(name: &str) -> Result<Signal, String> {
@@ -355,29 +341,31 @@ fn select(options: &Options) -> Select {
     }
 }
 
-fn want(options: &Options, timeout: Duration) -> Result<Want, String> {
+/// What is to be done, and the new content if there is one.
+fn task(options: &Options, timeout: Duration) -> Result<(Task, Vec<u8>), String> {
     let Options { file, dry_run, show_content, force, signal_only, .. } = options;
     let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
+    if *show_content && !dry_run {
+        return no("--show-content needs --dry-run");
+    }
     let Some(file) = file else {
-        return match (dry_run, show_content, force) {
-            (true, ..) => no("--dry-run needs --file"),
-            (_, true, _) => no("--show-content needs --dry-run"),
-            (.., true) => no("--force needs --file"),
-            _ => Ok(if *signal_only { Want::SignalOnly } else { Want::InPlace }),
+        return match (dry_run, force) {
+            (true, _) => no("--dry-run needs --file"),
+            (_, true) => no("--force needs --file"),
+            _ => Ok((if *signal_only { Task::Identify } else { Task::InPlace }, Vec::new())),
         };
     };
     if *signal_only {
-        return no("--signal-only sends a signal and no content: give it or --file");
-    }
-    if *show_content && !dry_run {
-        return no("--show-content needs --dry-run");
+        return no("--signal-only sends a signal and no content: give that or --file");
     }
     let content = match content(file, timeout) {
         Ok(content) => content,
         Err(message) => return no(&format!("--file {file:?}: {message}")),
     };
+    let (bytes, sha256) = (content.len() as u64, protocol::sha256(&content));
     let (show, force) = (*show_content, *force);
-    Ok(if *dry_run { Want::DryRun { content, show } } else { Want::File { content, force } })
+    let task = if *dry_run { Task::DryRun { bytes, sha256, show } } else { Task::File { bytes, sha256, force } };
+    Ok((task, content))
 }
 
 /// Reads the content: no more than its bound, and a pipe that never ends not for ever.

@@ -1,11 +1,11 @@
 //! What only Linux has: the applets that are part of a bundle, or look into it from inside.
 
+#[path = "helper.rs"]
+mod helper;
 #[path = "init.rs"]
 pub mod init;
 #[path = "status.rs"]
 pub mod status;
-#[path = "witness.rs"]
-mod witness;
 
 use crate::Run;
 
@@ -13,4 +13,4 @@ use crate::Run;
 pub const HERE: bool = true;
 pub const INIT: Run = Run::Blocked(init::run);
 pub const STATUS: Run = Run::Plain(status::run);
-pub const WITNESS: Run = Run::Plain(witness::run);
+pub const HELPER: Run = Run::Plain(helper::run);

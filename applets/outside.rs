@@ -15,4 +15,4 @@ pub const STATUS: Run = Run::Plain(|_| {
     );
     ExitCode::from(4)
 });
-pub const WITNESS: Run = Run::Plain(|_| ExitCode::FAILURE);
+pub const HELPER: Run = Run::Plain(|_| ExitCode::FAILURE);

@@ -15,12 +15,13 @@ use nix::unistd::{Pid, read};
 
 use crate::change::command::{self, Ended};
 use crate::change::proof::{self, Finding, Proof, Refusal, Short, Step, Verdict};
+use crate::change::reason::{self, Ended as Why, Outcome, Reason, RecordedOutcome};
 use crate::change::store::{Content, LiveIn, Record, Store};
-use crate::change::transaction::{Action, Ending, Event, Mark, Mode, Transaction, Trouble};
+use crate::change::transaction::{Action, Doing, Ending, Event, Mark, Mode, Transaction, Trouble};
 use crate::change::{clock, diff, lock, log, probe};
 use crate::page;
 use crate::protocol::{
-    self, Answer, Diff, End, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Say, Task, Tell, sha256,
+    self, Answer, End, HelperMessage, HostMessage, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Task, sha256,
 };
 use crate::status::{InitState, Page, Plan};
 use crate::table::Signal;
@@ -60,15 +61,15 @@ fn serve(host: &mut Host, request: &Request) -> bool {
         return answer(asked_after(host, request, &page, timeout));
     }
     let Some(signal) = Signal::from_name(&request.signal) else {
-        return answer(Reply::Refused { why: Refusal::NotWired, target: None });
+        return answer(Reply::Refused { why: refusal(Refusal::NotWired, request, ""), target: None });
     };
     match proof::target(&page, signal) {
         Ok(target) if !answer(Reply::Hello { target: target.clone() }) => return false,
         Ok(_) if request.task == Task::Identify && !request.from_inside => return true,
         Ok(_) if request.task == Task::Identify => {
             return match signal_init(signal) {
-                Ok(()) => tell(&Tell::Sent),
-                Err(why) => tell(&Tell::End(Box::new(refused(why)))),
+                Ok(()) => tell(&HelperMessage::Sent),
+                Err(why) => tell(&HelperMessage::End(Box::new(refused(&why, request, None)))),
             };
         }
         Ok(_) => {}
@@ -80,7 +81,10 @@ fn serve(host: &mut Host, request: &Request) -> bool {
                 return false;
             }
         }
-        Err((why, target)) => return answer(Reply::Refused { why, target }),
+        Err((why, target)) => {
+            let daemon = target.as_ref().map_or("", |target| target.daemon.as_str());
+            return answer(Reply::Refused { why: refusal(why, request, daemon), target });
+        }
     }
     let (mode, content) = match &request.task {
         Task::File { bytes, sha256, .. } => (Mode::File, Some((*bytes, sha256))),
@@ -90,13 +94,13 @@ fn serve(host: &mut Host, request: &Request) -> bool {
     let started = Instant::now();
     let content = match content.map(|(bytes, digest)| host.content(bytes, digest, started + timeout)).transpose() {
         Ok(content) => content,
-        Err(why) => return tell(&Tell::End(Box::new(refused(why)))),
+        Err(why) => return tell(&HelperMessage::End(Box::new(refused(&why, request, None)))),
     };
     let end = match queue(host, request, started + timeout) {
         Ok(_lock) => change(host, request, signal, mode, content, started),
-        Err(why) => refused(why),
+        Err(why) => refused(&why, request, None),
     };
-    tell(&Tell::End(Box::new(end)))
+    tell(&HelperMessage::End(Box::new(end)))
 }
 
 /// What is done under the lock.
@@ -110,26 +114,28 @@ fn change(
 ) -> End {
     let unsettled = settle(host, request);
     // The one before this may have changed what the signal meets.
-    let Ok(page) = page::read() else { return refused(Trouble::Stopping) };
+    let Ok(page) = page::read() else { return refused(&Trouble::Stopping, request, None) };
     let (target, plan) = match proof::target(&page, signal) {
         Ok(target) => match proof::find(&page, target.daemon.as_str()) {
             Some((_, plan)) => (target.clone(), plan.clone()),
-            None => return refused(Trouble::Target { why: Refusal::NotSelected }),
+            None => return refused(&Trouble::Target { why: Refusal::NotSelected }, request, None),
         },
-        Err((why, _)) => return refused(Trouble::Target { why }),
+        Err((why, _)) => return refused(&Trouble::Target { why }, request, None),
     };
     let daemon = target.daemon.as_str().to_owned();
     if let Some((_, back)) = unsettled.into_iter().find(|(name, _)| *name == daemon) {
         // Who applies what lies there, where nothing is kept that could come back, says that it is right.
         if !(mode == Mode::InPlace && back == Trouble::KeptGone) {
-            return refused(Trouble::Unsettled { daemon: Plain::new(&daemon), back: Box::new(back) });
+            let back = Box::new(back);
+            let plan = Some((daemon.as_str(), &plan, None));
+            return refused(&Trouble::Unsettled { daemon: Plain::new(&daemon), back }, request, plan);
         }
     }
     let mut job = Job::new(host, request, &daemon, &plan, signal);
     job.content = content;
     job.end.wait_ms = millis(started);
     let was_dead = target.before.pid.is_none();
-    job.run(Transaction::new(mode, was_dead))
+    job.run(Transaction::new(mode, was_dead)).1
 }
 
 /// Whether the last change of that daemon was interrupted, as far as can be told.
@@ -160,8 +166,8 @@ fn settle(host: &mut Host, request: &Request) -> Vec<(String, Trouble)> {
         // The signal isn't used: the way back takes the restart that is wired.
         let mut job = Job::new(host, request, &daemon.name, plan, Signal::HUP);
         (job.store, job.record) = (Some(store), Some(record));
-        let end = job.run(Transaction::new(Mode::Settle, false));
-        if let Ending::Down { back: back @ (Trouble::KeptGone | Trouble::Io { .. }), .. } = end.ending {
+        let (end, _) = job.run(Transaction::new(Mode::Settle, false));
+        if let Ending::Down { back: back @ (Trouble::KeptGone | Trouble::Io { .. }), .. } = end {
             unsettled.push((daemon.name.clone(), back));
         }
     }
@@ -171,7 +177,7 @@ fn settle(host: &mut Host, request: &Request) -> Vec<(String, Trouble)> {
 fn asked_after(host: &mut Host, request: &Request, page: &Page, timeout: Duration) -> Reply {
     // Where it can't be had, whoever holds it may yet decide: nothing is known.
     let Ok(_lock) = queue(host, request, Instant::now() + timeout) else {
-        return Reply::Settled { outcome: Some(Mark::Interrupted) };
+        return Reply::Recorded { outcome: Some(RecordedOutcome::Interrupted) };
     };
     let _ = settle(host, request);
     let wired = page.status.signals.get(&request.signal);
@@ -183,7 +189,7 @@ fn asked_after(host: &mut Host, request: &Request, page: &Page, timeout: Duratio
         // What was placed can't be told.
         Err(_) => Some(Mark::Interrupted),
     };
-    Reply::Settled { outcome }
+    Reply::Recorded { outcome: outcome.map(recorded) }
 }
 
 /// Waits for the lock, and tells others that it is held.
@@ -246,11 +252,11 @@ impl<'a> Job<'a> {
             at: clock::utc_now(),
             began,
             deadline: began + Duration::from_millis(request.timeout_ms),
-            end: refused(Trouble::Late),
+            end: refused(&Trouble::Late, request, None),
         }
     }
 
-    fn run(mut self, mut transaction: Transaction) -> End {
+    fn run(mut self, mut transaction: Transaction) -> (Ending, End) {
         let mut event = Event::Begin;
         loop {
             let action = transaction.on(event);
@@ -273,11 +279,13 @@ impl<'a> Job<'a> {
                     Ok(Event::Done)
                 }
                 Action::End(ending) => {
-                    self.end.ending = ending;
+                    let pid = self.end.after.and_then(|after| after.pid);
+                    let said = (self.daemon, self.plan, pid);
+                    self.end.ended = ended(&ending, self.request, Some(said));
                     // Who settles another's change did not make it.
                     let by = self.record.as_ref().map_or(&self.request.by, |record| &record.by);
                     log::tell(self.daemon, by, &self.end);
-                    return self.end;
+                    return (ending, self.end);
                 }
             };
             event = done.unwrap_or_else(Event::Failed);
@@ -416,7 +424,7 @@ impl<'a> Job<'a> {
         let page = page::read().map_err(|_| Trouble::Stopping)?;
         let target = proof::target(&page, self.signal).map_err(|(why, _)| Trouble::Target { why })?;
         let mut proof = Proof::new(&page, self.signal, target.clone());
-        if !tell(&Tell::Go { target, grace_ms: self.plan.grace_ms }) {
+        if !tell(&HelperMessage::Go { target, grace_ms: self.plan.grace_ms }) {
             return Ok(Event::Left(Trouble::HostGone));
         }
         self.host.sent = false;
@@ -457,7 +465,7 @@ impl<'a> Job<'a> {
 
     fn offer(&mut self) -> Result<Event, Trouble> {
         self.host.acked = false;
-        if !tell(&Tell::Proven) {
+        if !tell(&HelperMessage::Proven) {
             return Ok(Event::Left(Trouble::HostGone));
         }
         let deadline = self.deadline.max(Instant::now() + TO_ACK);
@@ -575,16 +583,132 @@ fn restart_of(page: &Page, daemon: &str) -> Option<Signal> {
     page.status.signals.iter().find(|(_, wired)| restarts(wired)).and_then(|(name, _)| Signal::from_name(name))
 }
 
-fn refused(why: Trouble) -> End {
+/// Who is spoken of: a daemon, its plan, and its process.
+type About<'a> = Option<(&'a str, &'a Plan, Option<i32>)>;
+
+fn refused(why: &Trouble, request: &Request, about: About<'_>) -> End {
     End {
-        ending: Ending::Refused { why },
+        ended: ended(&Ending::Refused { why: why.clone() }, request, about),
+        recovered: Vec::new(),
+        owner_was: None,
         after: None,
         siblings_moved: None,
         checked: None,
-        diff: None::<Diff>,
+        diff: None,
         wait_ms: 0,
         check_ms: 0,
         back_ms: 0,
+    }
+}
+
+fn recorded(mark: Mark) -> RecordedOutcome {
+    match mark {
+        Mark::Interrupted => RecordedOutcome::Interrupted,
+        Mark::Live => RecordedOutcome::Live,
+        Mark::Delivered => RecordedOutcome::Delivered,
+        Mark::NotProven => RecordedOutcome::NotProven,
+        Mark::RolledBack => RecordedOutcome::RolledBack,
+        Mark::Down => RecordedOutcome::Down,
+    }
+}
+
+fn refusal(why: Refusal, request: &Request, daemon: &str) -> Reason {
+    let (signal, daemon) = (Plain::new(&request.signal), Plain::new(daemon));
+    match why {
+        Refusal::NotWired => Reason::NotWired { signal },
+        Refusal::Stopping => Reason::Stopping,
+        Refusal::NotSelected => Reason::NotSelected { signal, daemon },
+        Refusal::NotRunning => Reason::NotRunning { signal, daemon },
+    }
+}
+
+fn ended(ending: &Ending, request: &Request, about: About<'_>) -> Why {
+    let why = |why: &Trouble| reason(why, request, about);
+    match ending {
+        Ending::Unchanged => Why::well(Outcome::Unchanged),
+        Ending::Checked => Why::well(Outcome::DryRun),
+        Ending::Live { finding: Finding::Delivered } => Why::well(Outcome::Delivered),
+        Ending::Live { .. } => Why::well(Outcome::Live),
+        Ending::Refused { why: trouble } => Why::from(why(trouble)),
+        Ending::NotProven { why: trouble @ Trouble::Unproven { finding: Finding::ReloadRefused { .. } } } => {
+            Why::badly(Outcome::Refused, why(trouble))
+        }
+        Ending::NotProven { why: trouble } => Why::badly(Outcome::NotProven, why(trouble)),
+        Ending::RolledBack { why: trouble } => Why::badly(Outcome::RolledBack, why(trouble)),
+        Ending::Down { why: trouble, back } => Why::down(why(trouble), why(back)),
+    }
+}
+
+fn reason(trouble: &Trouble, request: &Request, about: About<'_>) -> Reason {
+    use reason::{CheckerFault, FileFault, FileStep, Shortfall};
+    let name = about.map_or("the daemon", |(name, ..)| name);
+    let (signal, daemon) = (Plain::new(&request.signal), Plain::new(name));
+    let path = about.and_then(|(_, plan, _)| plan.config.as_ref()).map(|config| config.path.clone());
+    let path = path.unwrap_or_default();
+    let file = |fault| Reason::file(&path, fault);
+    let checker = |fault| Reason::Checker { path: Plain::new(&path.to_string_lossy()), fault };
+    match trouble.clone() {
+        Trouble::Target { why } => refusal(why, request, name),
+        Trouble::Locked { by, since } => Reason::Locked { by, since },
+        Trouble::NoLock { words } => Reason::NoLock { words },
+        Trouble::Unsettled { daemon, back } => {
+            Reason::Unrecovered { daemon, why: Box::new(reason(&back, request, about)) }
+        }
+        Trouble::NoConfig => Reason::NoConfig { daemon },
+        Trouble::NoWayBack => Reason::NoWayBack { daemon },
+        Trouble::MayNotSignal => Reason::MayNotSignal,
+        Trouble::Missing => file(FileFault::Missing),
+        Trouble::Symlink => file(FileFault::Symlink),
+        Trouble::NotAFile => file(FileFault::NotAFile),
+        Trouble::Mounted => file(FileFault::Mounted),
+        Trouble::TooLarge => file(FileFault::TooLarge),
+        Trouble::Owner { uid, gid } => file(FileFault::Owner { uid, gid }),
+        Trouble::Garbled => Reason::Garbled,
+        Trouble::Io { doing, words } => {
+            let step = match doing {
+                Doing::Open => FileStep::Open,
+                Doing::Read => FileStep::Read,
+                Doing::Stage => FileStep::Stage,
+                Doing::Keep => FileStep::Keep,
+                Doing::Note => FileStep::Record,
+                Doing::Place => FileStep::Install,
+                Doing::Restore => FileStep::Restore,
+            };
+            file(FileFault::System { step, words })
+        }
+        Trouble::Checker { code, words } => checker(CheckerFault::Refused { code, words }),
+        Trouble::CheckerHung => checker(CheckerFault::Hung),
+        Trouble::CheckerNotRun { words } => checker(CheckerFault::NotRun { words }),
+        Trouble::Unproven { finding } => {
+            let shortfall = match finding {
+                Finding::ReloadRefused { errno } => Shortfall::ReloadRefused { errno },
+                Finding::Unproven(short) => match short {
+                    Short::Unserved => Shortfall::Unserved,
+                    Short::InitRefused => Shortfall::InitRefused,
+                    Short::InitStopping => return Reason::Stopping,
+                    Short::OldStopping => Shortfall::OldStopping,
+                    Short::Dead { code, signal } => Shortfall::Dead { code, killed_by: signal },
+                    Short::NotExecuted { code } => Shortfall::NotExecuted { code },
+                    Short::NotReady => Shortfall::NotReady,
+                    Short::NotSettled => Shortfall::NotSettled,
+                    Short::Held => Shortfall::Held,
+                    Short::NeverCaught => Shortfall::NeverCaught,
+                    Short::ReloadPending => Shortfall::ReloadPending,
+                    Short::Replaced => Shortfall::Replaced,
+                },
+                Finding::Live | Finding::Delivered => return Reason::Late,
+            };
+            Reason::Unproven { daemon, signal, pid: about.and_then(|(.., pid)| pid), shortfall }
+        }
+        Trouble::HostGone => Reason::HostGone,
+        Trouble::Cancelled => Reason::Cancelled,
+        Trouble::NotSent => Reason::NotSent,
+        Trouble::Late => Reason::Late,
+        Trouble::Stopping => Reason::Stopping,
+        Trouble::Interrupted => Reason::Interrupted,
+        Trouble::KeptGone => file(FileFault::KeptGone),
+        Trouble::RecordGone => file(FileFault::RecordGone),
+        Trouble::Changed => file(FileFault::Changed),
     }
 }
 
@@ -592,7 +716,7 @@ fn answer(reply: Reply) -> bool {
     say(&protocol::line(&Answer { protocol: PROTOCOL, version: Plain::new(protocol::VERSION), reply }))
 }
 
-fn tell(step: &Tell) -> bool {
+fn tell(step: &HelperMessage) -> bool {
     say(&protocol::line(step))
 }
 
@@ -654,10 +778,10 @@ impl Host {
         match self.poll(millis) {
             Err(HungUp) => return Some(Trouble::HostGone),
             Ok(Some(line)) => match serde_json::from_slice(&line) {
-                Ok(Say::Sent) => self.sent = true,
-                Ok(Say::NotSent) => return Some(Trouble::NotSent),
-                Ok(Say::Ack) => self.acked = true,
-                Ok(Say::Cancel) => return Some(Trouble::Cancelled),
+                Ok(HostMessage::Sent) => self.sent = true,
+                Ok(HostMessage::NotSent) => return Some(Trouble::NotSent),
+                Ok(HostMessage::Ack) => self.acked = true,
+                Ok(HostMessage::Cancel) => return Some(Trouble::Cancelled),
                 Err(_) => {}
             },
             Ok(None) => {}

@@ -9,12 +9,14 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::change::proof::{Incarnation, Refusal, Target};
-use crate::change::transaction::{Ending, Mark};
+use crate::change::proof::{Incarnation, Target};
+use crate::change::reason::{Ended, Reason, RecordedOutcome, Recovered};
 use crate::text::Plain;
 
 /// The protocol that this version speaks.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+/// The hidden applet that is the helper. Protocol 3 called it `witness`.
+pub const HELPER: &str = "helper";
 /// The most that one side reads of the other, in bytes, all lines together.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The largest content, in bytes.
@@ -70,14 +72,14 @@ pub enum Task {
         /// With the lines' text.
         show: bool,
     },
-    /// Settle what was interrupted, and say what became of the transaction of that id.
+    /// Recover what was interrupted, and say what became of the change of that id.
     Ask,
 }
 
 /// What the host says after its first line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
-pub enum Say {
+pub enum HostMessage {
     /// docker took the signal, so init has it pending at least.
     Sent,
     /// docker did not, as far as can be told.
@@ -91,7 +93,12 @@ pub enum Say {
 /// What the helper says after its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
-pub enum Tell {
+pub enum HelperMessage {
+    /// An earlier, interrupted change is recovered first: its daemon's grace and the time-out again.
+    Recovering {
+        /// How long that may take.
+        within_ms: u64,
+    },
     /// Send the signal now.
     Go {
         /// What it would act on, as that stands now.
@@ -110,10 +117,16 @@ pub enum Tell {
 /// How it ended, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How.
+    /// How, and why.
     #[serde(flatten)]
-    pub ending: Ending,
-    /// The daemon as it was seen last, where a signal was sent.
+    pub ended: Ended,
+    /// What was recovered first of earlier, interrupted changes.
+    #[serde(default)]
+    pub recovered: Vec<Recovered>,
+    /// The owner that the file had, if it couldn't be kept.
+    #[serde(default)]
+    pub owner_was: Option<(u32, u32)>,
+    /// The daemon as it was seen last, if a signal was sent.
     pub after: Option<Incarnation>,
     /// Other daemons that got another process, or lost theirs, meanwhile.
     pub siblings_moved: Option<Vec<Plain>>,
@@ -122,7 +135,7 @@ pub struct End {
     /// What a dry run found.
     #[serde(default)]
     pub diff: Option<Diff>,
-    /// The wait for another apply, and the settling of what it left.
+    /// The wait for another apply, and the recovery of what it left.
     pub wait_ms: u64,
     /// The check.
     pub check_ms: u64,
@@ -183,14 +196,14 @@ pub enum Reply {
     /// This init, which would do nothing.
     Refused {
         /// Why not.
-        why: Refusal,
+        why: Reason,
         /// What the signal is wired to, where it is.
         target: Option<Target>,
     },
-    /// What became of the transaction that was asked after.
-    Settled {
-        /// `None`: it placed nothing.
-        outcome: Option<Mark>,
+    /// What became of the change that was asked after.
+    Recorded {
+        /// `None`: it put nothing in place.
+        outcome: Option<RecordedOutcome>,
     },
     /// PID 1 is no init of ours.
     NotInit {
@@ -281,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_one_side_says_the_other_hears() {
-        for reply in [hello(), Reply::Refused { why: Refusal::NotWired, target: None }] {
+        for reply in [hello(), Reply::Refused { why: Reason::Stopping, target: None }] {
             let said = line(&Answer { protocol: PROTOCOL, version: Plain::new("1"), reply: reply.clone() });
             assert_eq!(hear(said.as_bytes()), Some(Heard::Reply(reply)));
         }
@@ -307,9 +320,9 @@ mod tests {
 
     #[test]
     fn another_protocol_is_told_by_its_number_alone() {
-        let newer = br#"{"protocol":4,"version":"9\u001b[2J","else":[]}"#;
-        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 4, version: Plain::new("9\x1b[2J") }));
-        assert_eq!(request(newer), Err(Some(4)));
+        let newer = br#"{"protocol":5,"version":"9\u001b[2J","else":[]}"#;
+        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 5, version: Plain::new("9\x1b[2J") }));
+        assert_eq!(request(newer), Err(Some(5)));
         let older = br#"{"protocol":1,"version":"0.9","reply":"protocol"}"#;
         assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Plain::new("0.9") }));
     }
@@ -322,10 +335,10 @@ mod tests {
             b"[]",
             b"{}",
             b"Linux 6.1",
-            br#"{"protocol":3,"version":"1"}"#,
-            br#"{"protocol":3,"version":"1","reply":"hello"}"#,
+            br#"{"protocol":4,"version":"1"}"#,
+            br#"{"protocol":4,"version":"1","reply":"hello"}"#,
             br#"{"protocol":-1,"version":"1","reply":"protocol"}"#,
-            br#"{"protocol":3,"version":"1","reply":"protocol"} trailing"#,
+            br#"{"protocol":4,"version":"1","reply":"protocol"} trailing"#,
         ] {
             assert_eq!(hear(garbage), None, "{}", String::from_utf8_lossy(garbage));
         }

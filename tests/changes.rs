@@ -83,7 +83,7 @@ impl Bundle {
     /// The pids, on the host, of the helpers in it.
     fn helpers(&self) -> Vec<String> {
         let (_, out, _) = said(Command::new("docker").args(["top", &self.container.name, "-eo", "pid,args"]));
-        let rows = out.lines().filter(|row| row.ends_with("/proc/1/exe witness"));
+        let rows = out.lines().filter(|row| row.ends_with("/proc/1/exe helper"));
         rows.filter_map(|row| row.split_whitespace().next().map(str::to_owned)).collect()
     }
 

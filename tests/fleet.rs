@@ -47,7 +47,7 @@ USR1 = { restart = "alpha" }
 /// What a bundle tells of itself: on disk, served, the record, helpers at it, what else lies there. Those who are at it
 /// are looked for first: what is read while one goes on is old by the time that it has ended.
 const LOOK: &str = r#"
-helpers=$(/busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox wc -l)
+helpers=$(/busybox grep -al '^/proc/1/exe.helper' /proc/[0-9]*/cmdline | /busybox wc -l)
 left=$(/busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-)
 /busybox cat /etc/sidecar/pipelock/rules; echo; /busybox cat /tmp/serving; echo
 /busybox sed 's/.*"outcome":"\([a-z-]*\)".*/\1/' /etc/sidecar/pipelock/.rules.sidecar 2> /dev/null || echo none
@@ -648,7 +648,7 @@ fn what_a_config_map_holds_is_proven_where_it_lies_and_cannot_be_replaced_from_o
     let serving = || bundle.try_exec(&["/busybox", "cat", "/tmp/serving"]).1;
     let new = dir.write("new", "new").display().to_string();
     let (code, said) = apply(&["--file", &new]);
-    assert!(code == 1 && said.contains("a symlink is where the file of alpha should be"), "{said}");
+    assert!(code == 1 && said.contains("is a symlink; put a file there"), "{said}");
     assert_eq!(serving(), "old");
 
     config_map(map.path(), "..2", "newer");

@@ -246,11 +246,11 @@ impl Bundle {
         found.file_name().into_string().unwrap()
     }
 
-    fn witnesses(&self) -> Vec<String> {
+    fn helpers(&self) -> Vec<String> {
         let init = fs::read_link(format!("/proc/{}/ns/pid", self.init())).unwrap();
         let all = fs::read_dir("/proc").unwrap().flatten();
         all.filter(|p| fs::read_link(p.path().join("ns/pid")).is_ok_and(|ns| ns == init))
-            .filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|c| c.ends_with(b"witness\0")))
+            .filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|c| c.ends_with(b"helper\0")))
             .map(|p| p.file_name().into_string().unwrap())
             .collect()
     }
@@ -377,7 +377,7 @@ fn where_the_old_content_does_not_come_up_either_a_person_must_act() {
     let bundle =
         Bundle::with(|table| table.replace("rm -f DIR/ready;", "rm -f DIR/ready; test -e DIR/broken && exit 9;"));
     fs::write(bundle.dir.join("broken"), "").unwrap();
-    is(&bundle.allowlist("new", &[]), "down", 5, "NEEDS A PERSON");
+    is(&bundle.allowlist("new", &[]), "down", 5, "manual action needed");
     assert_eq!((bundle.read("conf/rules").as_str(), bundle.record()["outcome"].as_str()), ("old", Some("down")));
     // It was dead before: so it is as it was.
     is(&bundle.allowlist("new", &[]), "rolled-back", 1, "");
@@ -448,13 +448,13 @@ fn the_way_back_is_no_way_back_where_somebody_else_writes_to_the_old_content_mea
 fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
     let bundle = Bundle::start();
     let mut command = Command::new("nsenter");
-    command.args(["-t", &bundle.init(), "-p", "-m", SIDECAR, "witness"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut witness = command.spawn().unwrap();
-    let mut host = witness.stdin.take().unwrap();
-    let mut said = BufReader::new(witness.stdout.take().unwrap()).lines();
+    command.args(["-t", &bundle.init(), "-p", "-m", SIDECAR, "helper"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut helper = command.spawn().unwrap();
+    let mut host = helper.stdin.take().unwrap();
+    let mut said = BufReader::new(helper.stdout.take().unwrap()).lines();
     let sha256 = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
     let task = serde_json::json!({ "task": "file", "bytes": 3, "sha256": sha256, "force": false });
-    let mut request = serde_json::json!({ "protocol": 3, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
+    let mut request = serde_json::json!({ "protocol": 4, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
     (request["task"], request["id"], request["by"]) = (task, "1".into(), "me".into());
     host.write_all(format!("{request}\nnew").as_bytes()).unwrap();
     let mut hear = |words: &str| assert!(said.any(|line| line.unwrap().contains(words)), "not said: {words}");
@@ -468,7 +468,7 @@ fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
     // It may be gone already.
     let _ = host.write_all(b"{\"say\":\"ack\"}\n");
     hear("rolled-back");
-    witness.wait().unwrap();
+    helper.wait().unwrap();
     bundle.serves("old");
 }
 
@@ -613,7 +613,7 @@ fn after_a_host_is_killed_the_bundle_settles_by_itself() {
     bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
     host.kill().unwrap();
     host.wait().unwrap();
-    bundle.wait_until("settled", || bundle.witnesses().is_empty());
+    bundle.wait_until("settled", || bundle.helpers().is_empty());
     bundle.serves("old");
     assert_eq!(bundle.record()["outcome"], "rolled-back");
 }
@@ -650,7 +650,7 @@ fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
         std::thread::sleep(Duration::from_millis(100));
     }
     is(&ended(host), "unsettled", 5, "settles it by itself");
-    bundle.wait_until("settled", || bundle.witnesses().is_empty());
+    bundle.wait_until("settled", || bundle.helpers().is_empty());
     bundle.serves("stubborn");
 }
 
@@ -659,7 +659,7 @@ fn where_the_helper_is_killed_the_host_asks_once_more_and_that_settles_it() {
     let bundle = Bundle::start();
     let host = bundle.begin("unready", &["--timeout=3s"]);
     bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
     bundle.serves("old");
 }
@@ -671,7 +671,7 @@ fn where_docker_fails_and_the_helper_is_gone_too_the_bundle_is_asked_what_became
     let mut host = command.env("KILL_TAKES", "1").env("KILL_FAILS", "Container b1 is paused").spawn().unwrap();
     host.stdin.take().unwrap().write_all(b"new").unwrap();
     bundle.wait_until("placed", || bundle.read("conf/rules") == "new");
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
     bundle.serves("old");
 }
@@ -682,7 +682,7 @@ fn where_the_connection_broke_and_the_record_can_not_be_read_a_person_must_look(
     let host = bundle.begin("unready", &["--timeout=3s"]);
     bundle.wait_until("served", || bundle.read("serving") == "unready");
     fs::write(bundle.dir.join("conf/.rules.sidecar"), "garbage").unwrap();
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     is(&ended(host), "unsettled", 5, "can't be told");
     assert_eq!(bundle.read("conf/.sidecar-old.rules"), "old");
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "unreadable");
@@ -715,8 +715,8 @@ fn interrupted(bundle: &Bundle) {
     bundle.wait_until("served", || bundle.read("serving") == "unready");
     // Stopped first, so that it can't ask once more.
     signal(&host, "STOP");
-    kill_all(&bundle.witnesses());
-    bundle.wait_until("nobody is at it", || bundle.witnesses().is_empty());
+    kill_all(&bundle.helpers());
+    bundle.wait_until("nobody is at it", || bundle.helpers().is_empty());
     host.kill().unwrap();
     host.wait().unwrap();
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "interrupted");
@@ -816,7 +816,7 @@ fn a_forward_whose_daemon_died_of_what_was_interrupted_settles_that_first() {
     host.stdin.take().unwrap().write_all(b"x").unwrap();
     bundle.wait_until("placed", || bundle.read("beta/routes") == "x");
     signal(&host, "STOP");
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     // The stand-in that waits before its signal too.
     kill_all(&[format!("-{}", host.id())]);
     host.wait().unwrap();
@@ -870,7 +870,7 @@ fn random_kills(victim: fn(&Bundle, &mut Child)) {
         std::thread::sleep(Duration::from_micros(micros % 450_000));
         victim(&bundle, &mut host);
         let output = host.wait_with_output().unwrap();
-        bundle.wait_until("settled", || bundle.witnesses().is_empty());
+        bundle.wait_until("settled", || bundle.helpers().is_empty());
         if bundle.record()["outcome"] == "interrupted" {
             // Both were killed; the next one settles it. Here it only looks.
             bundle.allowlist("x", &["--dry-run"]);
@@ -900,14 +900,14 @@ fn a_host_that_is_killed_at_any_moment_leaves_the_old_or_the_new() {
 
 #[test]
 fn a_helper_that_is_killed_at_any_moment_leaves_the_old_or_the_new_and_the_host_says_which() {
-    random_kills(|bundle, _| kill_all(&bundle.witnesses()));
+    random_kills(|bundle, _| kill_all(&bundle.helpers()));
 }
 
 #[test]
 fn a_host_and_a_helper_that_are_killed_at_any_moment_leave_what_the_next_one_settles() {
     random_kills(|bundle, host| {
         host.kill().unwrap();
-        kill_all(&bundle.witnesses());
+        kill_all(&bundle.helpers());
     });
 }
 

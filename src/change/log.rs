@@ -4,8 +4,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use crate::change::proof::Finding;
-use crate::change::transaction::Ending;
+use crate::change::reason::Outcome;
 use crate::page;
 use crate::protocol::End;
 use crate::text::Plain;
@@ -22,15 +21,15 @@ const A_MOMENT: Duration = Duration::from_secs(1);
 /// Has init write it, in its own form and between the lines of the daemons. An init that doesn't take it in time, or
 /// is at its end, writes none.
 pub fn tell(daemon: &str, by: &Plain, end: &End) {
-    let outcome = match &end.ending {
-        Ending::Unchanged => "unchanged",
+    let outcome = match end.ended.outcome {
+        Outcome::Unchanged => "unchanged",
+        Outcome::Delivered => "delivered",
+        Outcome::Live => "live",
+        Outcome::NotProven => "not proven",
+        Outcome::RolledBack => "rolled back",
+        Outcome::Down => "DOWN",
         // Nothing came of it, and the caller knows.
-        Ending::Checked | Ending::Refused { .. } => return,
-        Ending::Live { finding: Finding::Delivered } => "delivered",
-        Ending::Live { .. } => "live",
-        Ending::NotProven { .. } => "not proven",
-        Ending::RolledBack { .. } => "rolled back",
-        Ending::Down { .. } => "DOWN",
+        _ => return,
     };
     let is_good = matches!(outcome, "live" | "delivered" | "unchanged");
     let warning = if is_good { String::new() } else { format!("{WARNING}=1\n") };

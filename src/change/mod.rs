@@ -5,6 +5,7 @@
 //! has it.
 
 pub mod proof;
+pub mod reason;
 pub mod transaction;
 
 #[cfg(target_os = "linux")]

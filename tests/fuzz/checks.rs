@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 
 use sidecar::change::proof::{Proof, target};
 use sidecar::change::store::Record;
-use sidecar::host::engine::Place;
+use sidecar::host::engine::BundleRef;
 use sidecar::host::identify::identify;
 use sidecar::init::relay::{LINE_MAX, Sink, Stream};
 use sidecar::page;
-use sidecar::protocol::{self, Heard, Reply, Request, Say, Tell};
+use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request};
 use sidecar::status::Page;
 use sidecar::supervisor::select;
 use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Ready, Signal, Table};
@@ -82,13 +82,13 @@ pub fn status(data: &[u8]) {
                 let again = protocol::line(&request);
                 assert_eq!(serde_json::from_str::<Request>(&again).ok(), Some(request));
             }
-            let _ = serde_json::from_slice::<Say>(text);
+            let _ = serde_json::from_slice::<HostMessage>(text);
         }
         3 => {
-            if let Ok(tell) = serde_json::from_slice::<Tell>(text) {
+            if let Ok(tell) = serde_json::from_slice::<HelperMessage>(text) {
                 let again = protocol::line(&tell);
                 assert!(again.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n')), "{again:?}");
-                assert_eq!(serde_json::from_str::<Tell>(&again).ok(), Some(tell));
+                assert_eq!(serde_json::from_str::<HelperMessage>(&again).ok(), Some(tell));
             }
         }
         4 => {
@@ -97,8 +97,9 @@ pub fn status(data: &[u8]) {
             let found = identify(&names, stdout, stderr);
             assert!(found.len() <= names.len() && !found.is_empty());
             for found in found {
-                let is_id = |place| matches!(place, Place::Container(id) if id.bytes().all(|b| b.is_ascii_hexdigit()));
-                assert!(found.place.is_err() || found.place.is_ok_and(is_id));
+                let is_id =
+                    |place| matches!(place, BundleRef::Container(id) if id.bytes().all(|b| b.is_ascii_hexdigit()));
+                assert!(found.bundle.is_err() || found.bundle.is_ok_and(is_id));
             }
         }
         _ => {
