@@ -21,7 +21,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::change::store;
 use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
-use crate::supervisor::{Core, Disposition, End, Event, Level, Moment, Sent, System, select};
+use crate::supervisor::{Disposition, End, Ended, Event, Level, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
 
 use crate::launch::{Environment, Program, Stdio};
@@ -79,7 +79,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         return Ok(0);
     }
     shell.select(&table, &selection.selected);
-    let core = Core::new(&table, &selection.selected);
+    let core = Supervisor::new(&table, &selection.selected);
     drop(table);
     Ok(shell.supervise(core))
 }
@@ -116,6 +116,8 @@ struct Shell {
     next_number: u64,
     /// How many children this round has taken in.
     taken_in: usize,
+    /// What is to be told of the execs of those that were started.
+    executed: Vec<Event>,
     buffer: Vec<u8>,
     is_pid_1: bool,
 }
@@ -168,6 +170,7 @@ impl Shell {
             watch,
             next_number: STREAMS,
             taken_in: 0,
+            executed: Vec::new(),
             buffer: vec![0; BUFFER],
             is_pid_1,
         })
@@ -211,7 +214,7 @@ impl Shell {
         self.programs.shrink_to_fit();
     }
 
-    fn supervise(&mut self, mut core: Core) -> i32 {
+    fn supervise(&mut self, mut core: Supervisor) -> i32 {
         // Before any daemon's pipe could get the page's descriptor number.
         self.publish(&core);
         // What was pending before the first start comes first; what comes from here on is served after it.
@@ -235,8 +238,8 @@ impl Shell {
     }
 
     /// Waits for something to happen, moves what daemons wrote, and returns the rest.
-    fn wait(&mut self, core: &Core) -> Vec<Event> {
-        let next = if self.taken_in < ROUND { core.next() } else { Some(Moment::ZERO) };
+    fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
+        let next = if self.taken_in < ROUND && self.executed.is_empty() { core.next() } else { Some(Moment::ZERO) };
         let mut longest = next.map(|at| at.saturating_sub(now()));
         let mut refused = false;
         if let Some(socket) = self.notify.as_mut().filter(|socket| !socket.is_watched) {
@@ -274,14 +277,15 @@ impl Shell {
         self.streams.retain(|s| !s.ended);
         let notify = self.notify.as_ref().filter(|_| notified);
         let messages = std::iter::from_fn(|| notify?.take()).take(ROUND);
-        let mut events: Vec<Event> = messages.filter_map(|message| message.event_or_log()).collect();
+        let messages = messages.filter_map(|message| message.event_or_log());
+        let mut events: Vec<Event> = self.executed.drain(..).chain(messages).collect();
         if signalled {
             events.extend(self.gather_signals());
         }
         events
     }
 
-    fn may_read(&self, index: usize, core: &Core) -> bool {
+    fn may_read(&self, index: usize, core: &Supervisor) -> bool {
         self.streams.get(index).is_some_and(|s| core.is_being_ended(s.daemon) || self.has_room(s))
     }
 
@@ -326,7 +330,7 @@ impl Shell {
         self.streams.retain(|s| !s.ended);
     }
 
-    fn publish(&mut self, core: &Core) {
+    fn publish(&mut self, core: &Supervisor) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
@@ -457,6 +461,7 @@ impl System for Shell {
                     self.streams.push(Stream::new(fd, &spec.name, daemon, generation, sink, number));
                 }
                 self.next_number += 2;
+                self.executed.push(Event::Executed { daemon, pid: started.pid });
                 Event::Started { daemon, pid: started.pid }
             }
             Err(e) => Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
@@ -476,7 +481,25 @@ impl System for Shell {
         }
     }
 
-    fn ended(&mut self) -> Option<(i32, End)> {
+    fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event> {
+        let told = Event::Executed { daemon, pid };
+        let at = self.executed.iter().position(|event| *event == told)?;
+        Some(self.executed.remove(at))
+    }
+
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
+        if session(pid) == Some(sid) {
+            let _ = signals::kill(pid, signal);
+        }
+    }
+
+    fn members(&mut self, sid: i32) -> Vec<i32> {
+        let Ok(all) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| *pid != sid && session(*pid) == Some(sid) && lives(*pid)).collect()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
         if !self.signals.a_child_ended || self.taken_in == ROUND {
             return None;
         }
@@ -489,7 +512,8 @@ impl System for Shell {
             return None;
         };
         self.taken_in += 1;
-        Some(ended)
+        let (pid, end) = ended;
+        Some(Ended { pid, end, oom_kills: 0 })
     }
 
     fn reap(&mut self, pid: i32) {
@@ -503,14 +527,26 @@ impl System for Shell {
 
     fn tell(&mut self, level: Level, text: String) {
         match level {
+            Level::Debug => tracing::debug!("{text}"),
             Level::Info => tracing::info!("{text}"),
             Level::Warn => tracing::warn!("{text}"),
         }
     }
 
-    fn changed(&mut self, _: &Core) {
+    fn changed(&mut self, _: &Supervisor) {
         self.changed = true;
     }
+}
+
+/// The session of a process.
+fn session(pid: i32) -> Option<i32> {
+    nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid))).ok().map(nix::unistd::Pid::as_raw)
+}
+
+/// Whether a process is no zombie.
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// A child that has ended, if there is one; it isn't reaped.

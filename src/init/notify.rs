@@ -220,6 +220,7 @@ impl Message {
             ready: self.value("READY") == Some("1"),
             reloading: (self.value("RELOADING") == Some("1")).then_some(usec).flatten(),
             errno: self.value("ERRNO").and_then(|v| v.parse().ok()).unwrap_or(0),
+            session: super::session(self.pid),
         })
     }
 
