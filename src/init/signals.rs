@@ -68,26 +68,17 @@ impl Signals {
         (1..=LAST).for_each(|number| set_disposition(number, libc::SIG_DFL));
         if is_pid_1 {
             // A signal at its default that PID 1 doesn't block never gets through, and nobody can fill a queue with it.
-            for number in (RTMIN..=LAST).filter(|number| !wanted.contains(number)) {
+            let unwanted: Vec<i32> = (RTMIN..=LAST).filter(|number| !wanted.contains(number)).collect();
+            for number in &unwanted {
                 // To ignore it drops what is pending already: sigaction(2).
-                set_disposition(number, libc::SIG_IGN);
-                set_disposition(number, libc::SIG_DFL);
-                let mut one = SigSet::empty().into();
-                // SAFETY: `one` was initialised, and the number is a signal's.
-                unsafe { libc::sigaddset(&raw mut one, number) };
-                // SAFETY: sigprocmask(2) reads a set that was initialised.
-                unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const one, std::ptr::null_mut()) };
+                set_disposition(*number, libc::SIG_IGN);
+                set_disposition(*number, libc::SIG_DFL);
             }
+            let unwanted = set_of(&unwanted);
+            // SAFETY: sigprocmask(2) reads a set that was initialised.
+            unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
-        let set = |numbers: &[i32]| {
-            let mut set: libc::sigset_t = SigSet::empty().into();
-            for number in numbers {
-                // SAFETY: the set was initialised, and the number is a signal's.
-                unsafe { libc::sigaddset(&raw mut set, *number) };
-            }
-            set
-        };
-        let (all, stops) = (set(&wanted), set(&STOPS));
+        let (all, stops) = (set_of(&wanted), set_of(&STOPS));
         // SAFETY: signalfd(2) reads a set that was initialised. nix's own takes no real-time signals.
         let fd = Errno::result(unsafe { libc::signalfd(-1, &raw const all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: it was made above, and nobody else knows of it.
@@ -139,6 +130,15 @@ impl Signals {
         }
         others
     }
+}
+
+fn set_of(numbers: &[i32]) -> libc::sigset_t {
+    let mut set = *SigSet::empty().as_ref();
+    for number in numbers {
+        // SAFETY: the set was initialised, and the number is a signal's. nix's own takes no real-time signals.
+        unsafe { libc::sigaddset(&raw mut set, *number) };
+    }
+    set
 }
 
 /// Takes one pending signal of a set, the one with the lowest number: sigtimedwait(2).
