@@ -170,7 +170,7 @@ pub fn undone(page: &Page, daemon: &str, after: Option<Incarnation>) -> Option<F
     let runs = now.state == DaemonState::Running && after == Some(incarnation(now));
     let short = match now.state {
         DaemonState::Exited | DaemonState::Failed => ended(now),
-        DaemonState::Running | DaemonState::Stopping => Short::Replaced,
+        DaemonState::Starting | DaemonState::Running | DaemonState::Stopping => Short::Replaced,
     };
     (!runs).then_some(Finding::Unproven(short))
 }
@@ -268,7 +268,7 @@ impl Proof {
         match daemon.state {
             DaemonState::Running => Judged::UpIs(Finding::Live),
             // It may be the group of a process that died, or a further restart: either comes to an end.
-            DaemonState::Stopping => Judged::NotYet(Short::OldStopping),
+            DaemonState::Stopping | DaemonState::Starting => Judged::NotYet(Short::OldStopping),
             DaemonState::Exited | DaemonState::Failed => Judged::Final(Finding::Unproven(ended(daemon))),
         }
     }

@@ -461,6 +461,18 @@ pub fn settle_before_start(path: &Path) -> Option<Result<String, String>> {
     Some(Ok(said))
 }
 
+/// The record of the last change of the file at `path`, and what an interrupted change leaves beside it.
+#[must_use]
+pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 2]) {
+    let beside = |before: &str, after: &str| {
+        let mut name = OsString::from(before);
+        name.push(path.file_name().unwrap_or_default());
+        name.push(after);
+        path.with_file_name(name)
+    };
+    (beside(".", ".sidecar"), [beside(".sidecar-new.", ""), beside(".sidecar-old.", "")])
+}
+
 fn trouble(doing: Doing, e: &io::Error) -> Trouble {
     Trouble::Io { doing, words: Plain::new(&e.to_string()) }
 }

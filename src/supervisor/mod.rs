@@ -16,7 +16,7 @@ mod selection;
 
 use std::time::Duration;
 
-pub use driver::{Sent, System};
+pub use driver::{Ended, Sent, System};
 pub use selection::{Selection, select};
 
 use crate::status::{DaemonState, InitState, Last, LastExit, Outcome};
@@ -72,14 +72,33 @@ pub enum Event {
     Stop,
     /// A wired signal, or one that could be wired.
     Signal(Signal),
-    /// A start succeeded.
+    /// The fork of a start worked. What became of the exec comes as [`Event::Executed`] or [`Event::NotExecuted`].
     Started {
         /// Which daemon.
         daemon: usize,
-        /// Its process, which leads a process group of its own.
+        /// Its process, which leads a session and a process group of its own.
         pid: i32,
     },
-    /// A start failed.
+    /// The close-on-exec pipe of a start was closed without a word: the command runs. (Or the child was killed before
+    /// its exec, which looks the same; its end follows.)
+    Executed {
+        /// Which daemon.
+        daemon: usize,
+        /// Its process.
+        pid: i32,
+    },
+    /// The child of a start couldn't execute the command. It exits at once; its end follows.
+    NotExecuted {
+        /// Which daemon.
+        daemon: usize,
+        /// Its process.
+        pid: i32,
+        /// 127 (not found) or 126 (anything else).
+        code: i32,
+        /// Why, for the log.
+        why: String,
+    },
+    /// A start failed before there was a child.
     StartFailed {
         /// Which daemon.
         daemon: usize,
@@ -94,6 +113,8 @@ pub enum Event {
         pid: i32,
         /// How it ended.
         end: End,
+        /// How many OOM kills the memory cgroup has counted since init last looked. It looks if the end is signal 9.
+        oom_kills: u64,
     },
     /// The answer to an [`Action::Kill`] that the kernel refused.
     NotSent {
@@ -102,12 +123,14 @@ pub enum Event {
         /// The signal's number.
         signal: i32,
     },
-    /// The answer to [`Action::LookAtGroup`].
-    Group {
+    /// The answer to [`Action::LookAtMembers`].
+    Members {
         /// Which daemon.
         daemon: usize,
-        /// Whether the old process group has no member left.
-        empty: bool,
+        /// The session: the pid of the process that led it.
+        sid: i32,
+        /// Its living processes (a zombie doesn't live), without its leader.
+        pids: Vec<i32>,
     },
     /// The answer to [`Action::LookAtMask`].
     Mask {
@@ -128,16 +151,20 @@ pub enum Event {
         ready: bool,
         /// `RELOADING=1` with `MONOTONIC_USEC=`, in microseconds.
         reloading: Option<u64>,
-        /// `ERRNO=`, 0 where there is none.
+        /// `ERRNO=`, 0 if there is none.
         errno: i32,
+        /// The sender's session (getsid(2)) at the receipt; `None` if the sender is gone already.
+        session: Option<i32>,
     },
-    /// A moment that [`Core::next`] named has come.
+    /// A moment that [`Supervisor::next`] named has come.
     Time,
 }
 
 /// How loud a line of init's log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
+    /// Of interest only to somebody who looks for something.
+    Debug,
     /// Everyday.
     Info,
     /// Something was not as asked for.
@@ -161,12 +188,21 @@ pub enum Action {
     KillGroup(i32),
     /// Reap a child that has ended.
     Reap(i32),
-    /// Tell whether a process group is empty; answered by [`Event::Group`].
-    LookAtGroup {
+    /// Send a signal to a process if it still belongs to this session.
+    KillMember {
+        /// The session.
+        sid: i32,
+        /// The process.
+        pid: i32,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Tell which processes of a session are left; answered by [`Event::Members`].
+    LookAtMembers {
         /// For which daemon.
         daemon: usize,
-        /// The group.
-        pgid: i32,
+        /// The session.
+        sid: i32,
     },
     /// Tell what a process would do with a signal; answered by [`Event::Mask`].
     LookAtMask {
@@ -255,7 +291,7 @@ pub struct View {
 
 /// The core: one for each run of init.
 #[derive(Debug)]
-pub struct Core {
+pub struct Supervisor {
     daemons: Vec<Daemon>,
     wires: Vec<Wire>,
     stopping: bool,
@@ -263,7 +299,7 @@ pub struct Core {
     ended: bool,
 }
 
-impl Core {
+impl Supervisor {
     /// A core for the selected daemons of a table, given as indices in table order.
     #[must_use]
     pub fn new(table: &Table, selected: &[usize]) -> Self {
@@ -305,13 +341,15 @@ impl Core {
             Event::Signal(signal) => self.signal(now, signal, &mut out),
             Event::Started { daemon, pid } => self.started(now, daemon, pid, &mut out),
             Event::StartFailed { daemon, code, why } => self.start_failed(now, daemon, code, &why, &mut out),
-            Event::Ended { pid, end } => self.process_ended(now, pid, end, &mut out),
+            // Until the supervisor knows of them: a child that couldn't execute its command ends as any other.
+            Event::Executed { .. } | Event::NotExecuted { .. } => {}
+            Event::Ended { pid, end, oom_kills: _ } => self.process_ended(now, pid, end, &mut out),
             Event::NotSent { pid, signal } => self.not_sent(now, pid, signal, &mut out),
-            Event::Group { daemon, empty } => self.group(now, daemon, empty, &mut out),
+            Event::Members { daemon, sid: _, pids } => self.group(now, daemon, pids.is_empty(), &mut out),
             Event::Mask { daemon, pid, signal, disposition } => {
                 self.mask(now, daemon, pid, signal, disposition, &mut out);
             }
-            Event::Notify { pid, ready, reloading, errno } => self.notify(pid, ready, reloading, errno),
+            Event::Notify { pid, ready, reloading, errno, session: _ } => self.notify(pid, ready, reloading, errno),
             Event::Time => self.time(now, &mut out),
         }
         self.end(&mut out);
@@ -531,7 +569,7 @@ impl Core {
             State::Exited | State::Failed => match d.swept {
                 Some((pgid, until)) => {
                     d.state = State::Clearing { pgid, until, look: now };
-                    out.push(Action::LookAtGroup { daemon: index, pgid });
+                    out.push(Action::LookAtMembers { daemon: index, sid: pgid });
                 }
                 None => self.start(index, out),
             },
@@ -659,7 +697,7 @@ impl Core {
             // It may have been the last of a group that a replacement waits for.
             for (daemon, d) in self.daemons.iter().enumerate() {
                 if let State::Clearing { pgid, .. } = d.state {
-                    out.push(Action::LookAtGroup { daemon, pgid });
+                    out.push(Action::LookAtMembers { daemon, sid: pgid });
                 }
             }
             return;
@@ -696,7 +734,7 @@ impl Core {
         d.swept = Some((pid, now + CLEARING));
         if replace {
             d.state = State::Clearing { pgid: pid, until: now + CLEARING, look: now };
-            out.push(Action::LookAtGroup { daemon: index, pgid: pid });
+            out.push(Action::LookAtMembers { daemon: index, sid: pid });
         } else {
             d.state = State::Exited;
         }
@@ -747,7 +785,7 @@ impl Core {
                 }
                 // The answer to a look says when the next one is due.
                 State::Clearing { pgid, look, .. } if *look <= now => {
-                    out.push(Action::LookAtGroup { daemon: index, pgid: *pgid });
+                    out.push(Action::LookAtMembers { daemon: index, sid: *pgid });
                 }
                 State::Running { pid, .. } => {
                     for held in d.held.iter().filter(|h| h.look <= now) {

@@ -131,10 +131,10 @@ struct Fault {
 }
 
 /// strace(1) on a process that runs already.
-struct Strace(Child);
+pub struct Strace(Child);
 
 impl Strace {
-    fn attach(bundle: &Bundle, arguments: &[String]) -> Self {
+    pub fn attach(bundle: &Bundle, arguments: &[String]) -> Self {
         let pid = bundle.pid();
         let mut command = Command::new("strace");
         command.args(["-p", &pid.to_string(), "-o"]).arg(bundle.dir.join("trace")).args(arguments);
@@ -149,7 +149,7 @@ impl Strace {
     }
 
     /// Lets go of it.
-    fn detach(mut self) {
+    pub fn detach(mut self) {
         // SAFETY: kill(2) has no memory effects; strace is not reaped yet.
         unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGINT) };
         self.0.wait().unwrap();

@@ -119,7 +119,7 @@ fn a_command_that_is_not_found_counts_as_127_and_one_that_may_not_run_as_126_wit
         let mut bundle = Bundle::start(&format!("[[daemon]]\nname = \"alpha\"\ncommand = [\"{command}\"]\n"));
         assert_eq!(bundle.exit_code(), code, "{command}");
         let log = bundle.read("err");
-        assert!(log.contains(&format!("cannot start alpha: cannot execute {command}: ")), "{log}");
+        assert!(log.contains(&format!("cannot start alpha: cannot execute {command:?}: ")), "{log}");
     }
     // A script without a first line that says by what: ENOEXEC, for which glibc's execvp asks a shell.
     let bundle = Bundle::start(

@@ -3,7 +3,7 @@
 //! Nothing here looks at how the core decides: what is true is worked out again, from requests served and calls made.
 
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome};
-use sidecar::supervisor::{Core, Event};
+use sidecar::supervisor::{Event, Supervisor};
 use sidecar::table::{Action, Table};
 
 use crate::kernel::{CONT, End, KILL, Kernel, Life, Millis, TERM, Uid, bit};
@@ -278,7 +278,7 @@ impl Judge {
                 let Some(at) = self.table.wiring.iter().position(|w| w.signal == *signal) else { return };
                 self.signal(at, now);
             }
-            Event::Notify { pid, ready, reloading, errno } => {
+            Event::Notify { pid, ready, reloading, errno, .. } => {
                 let from = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == *pid && !p.is_being_ended());
                 let Some(at) = self.slots.iter().position(from) else { return };
                 let slot = &mut self.slots[at];
@@ -649,7 +649,7 @@ impl Judge {
     }
 
     /// After every event: what status shows is what is.
-    pub fn compare(&mut self, core: &Core, now: Millis) {
+    pub fn compare(&mut self, core: &Supervisor, now: Millis) {
         if self.owes_refusal {
             broken!(self, "what is refused is logged", "it was not");
         }
@@ -736,7 +736,7 @@ impl Judge {
     }
 
     /// init waits: everything that was to be done at this moment is done.
-    pub fn rest(&mut self, kernel: &Kernel, core: &Core) {
+    pub fn rest(&mut self, kernel: &Kernel, core: &Supervisor) {
         let now = kernel.now;
         let is_left = |p: &&crate::kernel::Process| p.parent == 0 && matches!(p.life, Life::Zombie(_));
         if let Some(zombie) = kernel.processes.iter().find(is_left) {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome, PAGE_FD, Page};
-use sidecar::supervisor::{Core, Event};
+use sidecar::supervisor::{Event, Supervisor};
 use sidecar::table::Table;
 
 use crate::judge::MARKS;
@@ -44,7 +44,7 @@ type Shown = (InitState, Vec<(DaemonState, u64, u64, Option<LastExit>)>, Vec<Opt
 /// What status shows after init's start and after each step with its consequences, and the code that init exits with.
 fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>, Option<i32>) {
     let mut world = World::new(schedule, table, None, [0; MARKS]);
-    let mut core = Core::new(table, &schedule.selected);
+    let mut core = Supervisor::new(table, &schedule.selected);
     world.take(&mut core, vec![Event::Begin]);
     world.wait(&mut core, consequences, true);
     let mut shown = vec![shown(&core, table)];
@@ -61,7 +61,7 @@ fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>
     (shown, world.judge.exited)
 }
 
-fn shown(core: &Core, table: &Table) -> Shown {
+fn shown(core: &Supervisor, table: &Table) -> Shown {
     let daemon = |i: usize| core.view(i).map(|v| (v.state, v.generation, v.restarts, v.last_exit));
     let daemons = (0..table.daemons.len()).map_while(daemon).collect();
     let signals = (0..table.wiring.len()).map(|i| core.last(i).map(|l| (l.seq, l.outcome))).collect();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use sidecar::supervisor::{Core, Disposition, Event, Level, Sent, System};
+use sidecar::supervisor::{Disposition, Ended, Event, Level, Sent, Supervisor, System};
 use sidecar::table::{Signal, Table};
 
 use crate::bugs::{Bug, Planted};
@@ -93,7 +93,7 @@ impl World {
     }
 
     fn run(&mut self, table: &Table) {
-        let mut core = Core::new(table, &self.schedule.selected);
+        let mut core = Supervisor::new(table, &self.schedule.selected);
         let steps = std::mem::take(&mut self.schedule.steps);
         let (before, after): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|s| s.when == When::Before);
         for step in before {
@@ -133,7 +133,7 @@ impl World {
     }
 
     /// Nothing disturbs any more: init must end.
-    fn come_to_rest(&mut self, core: &mut Core) {
+    fn come_to_rest(&mut self, core: &mut Supervisor) {
         for (_, what) in std::mem::take(&mut self.within) {
             self.happen(what);
         }
@@ -160,13 +160,13 @@ impl World {
         }
     }
 
-    fn due(&self, core: &Core) -> Option<Millis> {
+    fn due(&self, core: &Supervisor) -> Option<Millis> {
         let core = core.next().map(|at| u64::try_from(at.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
         core.into_iter().chain(self.planted.next()).min()
     }
 
     /// The clock goes on; init wakes when it is due, unless it doesn't get to run.
-    pub fn wait(&mut self, core: &mut Core, millis: Millis, is_served: bool) {
+    pub fn wait(&mut self, core: &mut Supervisor, millis: Millis, is_served: bool) {
         let until = self.kernel.now + millis;
         while !self.is_over() {
             let next = [self.kernel.next(), self.due(core).filter(|_| is_served)].into_iter().flatten().min();
@@ -187,7 +187,7 @@ impl World {
     }
 
     /// init works for as long as there is work, as the shell's poll loop does.
-    pub fn work(&mut self, core: &mut Core) {
+    pub fn work(&mut self, core: &mut Supervisor) {
         for round in 0.. {
             if self.is_over() {
                 return;
@@ -217,7 +217,7 @@ impl World {
         std::mem::take(&mut self.kernel.signals).into_iter().filter_map(event).collect()
     }
 
-    pub fn take(&mut self, core: &mut Core, events: Vec<Event>) {
+    pub fn take(&mut self, core: &mut Supervisor, events: Vec<Event>) {
         if self.planted.waits_in_place(&events) {
             return self.take_and_wait_in_place(core, events);
         }
@@ -230,7 +230,7 @@ impl World {
     }
 
     /// A bug that a real init shipped: a restart that is not over until the old process has ended.
-    fn take_and_wait_in_place(&mut self, core: &mut Core, events: Vec<Event>) {
+    fn take_and_wait_in_place(&mut self, core: &mut Supervisor, events: Vec<Event>) {
         for event in events {
             let wire = match &event {
                 Event::Signal(signal) => self.planted.wire(*signal),
@@ -309,7 +309,8 @@ impl World {
                     Note::Reloading => (false, Some(micros), 0),
                     Note::Refused => (true, None, 22),
                 };
-                self.notes.push(Event::Notify { pid: sender.pid, ready, reloading, errno });
+                let session = Some(sender.sid);
+                self.notes.push(Event::Notify { pid: sender.pid, ready, reloading, errno, session });
             }
             What::Read => {
                 self.judge.mark(Mark::PageRead);
@@ -391,7 +392,23 @@ impl System for World {
         if found { Sent::Yes } else { Sent::Gone }
     }
 
-    fn ended(&mut self) -> Option<(i32, End)> {
+    fn exec_outcome(&mut self, _: usize, _: i32) -> Option<Event> {
+        None
+    }
+
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
+        let process = self.kernel.by_pid(pid).and_then(|i| self.kernel.processes.get(i));
+        if process.is_some_and(|p| p.sid == sid) {
+            self.kill(pid, signal);
+        }
+    }
+
+    fn members(&mut self, sid: i32) -> Vec<i32> {
+        let left = self.kernel.processes.iter().filter(|p| p.pgid == sid && p.pid != sid);
+        left.map(|p| p.pid).collect()
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
         self.enter();
         if !self.planted.waits() {
             return None;
@@ -405,7 +422,7 @@ impl System for World {
         if let Some((pid, end)) = end {
             trace!(self, "init: pid {pid} has ended, {end:?}");
         }
-        end
+        end.map(|(pid, end)| Ended { pid, end, oom_kills: 0 })
     }
 
     fn reap(&mut self, pid: i32) {
@@ -455,7 +472,7 @@ impl System for World {
         trace!(self, "init says: {text}");
     }
 
-    fn changed(&mut self, core: &Core) {
+    fn changed(&mut self, core: &Supervisor) {
         self.events += 1;
         if self.planted.tears_pages() {
             self.page.0 += 1;
