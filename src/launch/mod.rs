@@ -222,7 +222,7 @@ pub fn recover_and_start(args: &[String]) -> ExitCode {
     if fcntl(pipe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
         return ExitCode::FAILURE;
     }
-    if let Some(outcome) = store::settle_before_start(Path::new(config)) {
+    if let Some(outcome) = store::recover_before_start(Path::new(config)) {
         let _ = nix::unistd::write(pipe, &report::recovered(&outcome));
     }
     let ignore: Vec<i32> = ignore.split(',').filter_map(|number| number.parse().ok()).collect();
