@@ -48,16 +48,13 @@ pub fn object(to: &mut Vec<u8>, time: &str, head: &str, line: &[u8], part: Part)
     to.extend_from_slice(time.as_bytes());
     to.push(b'"');
     to.extend_from_slice(head.as_bytes());
-    match if part == Part::Whole { record(line) } else { None } {
-        Some(record) => {
-            to.extend_from_slice(b"\"record\":");
-            to.extend_from_slice(record.as_bytes());
-        }
-        None => {
-            to.extend_from_slice(b"\"line\":");
-            // Into memory it can't fail.
-            let _ = serde_json::to_writer(&mut *to, &String::from_utf8_lossy(line));
-        }
+    if let Some(record) = record(line).filter(|_| part == Part::Whole) {
+        to.extend_from_slice(b"\"record\":");
+        to.extend_from_slice(record.as_bytes());
+    } else {
+        to.extend_from_slice(b"\"line\":");
+        // Into memory it can't fail.
+        let _ = serde_json::to_writer(&mut *to, &String::from_utf8_lossy(line));
     }
     if part == Part::Begun {
         to.extend_from_slice(b",\"partial\":true");

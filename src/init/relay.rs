@@ -251,8 +251,8 @@ pub struct Stream {
     partial: Vec<u8>,
     /// A carriage return is in it, or may be in what is fed.
     has_cr: bool,
-    /// A piece of that line was written already.
-    is_cut: bool,
+    /// Which part of its line that will be.
+    part: Part,
     /// What was read and found no room in the sink.
     rest: Vec<u8>,
     /// When it was read, if that is shown.
@@ -300,7 +300,7 @@ impl Stream {
             head,
             partial: Vec::new(),
             has_cr: false,
-            is_cut: false,
+            part: Part::Whole,
             rest: Vec::new(),
             time: String::new(),
             left: usize::MAX,
@@ -387,11 +387,9 @@ impl Stream {
 
     /// Ends the line that was begun with this rest of it. `is_cut`: more of it follows.
     fn emit(&mut self, rest: &[u8], is_cut: bool, sink: &mut Sink) {
-        let part = match (is_cut, std::mem::replace(&mut self.is_cut, is_cut)) {
-            (true, _) => Part::Begun,
-            (false, true) => Part::Last,
-            (false, false) => Part::Whole,
-        };
+        let next = if is_cut { Part::Last } else { Part::Whole };
+        let last = std::mem::replace(&mut self.part, next);
+        let part = if is_cut { Part::Begun } else { last };
         match sink.output {
             Output::Prefix => sink.line([self.head.as_bytes(), &self.partial, rest], self.has_cr),
             Output::Json => {
@@ -413,7 +411,7 @@ impl Stream {
     fn drop_line(&mut self, sink: &mut Sink) {
         sink.dropped += 1;
         self.partial.clear();
-        self.is_cut = false;
+        self.part = Part::Whole;
     }
 
     /// Takes lines apart, until the sink is full.

@@ -151,7 +151,7 @@ fn next(set: &libc::sigset_t, longest: Duration) -> Option<libc::siginfo_t> {
     (number > 0).then(|| unsafe { info.assume_init() })
 }
 
-/// SIG_DFL or SIG_IGN. (It fails for KILL and STOP alone.)
+/// To `SIG_DFL` or `SIG_IGN`. (It fails for KILL and STOP alone.)
 fn set_disposition(number: i32, to: libc::sighandler_t) {
     let action = [to as u64, 0, 0, 0];
     // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction, 32 bytes that begin with the handler; no flags.

@@ -12,7 +12,7 @@ pub const REPORT_FD: i32 = 3;
 const CLOSED_ONE_BY_ONE: i32 = 4096;
 /// What a record is read for, up to this many bytes.
 const INTERRUPTED: &[u8] = b"\"interrupted\"";
-const MAX_RECORD: usize = 64 * 1024;
+const MAX_RECORD: usize = 16 * 1024;
 
 /// What the child needs. Lists end with a null pointer, as execve(2) has them.
 pub struct Child<'a> {

@@ -214,6 +214,7 @@ impl Program {
 
 /// The hidden applet: recovers the interrupted change of a daemon's file, tells init what came of it, and becomes the
 /// daemon. `args` is what [`Program::start`] has written: the file, the ignored signals, the command.
+#[must_use]
 pub fn recover_and_start(args: &[String]) -> ExitCode {
     let [config, ignore, command @ ..] = args else { return ExitCode::FAILURE };
     // SAFETY: the child that executed this has put the pipe there, and nobody else in this process knows of it.

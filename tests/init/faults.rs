@@ -54,7 +54,7 @@ command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is u
 "#;
 
 /// What each call can fail with; with EINTR and with delays each of them.
-const ERRORS: [(&str, &[&str]); 39] = [
+const ERRORS: [(&str, &[&str]); 45] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
     ("memfd_create", &["EMFILE", "ENOMEM"]),
@@ -67,6 +67,11 @@ const ERRORS: [(&str, &[&str]); 39] = [
     ("epoll_create1", &["EMFILE", "ENOMEM"]),
     ("fcntl", &["EMFILE", "EINVAL"]),
     ("dup3", &["EBUSY"]),
+    ("fchmod", &["EPERM"]),
+    ("signalfd4", &["EMFILE", "ENOMEM"]),
+    ("rt_sigtimedwait", &["EAGAIN"]),
+    ("pidfd_open", &["EMFILE", "ENOSYS"]),
+    ("pidfd_send_signal", &["ENOSYS"]),
     ("close", &["EIO"]),
     ("close_range", &["ENOSYS", "EPERM"]),
     ("waitid", &[]),
@@ -92,12 +97,13 @@ const ERRORS: [(&str, &[&str]); 39] = [
     ("prlimit64", &["EPERM"]),
     ("getrandom", &["ENOSYS"]),
     ("sched_getaffinity", &["EPERM"]),
-    ("socketpair", &["EMFILE", "ENOMEM"]),
+    ("getsid", &["ESRCH"]),
     ("socket", &["EMFILE", "ENOMEM"]),
+    ("setsockopt", &["ENOPROTOOPT"]),
     ("bind", &["EADDRINUSE", "ENOMEM"]),
 ];
 /// They fail with nothing, or only where their arguments are wrong.
-const NEVER: [&str; 17] = [
+const NEVER: [&str; 16] = [
     "rt_sigreturn",
     "restart_syscall",
     "exit_group",
@@ -107,7 +113,6 @@ const NEVER: [&str; 17] = [
     "munmap",
     "getpid",
     "gettid",
-    "setsockopt",
     "getsockname",
     "execve",
     "arch_prctl",
