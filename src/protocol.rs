@@ -143,6 +143,25 @@ pub struct End {
     pub back_ms: u64,
 }
 
+impl End {
+    /// It ended so, and nothing else is known yet.
+    #[must_use]
+    pub fn new(ended: Ended) -> Self {
+        Self {
+            ended,
+            recovered: Vec::new(),
+            owner_was: None,
+            after: None,
+            siblings_moved: None,
+            checked: None,
+            diff: None,
+            wait_ms: 0,
+            check_ms: 0,
+            back_ms: 0,
+        }
+    }
+}
+
 /// Which lines change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {

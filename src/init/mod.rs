@@ -445,7 +445,7 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        match spec.config.as_ref().and_then(|config| store::settle_before_start(&config.path)) {
+        match spec.config.as_ref().and_then(|config| store::recover_before_start(&config.path)) {
             None => {}
             Some(Ok(settled)) => tracing::warn!("{settled}"),
             Some(Err(unsettled)) => tracing::error!("{unsettled}"),
