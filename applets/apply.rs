@@ -1,6 +1,5 @@
 //! `apply-allowlist`, `apply-egress` and `apply`: arguments in, a line for each bundle and an exit code out.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
@@ -185,52 +184,57 @@ pub fn general(args: &[String]) -> ExitCode {
 }
 
 fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -> ExitCode {
-    let docker = docker::from_env();
-    let tool = Engine { program: docker.clone(), context: None, kind: Kind::Docker }.name();
-    let mut asked = Asked { applet, signal: None, tool: Printable::new(&tool) };
     let options = match parsed {
         Ok(options) => options,
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + PROMISE))),
         Err(Early::Usage(message)) => return usage(applet, raw.iter().map(String::as_str), &message),
     };
-    let signal = match signal(&options.signal) {
-        Ok(signal) => signal,
-        Err(message) => return refuse(&asked, options.json, message),
+    let engines = engines(&options);
+    let tool = Printable::new(&engines.first().map(Engine::name).unwrap_or_default());
+    let mut asked = Asked { applet, signal: None, tool };
+    let change = match change(&options, &mut asked) {
+        Ok(change) => change,
+        Err(message) => {
+            return refuse(
+                &asked,
+                options.json,
+                Reason::Usage { message: message + "; nothing was sent to any bundle" },
+            );
+        }
     };
-    asked.signal = Some(signal);
-    let timeout = match check(&options) {
-        Ok(timeout) => timeout,
-        Err(message) => return refuse(&asked, options.json, message),
-    };
-    let (task, content) = match task(&options, timeout) {
-        Ok(task) => task,
-        Err(message) => return refuse(&asked, options.json, message),
-    };
-    let by = Printable::new(&options.by.clone().unwrap_or_else(caller));
-    let change = Change { signal, timeout, task, content, by };
     stop::watch();
-    let engines = engines(&options, docker);
-    asked.tool = Printable::new(&engines.first().map(Engine::name).unwrap_or_default());
-    let together = options.rollback_all;
-    let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
     docker::raise_limit();
     let Ok(mut show) = Show::start(asked.clone(), options.json) else {
         let words = Printable::new("the machine allows no further thread");
-        let report = Report::failed(None, Reason::CallFailed { call: Printable::new("inspect"), words });
-        return exit((report.exit(), show::report(&asked, options.json, &report)));
+        return refuse(&asked, options.json, Reason::CallFailed { call: Printable::new("inspect"), words });
     };
+    let together = options.rollback_all;
+    let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
     run(&engines, &change, &select(&options), plan, |told| show.tell(told));
     exit(show.end())
+}
+
+fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
+    let signal = signal(&options.signal)?;
+    asked.signal = Some(signal);
+    let timeout = timeout(&options.timeout)?;
+    if let Some(message) = fault(options) {
+        return Err(message);
+    }
+    let (task, content) = task(options, timeout)?;
+    let by = Printable::new(&options.by.clone().unwrap_or_else(caller));
+    Ok(Change { signal, timeout, task, content, by })
 }
 
 /// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    refuse(&Asked { applet, signal: None, tool: Printable::default() }, json, message.to_owned())
+    let asked = Asked { applet, signal: None, tool: Printable::default() };
+    refuse(&asked, json, Reason::Usage { message: message.to_owned() })
 }
 
-fn refuse(asked: &Asked, json: bool, message: String) -> ExitCode {
-    let report = Report::failed(None, Reason::Usage { message });
+fn refuse(asked: &Asked, json: bool, why: Reason) -> ExitCode {
+    let report = Report::failed(None, why);
     exit((report.exit(), show::report(asked, json, &report)))
 }
 
@@ -250,87 +254,76 @@ fn signal(name: &str) -> Result<Signal, String> {
         .ok_or_else(|| format!("--signal {name:?} can't be wired; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
-fn check(options: &Options) -> Result<Duration, String> {
-    let timeout = parse_duration(&options.timeout).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
-    let timeout = timeout.ok_or_else(|| {
-        let given = &options.timeout;
-        format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
-    })?;
-    check_via(options)?;
-    let labelled = !options.label.is_empty() || !options.selector.is_empty();
-    match (options.bundles.is_empty(), labelled, options.all) {
-        (false, false, false) | (true, true, false) | (true, false, true) => {}
-        (true, false, false) if options.via.is_some() => {
-            return Err("no bundle named; give one pod's name or more, -l SELECTOR or --all".to_owned());
-        }
-        (true, false, false) => {
-            return Err("no bundle named; give one container's name or more, --label KEY=VALUE or --all".to_owned());
-        }
-        _ => return Err("give bundles' names, --label (-l) or --all, one of these; nothing was sent".to_owned()),
-    }
+/// What is wrong with the command line, if anything; docker isn't called then.
+fn fault(options: &Options) -> Option<String> {
+    let Options { bundles, label, selector, all, via, namespace, container, context, .. } = options;
+    let is_kubectl = via.is_some();
+    let ways = [!bundles.is_empty(), !label.is_empty() || !selector.is_empty(), *all];
+    let ways = ways.into_iter().filter(|way| *way).count();
+    let a_bundle = if is_kubectl { "a pod's name, -l SELECTOR" } else { "a container's name, --label KEY=VALUE" };
     let is_label = |label: &&String| label.split_once('=').is_some_and(|(key, _)| !key.is_empty());
-    if let Some(label) = options.label.iter().find(|label| !is_label(label)) {
-        return Err(format!("--label {label:?} isn't KEY=VALUE; nothing was sent to any bundle"));
-    }
     // kubectl's can be anything: a cluster's address is one.
-    let is_context = |context: &&String| is_possible_name(context) || options.via.is_some() && !context.is_empty();
-    if let Some(context) = options.context.iter().find(|context| !is_context(context)) {
-        return Err(format!(
-            "--context {context:?} is a name that no context can have; nothing was sent to any bundle"
-        ));
-    }
-    if options.parallel == 0 || options.canary == Some(0) {
-        return Err("--parallel and --canary are at least 1; nothing was sent to any bundle".to_owned());
-    }
-    if options.rollback_all && (options.file.is_none() || options.dry_run) {
-        return Err("--rollback-all needs --file, and no --dry-run: there is nothing else to go back to; nothing was sent to any bundle".to_owned());
-    }
-    if options.canary.is_some() && (options.signal_only || options.dry_run) {
-        return Err(
-            "--canary needs a proof: give it without --signal-only and --dry-run; nothing was sent to any bundle"
-                .to_owned(),
-        );
-    }
-    match options.bundles.iter().find(|name| !is_possible_name(name)) {
-        Some(name) => Err(format!("{name:?} is a name that no container can have; nothing was sent to any bundle")),
-        None => Ok(timeout),
-    }
+    let is_context = |name: &&String| is_possible_name(name) || is_kubectl && !name.is_empty();
+    let no = |is_wrong: bool, message: &str| is_wrong.then(|| message.to_owned());
+    let odd = |before: &str, name: Option<&String>, after: &str| name.map(|name| format!("{before}{name:?} {after}"));
+    let rules = [
+        odd("--via ", via.iter().find(|via| *via != "kubectl"), "isn't known: kubectl is"),
+        no(is_kubectl && !label.is_empty(), "--label is docker's: give -l SELECTOR with --via kubectl"),
+        no(
+            !is_kubectl && (namespace.is_some() || !selector.is_empty() || container.is_some()),
+            "-n, -l and -c need --via kubectl",
+        ),
+        odd(
+            "",
+            namespace.iter().chain(container).find(|name| !is_possible_name(name)),
+            "is a name that no namespace and no container can have",
+        ),
+        no(selector.iter().any(|selector| selector.trim().is_empty()), "-l needs a selector"),
+        no(ways == 0, &format!("no bundle named; give {a_bundle} or --all")),
+        no(ways > 1, "give bundles' names, --label (-l) or --all, only one of these"),
+        odd("--label ", label.iter().find(|label| !is_label(label)), "isn't KEY=VALUE"),
+        odd("--context ", context.iter().find(|name| !is_context(name)), "is a name that no context can have"),
+        odd("", bundles.iter().find(|name| !is_possible_name(name)), "is a name that no container can have"),
+        no(options.parallel == 0 || options.canary == Some(0), "--parallel and --canary are at least 1"),
+        no(
+            options.rollback_all && (options.file.is_none() || options.dry_run),
+            "--rollback-all needs --file, and no --dry-run: there is nothing else to go back to",
+        ),
+        no(
+            options.canary.is_some() && (options.signal_only || options.dry_run),
+            "--canary needs a proof: give it without --signal-only and --dry-run",
+        ),
+        no(options.show_content && !options.dry_run, "--show-content needs --dry-run"),
+        no(options.dry_run && options.file.is_none(), "--dry-run needs --file"),
+        no(options.force && options.file.is_none(), "--force needs --file"),
+        no(
+            options.signal_only && options.file.is_some(),
+            "--signal-only sends a signal and no content: give that or --file",
+        ),
+    ];
+    rules.into_iter().flatten().next()
 }
 
-fn check_via(options: &Options) -> Result<(), String> {
-    let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
-    let Options { via, namespace, selector, container, label, .. } = options;
-    match via.as_deref() {
-        Some("kubectl") if !label.is_empty() => return no("--label is docker's: give -l SELECTOR with --via kubectl"),
-        Some("kubectl") => {}
-        Some(via) => return no(&format!("--via {via:?} isn't known: kubectl is")),
-        None if namespace.is_some() || !selector.is_empty() || container.is_some() => {
-            return no("-n, -l and -c need --via kubectl");
-        }
-        None => {}
-    }
-    if let Some(name) = namespace.iter().chain(container).find(|name| !is_possible_name(name)) {
-        return no(&format!("{name:?} is a name that no namespace and no container can have"));
-    }
-    if selector.iter().any(|selector| selector.trim().is_empty()) {
-        return no("-l needs a selector");
-    }
-    Ok(())
+fn timeout(given: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(given).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
+    timeout.ok_or_else(|| {
+        format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
+    })
 }
 
 /// One for each context, or for the program's own default.
-fn engines(options: &Options, docker: OsString) -> Vec<Engine> {
+fn engines(options: &Options) -> Vec<Engine> {
     let Options { via, namespace, container, context, .. } = options;
     let (program, kind) = if via.is_some() {
         ("kubectl".into(), Kind::Kubectl { namespace: namespace.clone(), container: container.clone() })
     } else {
-        (docker, Kind::Docker)
+        (docker::from_env(), Kind::Docker)
     };
-    let default = Engine { program, context: None, kind };
+    let engine = |context| Engine { program: program.clone(), context, kind: kind.clone() };
     if context.is_empty() {
-        return vec![default];
+        return vec![engine(None)];
     }
-    context.iter().map(|name| Engine { context: Some(name.clone()), ..default.clone() }).collect()
+    context.iter().map(|name| engine(Some(name.clone()))).collect()
 }
 
 fn select(options: &Options) -> Select {
@@ -343,28 +336,16 @@ fn select(options: &Options) -> Select {
 
 /// What is to be done, and the new content if there is one.
 fn task(options: &Options, timeout: Duration) -> Result<(Task, Vec<u8>), String> {
-    let Options { file, dry_run, show_content, force, signal_only, .. } = options;
-    let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
-    if *show_content && !dry_run {
-        return no("--show-content needs --dry-run");
-    }
-    let Some(file) = file else {
-        return match (dry_run, force) {
-            (true, _) => no("--dry-run needs --file"),
-            (_, true) => no("--force needs --file"),
-            _ => Ok((if *signal_only { Task::Identify } else { Task::InPlace }, Vec::new())),
-        };
+    let Some(file) = &options.file else {
+        return Ok((if options.signal_only { Task::Identify } else { Task::InPlace }, Vec::new()));
     };
-    if *signal_only {
-        return no("--signal-only sends a signal and no content: give that or --file");
-    }
-    let content = match content(file, timeout) {
-        Ok(content) => content,
-        Err(message) => return no(&format!("--file {file:?}: {message}")),
-    };
+    let content = content(file, timeout).map_err(|message| format!("--file {file:?}: {message}"))?;
     let (bytes, sha256) = (content.len() as u64, protocol::sha256(&content));
-    let (show, force) = (*show_content, *force);
-    let task = if *dry_run { Task::DryRun { bytes, sha256, show } } else { Task::File { bytes, sha256, force } };
+    let task = if options.dry_run {
+        Task::DryRun { bytes, sha256, show: options.show_content }
+    } else {
+        Task::File { bytes, sha256, force: options.force }
+    };
     Ok((task, content))
 }
 

@@ -78,7 +78,7 @@ impl Conversation<'_> {
     pub fn apply(&self) -> Report {
         let mut report = Report::failed(None, Reason::Interrupted);
         if !self.gate.says(Word::Back) {
-            report.ended = self.steps(&mut report).unwrap_or_else(Ended::from);
+            report.end.ended = self.steps(&mut report).unwrap_or_else(Ended::from);
         }
         report
     }
@@ -256,10 +256,8 @@ impl Conversation<'_> {
             return Err(talk.garbage());
         }
         (report.ms.wait, report.ms.check, report.ms.back) = (end.wait_ms, end.check_ms, end.back_ms);
-        (report.after, report.siblings_moved) = (end.after, end.siblings_moved);
-        (report.checked, report.diff) = (end.checked, end.diff);
-        (report.recovered, report.owner_was) = (end.recovered, end.owner_was);
-        Ok(end.ended)
+        report.end = end;
+        Ok(report.end.ended.clone())
     }
 
     /// The connection broke: the bundle is asked once more what became of the change. It can't tell before the helper

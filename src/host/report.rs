@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::change::proof::{Act, Incarnation, Target};
-use crate::change::reason::{Ended, Outcome, Reason, Recovered, aside};
-use crate::protocol::{Diff, Hunk};
+use crate::change::reason::{Outcome, Reason, Recovered, aside};
+use crate::protocol::{Diff, End, Hunk};
 use crate::table::Signal;
 use crate::text::Printable;
 
@@ -43,32 +43,20 @@ pub struct Millis {
 pub struct Report {
     /// As it was named; `None` in a usage error.
     pub bundle: Option<String>,
-    /// The context that it was reached by, where one was named.
+    /// The context that it was reached by, if one was named.
     pub context: Option<String>,
-    /// How it ended.
-    pub ended: Ended,
+    /// How it ended and what was seen, by the helper's last word or by what the host met before that.
+    pub end: End,
     /// What docker said if it did not take the signal.
     pub kill: Option<Printable>,
-    /// Why the fleet asked it to go back, where no person did.
+    /// Why the fleet asked it to go back, unless a person did.
     pub because: Option<Printable>,
-    /// What the signal is wired to, where that came to be known.
+    /// What the signal acts on, once that is known.
     pub target: Option<Target>,
-    /// The daemon as it was seen last, after the signal was sent.
-    pub after: Option<Incarnation>,
-    /// The signal by which the engine stops the container, if that isn't one that stops init.
-    pub stop_signal: Option<Printable>,
-    /// Other daemons that moved, where that was looked at.
-    pub siblings_moved: Option<Vec<Printable>>,
     /// Whether docker took the signal.
     pub sent: bool,
-    /// Whether a checker passed the content, where there is a file.
-    pub checked: Option<bool>,
-    /// What a dry run found.
-    pub diff: Option<Diff>,
-    /// What was recovered first of earlier, interrupted changes.
-    pub recovered: Vec<Recovered>,
-    /// The owner that the file had, if it couldn't be kept.
-    pub owner_was: Option<(u32, u32)>,
+    /// The signal by which the engine stops the container, if that isn't one that stops init.
+    pub stop_signal: Option<Printable>,
     /// How long it took.
     pub ms: Millis,
 }
@@ -77,36 +65,29 @@ impl Report {
     /// Of a bundle to which nothing happened.
     #[must_use]
     pub fn failed(bundle: Option<String>, why: Reason) -> Self {
-        let ms = Millis::default();
         Self {
             bundle,
             context: None,
-            ended: why.into(),
+            end: End::new(why.into()),
             kill: None,
             because: None,
             target: None,
-            after: None,
-            stop_signal: None,
-            siblings_moved: None,
             sent: false,
-            checked: None,
-            diff: None,
-            recovered: Vec::new(),
-            owner_was: None,
-            ms,
+            stop_signal: None,
+            ms: Millis::default(),
         }
     }
 
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> u8 {
-        self.ended.outcome.exit()
+        self.end.ended.outcome.exit()
     }
 
     /// Whether it ended well: then its line belongs on stdout.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        self.ended.is_good()
+        self.end.ended.is_good()
     }
 
     /// How it is called; `None` in a usage error.
@@ -121,10 +102,10 @@ impl Report {
     /// It was asked to go back, for this reason.
     pub fn because(&mut self, why: &Printable) {
         self.because = Some(why.clone());
-        if self.ended.outcome == Outcome::Refused
-            && matches!(self.ended.why, Some(Reason::Interrupted | Reason::Cancelled))
+        if self.end.ended.outcome == Outcome::Refused
+            && matches!(self.end.ended.why, Some(Reason::Interrupted | Reason::Cancelled))
         {
-            self.ended = Reason::Fleet { why: why.clone() }.into();
+            self.end.ended = Reason::Fleet { why: why.clone() }.into();
         }
     }
 
@@ -132,9 +113,9 @@ impl Report {
     #[must_use]
     pub fn line(&self, asked: &Asked) -> String {
         let who = self.who().unwrap_or_else(|| asked.applet.to_owned());
-        let recovered: Vec<String> = self.recovered.iter().map(|one| format!("; first: {one}")).collect();
+        let recovered: Vec<String> = self.end.recovered.iter().map(|one| format!("; first: {one}")).collect();
         let recovered = recovered.concat();
-        match &self.ended.why {
+        match &self.end.ended.why {
             None => format!("{who}: {}{recovered}", self.good(asked)),
             Some(why) => format!("{who}: {}{}{recovered}", self.bad(why, asked), self.moved()),
         }
@@ -187,21 +168,21 @@ impl Report {
             bundle: self.bundle.as_deref(),
             context: self.context.as_deref(),
             exit: self.exit(),
-            outcome: self.ended.outcome,
+            outcome: self.end.ended.outcome,
             signal: asked.signal.map(|s| s.to_string()),
             action: self.target.as_ref().map(|t| t.action),
             daemon: self.target.as_ref().map(|t| &t.daemon),
             // A generation of 0 stands for a daemon that isn't selected: nothing is known of it.
             before: self.target.as_ref().map(|t| t.before).filter(|before| before.generation > 0),
-            after: self.after,
-            siblings_moved: self.siblings_moved.as_deref(),
+            after: self.end.after,
+            siblings_moved: self.end.siblings_moved.as_deref(),
             ms: self.ms,
-            checked: self.checked,
-            diff: self.diff.as_ref(),
-            settled: self.recovered.iter().map(Recovered::to_string).collect(),
-            owner_was: self.owner_was,
+            checked: self.end.checked,
+            diff: self.end.diff.as_ref(),
+            settled: self.end.recovered.iter().map(Recovered::to_string).collect(),
+            owner_was: self.end.owner_was,
             stop_signal: self.stop_signal.as_ref(),
-            error: self.ended.why.as_ref().map(|why| self.bad(why, asked)),
+            error: self.end.ended.why.as_ref().map(|why| self.bad(why, asked)),
         };
         // Printable structs of strings and numbers: they can't fail to serialize.
         serde_json::to_string(&object).unwrap_or_default()
@@ -209,14 +190,16 @@ impl Report {
 
     fn good(&self, asked: &Asked) -> String {
         let (signal, daemon, tool, ms) = (signal(asked), self.daemon(), &asked.tool, self.ms.total);
-        let siblings = if self.siblings_moved.as_ref().is_none_or(Vec::is_empty) { "; siblings untouched" } else { "" };
-        let unchecked = if self.checked == Some(false) { "; unchecked: its table entry names no checker" } else { "" };
-        let owner = self.owner_was.map_or_else(String::new, |(uid, gid)| {
+        let siblings =
+            if self.end.siblings_moved.as_ref().is_none_or(Vec::is_empty) { "; siblings untouched" } else { "" };
+        let unchecked =
+            if self.end.checked == Some(false) { "; unchecked: its table entry names no checker" } else { "" };
+        let owner = self.end.owner_was.map_or_else(String::new, |(uid, gid)| {
             format!("; the owner of its file was {uid}:{gid} and is the bundle's own user now")
         });
         let tail = format!("{siblings}{}{unchecked}{owner}; {ms} ms", self.moved());
         let restart = self.target.as_ref().is_some_and(|t| t.action == Act::Restart);
-        match self.ended.outcome {
+        match self.end.ended.outcome {
             Outcome::Live if restart => format!("live: {daemon} was restarted and is ready: {}{tail}", self.change()),
             Outcome::Live => format!("live: {daemon} took {signal} and says that it obeyed: {}{tail}", self.change()),
             Outcome::Delivered => format!(
@@ -227,8 +210,8 @@ impl Report {
                 "unchanged: this very content was proven live in the process of {daemon} that still runs; nothing was sent{unchecked}; {ms} ms"
             ),
             Outcome::DryRun => {
-                let passes = if self.checked == Some(false) { "unchecked" } else { "the checker passes it" };
-                let diff = self.diff.as_ref().map_or_else(String::new, diff);
+                let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passes it" };
+                let diff = self.end.diff.as_ref().map_or_else(String::new, diff);
                 format!("dry run: {passes}; {diff}; nothing was changed or sent; {ms} ms")
             }
             _ => format!("sent: {signal} for {daemon}, by {tool}; what came of it was not looked at; {ms} ms"),
@@ -244,7 +227,7 @@ impl Report {
             _ => why.to_string(),
         };
         let said_why = said(why);
-        match (self.ended.outcome, why) {
+        match (self.end.ended.outcome, why) {
             (Outcome::Untouched, _) => format!("untouched: {said_why}; nothing was changed or sent"),
             (Outcome::Refused, Reason::Unproven { shortfall, .. }) => {
                 format!("refused: {said_why}{}", shortfall.aftermath())
@@ -257,7 +240,7 @@ impl Report {
             (Outcome::RolledBack, _) => format!(
                 "rolled back: {said_why}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
-                if self.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
+                if self.end.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
             ),
             (Outcome::NotProven, Reason::Unproven { shortfall, .. }) => {
                 format!("not proven: {said_why}{}", shortfall.aftermath())
@@ -268,7 +251,7 @@ impl Report {
             (Outcome::NotProven, _) => format!(
                 "not proven: {signal} was sent, then: {said_why}; there is no old content to go back to without --file; look with status"
             ),
-            (Outcome::Down, _) => match &self.ended.back {
+            (Outcome::Down, _) => match &self.end.ended.back {
                 None => format!("DOWN: {said_why}"),
                 Some(back) => format!(
                     "DOWN: {said_why}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
@@ -282,7 +265,7 @@ impl Report {
     }
 
     fn pid(&self) -> String {
-        self.after.and_then(|after| after.pid).map_or_else(String::new, |pid| format!(" (pid {pid})"))
+        self.end.after.and_then(|after| after.pid).map_or_else(String::new, |pid| format!(" (pid {pid})"))
     }
 
     fn daemon(&self) -> &str {
@@ -291,7 +274,7 @@ impl Report {
 
     fn change(&self) -> String {
         let pid = |of: Incarnation| of.pid.map_or_else(|| "none".to_owned(), |pid| pid.to_string());
-        match (self.target.as_ref().map(|t| t.before), self.after) {
+        match (self.target.as_ref().map(|t| t.before), self.end.after) {
             (Some(before), Some(after)) if before != after => {
                 let (old, new) = (pid(before), pid(after));
                 format!("pid {old} -> {new}, generation {} -> {}", before.generation, after.generation)
@@ -302,7 +285,7 @@ impl Report {
     }
 
     fn moved(&self) -> String {
-        let moved = self.siblings_moved.as_deref().unwrap_or_default();
+        let moved = self.end.siblings_moved.as_deref().unwrap_or_default();
         if moved.is_empty() {
             return String::new();
         }
@@ -323,7 +306,7 @@ impl Summary {
     /// Takes in one bundle's.
     pub fn add(&mut self, report: &Report) {
         self.exit = self.exit.max(report.exit());
-        self.names.entry(report.ended.outcome).or_default().extend(report.who());
+        self.names.entry(report.end.ended.outcome).or_default().extend(report.who());
     }
 
     /// The exit code: the highest.
@@ -402,7 +385,7 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{FileFault, Shortfall};
+    use crate::change::reason::{Ended, FileFault, Shortfall};
 
     fn asked() -> Asked {
         Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
@@ -411,23 +394,13 @@ mod tests {
     fn live() -> Report {
         let before = Incarnation { pid: Some(17), generation: 1 };
         let target = Target { action: Act::Restart, daemon: Printable::new("pipelock"), before, seq: 0 };
-        Report {
-            bundle: Some("b1".to_owned()),
-            context: None,
-            ended: Ended::well(Outcome::Live),
-            kill: None,
-            because: None,
-            target: Some(target),
-            after: Some(Incarnation { pid: Some(31), generation: 2 }),
-            stop_signal: None,
-            siblings_moved: Some(Vec::new()),
-            sent: true,
-            checked: None,
-            diff: None,
-            recovered: Vec::new(),
-            owner_was: None,
-            ms: Millis { identify: 92, signal: 37, prove: 15, total: 144, ..Millis::default() },
-        }
+        let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
+        report.end = End::new(Ended::well(Outcome::Live));
+        report.end.after = Some(Incarnation { pid: Some(31), generation: 2 });
+        report.end.siblings_moved = Some(Vec::new());
+        (report.target, report.sent) = (Some(target), true);
+        report.ms = Millis { identify: 92, signal: 37, prove: 15, total: 144, ..Millis::default() };
+        report
     }
 
     #[test]
@@ -458,7 +431,7 @@ mod tests {
             report.line(&asked()),
             format!("b1: live: pipelock was restarted and is ready: pid 17 -> 31, generation 1 -> 2{siblings}")
         );
-        report.siblings_moved = Some(vec![Printable::new("egress")]);
+        report.end.siblings_moved = Some(vec![Printable::new("egress")]);
         assert!(report.line(&asked()).ends_with("; meanwhile also moved: egress; 144 ms"), "{}", report.line(&asked()));
     }
 
@@ -468,7 +441,7 @@ mod tests {
         let back = Ended::badly(Outcome::RolledBack, why.clone());
         for ended in [back, Ended::down(why.clone(), Reason::Late), why.into()] {
             let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
-            report.ended = ended;
+            report.end.ended = ended;
             assert!(report.line(&asked()).contains(": interrupted; "), "{}", report.line(&asked()));
             report.because(&Printable::new("b2 failed"));
             assert!(report.line(&asked()).contains(": b2 failed; "), "{}", report.line(&asked()));
@@ -519,7 +492,7 @@ mod tests {
         ];
         for (ended, outcome, exit) in cases {
             let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
-            report.ended = ended.clone();
+            report.end.ended = ended.clone();
             let object: serde_json::Value = serde_json::from_str(&report.json(&asked())).unwrap();
             assert_eq!((&object["outcome"], &object["exit"]), (&outcome.into(), &exit.into()), "{ended:?}");
             let line = report.line(&asked());

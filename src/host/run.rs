@@ -165,7 +165,7 @@ impl All<'_> {
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
         let mut report = Conversation { engine, change, bundle, started, timeout, gate, proven: &proven }.apply();
-        if matches!(report.ended.why, Some(Reason::NoAnswer { .. })) {
+        if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
             // One that went away in the middle is no stranger. Its engine knows a moment later.
             thread::sleep(A_MOMENT);
             let name = match bundle {
@@ -174,7 +174,7 @@ impl All<'_> {
             };
             let now = on_engine(engine, &Select::Names(vec![name.clone()]), change.timeout).into_iter().next();
             if let Some(Member { bundle: Err(failure), .. }) = now {
-                report.ended = failure.into();
+                report.end.ended = failure.into();
             }
         }
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
