@@ -125,7 +125,7 @@ class GitGate(unittest.TestCase):
         """What the hook answers to the push of a commit if gitleaks is this script."""
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory)
-            (path / "gitleaks").write_text(f"#!/bin/sh\n{gitleaks}\n")
+            (path / "gitleaks").write_text(f"#!/bin/sh\ncat > /dev/null\n{gitleaks}\n")
             (path / "gitleaks").chmod(0o755)
             environment = {
                 "PATH": f"{directory}:{os.environ['PATH']}",
