@@ -50,6 +50,7 @@ yaml = dict.fromkeys(["YAML", "MappingNode", "Node", "ScalarNode", "SequenceNode
 play("ruamel.yaml", YAMLError=ValueError, **yaml)
 sys.path[:0] = [str(ROOT / "bundle" / "supervise"), str(ROOT / "bundle" / "egress")]
 
+sys.dont_write_bytecode = True
 import addon  # noqa: E402
 import server  # noqa: E402
 
