@@ -1,10 +1,12 @@
-"""The two Python daemons of bundle/ without a container: python3 tests/daemons.py. What they import from PyPI is played
-by a few lines here; with the real packages they run in tests/bundle.rs."""
+"""What is ours of the bundle's daemons, without a container: python3 tests/daemons.py. What the Python ones import from
+PyPI is played by a few lines here, gitleaks by a script; with the real ones they run in tests/bundle.rs."""
 
 import asyncio
 import os
 import socket
+import subprocess
 import sys
+import tempfile
 import types
 import unittest
 from pathlib import Path
@@ -48,6 +50,7 @@ yaml = dict.fromkeys(["YAML", "MappingNode", "Node", "ScalarNode", "SequenceNode
 play("ruamel.yaml", YAMLError=ValueError, **yaml)
 sys.path[:0] = [str(ROOT / "bundle" / "supervise"), str(ROOT / "bundle" / "egress")]
 
+sys.dont_write_bytecode = True
 import addon  # noqa: E402
 import server  # noqa: E402
 
@@ -116,6 +119,45 @@ class Notify(unittest.TestCase):
         finally:
             addon.SEND_SECONDS, addon.SEND_TRIES = seconds, tries
         self.assertIn("its queue was full", logs.output[0])
+
+
+class GitGate(unittest.TestCase):
+    def scan(self, gitleaks):
+        """What the hook answers to the push of a commit if gitleaks is this script."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory)
+            (path / "gitleaks").write_text(f"#!/bin/sh\ncat > /dev/null\n{gitleaks}\n")
+            (path / "gitleaks").chmod(0o755)
+            environment = {
+                "PATH": f"{directory}:{os.environ['PATH']}",
+                "HOME": directory,
+                "GIT_CONFIG_NOSYSTEM": "1",
+                **{f"GIT_{who}_{what}": "a@b.test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+            }
+
+            def git(*arguments):
+                return subprocess.check_output(["git", *arguments], cwd=path / "r.git", env=environment, text=True).strip()
+
+            (path / "r.git").mkdir()
+            git("init", "--quiet", "--bare")
+            commit = git("commit-tree", "-m", "x", git("hash-object", "-wt", "tree", "/dev/null"))
+            hook = ROOT / "bundle" / "git-gate" / "hooks" / "pre-receive"
+            return subprocess.run(
+                ["bash", hook], cwd=path / "r.git", env=environment, capture_output=True, text=True, timeout=60,
+                input=f"{'0' * 40} {commit} refs/heads/main\n",
+            )  # fmt: skip
+
+    def test_a_push_whose_scan_is_ended_by_a_stop_of_git_gate_is_refused_with_that_reason(self):
+        # What timeout ends with if it, and with it gitleaks, gets TERM.
+        answer = self.scan("exit 143")
+        self.assertEqual(answer.returncode, 1)
+        self.assertIn("git-gate was stopped while it scanned the pushed commits. Nothing was accepted: push again", answer.stderr)
+
+    def test_a_push_whose_scan_finds_nothing_is_taken_and_one_whose_scan_fails_is_refused(self):
+        self.assertEqual(self.scan("exit 0").returncode, 0)
+        failed = self.scan("exit 1")
+        self.assertEqual(failed.returncode, 1)
+        self.assertIn("could not be scanned (gitleaks: exit 1). Nothing was accepted", failed.stderr)
 
 
 if __name__ == "__main__":
