@@ -284,7 +284,7 @@ impl<'a, H: Hands> Change<'a, H> {
         while !self.hands.lock()? {
             let waited = self.go_on(LOCK_POLL_INTERVAL);
             looks = looks.wrapping_add(1);
-            if waited.is_ok() && (is_ended || looks % 50 > 0) {
+            if waited.is_ok() && (is_ended || looks % 50 != 1) {
                 continue;
             }
             // Who holds it has its record on the disk, once it has put something in place.
@@ -294,6 +294,7 @@ impl<'a, H: Hands> Change<'a, H> {
             if !is_ended && record.as_ref().is_some_and(is_overdue) {
                 self.hands.end_overdue_helper()?;
                 is_ended = true;
+                continue;
             }
             waited.map_err(|why| locked(why, record.as_ref()))?;
         }
@@ -364,7 +365,7 @@ impl<'a, H: Hands> Change<'a, H> {
     fn recover(&mut self, name: &str, plan: &Plan, files: &mut H::Files) -> Tried<()> {
         let Some(mut record) = recovery::record(files)?.filter(Record::is_interrupted) else {
             // What one that was killed before, or after, has left.
-            return recovery::sweep(files, None);
+            return recovery::sweep(files);
         };
         if self.order.task != Task::Ask {
             // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
@@ -418,9 +419,7 @@ impl<'a, H: Hands> Change<'a, H> {
             sha256: (record.old_sha256.as_ref(), Some(&record.new_sha256)),
         });
         self.end.recovered.push(told(outcome, why, &record));
-        // If it can't be written it stays `interrupted`, and is recovered once more.
-        unless_killed(files.write_record(&record))?;
-        recovery::sweep(files, Some(&record))
+        recovery::close(files, &record)
     }
 
     // Without new content.
@@ -460,7 +459,7 @@ impl<'a, H: Hands> Change<'a, H> {
             if let Some(last) = unless_killed(files.record())? {
                 let record = self.new_record(daemon, outcome, None, sha256.clone());
                 if unless_killed(files.write_record(&record.after(last)))?.is_some() {
-                    recovery::sweep(files, None)?;
+                    recovery::sweep(files)?;
                 }
             }
         }
@@ -474,11 +473,11 @@ impl<'a, H: Hands> Change<'a, H> {
         let (mut record, old, staged) = match prepared {
             Ok(Prepared::Go(record, old, staged)) => (*record, old, staged),
             Ok(Prepared::Over(outcome)) => {
-                recovery::sweep(&mut files, None)?;
+                recovery::sweep(&mut files)?;
                 return Ok((Ended::well(outcome), Shas::default()));
             }
             Err(Stop::Because(why)) => {
-                recovery::sweep(&mut files, None)?;
+                recovery::sweep(&mut files)?;
                 return Ok((why.into(), Shas::default()));
             }
             Err(Stop::Killed) => return Err(Stop::Killed),
@@ -490,7 +489,7 @@ impl<'a, H: Hands> Change<'a, H> {
         });
         let why = match live {
             Ok(outcome) => {
-                recovery::sweep(&mut files, None)?;
+                recovery::sweep(&mut files)?;
                 return Ok((Ended::well(outcome), (record.old_sha256, Some(record.new_sha256))));
             }
             Err(Stop::Because(why)) => why,
@@ -506,8 +505,7 @@ impl<'a, H: Hands> Change<'a, H> {
         if !is_there {
             // Nothing of this change lies there.
             record.outcome = RecordedOutcome::RolledBack;
-            unless_killed(files.write_record(&record))?;
-            recovery::sweep(&mut files, Some(&record))?;
+            recovery::close(&mut files, &record)?;
             return Ok((why.into(), Shas::default()));
         }
         let ended = self.go_back(daemon, &mut files, &mut record, why)?;
@@ -665,8 +663,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let is_down = ended.outcome == Outcome::Down;
         record.outcome = if is_down { RecordedOutcome::Down } else { RecordedOutcome::RolledBack };
         record.ms = self.hands.now_ms().saturating_sub(self.began);
-        unless_killed(files.write_record(record))?;
-        recovery::sweep(files, Some(record))?;
+        recovery::close(files, record)?;
         self.end.owner_was = None;
         Ok(ended)
     }
