@@ -1,5 +1,6 @@
-//! What an apply came to, for one bundle: one line for people or one object of JSON, and the exit code. This is the
-//! one place where outcomes, codes and words are made.
+//! What an apply came to, for one bundle and for all: one line for people, or one object of JSON.
+//!
+//! Each [`Reason`] has its sentence; the line adds the outcome, what was left as it was, and what moved.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ const SCHEMA: u32 = 1;
 pub struct Asked {
     /// The applet's name.
     pub applet: &'static str,
-    /// The signal; `None` where that isn't known, in a usage error.
+    /// The signal; `None` if it isn't known, in a usage error.
     pub signal: Option<Signal>,
     /// The program that reaches the bundles: docker, podman, kubectl.
     pub tool: Printable,
@@ -220,7 +221,7 @@ impl Report {
 
     fn bad(&self, why: &Reason, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        // Whatever the helper heard: whose sake it was is known here alone.
+        // The helper was only asked to go back: why, the host alone knows.
         let said = |why: &Reason| match (why, &self.because) {
             (Reason::Cancelled, Some(because)) => because.to_string(),
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
@@ -321,7 +322,7 @@ impl Summary {
         self.names.values().map(Vec::len).sum()
     }
 
-    /// The line for people, without its end: by name, where not all are the same.
+    /// The line for people, without its end; with names, unless all ended alike.
     #[must_use]
     pub fn line(&self, asked: &Asked, ms: u128) -> String {
         let group = |(outcome, names): (&Outcome, &Vec<String>)| {
