@@ -18,7 +18,7 @@ use crate::out;
 /// How long a person who leaves waits for a slow reader of stdout.
 const TO_WRITE: Duration = Duration::from_secs(2);
 
-/// Shows it in a thread of its own: a reader that takes nothing, a pager say, holds up no bundle and no Ctrl-C.
+/// Shows it in a thread of its own, so that a reader that takes nothing (a pager, say) delays no bundle and no Ctrl-C.
 pub struct Show {
     told: Sender<Told>,
     written: Receiver<io::Result<()>>,
@@ -156,7 +156,7 @@ impl Screen {
     }
 }
 
-/// One bundle's, where it belongs.
+/// One bundle's line or object, to the stream where it belongs.
 pub fn report(asked: &Asked, json: bool, report: &Report) -> io::Result<()> {
     if json {
         return out::print(&(report.json(asked) + "\n"));

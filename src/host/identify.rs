@@ -6,7 +6,7 @@ use super::engine::BundleRef;
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// Whether a container can have this name, or an id that begins so.
+/// Whether a container can have this name, or an id that begins with it.
 #[must_use]
 pub fn is_possible_name(name: &str) -> bool {
     let bytes = name.as_bytes();
@@ -19,9 +19,9 @@ pub fn is_possible_name(name: &str) -> bool {
 pub struct Found {
     /// As it was asked for.
     pub asked: String,
-    /// Its name, where it exists.
+    /// Its name, if it exists.
     pub name: Option<String>,
-    /// What no other container has, where it exists.
+    /// What no other container has, if it exists.
     pub id: Option<String>,
     /// The signal by which the engine stops it, if that isn't one that stops init.
     pub stop_signal: Option<Printable>,
@@ -55,7 +55,7 @@ pub(super) fn is_our_program(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("init" | "sidecar"))
 }
 
-/// Why nothing was said of this name, in the step `what`.
+/// Why the call `what` printed nothing for this name.
 pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Reason {
     let stderr = String::from_utf8_lossy(stderr);
     let words = |line: &str| line.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c)).any(|w| w == name);

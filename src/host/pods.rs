@@ -1,8 +1,8 @@
 //! Who the pods are, judged from what `kubectl get pods --output=json` says of them. No I/O.
 //!
-//! An image's own label and entrypoint aren't told there. So a container is a bundle where the manifest gives it a
-//! `command` whose program is named `init` or `sidecar`, or where it is the only one of a pod that carries the label
-//! [`LABEL`]. In any other nothing is executed.
+//! An image's own label and entrypoint don't show there. So a container is a bundle if the manifest gives it a `command`
+//! whose program is named `init` or `sidecar`, or if it is the only container of a pod with the label [`LABEL`]. Nothing
+//! is executed in any other.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use super::identify::{Found, is_our_program, missing};
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// What became of each name, or all pods that were printed, in the order of theirs. `container` is the one that was asked for. `None`: what was printed makes no sense.
+/// What became of each name; without names: all pods that were printed. `container` is the one that was asked for.
+/// `None`: what was printed makes no sense.
 #[must_use]
 pub fn identify(names: Option<&[String]>, container: Option<&str>, stdout: &[u8], stderr: &[u8]) -> Option<Vec<Found>> {
     let pods = parse(stdout)?;

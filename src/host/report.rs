@@ -1,5 +1,6 @@
-//! What an apply came to, for one bundle: one line for people or one object of JSON, and the exit code. This is the
-//! one place where outcomes, codes and words are made.
+//! What an apply came to, for one bundle and for all: one line for people, or one object of JSON.
+//!
+//! Each [`Reason`] has its sentence; the line adds the outcome, what was left as it was, and what moved.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ const SCHEMA: u32 = 1;
 pub struct Asked {
     /// The applet's name.
     pub applet: &'static str,
-    /// The signal; `None` where that isn't known, in a usage error.
+    /// The signal; `None` if it isn't known, in a usage error.
     pub signal: Option<Signal>,
     /// The program that reaches the bundles: docker, podman, kubectl.
     pub tool: Printable,
@@ -184,7 +185,7 @@ impl Report {
             stop_signal: self.stop_signal.as_ref(),
             error: self.end.ended.why.as_ref().map(|why| self.bad(why, asked)),
         };
-        // Printable structs of strings and numbers: they can't fail to serialize.
+        // Plain structs of strings and numbers: they can't fail to serialize.
         serde_json::to_string(&object).unwrap_or_default()
     }
 
@@ -212,7 +213,11 @@ impl Report {
             Outcome::DryRun => {
                 let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passes it" };
                 let diff = self.end.diff.as_ref().map_or_else(String::new, diff);
-                format!("dry run: {passes}; {diff}; nothing was changed or sent; {ms} ms")
+                // What was recovered first was changed, and sent for.
+                let is_untouched = self.end.recovered.is_empty();
+                let untouched =
+                    if is_untouched { "nothing was changed or sent" } else { "nothing of this change was made" };
+                format!("dry run: {passes}; {diff}; {untouched}; {ms} ms")
             }
             _ => format!("sent: {signal} for {daemon}, by {tool}; what came of it was not looked at; {ms} ms"),
         }
@@ -220,47 +225,47 @@ impl Report {
 
     fn bad(&self, why: &Reason, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        // Whatever the helper heard: whose sake it was is known here alone.
+        // The helper was only asked to go back: why, the host alone knows.
         let said = |why: &Reason| match (why, &self.because) {
             (Reason::Cancelled, Some(because)) => because.to_string(),
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
             _ => why.to_string(),
         };
-        let said_why = said(why);
+        let why_said = said(why);
+        // What was recovered first was changed, and sent for.
+        let untouched =
+            if self.end.recovered.is_empty() { why.untouched() } else { "; nothing of this change was made" };
         match (self.end.ended.outcome, why) {
-            (Outcome::Untouched, _) => format!("untouched: {said_why}; nothing was changed or sent"),
+            (Outcome::Untouched, _) => format!("untouched: {why_said}{untouched}"),
             (Outcome::Refused, Reason::Unproven { shortfall, .. }) => {
-                format!("refused: {said_why}{}", shortfall.aftermath())
+                format!("refused: {why_said}{}", shortfall.aftermath())
             }
-            (Outcome::Refused, _) if said_why.contains("nothing was") => format!("refused: {said_why}"),
-            (Outcome::Refused, Reason::Stopping) => {
-                format!("refused: {said_why}; nothing was sent; apply again when it runs")
-            }
-            (Outcome::Refused, _) => format!("refused: {said_why}; nothing was changed or sent"),
+            (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; apply again when it runs"),
+            (Outcome::Refused, _) => format!("refused: {why_said}{untouched}"),
             (Outcome::RolledBack, _) => format!(
-                "rolled back: {said_why}{}; the old content is back and {daemon} is as it was{}",
+                "rolled back: {why_said}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
                 if self.end.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
             ),
             (Outcome::NotProven, Reason::Unproven { shortfall, .. }) => {
-                format!("not proven: {said_why}{}", shortfall.aftermath())
+                format!("not proven: {why_said}{}", shortfall.aftermath())
             }
             (Outcome::NotProven, Reason::KillTimedOut { .. } | Reason::Lost { .. }) => {
-                format!("not proven: {said_why}")
+                format!("not proven: {why_said}")
             }
             (Outcome::NotProven, _) => format!(
-                "not proven: {signal} was sent, then: {said_why}; there is no old content to go back to without --file; look with status"
+                "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; look with status"
             ),
             (Outcome::Down, _) => match &self.end.ended.back {
-                None => format!("DOWN: {said_why}"),
+                None => format!("DOWN: {why_said}"),
                 Some(back) => format!(
-                    "DOWN: {said_why}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
+                    "DOWN: {why_said}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
                      then apply again",
                     said(back)
                 ),
             },
-            (Outcome::Unsettled, _) => format!("UNSETTLED: {said_why}"),
-            _ => said_why,
+            (Outcome::Unsettled, _) => format!("UNSETTLED: {why_said}"),
+            (_, why) => why_said + why.untouched(),
         }
     }
 
@@ -321,7 +326,7 @@ impl Summary {
         self.names.values().map(Vec::len).sum()
     }
 
-    /// The line for people, without its end: by name, where not all are the same.
+    /// The line for people, without its end; with names, unless all ended alike.
     #[must_use]
     pub fn line(&self, asked: &Asked, ms: u128) -> String {
         let group = |(outcome, names): (&Outcome, &Vec<String>)| {
@@ -385,7 +390,7 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{Ended, FileFault, Shortfall};
+    use crate::change::reason::{Ended, FileFault, RecordedOutcome, Shortfall};
 
     fn asked() -> Asked {
         Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
@@ -498,6 +503,25 @@ mod tests {
             let line = report.line(&asked());
             assert!(line.starts_with("b1: ") && !line.contains('\n') && !line.contains("  "), "{line}");
             assert_eq!(object["after"], serde_json::Value::Null);
+        }
+    }
+
+    #[test]
+    fn what_was_recovered_first_is_told_and_nothing_is_called_untouched_then() {
+        let p = Printable::new;
+        let (daemon, by, at) = (p("pipelock"), p("me@here"), p("2026-11-28"));
+        let one = Recovered { daemon, by, at, outcome: RecordedOutcome::RolledBack, why: None };
+        for ended in [Reason::NoConfig { daemon: p("a") }.into(), Ended::well(Outcome::DryRun)] {
+            let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
+            report.end = End::new(ended);
+            assert!(report.line(&asked()).contains("nothing was changed or sent"), "{}", report.line(&asked()));
+            report.end.recovered = vec![one.clone()];
+            let line = report.line(&asked());
+            assert!(line.contains("nothing of this change was made") && !line.contains("nothing was"), "{line}");
+            assert!(
+                line.contains("an earlier change of pipelock by me@here, at 2026-11-28, was interrupted"),
+                "{line}"
+            );
         }
     }
 }

@@ -19,13 +19,13 @@ use crate::change::reason::Reason;
 use crate::protocol::MAX_BYTES;
 use crate::text::Printable;
 
-/// By how much the bundles' own deadline is later than that for all: the host decides for all of them first.
+/// By how much the bundles' own deadline is later than that of all: the host decides for all of them first.
 const SLACK: Duration = Duration::from_secs(10);
-/// How long an engine may take to see that a container has ended.
-const A_MOMENT: Duration = Duration::from_millis(500);
-/// How much an engine may say when it lists containers.
+/// How long an engine may take to notice that a container has ended.
+const NOTICE_DELAY: Duration = Duration::from_millis(500);
+/// The most that is read of a list of containers, or of one container whose fields can't be picked, in bytes.
 const MAX_LIST: usize = 1 << 20;
-/// How much kubectl may say of pods, of which each may take some 20 KB.
+/// The most that is read of kubectl's pods, of which each may take some 20 KB.
 const MAX_PODS: usize = 1 << 26;
 
 /// Which bundles.
@@ -40,7 +40,7 @@ pub enum Select {
 /// What is told while it goes on.
 #[derive(Debug)]
 pub enum Told {
-    /// One bundle ended, or was spared.
+    /// One bundle ended, or was left untouched.
     Report(Box<Report>),
     /// How far all of them are.
     Counts(Counts),
@@ -63,7 +63,7 @@ enum Note {
     Ended(usize, Box<Report>),
 }
 
-/// Makes the change live in each bundle; `tell` gets the reports, one a bundle, as they come.
+/// Makes the change live in each bundle; `tell` gets one report per bundle, as they come.
 pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut tell: impl FnMut(Told)) {
     let started = Instant::now();
     let members = members(engines, select, change.timeout);
@@ -72,23 +72,21 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
             Select::Names(_) => Vec::new(),
             Select::Labels(labels) => labels.clone(),
         };
-        tell(Told::Report(Box::new(Report::failed(
-            None,
-            Reason::NoneFound { is_pod: engines.iter().any(Engine::is_kubectl), labels },
-        ))));
+        let is_pod = engines.iter().any(Engine::is_kubectl);
+        tell(Told::Report(Box::new(Report::failed(None, Reason::NoneFound { is_pod, labels }))));
         return;
     }
     let gate = Gate::new(if plan.together { Word::Hold } else { Word::Commit });
+    let all = All { members: &members, change, gate: &gate, started, together: plan.together };
     let mut fleet = Fleet::new(plan, members.len());
     let mut todo = VecDeque::new();
     for (n, member) in members.iter().enumerate() {
-        if let Err(failure) = &member.bundle {
-            tell(Told::Report(Box::new(member.report(Report::failed(None, failure.clone()), started))));
+        if let Err(why) = &member.bundle {
+            tell(all.failed(n, why.clone()));
             todo.extend(fleet.on(Event::Ended(n, false)));
         }
     }
     todo.extend(fleet.on(Event::Start));
-    let all = All { members: &members, change, gate: &gate, started, together: plan.together };
     thread::scope(|scope| {
         let (sender, notes) = mpsc::channel();
         let (mut back, mut stopped, mut late) = (None, false, false);
@@ -99,16 +97,11 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
                         let (all, sender) = (&all, sender.clone());
                         if thread::Builder::new().spawn_scoped(scope, move || all.serve(n, &sender)).is_err() {
                             let words = Printable::new("the machine allows no further thread");
-                            let failure = Reason::CallFailed { call: Printable::new("exec"), words };
-                            let report = all.report(n, Report::failed(None, failure));
-                            tell(Told::Report(Box::new(report)));
+                            tell(all.failed(n, Reason::CallFailed { call: Printable::new("exec"), words }));
                             todo.extend(fleet.on(Event::Ended(n, false)));
                         }
                     }
-                    Action::Spare(n, why) => {
-                        let failure = Reason::Fleet { why: all.words(why) };
-                        tell(Told::Report(Box::new(all.report(n, Report::failed(None, failure)))));
-                    }
+                    Action::Spare(n, why) => tell(all.failed(n, Reason::Fleet { why: all.words(why) })),
                     Action::Commit => gate.say(Word::Commit),
                     Action::GoBack(why) => {
                         gate.say(Word::Back);
@@ -151,12 +144,12 @@ struct All<'a> {
 }
 
 impl All<'_> {
-    /// Of the time for all.
+    /// What is left of the time for all.
     fn left(&self) -> Duration {
         self.change.timeout.saturating_sub(self.started.elapsed())
     }
 
-    /// One that exists: the others never begin.
+    /// One that exists; the others never begin.
     fn serve(&self, n: usize, notes: &Sender<Note>) {
         let Some((member, Ok(bundle))) = self.members.get(n).map(|member| (member, &member.bundle)) else { return };
         let timeout = if self.together { self.left() + SLACK } else { self.change.timeout };
@@ -166,8 +159,8 @@ impl All<'_> {
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
         let mut report = Conversation { engine, change, bundle, started, timeout, gate, proven: &proven }.apply();
         if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
-            // One that went away in the middle is no stranger. Its engine knows a moment later.
-            thread::sleep(A_MOMENT);
+            // One that ended in the middle is no stranger. Its engine notices a moment later.
+            thread::sleep(NOTICE_DELAY);
             let name = match bundle {
                 BundleRef::Container(id) => id,
                 BundleRef::Pod { pod, .. } => pod,
@@ -180,11 +173,19 @@ impl All<'_> {
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
     }
 
-    fn report(&self, n: usize, report: Report) -> Report {
-        match self.members.get(n) {
-            Some(member) => member.report(report, self.started),
-            None => report,
+    fn report(&self, n: usize, mut report: Report) -> Report {
+        if let Some(member) = self.members.get(n) {
+            report.bundle.clone_from(&member.name);
+            report.context.clone_from(&member.context);
+            report.stop_signal.clone_from(&member.stop_signal);
         }
+        report.ms.total = millis(self.started);
+        report
+    }
+
+    /// One that never began.
+    fn failed(&self, n: usize, why: Reason) -> Told {
+        Told::Report(Box::new(self.report(n, Report::failed(None, why))))
     }
 
     fn words(&self, why: Why) -> Printable {
@@ -199,40 +200,28 @@ impl All<'_> {
     }
 }
 
-impl Member<'_> {
-    fn report(&self, mut report: Report, started: Instant) -> Report {
-        report.bundle.clone_from(&self.name);
-        report.context.clone_from(&self.context);
-        report.stop_signal.clone_from(&self.stop_signal);
-        report.ms.total = millis(started);
-        report
-    }
-}
-
 /// Who is asked for.
 fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> Vec<Member<'a>> {
-    let found: Vec<Member<'a>> = thread::scope(|scope| {
-        let ask = |engine: &'a Engine| {
-            let asked = thread::Builder::new().spawn_scoped(scope, move || on_engine(engine, select, timeout));
-            (engine, asked)
-        };
+    let here = |engine: &'a Engine| on_engine(engine, select, timeout);
+    let found = thread::scope(|scope| {
+        // Engines may be far away: all are asked at once. One that gets no thread is asked from here.
+        let ask = |engine| thread::Builder::new().spawn_scoped(scope, move || here(engine)).map_err(|_| engine);
         let asked: Vec<_> = engines.iter().map(ask).collect();
-        let answer = |asked: thread::ScopedJoinHandle<'_, _>| asked.join().ok();
-        let here = |engine| on_engine(engine, select, timeout);
-        asked
-            .into_iter()
-            .flat_map(|(engine, asked)| asked.ok().and_then(answer).unwrap_or_else(|| here(engine)))
-            .collect()
+        let answer = |asked: Result<thread::ScopedJoinHandle<'_, _>, _>| match asked {
+            Ok(thread) => thread.join().unwrap_or_default(),
+            Err(engine) => here(engine),
+        };
+        asked.into_iter().flat_map(answer).collect()
     });
     once(found, engines.len(), select)
 }
 
-/// Each once, by whatever names and contexts it was asked for: two contexts may lead to one Engine. A name is served
-/// wherever it is found.
+/// Each bundle once, whatever names and contexts it was asked for by: two contexts may lead to one Engine. A name is
+/// served wherever it is found.
 fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<Member<'a>> {
     let is_missing = |member: &Member<'_>| matches!(member.bundle, Err(Reason::NoSuch { .. }));
     match select {
-        // As they were named, so that the first of these are the canaries; what is missing here may be there.
+        // In the order they were named, so that the first are the canaries. What is missing in one context may be in another.
         Select::Names(names) => {
             let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
             found.sort_by_key(|member| (at(member), is_missing(member)));
@@ -247,7 +236,7 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
     let mut members: Vec<Member<'a>> = Vec::new();
     for mut member in found {
         if is_missing(&member) {
-            // One that is missing is so everywhere.
+            // Told once, if it is missing everywhere.
             if elsewhere.contains(&member.name) || members.iter().any(|other| other.name == member.name) {
                 continue;
             }

@@ -44,7 +44,7 @@ pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// What all bundles of a fleet are told at once. It is set by one, who decides, and looked at by those who wait.
+/// What all bundles of a fleet are told at once. One thread decides and sets it; those that wait look at it.
 #[derive(Debug)]
 pub struct Gate(AtomicU8);
 
@@ -52,11 +52,11 @@ pub struct Gate(AtomicU8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Word {
-    /// Who is proven waits.
+    /// Those that are proven wait.
     Hold,
-    /// Who is proven commits.
+    /// Those that are proven commit.
     Commit,
-    /// Who hasn't committed goes back.
+    /// Those that haven't committed go back.
     Back,
 }
 
