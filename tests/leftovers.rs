@@ -126,7 +126,7 @@ fn changes(ready: &str, leftover: Leftover) -> Vec<(String, Option<&'static str>
     let (code, _, err) = python(&bundle, &[&["up"], &*ports.iter().map(String::as_str).collect::<Vec<_>>()].concat());
     assert_eq!(code, 0, "{err}");
     // What can't be live needn't be waited for.
-    let timeout = if leftover.is_swept() { "--timeout=20s" } else { "--timeout=2s" };
+    let timeout = if leftover.is_swept() { "--timeout=20s" } else { "--timeout=1500ms" };
     let mut tries = Vec::new();
     for (n, (manner, signal)) in MANNERS.iter().enumerate() {
         let file = format!("--file={}", new.display());

@@ -80,11 +80,14 @@ def main(what, *arguments):
     if what == "serve":
         serve(arguments[0], int(arguments[1]), arguments[2])
     elif what == "background":
-        if os.fork() == 0:
+        child = os.fork()
+        if child == 0:
             os.setsid()
             if os.fork() == 0:
                 serve(arguments[0], int(arguments[1]), arguments[2])
             os._exit(0)
+        # It has a session of its own now: the death of this process takes the group with it.
+        os.waitpid(child, 0)
     elif what == "lead":
         lead(int(arguments[0]), arguments[1:])
     elif what == "ask":
