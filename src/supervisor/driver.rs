@@ -59,12 +59,25 @@ pub trait System {
 }
 
 impl Supervisor {
-    /// Takes in what has happened since the last time. Returns the code to exit with where nothing is left to supervise.
+    /// Takes in what has happened since the last time. Returns the code to exit with if nothing is left to supervise.
     ///
     /// Deaths come before anything that might signal: SIGCHLDs coalesce, and a pid is only ours until it is reaped.
+    /// What became of an exec comes before the death of its process.
     pub fn take(&mut self, system: &mut impl System, events: impl IntoIterator<Item = Event>) -> Option<i32> {
-        let mut exit = self.take_ended(system);
+        let is_of_an_exec = |event: &Event| matches!(event, Event::Executed { .. } | Event::NotExecuted { .. });
+        let (execs, events): (Vec<Event>, Vec<Event>) = events.into_iter().partition(is_of_an_exec);
+        let mut exit = None;
+        for event in execs {
+            exit = self.serve(system, event).or(exit);
+        }
+        exit = self.take_ended(system).or(exit);
         for event in events {
+            // An exec that was done in time counts, even if nobody has read of it yet.
+            if event == Event::Stop {
+                for (daemon, pid) in self.starting() {
+                    exit = self.take_exec(system, daemon, pid).or(exit);
+                }
+            }
             exit = self.serve(system, event).or(exit);
         }
         loop {
@@ -80,9 +93,17 @@ impl Supervisor {
     pub fn take_ended(&mut self, system: &mut impl System) -> Option<i32> {
         let mut exit = None;
         while let Some(Ended { pid, end, oom_kills }) = system.ended() {
+            if let Some((daemon, _)) = self.starting().into_iter().find(|(_, starting)| *starting == pid) {
+                exit = self.take_exec(system, daemon, pid).or(exit);
+            }
             exit = self.serve(system, Event::Ended { pid, end, oom_kills }).or(exit);
         }
         exit
+    }
+
+    fn take_exec(&mut self, system: &mut impl System, daemon: usize, pid: i32) -> Option<i32> {
+        let event = system.exec_outcome(daemon, pid)?;
+        self.serve(system, event)
     }
 
     /// Serves an event and all that follows from it.
