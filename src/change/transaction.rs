@@ -250,10 +250,17 @@ impl<'a, H: Hands> Change<'a, H> {
         let (files, unrecovered) = self.recover_all(&name)?;
         // What was recovered may have changed what the signal meets.
         let page = self.hands.page()?;
-        let target = proof::target(&page, signal).map_err(|(why, _)| why)?;
+        let target = proof::target(&page, signal)?;
         if let Some(why) = unrecovered {
             // Who applies what lies there, if nothing is kept that could come back, says that it is right.
-            let is_right = self.is_in_place() && matches!(why, Reason::File { fault: FileFault::KeptGone, .. });
+            let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
+            let is_right = self.is_in_place() && fault == Some(&FileFault::KeptGone);
+            // If it isn't even known whether there is something to recover, all stays as it lies.
+            let is_known = fault == Some(&FileFault::RecordGone)
+                || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
+            if !is_known {
+                return Err(why.into());
+            }
             if !is_right {
                 return Err(Reason::Unrecovered { daemon: target.daemon, why: Box::new(why) }.into());
             }
@@ -696,7 +703,7 @@ impl<'a, H: Hands> Change<'a, H> {
     /// Has the host send its signal, and waits for the proof.
     fn prove(&mut self, daemon: &Daemon) -> Tried<Outcome> {
         let page = self.hands.page()?;
-        let target = proof::target(&page, self.order.signal).map_err(|(why, _)| why)?;
+        let target = proof::target(&page, self.order.signal)?;
         let proof = Proof::new(&page, self.order.signal, target.clone());
         self.hands.remember(&page);
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
@@ -718,7 +725,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let page = self.hands.page()?;
         let no_way_back = || Reason::NoWayBack { daemon: Plain::new(name) };
         let signal = proof::restart_of(&page, name).ok_or_else(no_way_back)?;
-        let target = proof::target(&page, signal).map_err(|(why, _)| why)?;
+        let target = proof::target(&page, signal)?;
         let proof = Proof::new(&page, signal, target);
         self.hands.remember(&page);
         self.hands.signal(Some(signal))?;

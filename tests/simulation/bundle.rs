@@ -95,7 +95,7 @@ impl Disk {
     /// A new file.
     pub fn put(&mut self, name: Name, content: Content) {
         let changed = self.tick();
-        self.names[name as usize] = Some(File { content, inode: changed as u64, changed });
+        self.names[name as usize] = Some(File { content, inode: changed.unsigned_abs(), changed });
     }
 
     /// Whatever leads to the same file sees it change.

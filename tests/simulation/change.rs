@@ -70,6 +70,7 @@ pub enum Told {
     Nobody,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
 struct World<'a> {
     bundle: Bundle,
     choices: &'a mut Choices,
