@@ -475,9 +475,24 @@ fn why_the_helper_can_not_be_executed_is_told_though_docker_says_it_on_stdout() 
     let (code, _, err) = run(&mut dir.docker(&format!("echo '{words}'; exit 126")), &["apply-allowlist", "b1"]);
     assert!(code == 4 && err.contains(words) && err.contains("the user that the container runs as"), "{err}");
     assert!(!err.contains("not a sidecar bundle"), "{err}");
+    let kubectl = format!("echo 'error: Internal error occurred: {words}' >&2; exit 126");
+    let (code, _, err) = run(&mut dir.docker(&kubectl), &["apply-allowlist", "b1"]);
+    assert!(code == 4 && err.contains("the user that the container runs as"), "{err}");
     let words = "OCI runtime exec failed: exec failed: no space left on device";
     let (code, _, err) = run(&mut dir.docker(&format!("echo '{words}'; exit 126")), &["apply-allowlist", "b1"]);
     assert!(code == 4 && err.contains(words), "{err}");
+}
+
+#[test]
+fn a_bundle_of_another_protocol_gets_nothing_and_the_line_says_which_side_to_upgrade() {
+    let newer = r#"echo '{"protocol":99,"version":"9.0.0","reply":"protocol"}'"#;
+    let older = r#"echo 'sidecar: no applet "helper"' >&2; exit 2"#;
+    for (bundle, upgrade) in [(newer, "upgrade this program"), (older, "upgrade the bundle's image")] {
+        let dir = Dir::new();
+        let (code, _, err) = run(&mut dir.docker(bundle), &["apply-allowlist", "b1"]);
+        assert!(code == 1 && err.contains(upgrade) && err.contains("nothing was sent"), "{err}");
+        assert_eq!(dir.calls(), ["inspect", "exec"]);
+    }
 }
 
 #[test]

@@ -48,6 +48,10 @@ impl Complaint {
         Self(String::from_utf8_lossy(stderr).into_owned())
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.trim().is_empty()
+    }
+
     /// What a person is shown of it.
     pub fn words(&self) -> Printable {
         Printable::new(&self.0)

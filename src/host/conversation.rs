@@ -155,14 +155,14 @@ impl Conversation<'_> {
                 _ if complaint.says(&["sidecar: no applet \"helper\""]) => {
                     other_protocol(3, Printable::new("of before 1.1"))
                 }
-                // What docker can't execute it tells on stdout.
-                Ok(line) if line.windows(17).any(|words| words == b"permission denied") => {
-                    Reason::MayNotAsk { words: Printable::from_bytes(&line) }
+                _ => {
+                    // What docker can't execute it tells on stdout.
+                    let line = Complaint::new(&first.unwrap_or_default());
+                    let said = if complaint.is_empty() { line } else { complaint.clone() };
+                    let words = said.words();
+                    let may_not = said.says(&["permission denied"]);
+                    if may_not { Reason::MayNotAsk { words } } else { Reason::NoAnswer { words } }
                 }
-                Ok(line) if complaint.words().as_str().is_empty() => {
-                    Reason::NoAnswer { words: Printable::from_bytes(&line) }
-                }
-                _ => Reason::NoAnswer { words: complaint.words() },
             };
             let is_unknown = matches!(why, Reason::CallFailed { .. }) && may_be_sent && !complaint.never_began();
             return Err(if is_unknown { self.lost(complaint.words()) } else { why });
