@@ -318,7 +318,7 @@ mod tests {
         for holders in [&[(5, 31)][..], &[]] {
             let then = seen(&[("127.0.0.1:80", 5)], &[&OURS[..], &children].concat(), holders);
             let now = seen(&[("127.0.0.1:80", 5)], &[&OURS[..1], &orphans].concat(), holders);
-            assert_eq!(now.left_over(&page, "pipelock", &was, &then), held(80, 31, "server"));
+            assert_eq!(now.left_over(&page, "pipelock", &was, &then), Some(held(80, 31, "server")));
             assert_eq!(now.left_over(&page, "egress", &was, &then), None);
             let gone = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans[1..]].concat(), holders);
             assert_eq!(gone.left_over(&page, "pipelock", &was, &then), None);
