@@ -602,7 +602,8 @@ USR1 = { restart = "keeper" }
 
 #[test]
 fn a_server_behind_a_start_script_without_exec_is_asked_to_end_and_keeps_its_data() {
-    let bundle = Container::with_table(&Dir::new(), KEEPER, &[]);
+    let dir = Dir::new();
+    let bundle = Container::with_table(&dir, KEEPER, &[]);
     let has = |what: &str| wait_until(what, || bundle.log().contains(&format!("has {what}")).then_some(()));
     has("nothing");
     docker(&["stop", &bundle.name]);
@@ -706,6 +707,6 @@ fn a_file_that_is_mounted_alone_and_was_replaced_on_the_host_is_not_called_live(
     dir.write("rules", "new");
     let (code, out, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""), "{err}");
-    assert!(err.contains("/etc/rules") && err.contains("mount the directory"), "{err}");
+    assert!(err.contains("/etc/rules") && err.contains("mount its directory"), "{err}");
     assert_eq!(bundle.pids(), before);
 }
