@@ -54,6 +54,8 @@ pub trait System {
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition;
     /// Takes a line for init's log.
     fn tell(&mut self, level: Level, text: String);
+    /// An event is about to be served. Only whoever judges the decisions needs to know.
+    fn serving(&mut self, _: &Event) {}
     /// An event was served: the status may have changed.
     fn changed(&mut self, core: &Supervisor);
 }
@@ -111,6 +113,7 @@ impl Supervisor {
         let mut exit = None;
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {
+            system.serving(&event);
             for action in self.handle(system.now(), event) {
                 match action {
                     Action::Start(daemon) => {

@@ -43,9 +43,10 @@ type Shown = (InitState, Vec<(DaemonState, u64, u64, Option<LastExit>)>, Vec<Opt
 
 /// What status shows after init's start and after each step with its consequences, and the code that init exits with.
 fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>, Option<i32>) {
-    let mut world = World::new(schedule, table, None, [0; MARKS]);
+    let mut world = World::new(schedule, table, None, &[0; MARKS]);
     let mut core = Supervisor::new(table, &schedule.selected);
     world.take(&mut core, vec![Event::Begin]);
+    world.work(&mut core);
     world.wait(&mut core, consequences, true);
     let mut shown = vec![shown(&core, table)];
     for step in &schedule.steps {
