@@ -251,12 +251,14 @@ fn a_page_that_could_not_be_made_this_once_comes_back_also_with_fifty_daemons() 
     let daemon = |n: usize| format!("[[daemon]]\nname = \"d{n}\"\ncommand = [\"sleep\", \"1000\"]\n");
     let table = (0..50).map(daemon).collect::<String>() + "[signals]\nUSR1 = { restart = \"d0\" }\n";
     let bundle = Setup::new(&table).start();
-    bundle.wait_for_generation(49, 1);
+    bundle.wait_until("all fifty", || (0..50).all(|n| bundle.daemon(n)["state"] == "running"));
     let inject = ["--trace=memfd_create".to_owned(), "--inject=memfd_create:error=EMFILE:when=1..99".to_owned()];
     let strace = Strace::attach(&bundle, &inject);
     bundle.signal("USR1");
     bundle.wait_for("err", "no status page: ");
     bundle.wait_until("a second start", || bundle.read("err").matches("starting d0\n").count() == 2);
+    let is_sleep = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n");
+    bundle.wait_until("its exec", || bundle.children().into_iter().filter(|pid| is_sleep(*pid)).count() == 50);
     strace.detach();
     bundle.signal("USR1");
     bundle.wait_for_generation(0, 3);

@@ -276,6 +276,7 @@ fn what_left_its_group_and_session_holds_up_neither_a_restart_nor_the_end_and_it
 fn without_a_descriptor_left_a_restart_fails_the_old_page_is_taken_away_and_both_come_back() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
+    bundle.wait_for_generation(1, 1);
     let limit = |soft: libc::rlim_t| {
         let limit = libc::rlimit { rlim_cur: soft, rlim_max: 1024 };
         // SAFETY: prlimit(2) reads the limit it is given and writes none.
