@@ -141,7 +141,7 @@ impl Bundle {
     fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
         let start = Instant::now();
         while !condition() {
-            assert!(start.elapsed() < Duration::from_secs(30), "not in time: {what}; log: {}", self.read("log"),);
+            assert!(start.elapsed() < Duration::from_secs(30), "not in time: {what}; log: {}", self.read("log"));
             std::thread::sleep(Duration::from_millis(5));
         }
     }
