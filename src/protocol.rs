@@ -94,6 +94,11 @@ pub enum HostMessage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum HelperMessage {
+    /// An earlier, interrupted change is recovered first: its daemon's grace and the time-out again.
+    Recovering {
+        /// How long that may take.
+        within_ms: u64,
+    },
     /// Send the signal now.
     Go {
         /// What it would act on, as that stands now.

@@ -433,7 +433,8 @@ fn twenty_of_which_three_are_bad(engine: &Engine) {
     let said = fleet.change("fourth", &[&label, &no, "--rollback-all", "--canary=1", "--parallel=4"]);
     assert_eq!((said.exit, said.of("live")), (0, good.clone()), "{said:?}");
     assert_eq!(fleet.with("fourth"), good);
-    let (first, last) = (BTreeSet::from_iter(all[..5].iter().copied()), BTreeSet::from_iter(all[10..].iter().copied()));
+    let (first, last) =
+        (all[..5].iter().copied().collect::<BTreeSet<_>>(), all[10..].iter().copied().collect::<BTreeSet<_>>());
     for arguments in [&[label.as_str()][..], &all] {
         let said = fleet.change("fifth", &[&["--rollback-all", "--canary=5", "--parallel=4"], arguments].concat());
         assert_eq!((said.exit, said.of("live").len(), said.outcomes.len()), (1, 0, 20), "{said:?}");
@@ -621,7 +622,7 @@ fn wherever_a_kubectl_stand_in_loses_its_connection_what_is_told_is_what_is() {
     }
 }
 
-/// Makes or changes what a ConfigMap's mount looks like: its files are links through `..data`, which is swapped as a whole.
+/// Makes or changes what a `ConfigMap`'s mount looks like: its files are links through `..data`, which is swapped as a whole.
 fn config_map(dir: &Path, version: &str, rules: &str) {
     fs::create_dir_all(dir.join(version)).unwrap();
     fs::write(dir.join(version).join("rules"), rules).unwrap();

@@ -282,6 +282,10 @@ pub enum Reason {
         words: Plain,
     },
     #[serde(skip)]
+    MayNotAsk {
+        words: Plain,
+    },
+    #[serde(skip)]
     OtherProtocol {
         ours: (u32, Plain),
         theirs: (u32, Plain),
@@ -435,7 +439,8 @@ impl Reason {
             | Self::Stranger { .. }
             | Self::StrangePod { .. }
             | Self::NotInit { .. }
-            | Self::NoAnswer { .. } => Outcome::NotASidecarBundle,
+            | Self::NoAnswer { .. }
+            | Self::MayNotAsk { .. } => Outcome::NotASidecarBundle,
             Self::Unrecovered { .. } => Outcome::Down,
             Self::Unknown { .. } => Outcome::Unsettled,
             Self::Fleet { .. } => Outcome::Untouched,
@@ -445,21 +450,49 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// What was left untouched, if a change ended because of it before anything was put in place or sent.
+    #[must_use]
+    pub fn untouched(&self) -> &'static str {
+        match self {
+            Self::Usage { .. }
+            | Self::Vanished { .. }
+            | Self::Unknown { .. }
+            | Self::Lost { .. }
+            | Self::KillTimedOut { .. }
+            | Self::Unrecovered { .. }
+            | Self::Unproven { .. } => "",
+            Self::SharesPids { .. }
+            | Self::DockerInit
+            | Self::Stranger { .. }
+            | Self::StrangePod { .. }
+            | Self::WhichContainer { .. } => "; nothing was executed or sent",
+            Self::NotWired { .. }
+            | Self::NotSelected { .. }
+            | Self::NotRunning { .. }
+            | Self::Stopping
+            | Self::OtherProtocol { .. }
+            | Self::KillFailed { .. } => "; nothing was sent",
+            _ if matches!(self.outcome(), Outcome::Unreachable | Outcome::NotASidecarBundle) => "; nothing was sent",
+            _ => "; nothing was changed or sent",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     #[allow(clippy::too_many_lines, reason = "a list of sentences")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotWired { signal } => write!(
-                f,
-                "{signal} is wired to nothing there; nothing was sent; wire it under [signals] in the bundle's table"
-            ),
+            Self::NotWired { signal } => {
+                write!(f, "{signal} is wired to nothing there; wire it under [signals] in the bundle's table")
+            }
             Self::NotSelected { signal, daemon } => write!(
                 f,
-                "{signal} is wired to {daemon}, which is not selected there; nothing was sent; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
+                "{signal} is wired to {daemon}, which is not selected there; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
             ),
             Self::NotRunning { signal, daemon } => write!(
                 f,
-                "{signal} is passed on to {daemon}, which does not run; nothing was sent; start it by the signal that restarts it"
+                "{signal} is passed on to {daemon}, which does not run; start it by the signal that restarts it"
             ),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotSignal => f.write_str(
@@ -517,39 +550,38 @@ impl fmt::Display for Reason {
             Self::NotSent => f.write_str("the signal was not sent"),
             Self::Late => f.write_str("the time is up"),
             Self::Usage { message } => f.write_str(message),
-            Self::NoProgram { program, words } => write!(
-                f,
-                "cannot run {program}: {words}; nothing was sent; install it, or name another docker CLI with SIDECAR_DOCKER"
-            ),
+            Self::NoProgram { program, words } => {
+                write!(f, "cannot run {program}: {words}; install it, or name another docker CLI with SIDECAR_DOCKER")
+            }
             Self::CallFailed { call, words } => {
                 let words = if words.as_str().is_empty() { "it says nothing of this bundle" } else { words.as_str() };
-                write!(f, "{call} failed: {words}; nothing was sent; see whether the bundle runs")
+                write!(f, "{call} failed: {words}; see whether the bundle runs")
             }
-            Self::NoSuch { is_pod } => write!(f, "no such {}; nothing was sent; check the name", thing(*is_pod)),
+            Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
             Self::NoneFound { is_pod, labels } => {
                 write!(f, "no running {} carries the label sidecar.schema", thing(*is_pod))?;
                 for label in labels {
                     write!(f, " and {label}")?;
                 }
-                f.write_str("; nothing was sent")
+                Ok(())
             }
             Self::NotUp { state } => {
-                write!(f, "it is not running ({state}); nothing was sent; a new start reads the new files anyway")
+                write!(f, "it is not running ({state}); a new start reads the new files anyway")
             }
-            Self::Paused => f.write_str("it is paused; nothing was sent; unpause it, then apply again"),
+            Self::Paused => f.write_str("it is paused; unpause it, then apply again"),
             Self::SharesPids { mode } => write!(
                 f,
-                "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; nothing was executed or \
-                 sent; start it with one of its own"
+                "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; start it with one of \
+                 its own"
             ),
             Self::DockerInit => f.write_str(
-                "not a sidecar bundle: it was started with --init, so docker's own init is PID 1; nothing was executed or sent; \
+                "not a sidecar bundle: it was started with --init, so docker's own init is PID 1; \
                  start it without --init (compose: without `init: true`), sidecar reaps by itself",
             ),
             Self::Stranger { program } => write!(
                 f,
                 "not a sidecar bundle: its image has no label sidecar.schema and it was started with {program}; \
-                 nothing was executed or sent; see whether the name is right"
+                 see whether the name is right"
             ),
             Self::StrangePod { container } => {
                 f.write_str("not a sidecar bundle: nothing in the pod's manifest tells that ")?;
@@ -558,18 +590,23 @@ impl fmt::Display for Reason {
                     None => f.write_str("any container")?,
                 }
                 f.write_str(
-                    " of it is one; nothing was executed or sent; give the bundle's container the `command` [\"/sbin/init\"], \
+                    " of it is one; give the bundle's container the `command` [\"/sbin/init\"], \
                      or the pod the label sidecar.schema if it has one container",
                 )
             }
             Self::WhichContainer { of } => {
                 let of: Vec<&str> = of.iter().take(10).map(Plain::as_str).collect();
-                write!(f, "which container is meant? the pod has {}; nothing was executed; name one with -c", of.join(", "))
+                write!(f, "which container is meant? the pod has {}; name one with -c", of.join(", "))
             }
-            Self::NotInit { error } => write!(f, "not a sidecar bundle: {error}; nothing was sent"),
+            Self::NotInit { error } => write!(f, "not a sidecar bundle that can be read: {error}"),
+            Self::MayNotAsk { words } => write!(
+                f,
+                "the user of this exec may not run the program of its PID 1 ({words}); run it as the user that \
+                 the container runs as"
+            ),
             Self::NoAnswer { words } => write!(
                 f,
-                "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; nothing was sent; its image may hold an \
+                "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; its image may hold an \
                  older sidecar, docker's default init may be PID 1, or it has no room for one more process",
                 aside(words)
             ),
@@ -577,13 +614,13 @@ impl fmt::Display for Reason {
                 let upgrade = if their > our { "this program" } else { "the bundle's image" };
                 write!(
                     f,
-                    "the bundle's sidecar {other} speaks protocol {their}, this one ({version}) speaks {our}; nothing was sent; \
+                    "the bundle's sidecar {other} speaks protocol {their}, this one ({version}) speaks {our}; \
                      upgrade {upgrade}"
                 )
             }
             Self::KillFailed { kill, words, gone } => {
                 let left = if *gone { "the container can't be reached" } else { "the daemon is as it was" };
-                write!(f, "{kill} failed: {words}; nothing was sent, {left}; fix that and apply again")
+                write!(f, "{kill} failed: {words}; {left}; fix that and apply again")
             }
             Self::KillTimedOut { kill } => write!(
                 f,

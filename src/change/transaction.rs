@@ -366,6 +366,11 @@ impl<'a, H: Hands> Change<'a, H> {
         // From here on it is this helper that is at work: init doesn't take it for the one before.
         record.until = Some(self.until(plan));
         unless_killed(files.write_record(&record))?;
+        if self.order.task != Task::Ask {
+            // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
+            let within_ms = self.way_back_ms(plan);
+            unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
+        }
         let told = |outcome, why, record: &Record| Recovered {
             daemon: Plain::new(name),
             by: record.by.clone(),
@@ -605,7 +610,7 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Until when this helper may be at work: the way back has a time of its own.
     fn until(&mut self, plan: &Plan) -> (Plain, u64) {
-        let back = plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK);
+        let back = self.way_back_ms(plan);
         let deadline = self.deadline.max(self.hands.now_ms());
         (self.hands.home().boot, [ACK_TIMEOUT, back, SLACK].into_iter().fold(deadline, u64::saturating_add))
     }
@@ -694,7 +699,12 @@ impl<'a, H: Hands> Change<'a, H> {
         self.watch(proof, None)
     }
 
-    /// Restarts the daemon, and waits for the proof of that. It has its own time: the grace and the time-out again.
+    /// How long the way back may take: the grace and the time-out again.
+    fn way_back_ms(&self, plan: &Plan) -> u64 {
+        plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
+    }
+
+    /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
     fn restart(&mut self, name: &str, plan: &Plan) -> Tried<()> {
         let page = self.hands.page()?;
         let no_way_back = || Reason::NoWayBack { daemon: Plain::new(name) };
@@ -702,8 +712,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let target = proof::target(&page, signal)?;
         let proof = Proof::new(&page, signal, target);
         self.hands.signal(Some(signal))?;
-        let time = plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK);
-        let deadline = self.hands.now_ms().saturating_add(time);
+        let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan));
         self.watch(proof, Some(deadline)).map(drop)
     }
 

@@ -1,15 +1,16 @@
-//! What an apply came to, for one bundle: one line for people or one object of JSON, and the exit code. This is the
-//! one place where outcomes, codes and words are made.
+//! What an apply came to, for one bundle and for all: one line for people, or one object of JSON.
+//!
+//! Each [`Reason`] has its sentence; the line adds the outcome, what was left as it was, and what moved.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::change::proof::{Act, Incarnation, Target};
-use crate::change::reason::{Ended, Outcome, Reason, Recovered, aside};
-use crate::protocol::{Diff, Hunk};
+use crate::change::reason::{Outcome, Reason, Recovered, aside};
+use crate::protocol::{Diff, End, Hunk};
 use crate::table::Signal;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The version of the JSON object; keys may be added within it.
 const SCHEMA: u32 = 1;
@@ -19,10 +20,10 @@ const SCHEMA: u32 = 1;
 pub struct Asked {
     /// The applet's name.
     pub applet: &'static str,
-    /// The signal; `None` where that isn't known, in a usage error.
+    /// The signal; `None` if it isn't known, in a usage error.
     pub signal: Option<Signal>,
     /// The program that reaches the bundles: docker, podman, kubectl.
-    pub tool: Plain,
+    pub tool: Printable,
 }
 
 /// How long each step took, in milliseconds; 0 for one that wasn't needed or not reached.
@@ -43,30 +44,20 @@ pub struct Millis {
 pub struct Report {
     /// As it was named; `None` in a usage error.
     pub bundle: Option<String>,
-    /// The context that it was reached by, where one was named.
+    /// The context that it was reached by, if one was named.
     pub context: Option<String>,
-    /// How it ended.
-    pub ended: Ended,
+    /// How it ended and what was seen, by the helper's last word or by what the host met before that.
+    pub end: End,
     /// What docker said if it did not take the signal.
-    pub kill: Option<Plain>,
-    /// Why the fleet asked it to go back, where no person did.
-    pub because: Option<Plain>,
-    /// What the signal is wired to, where that came to be known.
+    pub kill: Option<Printable>,
+    /// Why the fleet asked it to go back, unless a person did.
+    pub because: Option<Printable>,
+    /// What the signal acts on, once that is known.
     pub target: Option<Target>,
-    /// The daemon as it was seen last, after the signal was sent.
-    pub after: Option<Incarnation>,
-    /// Other daemons that moved, where that was looked at.
-    pub siblings_moved: Option<Vec<Plain>>,
     /// Whether docker took the signal.
     pub sent: bool,
-    /// Whether a checker passed the content, where there is a file.
-    pub checked: Option<bool>,
-    /// What a dry run found.
-    pub diff: Option<Diff>,
-    /// What was recovered first of earlier, interrupted changes.
-    pub recovered: Vec<Recovered>,
-    /// The owner that the file had, if it couldn't be kept.
-    pub owner_was: Option<(u32, u32)>,
+    /// The signal by which the engine stops the container, if that isn't one that stops init.
+    pub stop_signal: Option<Printable>,
     /// How long it took.
     pub ms: Millis,
 }
@@ -75,35 +66,29 @@ impl Report {
     /// Of a bundle to which nothing happened.
     #[must_use]
     pub fn failed(bundle: Option<String>, why: Reason) -> Self {
-        let ms = Millis::default();
         Self {
             bundle,
             context: None,
-            ended: why.into(),
+            end: End::new(why.into()),
             kill: None,
             because: None,
             target: None,
-            after: None,
-            siblings_moved: None,
             sent: false,
-            checked: None,
-            diff: None,
-            recovered: Vec::new(),
-            owner_was: None,
-            ms,
+            stop_signal: None,
+            ms: Millis::default(),
         }
     }
 
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> u8 {
-        self.ended.outcome.exit()
+        self.end.ended.outcome.exit()
     }
 
     /// Whether it ended well: then its line belongs on stdout.
     #[must_use]
     pub fn is_success(&self) -> bool {
-        self.ended.is_good()
+        self.end.ended.is_good()
     }
 
     /// How it is called; `None` in a usage error.
@@ -116,12 +101,12 @@ impl Report {
     }
 
     /// It was asked to go back, for this reason.
-    pub fn because(&mut self, why: &Plain) {
+    pub fn because(&mut self, why: &Printable) {
         self.because = Some(why.clone());
-        if self.ended.outcome == Outcome::Refused
-            && matches!(self.ended.why, Some(Reason::Interrupted | Reason::Cancelled))
+        if self.end.ended.outcome == Outcome::Refused
+            && matches!(self.end.ended.why, Some(Reason::Interrupted | Reason::Cancelled))
         {
-            self.ended = Reason::Fleet { why: why.clone() }.into();
+            self.end.ended = Reason::Fleet { why: why.clone() }.into();
         }
     }
 
@@ -129,12 +114,22 @@ impl Report {
     #[must_use]
     pub fn line(&self, asked: &Asked) -> String {
         let who = self.who().unwrap_or_else(|| asked.applet.to_owned());
-        let recovered: Vec<String> = self.recovered.iter().map(|one| format!("; first: {one}")).collect();
+        let recovered: Vec<String> = self.end.recovered.iter().map(|one| format!("; first: {one}")).collect();
         let recovered = recovered.concat();
-        match &self.ended.why {
+        match &self.end.ended.why {
             None => format!("{who}: {}{recovered}", self.good(asked)),
             Some(why) => format!("{who}: {}{}{recovered}", self.bad(why, asked), self.moved()),
         }
+    }
+
+    /// What people should know besides, for stderr. In JSON it is a key.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let (who, signal) = (self.who()?, self.stop_signal.as_ref()?);
+        Some(format!(
+            "{who}: note: its stop signal is {signal}, perhaps by an image that it is based on, and that doesn't stop sidecar: \
+             docker stop will end in SIGKILL; set STOPSIGNAL SIGTERM in the Dockerfile (compose: stop_signal: SIGTERM)"
+        ))
     }
 
     /// The object for programs, on one line, without its end.
@@ -151,10 +146,10 @@ impl Report {
             outcome: Outcome,
             signal: Option<String>,
             action: Option<Act>,
-            daemon: Option<&'a Plain>,
+            daemon: Option<&'a Printable>,
             before: Option<Incarnation>,
             after: Option<Incarnation>,
-            siblings_moved: Option<&'a [Plain]>,
+            siblings_moved: Option<&'a [Printable]>,
             ms: Millis,
             #[serde(skip_serializing_if = "Option::is_none")]
             checked: Option<bool>,
@@ -164,6 +159,8 @@ impl Report {
             settled: Vec<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             owner_was: Option<(u32, u32)>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            stop_signal: Option<&'a Printable>,
             error: Option<String>,
         }
         let object = Object {
@@ -172,20 +169,21 @@ impl Report {
             bundle: self.bundle.as_deref(),
             context: self.context.as_deref(),
             exit: self.exit(),
-            outcome: self.ended.outcome,
+            outcome: self.end.ended.outcome,
             signal: asked.signal.map(|s| s.to_string()),
             action: self.target.as_ref().map(|t| t.action),
             daemon: self.target.as_ref().map(|t| &t.daemon),
             // A generation of 0 stands for a daemon that isn't selected: nothing is known of it.
             before: self.target.as_ref().map(|t| t.before).filter(|before| before.generation > 0),
-            after: self.after,
-            siblings_moved: self.siblings_moved.as_deref(),
+            after: self.end.after,
+            siblings_moved: self.end.siblings_moved.as_deref(),
             ms: self.ms,
-            checked: self.checked,
-            diff: self.diff.as_ref(),
-            settled: self.recovered.iter().map(Recovered::to_string).collect(),
-            owner_was: self.owner_was,
-            error: self.ended.why.as_ref().map(|why| self.bad(why, asked)),
+            checked: self.end.checked,
+            diff: self.end.diff.as_ref(),
+            settled: self.end.recovered.iter().map(Recovered::to_string).collect(),
+            owner_was: self.end.owner_was,
+            stop_signal: self.stop_signal.as_ref(),
+            error: self.end.ended.why.as_ref().map(|why| self.bad(why, asked)),
         };
         // Plain structs of strings and numbers: they can't fail to serialize.
         serde_json::to_string(&object).unwrap_or_default()
@@ -193,14 +191,16 @@ impl Report {
 
     fn good(&self, asked: &Asked) -> String {
         let (signal, daemon, tool, ms) = (signal(asked), self.daemon(), &asked.tool, self.ms.total);
-        let siblings = if self.siblings_moved.as_ref().is_none_or(Vec::is_empty) { "; siblings untouched" } else { "" };
-        let unchecked = if self.checked == Some(false) { "; unchecked: its table entry names no checker" } else { "" };
-        let owner = self.owner_was.map_or_else(String::new, |(uid, gid)| {
+        let siblings =
+            if self.end.siblings_moved.as_ref().is_none_or(Vec::is_empty) { "; siblings untouched" } else { "" };
+        let unchecked =
+            if self.end.checked == Some(false) { "; unchecked: its table entry names no checker" } else { "" };
+        let owner = self.end.owner_was.map_or_else(String::new, |(uid, gid)| {
             format!("; the owner of its file was {uid}:{gid} and is the bundle's own user now")
         });
         let tail = format!("{siblings}{}{unchecked}{owner}; {ms} ms", self.moved());
         let restart = self.target.as_ref().is_some_and(|t| t.action == Act::Restart);
-        match self.ended.outcome {
+        match self.end.ended.outcome {
             Outcome::Live if restart => format!("live: {daemon} was restarted and is ready: {}{tail}", self.change()),
             Outcome::Live => format!("live: {daemon} took {signal} and says that it obeyed: {}{tail}", self.change()),
             Outcome::Delivered => format!(
@@ -211,9 +211,13 @@ impl Report {
                 "unchanged: this very content was proven live in the process of {daemon} that still runs; nothing was sent{unchecked}; {ms} ms"
             ),
             Outcome::DryRun => {
-                let passes = if self.checked == Some(false) { "unchecked" } else { "the checker passes it" };
-                let diff = self.diff.as_ref().map_or_else(String::new, diff);
-                format!("dry run: {passes}; {diff}; nothing was changed or sent; {ms} ms")
+                let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passes it" };
+                let diff = self.end.diff.as_ref().map_or_else(String::new, diff);
+                // What was recovered first was changed, and sent for.
+                let is_untouched = self.end.recovered.is_empty();
+                let untouched =
+                    if is_untouched { "nothing was changed or sent" } else { "nothing of this change was made" };
+                format!("dry run: {passes}; {diff}; {untouched}; {ms} ms")
             }
             _ => format!("sent: {signal} for {daemon}, by {tool}; what came of it was not looked at; {ms} ms"),
         }
@@ -221,52 +225,52 @@ impl Report {
 
     fn bad(&self, why: &Reason, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        // Whatever the helper heard: whose sake it was is known here alone.
+        // The helper was only asked to go back: why, the host alone knows.
         let said = |why: &Reason| match (why, &self.because) {
             (Reason::Cancelled, Some(because)) => because.to_string(),
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
             _ => why.to_string(),
         };
-        let said_why = said(why);
-        match (self.ended.outcome, why) {
-            (Outcome::Untouched, _) => format!("untouched: {said_why}; nothing was changed or sent"),
+        let why_said = said(why);
+        // What was recovered first was changed, and sent for.
+        let untouched =
+            if self.end.recovered.is_empty() { why.untouched() } else { "; nothing of this change was made" };
+        match (self.end.ended.outcome, why) {
+            (Outcome::Untouched, _) => format!("untouched: {why_said}{untouched}"),
             (Outcome::Refused, Reason::Unproven { shortfall, .. }) => {
-                format!("refused: {said_why}{}", shortfall.aftermath())
+                format!("refused: {why_said}{}", shortfall.aftermath())
             }
-            (Outcome::Refused, _) if said_why.contains("nothing was") => format!("refused: {said_why}"),
-            (Outcome::Refused, Reason::Stopping) => {
-                format!("refused: {said_why}; nothing was sent; apply again when it runs")
-            }
-            (Outcome::Refused, _) => format!("refused: {said_why}; nothing was changed or sent"),
+            (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; apply again when it runs"),
+            (Outcome::Refused, _) => format!("refused: {why_said}{untouched}"),
             (Outcome::RolledBack, _) => format!(
-                "rolled back: {said_why}{}; the old content is back and {daemon} is as it was{}",
+                "rolled back: {why_said}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
-                if self.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
+                if self.end.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
             ),
             (Outcome::NotProven, Reason::Unproven { shortfall, .. }) => {
-                format!("not proven: {said_why}{}", shortfall.aftermath())
+                format!("not proven: {why_said}{}", shortfall.aftermath())
             }
             (Outcome::NotProven, Reason::KillTimedOut { .. } | Reason::Lost { .. }) => {
-                format!("not proven: {said_why}")
+                format!("not proven: {why_said}")
             }
             (Outcome::NotProven, _) => format!(
-                "not proven: {signal} was sent, then: {said_why}; there is no old content to go back to without --file; look with status"
+                "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; look with status"
             ),
-            (Outcome::Down, _) => match &self.ended.back {
-                None => format!("DOWN: {said_why}"),
+            (Outcome::Down, _) => match &self.end.ended.back {
+                None => format!("DOWN: {why_said}"),
                 Some(back) => format!(
-                    "DOWN: {said_why}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
+                    "DOWN: {why_said}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
                      then apply again",
                     said(back)
                 ),
             },
-            (Outcome::Unsettled, _) => format!("UNSETTLED: {said_why}"),
-            _ => said_why,
+            (Outcome::Unsettled, _) => format!("UNSETTLED: {why_said}"),
+            (_, why) => why_said + why.untouched(),
         }
     }
 
     fn pid(&self) -> String {
-        self.after.and_then(|after| after.pid).map_or_else(String::new, |pid| format!(" (pid {pid})"))
+        self.end.after.and_then(|after| after.pid).map_or_else(String::new, |pid| format!(" (pid {pid})"))
     }
 
     fn daemon(&self) -> &str {
@@ -275,7 +279,7 @@ impl Report {
 
     fn change(&self) -> String {
         let pid = |of: Incarnation| of.pid.map_or_else(|| "none".to_owned(), |pid| pid.to_string());
-        match (self.target.as_ref().map(|t| t.before), self.after) {
+        match (self.target.as_ref().map(|t| t.before), self.end.after) {
             (Some(before), Some(after)) if before != after => {
                 let (old, new) = (pid(before), pid(after));
                 format!("pid {old} -> {new}, generation {} -> {}", before.generation, after.generation)
@@ -286,12 +290,12 @@ impl Report {
     }
 
     fn moved(&self) -> String {
-        let moved = self.siblings_moved.as_deref().unwrap_or_default();
+        let moved = self.end.siblings_moved.as_deref().unwrap_or_default();
         if moved.is_empty() {
             return String::new();
         }
         // A table has a handful of daemons; a bundle that names a thousand isn't believed, nor shown, at length.
-        let names: Vec<&str> = moved.iter().take(10).map(Plain::as_str).collect();
+        let names: Vec<&str> = moved.iter().take(10).map(Printable::as_str).collect();
         format!("; meanwhile also moved: {}", names.join(", "))
     }
 }
@@ -307,7 +311,7 @@ impl Summary {
     /// Takes in one bundle's.
     pub fn add(&mut self, report: &Report) {
         self.exit = self.exit.max(report.exit());
-        self.names.entry(report.ended.outcome).or_default().extend(report.who());
+        self.names.entry(report.end.ended.outcome).or_default().extend(report.who());
     }
 
     /// The exit code: the highest.
@@ -322,7 +326,7 @@ impl Summary {
         self.names.values().map(Vec::len).sum()
     }
 
-    /// The line for people, without its end: by name, where not all are the same.
+    /// The line for people, without its end; with names, unless all ended alike.
     #[must_use]
     pub fn line(&self, asked: &Asked, ms: u128) -> String {
         let group = |(outcome, names): (&Outcome, &Vec<String>)| {
@@ -386,31 +390,22 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{FileFault, Shortfall};
+    use crate::change::reason::{Ended, FileFault, RecordedOutcome, Shortfall};
 
     fn asked() -> Asked {
-        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Plain::new("docker") }
+        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
     }
 
     fn live() -> Report {
         let before = Incarnation { pid: Some(17), generation: 1 };
-        let target = Target { action: Act::Restart, daemon: Plain::new("pipelock"), before, seq: 0 };
-        Report {
-            bundle: Some("b1".to_owned()),
-            context: None,
-            ended: Ended::well(Outcome::Live),
-            kill: None,
-            because: None,
-            target: Some(target),
-            after: Some(Incarnation { pid: Some(31), generation: 2 }),
-            siblings_moved: Some(Vec::new()),
-            sent: true,
-            checked: None,
-            diff: None,
-            recovered: Vec::new(),
-            owner_was: None,
-            ms: Millis { identify: 92, signal: 37, prove: 15, total: 144, ..Millis::default() },
-        }
+        let target = Target { action: Act::Restart, daemon: Printable::new("pipelock"), before, seq: 0 };
+        let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
+        report.end = End::new(Ended::well(Outcome::Live));
+        report.end.after = Some(Incarnation { pid: Some(31), generation: 2 });
+        report.end.siblings_moved = Some(Vec::new());
+        (report.target, report.sent) = (Some(target), true);
+        report.ms = Millis { identify: 92, signal: 37, prove: 15, total: 144, ..Millis::default() };
+        report
     }
 
     #[test]
@@ -441,7 +436,7 @@ mod tests {
             report.line(&asked()),
             format!("b1: live: pipelock was restarted and is ready: pid 17 -> 31, generation 1 -> 2{siblings}")
         );
-        report.siblings_moved = Some(vec![Plain::new("egress")]);
+        report.end.siblings_moved = Some(vec![Printable::new("egress")]);
         assert!(report.line(&asked()).ends_with("; meanwhile also moved: egress; 144 ms"), "{}", report.line(&asked()));
     }
 
@@ -451,23 +446,23 @@ mod tests {
         let back = Ended::badly(Outcome::RolledBack, why.clone());
         for ended in [back, Ended::down(why.clone(), Reason::Late), why.into()] {
             let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
-            report.ended = ended;
+            report.end.ended = ended;
             assert!(report.line(&asked()).contains(": interrupted; "), "{}", report.line(&asked()));
-            report.because(&Plain::new("b2 failed"));
+            report.because(&Printable::new("b2 failed"));
             assert!(report.line(&asked()).contains(": b2 failed; "), "{}", report.line(&asked()));
         }
     }
 
     #[test]
     fn every_reason_has_its_outcome_and_code_and_says_it_on_one_line() {
-        let p = || Plain::new("words");
-        let file = |fault| Reason::File { path: Plain::new("/etc/rules"), fault };
+        let p = || Printable::new("words");
+        let file = |fault| Reason::File { path: Printable::new("/etc/rules"), fault };
         let unproven = |shortfall| Reason::Unproven { daemon: p(), signal: p(), pid: Some(3), shortfall };
         let dead = || unproven(Shortfall::Dead { code: Some(1), killed_by: None });
         let badly = Ended::badly;
         let cases: [(Ended, &str, u8); 33] = [
             (Reason::NoProgram { program: p(), words: p() }.into(), "unreachable", 3),
-            (Reason::CallFailed { call: Plain::new("inspect"), words: p() }.into(), "unreachable", 3),
+            (Reason::CallFailed { call: Printable::new("inspect"), words: p() }.into(), "unreachable", 3),
             (Reason::NoSuch { is_pod: false }.into(), "unreachable", 3),
             (Reason::NoneFound { is_pod: true, labels: vec!["a=b".to_owned()] }.into(), "unreachable", 3),
             (Reason::Fleet { why: p() }.into(), "untouched", 1),
@@ -502,12 +497,31 @@ mod tests {
         ];
         for (ended, outcome, exit) in cases {
             let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
-            report.ended = ended.clone();
+            report.end.ended = ended.clone();
             let object: serde_json::Value = serde_json::from_str(&report.json(&asked())).unwrap();
             assert_eq!((&object["outcome"], &object["exit"]), (&outcome.into(), &exit.into()), "{ended:?}");
             let line = report.line(&asked());
             assert!(line.starts_with("b1: ") && !line.contains('\n') && !line.contains("  "), "{line}");
             assert_eq!(object["after"], serde_json::Value::Null);
+        }
+    }
+
+    #[test]
+    fn what_was_recovered_first_is_told_and_nothing_is_called_untouched_then() {
+        let p = Printable::new;
+        let (daemon, by, at) = (p("pipelock"), p("me@here"), p("2026-11-28"));
+        let one = Recovered { daemon, by, at, outcome: RecordedOutcome::RolledBack, why: None };
+        for ended in [Reason::NoConfig { daemon: p("a") }.into(), Ended::well(Outcome::DryRun)] {
+            let mut report = Report::failed(Some("b1".to_owned()), Reason::Late);
+            report.end = End::new(ended);
+            assert!(report.line(&asked()).contains("nothing was changed or sent"), "{}", report.line(&asked()));
+            report.end.recovered = vec![one.clone()];
+            let line = report.line(&asked());
+            assert!(line.contains("nothing of this change was made") && !line.contains("nothing was"), "{line}");
+            assert!(
+                line.contains("an earlier change of pipelock by me@here, at 2026-11-28, was interrupted"),
+                "{line}"
+            );
         }
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use sidecar::change::proof::{Proof, target};
 use sidecar::change::reason::Shortfall;
 use sidecar::change::record::Record;
-use sidecar::host::engine::Place;
+use sidecar::host::engine::BundleRef;
 use sidecar::host::identify::identify;
 use sidecar::init::relay::{LINE_MAX, Sink, Stream};
 use sidecar::page;
@@ -98,8 +98,9 @@ pub fn status(data: &[u8]) {
             let found = identify(&names, stdout, stderr);
             assert!(found.len() <= names.len() && !found.is_empty());
             for found in found {
-                let is_id = |place| matches!(place, Place::Container(id) if id.bytes().all(|b| b.is_ascii_hexdigit()));
-                assert!(found.place.is_err() || found.place.is_ok_and(is_id));
+                let is_id =
+                    |place| matches!(place, BundleRef::Container(id) if id.bytes().all(|b| b.is_ascii_hexdigit()));
+                assert!(found.bundle.is_err() || found.bundle.is_ok_and(is_id));
             }
         }
         _ => {
