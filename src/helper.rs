@@ -72,14 +72,16 @@ fn serve(host: &mut Host, request: Request) -> bool {
         }
         Ok(_) => {}
         // It may have died of what was interrupted: then that is recovered first, by a restart.
-        Err((Reason::NotRunning { .. }, Some(target)))
-            if order.task != Task::Identify && is_interrupted(host, &page, &target) =>
-        {
-            if !answer(Reply::Hello { target }) {
-                return false;
+        Err(why) => match (&why, proof::wired(&page, signal)) {
+            (Reason::NotRunning { .. }, Some(target))
+                if order.task != Task::Identify && is_interrupted(host, &page, &target) =>
+            {
+                if !answer(Reply::Hello { target }) {
+                    return false;
+                }
             }
-        }
-        Err((why, target)) => return answer(Reply::Refused { why, target }),
+            (_, target) => return answer(Reply::Refused { why, target }),
+        },
     }
     if let Task::File { bytes, sha256, .. } | Task::DryRun { bytes, sha256, .. } = &order.task {
         match host.content(*bytes, sha256, Instant::now() + timeout) {

@@ -117,7 +117,7 @@ fn listeners() -> Vec<Listener> {
     ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().flat_map(|table| parse(&read(Path::new(table)))).collect()
 }
 
-/// proc_net_tcp(5): `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.
+/// `proc_net_tcp(5)`: `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.
 fn parse(table: &str) -> Vec<Listener> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
@@ -162,7 +162,7 @@ fn look(listeners: Vec<Listener>) -> Seen {
     seen
 }
 
-/// proc_pid_stat(5): `pid (name) state ppid pgrp session ...`; the name may hold anything.
+/// `proc_pid_stat(5)`: `pid (name) state ppid pgrp session ...`; the name may hold anything.
 fn process(stat: &str) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(") ")?;
     let (_, name) = head.split_once(" (")?;
@@ -199,8 +199,8 @@ mod tests {
         seen
     }
 
-    fn held(port: u16, by: i32, name: &str) -> Option<Shortfall> {
-        Some(Shortfall::PortHeld { port, by, name: Plain::new(name) })
+    fn held(port: u16, by: i32, name: &str) -> Shortfall {
+        Shortfall::PortHeld { port, by, name: Plain::new(name) }
     }
 
     const OURS: [(i32, i32, i32); 2] = [(12, 1, 12), (17, 1, 17)];
@@ -212,8 +212,8 @@ mod tests {
             let on = |pid| seen(&[(addr, 5)], &[&OURS[..], &[(31, 1, 30), (18, 17, 18)]].concat(), &[(5, pid)]);
             assert_eq!(on(17).judge(&page, "pipelock"), None);
             assert_eq!(on(18).judge(&page, "pipelock"), None, "what it started itself is its own");
-            assert_eq!(on(12).judge(&page, "pipelock"), held(8888, 12, "egress"), "{addr}");
-            assert_eq!(on(31).judge(&page, "pipelock"), held(8888, 31, "server"), "{addr}");
+            assert_eq!(on(12).judge(&page, "pipelock"), Some(held(8888, 12, "egress")), "{addr}");
+            assert_eq!(on(31).judge(&page, "pipelock"), Some(held(8888, 31, "server")), "{addr}");
         }
         let elsewhere = seen(&[("127.0.0.2:8888", 5), ("127.0.0.1:8889", 6)], &OURS, &[(5, 12), (6, 12)]);
         assert_eq!(elsewhere.judge(&page, "pipelock"), None);
@@ -227,7 +227,7 @@ mod tests {
             seen(&[("0.0.0.0:9", 5), ("0.0.0.0:9", 6)], &[&OURS[..], &[(31, 1, 30)]].concat(), &[(5, 17), (6, 31)]);
         for ready in [None, Some(Ready::Notify), Some(Ready::Exec(Vec::new())), page.plans[1].ready.clone()] {
             page.plans[1].ready = ready;
-            assert_eq!(shared.judge(&page, "pipelock"), held(9, 31, "server"));
+            assert_eq!(shared.judge(&page, "pipelock"), Some(held(9, 31, "server")));
         }
     }
 
@@ -240,8 +240,8 @@ mod tests {
             let processes = [&OURS[..], &[(31, parent, 30), (30, ancestor, 30)]].concat();
             seen(&[("0.0.0.0:80", 5)], &processes, &[(5, 31)]).judge(&page, "pipelock")
         };
-        assert_eq!(on(1, 0), held(80, 31, "server"));
-        assert_eq!(on(30, 1), held(80, 31, "server"));
+        assert_eq!(on(1, 0), Some(held(80, 31, "server")));
+        assert_eq!(on(30, 1), Some(held(80, 31, "server")));
         assert_eq!((on(12, 0), on(30, 12), on(30, 0), on(0, 0)), (None, None, None, None));
     }
 

@@ -49,7 +49,7 @@ pub fn end_holder() {
     }
 }
 
-/// Who holds it, by proc_locks(5): `1: FLOCK  ADVISORY  WRITE 17 00:04:4026532561 0 EOF`.
+/// Who holds it, by `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 17 00:04:4026532561 0 EOF`.
 fn holder() -> Option<Pid> {
     let namespace = std::fs::metadata(NAMESPACE).ok()?.ino();
     let mut text = String::new();

@@ -81,34 +81,35 @@ pub fn restart_of(page: &Page, daemon: &str) -> Option<Signal> {
     Signal::from_name(name)
 }
 
+/// What `signal` is wired to in this bundle, and how that stands; generation 0: it isn't selected.
+#[must_use]
+pub fn wired(page: &Page, signal: Signal) -> Option<Target> {
+    let rule = page.status.signals.get(&signal.to_string())?;
+    let (action, name) = match (&rule.restart, &rule.forward) {
+        (Some(name), None) => (Act::Restart, name),
+        (None, Some(name)) => (Act::Forward, name),
+        _ => return None,
+    };
+    let before = now_of(page, name).unwrap_or(Incarnation { pid: None, generation: 0 });
+    Some(Target { action, daemon: Plain::new(name), before, seq: rule.last.map_or(0, |last| last.seq) })
+}
+
 /// What `signal` would do in this bundle.
 ///
 /// # Errors
-/// Why it would do nothing, and what it is wired to where it is.
-pub fn target(page: &Page, signal: Signal) -> Result<Target, (Reason, Option<Target>)> {
+/// Why it would do nothing.
+pub fn target(page: &Page, signal: Signal) -> Result<Target, Reason> {
     let sent = Plain::new(&signal.to_string());
-    let wired = page.status.signals.get(&signal.to_string());
-    let (action, name, last) = match wired.map(|w| (&w.restart, &w.forward, w.last)) {
-        Some((Some(name), None, last)) => (Act::Restart, name, last),
-        Some((None, Some(name), last)) => (Act::Forward, name, last),
-        _ => return Err((Reason::NotWired { signal: sent }, None)),
-    };
-    let daemon = find(page, name);
-    let target = Target {
-        action,
-        daemon: Plain::new(name),
-        before: daemon.map_or(Incarnation { pid: None, generation: 0 }, |(d, _)| incarnation(d)),
-        seq: last.map_or(0, |last| last.seq),
-    };
-    let name = target.daemon.clone();
-    let Some((daemon, _)) = daemon else {
-        return Err((Reason::NotSelected { signal: sent, daemon: name }, Some(target)));
+    let Some(target) = wired(page, signal) else { return Err(Reason::NotWired { signal: sent }) };
+    let daemon = target.daemon.clone();
+    let Some((now, _)) = find(page, daemon.as_str()) else {
+        return Err(Reason::NotSelected { signal: sent, daemon });
     };
     if page.status.state == InitState::Stopping {
-        return Err((Reason::Stopping, Some(target)));
+        return Err(Reason::Stopping);
     }
-    if action == Act::Forward && daemon.state != DaemonState::Running {
-        return Err((Reason::NotRunning { signal: sent, daemon: name }, Some(target)));
+    if target.action == Act::Forward && now.state != DaemonState::Running {
+        return Err(Reason::NotRunning { signal: sent, daemon });
     }
     Ok(target)
 }
@@ -620,13 +621,13 @@ mod tests {
         s.die("egress", 1);
         let before = target(&s.page, Signal::USR1).unwrap().before;
         assert_eq!(before, Incarnation { pid: None, generation: 1 });
-        assert!(matches!(target(&s.page, Signal::HUP), Err((Reason::NotRunning { .. }, Some(_)))));
+        assert!(matches!(target(&s.page, Signal::HUP), Err(Reason::NotRunning { .. })));
     }
 
     #[test]
     fn what_init_would_refuse_is_refused_before_anything_is_sent() {
         let mut page = sample::page();
-        let why = |page: &Page, signal: &str| target(page, Signal::from_name(signal).unwrap()).unwrap_err().0;
+        let why = |page: &Page, signal: &str| target(page, Signal::from_name(signal).unwrap()).unwrap_err();
         assert!(matches!(why(&page, "WINCH"), Reason::NotWired { .. }));
         page.status.state = InitState::Stopping;
         assert_eq!(why(&page, "USR1"), Reason::Stopping);

@@ -58,7 +58,13 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
     let now = files.read(Name::Path)?;
     let mut was_theirs = is_theirs(&now);
     if !(is_old(&now) || was_theirs && theirs == Theirs::Stays) {
-        if !is_old(&files.read(Name::Kept)?) {
+        let kept = files.read(Name::Kept)?;
+        // Written to right before it was exchanged for the new, which nobody has looked at since: it is what lay there.
+        let is_original = match (&kept, &files.read(Name::Staged)?) {
+            (Found::File(kept), Found::File(staged)) => kept.stamp.inode == staged.stamp.inode,
+            _ => false,
+        };
+        if !is_old(&kept) && !is_original {
             return Err(Reason::file(files.path(), FileFault::KeptGone).into());
         }
         if matches!(now, Found::Nothing) {
@@ -80,42 +86,53 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
             files.rename(Name::Kept, Name::Path)?;
         }
     }
-    let now = match files.read(Name::Path)? {
-        Found::File(file) => Some(file),
-        Found::Nothing | Found::Odd(_) => None,
-    };
-    Ok(Restored { was_theirs, now })
+    let now = files.read(Name::Path)?;
+    was_theirs |= is_theirs(&now);
+    Ok(Restored { was_theirs, now: if let Found::File(file) = now { Some(file) } else { None } })
 }
 
-/// Removes what a change left beside the file. `record`: the change had something in place, so what neither was old nor new may
-/// be a person's, which came there by an exchange.
+/// Closes a change that is taken back: what a person wrote is put aside, the record says what came of it, and the rest is removed. If
+/// a step of that fails the record stays `interrupted`, and whoever comes next recovers it once more.
 ///
 /// # Errors
 /// The simulation's helper was killed.
-pub fn sweep(files: &mut impl Files, record: Option<&Record>) -> Tried<()> {
+pub fn close(files: &mut impl Files, record: &Record) -> Tried<()> {
+    if unless_killed(set_aside(files, record))?.is_some() && unless_killed(files.write_record(record))?.is_some() {
+        sweep(files)?;
+    }
+    Ok(())
+}
+
+/// What was neither old nor new came there by an exchange, so a person wrote it.
+fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
+    let inode = |found: &Found| if let Found::File(file) = found { Some(file.stamp.inode) } else { None };
+    let path = inode(&files.read(Name::Path)?);
     for name in [Name::Staged, Name::Kept] {
-        let found = match files.read(name) {
-            Ok(found) => found,
-            Err(Stop::Killed) => return Err(Stop::Killed),
-            // What can't be read now is swept by the next one.
-            Err(Stop::Because(_)) => continue,
-        };
-        let is_theirs = match (&found, record) {
-            (Found::Nothing, _) => continue,
-            (_, None) => false,
-            (Found::File(file), Some(record)) => {
+        let found = files.read(name)?;
+        let is_ours = match &found {
+            Found::Nothing => true,
+            // Another name of what lies there.
+            found if inode(found).is_some() && inode(found) == path => true,
+            Found::File(file) => {
                 let sha256 = file.sha256();
-                sha256 != record.new_sha256 && Some(sha256) != record.old_sha256
+                sha256 == record.new_sha256 || Some(sha256) == record.old_sha256
             }
-            (Found::Odd(_), Some(_)) => true,
+            Found::Odd(_) => false,
         };
-        if is_theirs {
-            unless_killed(files.rename(name, Name::Other))?;
-        } else {
-            files.remove(name)?;
+        if !is_ours {
+            files.rename(name, Name::Other)?;
         }
     }
     Ok(())
+}
+
+/// Removes what a change left beside the file.
+///
+/// # Errors
+/// The simulation's helper was killed.
+pub fn sweep(files: &mut impl Files) -> Tried<()> {
+    files.remove(Name::Staged)?;
+    files.remove(Name::Kept)
 }
 
 /// That it failed is no reason not to go on.
@@ -161,7 +178,7 @@ pub fn before_start(
         Err(Stop::Because(why)) => return failed(&why),
     }
     let Some(record) = &mut record else {
-        let _ = sweep(files, None);
+        let _ = sweep(files);
         return None;
     };
     let restored = match put_back(files, record, Theirs::Stays) {
@@ -176,9 +193,6 @@ pub fn before_start(
     };
     let said = format!("the change of {path} by {} was interrupted: {what}", record.by);
     record.outcome = outcome;
-    // If it can't be written it stays `interrupted`, and is recovered once more.
-    if files.write_record(record).is_ok() {
-        let _ = sweep(files, Some(record));
-    }
+    let _ = close(files, record);
     Some(Ok(said))
 }

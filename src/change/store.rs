@@ -199,7 +199,7 @@ impl Files for Store {
     fn write(&mut self, name: Name, bytes: &[u8], like: &Content) -> Tried<Option<(u32, u32)>> {
         let written = self.write_as(&self.name(name), bytes, Some(like)).map_err(|e| {
             let Attributes { uid, gid, .. } = like.attributes;
-            if e.get_ref().is_some_and(|e| e.is::<NotOurs>()) {
+            if e.get_ref().and_then(|e| e.downcast_ref::<NotOurs>()).is_some() {
                 return Reason::file(&self.path, FileFault::Owner { uid, gid }).into();
             }
             self.failed(if name == Name::Kept { FileStep::Keep } else { FileStep::Stage }, e)

@@ -244,10 +244,17 @@ impl<'a, H: Hands> Change<'a, H> {
         let (files, unrecovered) = self.recover_all(&name)?;
         // What was recovered may have changed what the signal meets.
         let page = self.hands.page()?;
-        let target = proof::target(&page, signal).map_err(|(why, _)| why)?;
+        let target = proof::target(&page, signal)?;
         if let Some(why) = unrecovered {
             // Who applies what lies there, if nothing is kept that could come back, says that it is right.
-            let is_right = self.is_in_place() && matches!(why, Reason::File { fault: FileFault::KeptGone, .. });
+            let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
+            let is_right = self.is_in_place() && fault == Some(&FileFault::KeptGone);
+            // If it isn't even known whether there is something to recover, all stays as it lies.
+            let is_known = fault == Some(&FileFault::RecordGone)
+                || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
+            if !is_known {
+                return Err(why.into());
+            }
             if !is_right {
                 return Err(Reason::Unrecovered { daemon: target.daemon, why: Box::new(why) }.into());
             }
@@ -284,7 +291,7 @@ impl<'a, H: Hands> Change<'a, H> {
         while !self.hands.lock()? {
             let waited = self.go_on(LOCK_POLL_INTERVAL);
             looks = looks.wrapping_add(1);
-            if waited.is_ok() && (is_ended || looks % 50 > 0) {
+            if waited.is_ok() && (is_ended || looks % 50 != 1) {
                 continue;
             }
             // Who holds it has its record on the disk, once it has put something in place.
@@ -294,6 +301,7 @@ impl<'a, H: Hands> Change<'a, H> {
             if !is_ended && record.as_ref().is_some_and(is_overdue) {
                 self.hands.end_overdue_helper()?;
                 is_ended = true;
+                continue;
             }
             waited.map_err(|why| locked(why, record.as_ref()))?;
         }
@@ -364,7 +372,7 @@ impl<'a, H: Hands> Change<'a, H> {
     fn recover(&mut self, name: &str, plan: &Plan, files: &mut H::Files) -> Tried<()> {
         let Some(mut record) = recovery::record(files)?.filter(Record::is_interrupted) else {
             // What one that was killed before, or after, has left.
-            return recovery::sweep(files, None);
+            return recovery::sweep(files);
         };
         if self.order.task != Task::Ask {
             // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
@@ -418,9 +426,7 @@ impl<'a, H: Hands> Change<'a, H> {
             sha256: (record.old_sha256.as_ref(), Some(&record.new_sha256)),
         });
         self.end.recovered.push(told(outcome, why, &record));
-        // If it can't be written it stays `interrupted`, and is recovered once more.
-        unless_killed(files.write_record(&record))?;
-        recovery::sweep(files, Some(&record))
+        recovery::close(files, &record)
     }
 
     // Without new content.
@@ -460,7 +466,7 @@ impl<'a, H: Hands> Change<'a, H> {
             if let Some(last) = unless_killed(files.record())? {
                 let record = self.new_record(daemon, outcome, None, sha256.clone());
                 if unless_killed(files.write_record(&record.after(last)))?.is_some() {
-                    recovery::sweep(files, None)?;
+                    recovery::sweep(files)?;
                 }
             }
         }
@@ -474,11 +480,11 @@ impl<'a, H: Hands> Change<'a, H> {
         let (mut record, old, staged) = match prepared {
             Ok(Prepared::Go(record, old, staged)) => (*record, old, staged),
             Ok(Prepared::Over(outcome)) => {
-                recovery::sweep(&mut files, None)?;
+                recovery::sweep(&mut files)?;
                 return Ok((Ended::well(outcome), Shas::default()));
             }
             Err(Stop::Because(why)) => {
-                recovery::sweep(&mut files, None)?;
+                recovery::sweep(&mut files)?;
                 return Ok((why.into(), Shas::default()));
             }
             Err(Stop::Killed) => return Err(Stop::Killed),
@@ -490,7 +496,7 @@ impl<'a, H: Hands> Change<'a, H> {
         });
         let why = match live {
             Ok(outcome) => {
-                recovery::sweep(&mut files, None)?;
+                recovery::sweep(&mut files)?;
                 return Ok((Ended::well(outcome), (record.old_sha256, Some(record.new_sha256))));
             }
             Err(Stop::Because(why)) => why,
@@ -506,8 +512,7 @@ impl<'a, H: Hands> Change<'a, H> {
         if !is_there {
             // Nothing of this change lies there.
             record.outcome = RecordedOutcome::RolledBack;
-            unless_killed(files.write_record(&record))?;
-            recovery::sweep(&mut files, Some(&record))?;
+            recovery::close(&mut files, &record)?;
             return Ok((why.into(), Shas::default()));
         }
         let ended = self.go_back(daemon, &mut files, &mut record, why)?;
@@ -665,8 +670,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let is_down = ended.outcome == Outcome::Down;
         record.outcome = if is_down { RecordedOutcome::Down } else { RecordedOutcome::RolledBack };
         record.ms = self.hands.now_ms().saturating_sub(self.began);
-        unless_killed(files.write_record(record))?;
-        recovery::sweep(files, Some(record))?;
+        recovery::close(files, record)?;
         self.end.owner_was = None;
         Ok(ended)
     }
@@ -676,7 +680,7 @@ impl<'a, H: Hands> Change<'a, H> {
     /// Has the host send its signal, and waits for the proof.
     fn prove(&mut self, daemon: &Daemon) -> Tried<Outcome> {
         let page = self.hands.page()?;
-        let target = proof::target(&page, self.order.signal).map_err(|(why, _)| why)?;
+        let target = proof::target(&page, self.order.signal)?;
         let proof = Proof::new(&page, self.order.signal, target.clone());
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
         self.is_sent = false;
@@ -697,7 +701,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let page = self.hands.page()?;
         let no_way_back = || Reason::NoWayBack { daemon: Plain::new(name) };
         let signal = proof::restart_of(&page, name).ok_or_else(no_way_back)?;
-        let target = proof::target(&page, signal).map_err(|(why, _)| why)?;
+        let target = proof::target(&page, signal)?;
         let proof = Proof::new(&page, signal, target);
         self.hands.signal(Some(signal))?;
         let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan));

@@ -5,7 +5,8 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 
 use sidecar::change::proof::{Proof, target};
-use sidecar::change::store::Record;
+use sidecar::change::reason::Shortfall;
+use sidecar::change::record::Record;
 use sidecar::host::engine::BundleRef;
 use sidecar::host::identify::identify;
 use sidecar::init::relay::{LINE_MAX, Sink, Stream};
@@ -115,7 +116,12 @@ fn of_page(page: Page) {
             is_plain(&target.daemon);
             let mut proof = Proof::new(&page, signal, target);
             for (now, probe) in [(0, None), (5, Some(true)), (u64::MAX, Some(true)), (0, Some(false))] {
-                let _ = proof.observe(now, &page, true, probe);
+                let _ = proof.observe(
+                    now,
+                    &page,
+                    true,
+                    probe.map(|ready| if ready { Ok(()) } else { Err(Shortfall::NotReady) }),
+                );
             }
             let verdict = proof.give_up();
             let _ = verdict.siblings_moved.iter().map(is_plain).count();

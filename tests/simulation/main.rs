@@ -170,16 +170,19 @@ finds_in_changes! {
     a_commit_without_an_acknowledgement_is_found: CommitsUnacknowledged, "it commits only once it is acknowledged";
     an_unchecked_content_is_found: PlacesUnchecked, "nothing unchecked is put in place";
     a_place_without_a_record_is_found: PlacesUnrecorded, "what is placed can be settled by whoever finds it";
-    a_way_back_without_a_restart_is_found: GoesBackWithoutARestart, "any other exit but 5 means that content and daemon are as they were";
-    an_init_that_settles_under_the_lock_is_found: InitSettlesUnderTheLock, "somebody wrote to the file where it says so";
+    a_way_back_without_a_restart_is_found: GoesBackWithoutARestart, "never a mix";
+    an_init_that_recovers_under_the_lock_is_found: InitRecoversUnderTheLock, "somebody wrote to the file where it says so";
     a_proof_without_settling_is_found: NothingSettles, "what is found live is live, and has settled";
     a_proof_by_another_s_restart_is_found: CountsBeforeItIsSent, "nothing counts before the signal is out";
     an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "what is found live is live, and has settled";
     a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "what was interrupted is settled by whoever comes next";
-    a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "somebody wrote to the file where it says so";
+    a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "any other exit but 5 means that content and daemon are as they were";
     a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
-    an_interrupted_change_that_nobody_settles_is_found: NobodySettlesWhatWasInterrupted, "nothing is left beside the file";
+    an_interrupted_change_that_nobody_recovers_is_found: NobodyRecoversWhatWasInterrupted, "what was interrupted is settled by whoever comes next";
     a_way_back_over_what_a_person_wrote_is_found: WritesOverAPerson, "what a person wrote is never lost";
-    a_person_s_content_called_the_old_is_found: CallsAPersonsContentTheOld, "any other exit but 5 means that content and daemon are as they were";
+    a_person_s_content_called_the_old_is_found: CallsAPersonsContentTheOld, "the record tells which content it is";
     a_proof_of_what_a_person_wrote_is_found: ProvesWhatAPersonWrote, "exit 0 means that the new content is live";
+    what_came_back_and_is_not_looked_at_is_found: ForgetsToLookAtWhatCameBack, "what a person wrote is never lost";
+    a_dead_daemon_that_is_forgotten_is_found: ForgetsThatItWasDead, "exit 5 means that a person must act";
+    an_answer_of_a_stranger_s_is_found: TakesAStrangersAnswer, "what is found live is live, and has settled";
 }
