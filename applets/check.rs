@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
-use sidecar::table::{Action, Daemon, Ready, Table};
+use sidecar::table::{Action, Daemon, Output, Ready, Signal, Table};
 use sidecar::text::one_line;
 
 use crate::args::{self, Early};
@@ -85,18 +85,21 @@ fn meaning(table: &Table, source: &str) -> String {
             let _ = writeln!(text, "  ignores  {} from its start", ignored.join(", "));
         }
     }
+    if table.output == Output::Json {
+        text.push_str("\noutput: each line is a JSON object, init's own too\n");
+    }
     if table.wiring.is_empty() {
         return text + "\nno signal is wired\n";
     }
     text.push_str("\nsignals\n");
-    for wire in &table.wiring {
-        let name = table.daemons.get(wire.daemon).map_or("?", |daemon| &daemon.name);
-        let action = match wire.action {
+    for rule in &table.wiring {
+        let name = table.daemons.get(rule.daemon).map_or("?", |daemon| &daemon.name);
+        let action = match rule.action {
             Action::Restart => format!("restarts {name}"),
             Action::Forward { always: false } => format!("is passed on to {name}, once it catches it"),
             Action::Forward { always: true } => format!("is passed on to {name} at once, caught or not"),
         };
-        let _ = writeln!(text, "  {:<8} {action}", wire.signal.to_string());
+        let _ = writeln!(text, "  {:<8} {action}", rule.signal.to_string());
     }
     text
 }
@@ -115,16 +118,24 @@ fn ready(daemon: &Daemon) -> String {
 
 fn warnings(table: &Table) -> Vec<String> {
     let mut warnings = Vec::new();
-    for wire in &table.wiring {
-        let Some(daemon) = table.daemons.get(wire.daemon) else { continue };
-        let forward = matches!(wire.action, Action::Forward { .. });
-        let way_back = table.wiring.iter().any(|w| w.daemon == wire.daemon && w.action == Action::Restart);
+    for rule in &table.wiring {
+        let Some(daemon) = table.daemons.get(rule.daemon) else { continue };
+        let forward = matches!(rule.action, Action::Forward { .. });
+        let way_back = table.wiring.iter().any(|r| r.daemon == rule.daemon && r.action == Action::Restart);
         if forward && daemon.config.is_some() && !way_back {
             warnings.push(format!(
-                "{signal} is passed on to {name}, which has `config`, and no signal restarts it: there is no way back \
-                 where a reload kills it; wire one under [signals], as in USR2 = {{ restart = \"{name}\" }}",
-                signal = wire.signal,
+                "{signal} is passed on to {name:?}, which has `config`, and no signal restarts it: if a reload kills it, \
+                 there is no way back; add one under [signals], as in USR2 = {{ restart = {name:?} }}",
+                signal = rule.signal,
                 name = daemon.name
+            ));
+        }
+        if rule.signal == Signal::WINCH {
+            warnings.push(format!(
+                "WINCH {} {:?}, and a terminal that is attached to the container sends WINCH at each resize; \
+                 take \"RTMIN+1\", or HUP, USR1 or USR2 if one is free",
+                if forward { "is passed on to" } else { "restarts" },
+                daemon.name
             ));
         }
     }
@@ -133,7 +144,7 @@ fn warnings(table: &Table) -> Vec<String> {
     {
         let needed = daemon.grace.saturating_add(INIT_TAKES).as_millis().div_ceil(1000) + 1;
         warnings.push(format!(
-            "the grace of {} is {}, and docker kills a container 10s after it asked it to stop: set `stop_grace_period: {needed}s` \
+            "the grace of {:?} is {}, and docker kills a container 10s after it asked it to stop: set `stop_grace_period: {needed}s` \
              (compose), `docker stop -t {needed}`, or `terminationGracePeriodSeconds: {needed}` (Kubernetes)",
             daemon.name,
             time(daemon.grace)
@@ -184,10 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn winch_with_a_rule_is_warned_of_since_a_terminals_resize_sends_it() {
+        let with = |line: &str| warnings(&table(&format!("[[daemon]]\nname='a'\ncommand=['a']\n[signals]\n{line}\n")));
+        assert!(with("WINCH={restart='a'}").concat().starts_with("WINCH restarts \"a\", and a terminal"));
+        assert!(with("WINCH={forward='a'}").concat().contains("take \"RTMIN+1\""));
+        assert!(with("'RTMIN+1'={restart='a'}").is_empty());
+    }
+
+    #[test]
+    fn json_output_is_told() {
+        let text = "output='json'\n[[daemon]]\nname='a'\ncommand=['a']\n";
+        assert!(meaning(&table(text), "test").contains("each line is a JSON object"));
+        assert!(!meaning(&table(sidecar::table::BUILT_IN), "test").contains("JSON"));
+    }
+
+    #[test]
     fn a_grace_that_outlasts_docker_is_warned_of_with_what_is_needed() {
         let with = |grace: &str| warnings(&table(&format!("grace='{grace}'\n[[daemon]]\nname='a'\ncommand=['a']\n")));
         assert!(with("9s").is_empty());
         let warning = with("30s").concat();
+        assert!(warning.starts_with("the grace of \"a\" is 30s,"));
         assert!(warning.contains("stop_grace_period: 32s") && warning.contains("terminationGracePeriodSeconds: 32"));
         assert_eq!(with("9001ms").len(), 1);
     }

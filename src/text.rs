@@ -75,12 +75,14 @@ impl<'de> Deserialize<'de> for Printable {
     }
 }
 
-/// A text of the caller's own, a file's name say, on one line: control characters are escaped, letters stay.
+/// A text of the caller's own, a file's name say, on one line: letters and signs stay, what isn't printable is escaped
+/// (control characters, and those that turn the direction of a line or have no width).
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        // Quotes and backslashes are printable.
+        if matches!(c, '"' | '\'' | '\\') { out.push(c) } else { out.extend(c.escape_debug()) }
     }
     out
 }
@@ -92,6 +94,10 @@ mod tests {
     #[test]
     fn the_callers_own_words_stay_but_for_what_moves_a_cursor() {
         assert_eq!(one_line("b\u{e9}b\u{e9}: a\tb\n\x1b[2J\u{9b}"), "b\u{e9}b\u{e9}: a\\tb\\n\\u{1b}[2J\\u{9b}");
+        assert_eq!(
+            one_line("\"a\" 'b' c\\d \u{202e}e\u{2066}\u{200b}\u{feff}"),
+            "\"a\" 'b' c\\d \\u{202e}e\\u{2066}\\u{200b}\\u{feff}"
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What a daemon table may say, and what each error names: line and mend.
+//! What a daemon table may say, and what each error names: line and fix.
 
 use std::time::Duration;
 
-use sidecar::table::{Action, BUILT_IN, Ready, Signal, Table, parse_duration};
+use sidecar::table::{Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, Signal, Table, parse_duration};
 
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
 
@@ -22,7 +22,20 @@ fn a_duration_is_a_whole_number_and_a_unit() {
     for (text, millis) in [("0s", 0), ("300ms", 300), ("8s", 8000), ("2m", 120_000)] {
         assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
     }
-    for text in ["", "8", "s", "-1s", "1.5s", "1h", "8 s", "99999999999999999999s", "18446744073709551615m"] {
+    assert_eq!(parse_duration("10080m"), Some(Duration::from_secs(7 * 24 * 3600)));
+    for text in [
+        "",
+        "8",
+        "s",
+        "10081m",
+        "9223372036854775808ms",
+        "-1s",
+        "1.5s",
+        "1h",
+        "8 s",
+        "99999999999999999999s",
+        "18446744073709551615m",
+    ] {
         assert_eq!(parse_duration(text), None, "{text}");
     }
 }
@@ -32,6 +45,20 @@ fn the_default_grace_is_8_s_and_a_daemons_own_wins() {
     let table = Table::parse(&format!("{DAEMON}[[daemon]]\nname = \"b\"\ncommand = [\"b\"]\ngrace = \"0s\"\n"), "t");
     let graces: Vec<Duration> = table.unwrap().daemons.iter().map(|d| d.grace).collect();
     assert_eq!(graces, [Duration::from_secs(8), Duration::ZERO]);
+}
+
+#[test]
+fn lines_get_a_prefix_unless_the_table_asks_for_json() {
+    let output = |line: &str| Table::parse(&format!("{line}\n{DAEMON}"), "t").map(|t| t.output);
+    assert_eq!(output(""), Ok(Output::Prefix));
+    assert_eq!(output("output = \"prefix\""), Ok(Output::Prefix));
+    assert_eq!(output("output = \"json\""), Ok(Output::Json));
+    for (line, error) in [
+        ("output = \"JSON\"", "t:1: output = \"JSON\" is unknown; write \"prefix\" (the default) or \"json\""),
+        ("output = 1", "t:1: invalid type: integer `1`; write \"prefix\" or \"json\""),
+    ] {
+        assert_eq!(output(line).unwrap_err().to_string(), error);
+    }
 }
 
 #[test]
@@ -99,5 +126,161 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
         let error = Table::parse(&text, "f").unwrap_err().to_string();
         let (start, rest) = expected.split_once(".*").unwrap_or((&expected, ""));
         assert!(error.starts_with(start) && error.contains(rest), "{text}\nexpected {expected}\ngot {error}");
+    }
+}
+
+fn error(text: &str) -> String {
+    Table::parse(text, "f").err().map(|e| e.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn a_key_that_is_nested_too_deeply_is_told_with_its_line() {
+    let deep = ".a".repeat(200);
+    for line in [
+        format!("x{deep} = 1"),
+        format!("[x{deep}]"),
+        format!("config = {{ x{deep} = 1 }}"),
+        format!("x = {}", "[".repeat(200)),
+        format!("x = {}", "{a=".repeat(200)),
+    ] {
+        let error = error(&format!("# a comment{deep}\n{DAEMON}{line}\n"));
+        assert!(error.starts_with("f:5: nested too deeply;"), "{error}");
+    }
+}
+
+#[test]
+fn a_date_is_called_a_date_whichever_key_it_is_given_to() {
+    let tables = [
+        ("grace = 2026-01-01T00:00:00Z", "f:4: invalid type: date or time; write a duration"),
+        ("ready = 10:00:00", "f:4: invalid type: date or time; write { tcp"),
+        ("ready = { notify = 2026-01-01 }", "f:4: invalid type: date or time; write { tcp"),
+        ("config = 2026-01-01", "f:4: invalid type: date or time; write { path"),
+        ("config = { path = 2026-01-01 }", "f:4: invalid type: date or time; write { path"),
+        ("[signals]\nHUP = 2026-01-01", "f:5: invalid type: date or time; write { restart"),
+    ];
+    for (line, expected) in tables {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.starts_with(expected), "{error}");
+    }
+    for table in ["signals = 2026-01-01", "daemon = [2026-01-01]", "[[daemon]]\nname = 2026-01-01\ncommand = [\"a\"]"] {
+        assert!(error(table).contains(": invalid type: date or time; write "), "{}", error(table));
+    }
+}
+
+#[test]
+fn nothing_of_a_table_reaches_a_terminal_that_it_would_act_on() {
+    // Right-to-left override and isolate, no width, a byte order mark, escape, C1.
+    let odd = "\u{202e}\u{2066}\u{200b}\u{feff}";
+    let escaped = "\\u001b\\u009b";
+    for line in [
+        format!("\"{odd}{escaped}\" = 1"),
+        format!("grace = \"{odd}{escaped}\""),
+        format!("ignore = \"{odd}{escaped}\""),
+        format!("ignore = [\"{odd}{escaped}\"]"),
+        format!("config = {{ path = \"{odd}{escaped}\" }}"),
+        format!("config = {{ \"{odd}{escaped}\" = 1 }}"),
+        format!("ready = {{ tcp = \"{odd}{escaped}\" }}"),
+        format!("ready = {{ http = \"{odd}{escaped}\" }}"),
+        format!("[signals]\n\"{odd}{escaped}\" = {{ restart = \"alpha\" }}"),
+        format!("[signals]\nHUP = {{ restart = \"{odd}{escaped}\" }}"),
+        format!("[signals]\nHUP = {{ forward = \"alpha\", when = \"{odd}{escaped}\" }}"),
+    ] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.bytes().all(|b| matches!(b, b' '..=b'~')), "{error:?}");
+    }
+    assert!(error(&format!("{DAEMON}\"\u{202e}x\" = 1")).contains("unknown field `\\u{202e}x`"));
+}
+
+#[test]
+fn an_error_that_quotes_a_long_text_is_short_and_ends_in_its_fix() {
+    let error = error(&format!("grace = \"{}\"\n{DAEMON}", "x".repeat(100_000)));
+    assert!(error.len() < 500 && error.ends_with(r#"ms, s or m, as in "8s""#), "{error}");
+}
+
+#[test]
+fn names_numbers_and_sizes_out_of_range_are_errors() {
+    let daemon = |name: &str| format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"a\"]\n");
+    assert!(Table::parse(&daemon(&"a".repeat(MAX_NAME)), "f").is_ok());
+    let many = |n: usize| (0..n).map(|n| daemon(&format!("d{n}"))).collect::<String>();
+    assert!(Table::parse(&many(MAX_DAEMONS), "f").is_ok());
+    let cases = [
+        (daemon(&"a".repeat(MAX_NAME + 1)), "f:2: name is 64 bytes long, out of range; use at most 63"),
+        (many(26_000), "f:3002: 26000 daemons are out of range; a table holds at most 1000"),
+        (
+            format!("grace = \"9223372036854775808ms\"\n{DAEMON}"),
+            "f:1: grace = \"9223372036854775808ms\" is out of range; the longest is a week, \"10080m\"",
+        ),
+        (
+            format!("{DAEMON}settle = \"99999999999999999999m\"\n"),
+            "f:4: settle = \"99999999999999999999m\" is out of range",
+        ),
+        (format!("{DAEMON}ready = {{ tcp = \"127.0.0.1:0\" }}\n"), "f:4: ready has port 0"),
+        (format!("{DAEMON}ready = {{ http = \"http://127.0.0.1:0/\" }}\n"), "f:4: ready has port 0"),
+        (
+            format!("{DAEMON}ready = {{ exec = [\"a\", \"{}\"] }}\n", "x".repeat(131_072)),
+            "f:4: ready.exec has an argument out of range",
+        ),
+        (
+            format!("[[daemon]]\nname = \"a\"\ncommand = [{}]\n", "\"x\",".repeat(200_000)),
+            "f:3: command has more arguments",
+        ),
+        (format!("{DAEMON}config = {{ path = \"/{}\" }}\n", "x".repeat(241)), "f:4: config.path is out of range"),
+        (format!("{DAEMON}config = {{ path = \"{}/x\" }}\n", "/x".repeat(2_047)), "f:4: config.path is out of range"),
+    ];
+    for (table, expected) in cases {
+        assert!(error(&table).starts_with(expected), "{} is not {expected}", error(&table));
+    }
+}
+
+#[test]
+fn a_config_path_names_one_file_in_one_way() {
+    let with = |path: &str| Table::parse(&format!("{DAEMON}config = {{ path = \"{path}\" }}\n"), "f");
+    for path in ["/a", "/a/b.c", "/a/..b", "/a/.b", "/.../a", "/a.sidecar", "/a/b.sidecar-old"] {
+        assert!(with(path).is_ok(), "{path}");
+    }
+    for path in ["", "/", "//", "/a/", "/a/.", "/a/..", "/..", "/.", "a", "./a", "../a"] {
+        let error = with(path).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("f:4: config.path = \"{path}\" names no file; write its absolute path")),
+            "{error}"
+        );
+    }
+    assert!(with("/a/../b").unwrap_err().to_string().contains("goes back by `..`; write the path without it"));
+    for path in ["/a/.b.sidecar", "/a/.sidecar-old.b", "/a/.sidecar-new.b", "/a/.sidecar-other.b"] {
+        assert!(with(path).unwrap_err().to_string().contains("gives to files of its own"), "{path}");
+    }
+}
+
+#[test]
+fn an_odd_encoding_is_told_with_its_line() {
+    let directory = std::env::temp_dir().join(format!("sidecar-table-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("daemons.toml");
+    let load = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        Table::load(Some(&file)).map_err(|e| (e.line, e.message))
+    };
+    let latin1 = load(&[DAEMON.as_bytes(), b"# caf\xe9\n"].concat());
+    assert_eq!(latin1.unwrap_err(), (Some(4), "this line isn't UTF-8; save the table in that encoding".to_owned()));
+    let nul = load(format!("{DAEMON}\0").as_bytes());
+    assert_eq!(nul.unwrap_err(), (Some(4), "a NUL byte; a daemon table is text".to_owned()));
+    let windows = DAEMON.replace('\n', "\r\n");
+    assert!(load(format!("\u{feff}{windows}").as_bytes()).is_ok());
+    assert_eq!(load(format!("{windows}x = 1\r\n").as_bytes()).unwrap_err().0, Some(4));
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_key_that_compose_spells_otherwise_is_told_with_ours() {
+    for (line, ours) in [("stop_grace_period = \"8s\"", "write grace"), ("healthcheck = {}", "write ready")] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.starts_with("f:4: unknown field `") && error.ends_with(ours), "{error}");
+    }
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_told_as_that() {
+    for text in [format!("grace = \"1s\"\ngrace = \"2s\"\n{DAEMON}"), format!("{DAEMON}name = \"b\"\n")] {
+        assert!(error(&text).ends_with(": this key is there already; keep one of the two"), "{}", error(&text));
     }
 }

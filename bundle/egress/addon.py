@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import socket
+import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from mitmproxy import http
 
@@ -19,6 +21,13 @@ logger = logging.getLogger("egress")
 logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
 
 
+# How long a word waits for room in init's queue, and how often. Who shares the bundle's network namespace can fill it.
+SEND_SECONDS = 0.25
+SEND_TRIES = 20
+# Not the proxy's own thread: every connection would wait along. One thread, so that words keep their order.
+sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notify")
+
+
 def notify(*fields: str) -> None:
     """One datagram to NOTIFY_SOCKET, from this very process: init checks the sender's pid."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -26,12 +35,24 @@ def notify(*fields: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
+    sender.submit(send, "\n".join(fields).encode(), address)
+
+
+def send(datagram: bytes, address: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            # Never wait here: every connection of the proxy would wait along.
-            sock.sendto("\n".join(fields).encode(), socket.MSG_DONTWAIT, address)
-        except OSError as error:
-            logger.warning("cannot notify init: %s", error.strerror)
+        # The kernel's own time-out. Who waits in the kernel is served in turn; who polls a full queue never gets in.
+        # Python's settimeout polls.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, int(SEND_SECONDS * 1_000_000)))
+        for _ in range(SEND_TRIES):
+            try:
+                sock.sendto(datagram, address)
+                return
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                logger.warning("cannot notify init: %s", error.strerror)
+                return
+    logger.warning("cannot notify init: its queue was full for %g s", SEND_SECONDS * SEND_TRIES)
 
 
 class Egress:

@@ -142,7 +142,7 @@ async def propose_allowlist(
     The answer's `outcome` is "live" (try the request again now), "already-listed" (nothing to wait for; if the request
     is refused all the same, the operator has yet to apply the list), or "not-answered" (nobody decided in time).
     """
-    global waiting, proposals
+    global waiting
     wanted: list[str] = []
     for domain in domains:
         name = allowlist.normalized(domain)
@@ -154,7 +154,17 @@ async def propose_allowlist(
         raise ToolError("the reason must be one line of printable text")
     if waiting >= MAX_PROPOSALS:
         raise ToolError(f"{MAX_PROPOSALS} proposals wait for the operator already: wait for an answer to one of them")
+    # Before anything is awaited: of a burst of calls only so many may get past the line above.
+    waiting += 1
+    try:
+        return await proposed(wanted, reason, ctx)
+    finally:
+        waiting -= 1
 
+
+async def proposed(wanted: list[str], reason: str, ctx: Context) -> Answer:
+    """Puts it before the operator and waits."""
+    global proposals
     proposals += 1
     number, began = proposals, time.monotonic()
     before = pipelock_of(await bundle_status())["generation"]
@@ -172,7 +182,6 @@ async def propose_allowlist(
         note = "the allowlist holds these already; where they are refused, the operator has yet to apply it"
         return answer("already-listed", before, note)
     log(f"{asked}. To grant it, add that to api_allowlist in pipelock.yaml and run apply-allowlist")
-    waiting += 1
     try:
         told = began - PROGRESS_SECONDS
         generation = before
@@ -200,8 +209,6 @@ async def propose_allowlist(
     except asyncio.CancelledError:
         log(f"proposal {number}: withdrawn")
         raise
-    finally:
-        waiting -= 1
 
 
 @mcp.custom_route("/health", methods=["GET"])

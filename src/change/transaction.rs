@@ -242,23 +242,12 @@ impl<'a, H: Hands> Change<'a, H> {
         let (signal, page) = (self.order.signal, self.hands.page()?);
         let name = proof::daemon_of(&page, signal).unwrap_or_default();
         let (files, unrecovered) = self.recover_all(&name)?;
+        if let Some(why) = unrecovered {
+            self.may_go_on(&name, why)?;
+        }
         // What was recovered may have changed what the signal meets.
         let page = self.hands.page()?;
         let target = proof::target(&page, signal)?;
-        if let Some(why) = unrecovered {
-            // Who applies what lies there, if nothing is kept that could come back, says that it is right.
-            let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
-            let is_right = self.is_in_place() && fault == Some(&FileFault::KeptGone);
-            // If it isn't even known whether there is something to recover, all stays as it lies.
-            let is_known = fault == Some(&FileFault::RecordGone)
-                || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
-            if !is_known {
-                return Err(why.into());
-            }
-            if !is_right {
-                return Err(Reason::Unrecovered { daemon: target.daemon, why: Box::new(why) }.into());
-            }
-        }
         let Some((_, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
         let was_dead = target.before.pid.is_none();
         let daemon = Daemon { name, plan: plan.clone(), was_dead };
@@ -374,6 +363,9 @@ impl<'a, H: Hands> Change<'a, H> {
             // What one that was killed before, or after, has left.
             return recovery::sweep(files);
         };
+        // From here on it is this helper that is at work: init doesn't take it for the one before.
+        record.until = Some(self.until(plan));
+        unless_killed(files.write_record(&record))?;
         if self.order.task != Task::Ask {
             // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
             let within_ms = self.way_back_ms(plan);
@@ -427,6 +419,19 @@ impl<'a, H: Hands> Change<'a, H> {
         });
         self.end.recovered.push(told(outcome, why, &record));
         recovery::close(files, &record)
+    }
+
+    /// Whether to go on although what was interrupted can't be recovered.
+    fn may_go_on(&self, name: &str, why: Reason) -> Tried<()> {
+        let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
+        if self.is_in_place() && fault == Some(&FileFault::KeptGone) {
+            // Who applies what lies there, if nothing is kept that could come back, says that it is right.
+            return Ok(());
+        }
+        let is_known = fault == Some(&FileFault::RecordGone)
+            || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
+        // If it isn't even known whether there is something to recover, all stays as it lies.
+        Err(if is_known { Reason::Unrecovered { daemon: Plain::new(name), why: Box::new(why) } } else { why }.into())
     }
 
     // Without new content.
@@ -586,10 +591,6 @@ impl<'a, H: Hands> Change<'a, H> {
     }
 
     fn new_record(&mut self, daemon: &Daemon, outcome: RecordedOutcome, old: Option<Plain>, new: Plain) -> Record {
-        let Home { boot, pids } = self.hands.home();
-        // The way back has a time of its own.
-        let back = self.way_back_ms(&daemon.plan);
-        let until = [ACK_TIMEOUT, back, SLACK].into_iter().fold(self.deadline, u64::saturating_add);
         Record {
             schema: SCHEMA,
             id: self.order.id.clone(),
@@ -602,9 +603,16 @@ impl<'a, H: Hands> Change<'a, H> {
             live_in: None,
             past: Vec::new(),
             was_dead: daemon.was_dead,
-            until: Some((boot, until)),
-            home: pids,
+            until: Some(self.until(&daemon.plan)),
+            home: self.hands.home().pids,
         }
+    }
+
+    /// Until when this helper may be at work: the way back has a time of its own.
+    fn until(&mut self, plan: &Plan) -> (Plain, u64) {
+        let back = self.way_back_ms(plan);
+        let deadline = self.deadline.max(self.hands.now_ms());
+        (self.hands.home().boot, [ACK_TIMEOUT, back, SLACK].into_iter().fold(deadline, u64::saturating_add))
     }
 
     /// From the signal to the commit.

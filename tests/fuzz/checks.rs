@@ -14,7 +14,7 @@ use sidecar::page;
 use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request};
 use sidecar::status::Page;
 use sidecar::supervisor::select;
-use sidecar::table::{BUILT_IN, BUILT_IN_NAME, Ready, Signal, Table};
+use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Ready, Signal, Table};
 use sidecar::text::Plain;
 
 /// A table is one that init can run, or an error in a line that is there.
@@ -22,11 +22,12 @@ pub fn table(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Table::parse(text, "fuzz") {
         Ok(table) => {
-            assert!(!table.daemons.is_empty());
+            assert!(!table.daemons.is_empty() && table.daemons.len() <= MAX_DAEMONS);
             for (index, daemon) in table.daemons.iter().enumerate() {
                 assert_eq!(table.find(&daemon.name), Some(index), "a second one of that name");
                 assert!(daemon.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
-                assert!(!daemon.name.starts_with('-') && !daemon.name.is_empty());
+                assert!(!daemon.name.starts_with('-') && (1..=MAX_NAME).contains(&daemon.name.len()));
+                assert!(daemon.grace <= MAX_DURATION && daemon.settle <= MAX_DURATION);
                 let exec = match &daemon.ready {
                     Some(Ready::Exec(command)) => command.as_slice(),
                     _ => &[],
@@ -38,19 +39,23 @@ pub fn table(data: &[u8]) {
                 }
                 assert!(!daemon.command.is_empty());
                 assert!(check.is_empty() || check.iter().any(|argument| argument.contains("{}")));
-                assert!(daemon.config.as_ref().is_none_or(|config| config.path.is_absolute()));
+                let file = daemon.config.as_ref().map(|config| config.path.as_path());
+                assert!(file.is_none_or(|path| path.is_absolute() && path.file_name().is_some()), "{file:?}");
             }
-            for wire in &table.wiring {
-                assert!(wire.daemon < table.daemons.len() && wire.signal.is_wireable());
-                assert_eq!(Signal::from_number(wire.signal.number()), Some(wire.signal));
-                assert_eq!(Signal::from_name(&wire.signal.to_string()), Some(wire.signal));
+            for rule in &table.wiring {
+                assert!(rule.daemon < table.daemons.len() && rule.signal.is_wireable());
+                assert_eq!(Signal::from_number(rule.signal.number()), Some(rule.signal));
+                assert_eq!(Signal::from_name(&rule.signal.to_string()), Some(rule.signal));
             }
             assert!(table.wiring.is_sorted_by(|a, b| a.signal < b.signal), "a signal is wired twice");
         }
         Err(error) => {
             let lines = text.bytes().filter(|b| *b == b'\n').count() + 1;
-            assert!(error.line.is_none_or(|line| (1..=lines).contains(&line)), "{error}");
-            assert!(!error.message.is_empty());
+            let is_empty = error.message.starts_with("no daemons");
+            assert!(error.line.map_or(is_empty, |line| (1..=lines).contains(&line)), "{error}");
+            assert!((1..=420).contains(&error.message.chars().count()), "{error}");
+            let is_shown = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1;
+            assert!(error.message.chars().all(is_shown), "{error:?}");
         }
     }
 }

@@ -685,7 +685,7 @@ impl Hands for Sim<'_> {
                 world.is_live();
                 world.offer()?;
             }
-            HelperMessage::Recovering { .. } | HelperMessage::Sent | HelperMessage::End(_) => {}
+            HelperMessage::Sent | HelperMessage::Recovering { .. } | HelperMessage::End(_) => {}
         }
         Ok(())
     }

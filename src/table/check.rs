@@ -1,0 +1,325 @@
+//! What the parser read becomes a checked table, or the first thing that is wrong with it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::{TableError, line_of};
+use super::signal::Signal;
+use super::{Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, SignalRule, Table};
+
+const DEFAULT_GRACE: Duration = Duration::from_secs(8);
+const DEFAULT_SETTLE: Duration = Duration::from_millis(300);
+/// The longest argument that the kernel executes a program with, in bytes (`MAX_ARG_STRLEN` less its NUL).
+const MAX_ARGUMENT: usize = (128 << 10) - 1;
+/// The most that a command's arguments may take together, their pointers included: half of what the kernel has for them
+/// and the environment if the stack's limit is the usual 8 MiB.
+const MAX_ARGUMENTS: usize = 1 << 20;
+/// The longest path that the kernel takes, in bytes (`PATH_MAX` less its NUL).
+const MAX_PATH: usize = 4095;
+/// The longest name of a file that leaves room for `.sidecar-other.` before it.
+const MAX_FILE_NAME: usize = 255 - ".sidecar-other.".len();
+
+/// An error with the place that it is about, before the text's lines are counted.
+type At<T> = Result<T, (Range<usize>, String)>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTable {
+    grace: Option<Spanned<String>>,
+    output: Option<Spanned<String>>,
+    #[serde(default)]
+    daemon: Vec<RawDaemon>,
+    #[serde(default)]
+    signals: BTreeMap<Spanned<String>, Spanned<RawAction>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDaemon {
+    name: Spanned<String>,
+    command: Spanned<Vec<String>>,
+    grace: Option<Spanned<String>>,
+    #[serde(default)]
+    ignore: Vec<Spanned<String>>,
+    config: Option<Spanned<RawConfig>>,
+    ready: Option<Spanned<RawReady>>,
+    settle: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    path: String,
+    check: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawReady {
+    tcp: Option<String>,
+    http: Option<String>,
+    exec: Option<Vec<String>>,
+    notify: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAction {
+    forward: Option<String>,
+    restart: Option<String>,
+    when: Option<String>,
+}
+
+/// Reads and checks a whole table.
+pub(super) fn table(text: &str, source: &str) -> Result<Table, TableError> {
+    let at = |(span, message): (Range<usize>, String)| {
+        TableError::new(source, Some(line_of(text.as_bytes(), span.start)), &message)
+    };
+    // The parser would name the key after which it stands, and nobody sees it in an editor.
+    if let Some(nul) = text.find('\0') {
+        return Err(at((nul..nul, "a NUL byte; a daemon table is text".to_owned())));
+    }
+    let raw: RawTable = toml::from_str(text).map_err(|e| TableError::from_toml(&e, text, source))?;
+    if raw.daemon.is_empty() {
+        return Err(TableError::new(source, None, "no daemons; add a [[daemon]] with name and command"));
+    }
+    checked(raw).map_err(at)
+}
+
+fn checked(raw: RawTable) -> At<Table> {
+    let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g))?;
+    let output = raw.output.as_ref().map_or(Ok(Output::default()), check_output)?;
+    if let Some(one_more) = raw.daemon.get(MAX_DAEMONS) {
+        let message = format!("{} daemons are out of range; a table holds at most {MAX_DAEMONS}", raw.daemon.len());
+        return Err((one_more.name.span(), message));
+    }
+    let mut daemons: Vec<Daemon> = Vec::with_capacity(raw.daemon.len());
+    let mut names = HashSet::new();
+    let mut files: HashMap<PathBuf, String> = HashMap::new();
+    for raw_daemon in raw.daemon {
+        let span = raw_daemon.name.span();
+        let daemon = check_daemon(raw_daemon, grace)?;
+        if !names.insert(daemon.name.clone()) {
+            return Err((span, format!("a second daemon named {:?}; give each its own name", daemon.name)));
+        }
+        if let Some(config) = &daemon.config
+            && let Some(other) = files.insert(config.path.clone(), daemon.name.clone())
+        {
+            return Err((span, format!("config.path is that of {other:?} too; give each daemon a file of its own")));
+        }
+        daemons.push(daemon);
+    }
+    let mut wiring = Vec::new();
+    for (name, action) in raw.signals {
+        wiring.push(check_rule(&name, action, &daemons)?);
+    }
+    wiring.sort_by_key(|rule| rule.signal);
+    Ok(Table { daemons, wiring, output })
+}
+
+/// Reads `[0-9]+(ms|s|m)`, up to [`MAX_DURATION`].
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        _ => None,
+    }?;
+    Some(Duration::from_millis(millis)).filter(|duration| *duration <= MAX_DURATION)
+}
+
+fn duration(key: &str, text: &Spanned<String>) -> At<Duration> {
+    let spelled = text.get_ref();
+    parse_duration(spelled).ok_or_else(|| {
+        let unit = spelled.trim_start_matches(|c: char| c.is_ascii_digit());
+        let message = if unit.len() < spelled.len() && matches!(unit, "ms" | "s" | "m") {
+            format!("{key} = {spelled:?} is out of range; the longest is a week, \"10080m\"")
+        } else {
+            format!("{key} = {spelled:?} is no duration; write a whole number and ms, s or m, as in \"8s\"")
+        };
+        (text.span(), message)
+    })
+}
+
+fn check_output(text: &Spanned<String>) -> At<Output> {
+    match text.get_ref().as_str() {
+        "prefix" => Ok(Output::Prefix),
+        "json" => Ok(Output::Json),
+        other => {
+            Err((text.span(), format!("output = {other:?} is unknown; write \"prefix\" (the default) or \"json\"")))
+        }
+    }
+}
+
+fn check_command(key: &str, command: &[String], span: &Range<usize>) -> At<()> {
+    let wrong = |message: String| Err((span.clone(), message));
+    match command.first() {
+        None => wrong(format!("{key} is empty; name a program, as in [\"/usr/bin/thing\", \"--flag\"]")),
+        Some(program) if program.is_empty() => wrong(format!("{key} has an empty program name; name a program")),
+        Some(_) if command.iter().any(|arg| arg.contains('\0')) => {
+            wrong(format!("{key} has a NUL byte, which no argument can hold; take it out"))
+        }
+        Some(_) if command.iter().any(|arg| arg.len() > MAX_ARGUMENT) => wrong(format!(
+            "{key} has an argument out of range; the kernel takes at most {MAX_ARGUMENT} bytes: put it into a file"
+        )),
+        Some(_) if command.iter().map(|arg| arg.len() + 9).sum::<usize>() > MAX_ARGUMENTS => {
+            wrong(format!("{key} has more arguments than the kernel takes; put them into a file"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
+    let name = raw.name.get_ref();
+    let mut bytes = name.bytes();
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if !bytes.next().is_some_and(word) || !bytes.all(|b| word(b) || b == b'-') {
+        let message = format!("{name:?} is no daemon's name; use a-z, 0-9 and -, not - first");
+        return Err((raw.name.span(), message));
+    }
+    if name.len() > MAX_NAME {
+        let message = format!("name is {} bytes long, out of range; use at most {MAX_NAME}", name.len());
+        return Err((raw.name.span(), message));
+    }
+    check_command("command", raw.command.get_ref(), &raw.command.span())?;
+    let mut ignore = Vec::new();
+    for signal in &raw.ignore {
+        let Some(known) = Signal::from_name(signal.get_ref()) else {
+            let message = format!(
+                "{:?} is no signal that can be ignored; write it as in \"HUP\" or \"RTMIN+1\"",
+                signal.get_ref()
+            );
+            return Err((signal.span(), message));
+        };
+        ignore.push(known);
+    }
+    let config = raw.config.map(check_config).transpose()?;
+    let ready = raw.ready.map(check_ready).transpose()?;
+    let grace = raw.grace.as_ref().map_or(Ok(table_grace), |g| duration("grace", g))?;
+    let settle = raw.settle.as_ref().map_or(Ok(DEFAULT_SETTLE), |s| duration("settle", s))?;
+    Ok(Daemon { name: raw.name.into_inner(), command: raw.command.into_inner(), grace, ignore, config, ready, settle })
+}
+
+fn check_config(raw: Spanned<RawConfig>) -> At<Config> {
+    let span = raw.span();
+    let RawConfig { path, check } = raw.into_inner();
+    check_path(&path).map_err(|message| (span.clone(), message))?;
+    if let Some(check) = &check {
+        check_command("config.check", check, &span)?;
+        if !check.iter().any(|arg| arg.contains("{}")) {
+            let message = "config.check has no {}; put it where the file's name goes".to_owned();
+            return Err((span, message));
+        }
+    }
+    Ok(Config { path: PathBuf::from(path), check })
+}
+
+fn check_path(path: &str) -> Result<(), String> {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    if !path.starts_with('/') || matches!(file, "" | "." | "..") || path.contains('\0') {
+        return Err(format!("config.path = {path:?} names no file; write its absolute path"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        // Two spellings of one file would pass for two files.
+        return Err(format!("config.path = {path:?} goes back by `..`; write the path without it"));
+    }
+    if path.len() > MAX_PATH || file.len() > MAX_FILE_NAME {
+        return Err(format!(
+            "config.path is out of range; use at most {MAX_PATH} bytes, and {MAX_FILE_NAME} for the file's name"
+        ));
+    }
+    let is_record = file.starts_with('.') && file.ends_with(".sidecar");
+    if is_record || file.starts_with(".sidecar-") {
+        return Err(format!("config.path = {path:?} is a name that sidecar gives to files of its own; use another"));
+    }
+    Ok(())
+}
+
+fn check_ready(raw: Spanned<RawReady>) -> At<Ready> {
+    let span = raw.span();
+    let ready = match raw.into_inner() {
+        RawReady { tcp: Some(addr), http: None, exec: None, notify: None } => {
+            addr.parse().map(Ready::Tcp).map_err(|_| {
+                (span.clone(), format!("ready.tcp = {addr:?} is no address; write IP:PORT, as in \"127.0.0.1:8888\""))
+            })
+        }
+        RawReady { tcp: None, http: Some(url), exec: None, notify: None } => parse_http(&url).ok_or_else(|| {
+            (
+                span.clone(),
+                format!("ready.http = {url:?} can't be probed; write http://IP:PORT/PATH with an IP literal"),
+            )
+        }),
+        RawReady { tcp: None, http: None, exec: Some(command), notify: None } => {
+            check_command("ready.exec", &command, &span)?;
+            Ok(Ready::Exec(command))
+        }
+        RawReady { tcp: None, http: None, exec: None, notify: Some(true) } => Ok(Ready::Notify),
+        RawReady { .. } => {
+            Err((span.clone(), "ready takes exactly one of tcp, http, exec and notify = true".to_owned()))
+        }
+    }?;
+    match &ready {
+        Ready::Tcp(addr) | Ready::Http { addr, .. } if addr.port() == 0 => {
+            Err((span, format!("ready has port 0 in {addr}, where nothing listens; write the daemon's port")))
+        }
+        _ => Ok(ready),
+    }
+}
+
+fn parse_http(url: &str) -> Option<Ready> {
+    let rest = url.strip_prefix("http://")?;
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    let addr = authority.parse::<SocketAddr>().ok().or_else(|| {
+        let ip = authority.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(authority);
+        ip.parse().ok().map(|ip| SocketAddr::new(ip, 80))
+    })?;
+    path.bytes().all(|b| b.is_ascii_graphic()).then(|| Ready::Http { addr, path: path.to_owned() })
+}
+
+fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon]) -> At<SignalRule> {
+    let span = raw.span();
+    let Some(signal) = Signal::from_name(name.get_ref()) else {
+        let message =
+            format!("{:?} is no signal; write HUP, USR1, USR2, RTMIN+N (N from 0 to 30) or WINCH", name.get_ref());
+        return Err((name.span(), message));
+    };
+    if !signal.is_wireable() {
+        return Err((name.span(), format!("{signal} can't be wired; use HUP, USR1, USR2, RTMIN+N or WINCH")));
+    }
+    let raw = raw.into_inner();
+    let always = match raw.when.as_deref() {
+        None => false,
+        Some("always") if raw.forward.is_some() => true,
+        Some(other) => {
+            return Err((
+                span,
+                format!("when = {other:?} has no meaning here; only a forward takes when = \"always\""),
+            ));
+        }
+    };
+    let (action, target) = match (raw.forward, raw.restart) {
+        (Some(target), None) => (Action::Forward { always }, target),
+        (None, Some(target)) => (Action::Restart, target),
+        (None, None) => {
+            return Err((span, format!("{signal} has no action; give it forward = NAME or restart = NAME")));
+        }
+        (Some(_), Some(_)) => return Err((span, format!("{signal} has two actions; keep one of forward and restart"))),
+    };
+    let Some(daemon) = daemons.iter().position(|d| d.name == target) else {
+        return Err((
+            span,
+            format!("{signal} is wired to {target:?}, which is no daemon of this table; name one that is"),
+        ));
+    };
+    Ok(SignalRule { signal, action, daemon })
+}
