@@ -1,6 +1,6 @@
-//! How the core's decisions are carried out: each action is one call of a [`System`], and its answer is an event.
+//! Carries out what the supervisor decides: each action is one call of a [`System`], and its answer is an event.
 //!
-//! init's shell is one system, the simulated kernel of the tests is another: both run what is written here.
+//! init is one system, the simulated kernel of the tests is another: both run what is written here.
 
 use std::collections::VecDeque;
 
@@ -75,7 +75,7 @@ impl Supervisor {
         exit = self.take_ended(system).or(exit);
         for event in events {
             // An exec that was done in time counts, even if nobody has read of it yet.
-            if event == Event::Stop {
+            if matches!(event, Event::Stop | Event::Signal(_)) {
                 for (daemon, pid) in self.starting() {
                     exit = self.take_exec(system, daemon, pid).or(exit);
                 }
