@@ -1,6 +1,6 @@
-//! How the core's decisions are carried out: each action is one call of a [`System`], and its answer is an event.
+//! Carries out what the supervisor decides: each action is one call of a [`System`], and its answer is an event.
 //!
-//! init's shell is one system, the simulated kernel of the tests is another: both run what is written here.
+//! init is one system, the simulated kernel of the tests is another: both run what is written here.
 
 use std::collections::VecDeque;
 
@@ -54,6 +54,8 @@ pub trait System {
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition;
     /// Takes a line for init's log.
     fn tell(&mut self, level: Level, text: String);
+    /// An event is about to be served. Only whoever judges the decisions needs to know.
+    fn serving(&mut self, _: &Event) {}
     /// An event was served: the status may have changed.
     fn changed(&mut self, core: &Supervisor);
 }
@@ -73,7 +75,7 @@ impl Supervisor {
         exit = self.take_ended(system).or(exit);
         for event in events {
             // An exec that was done in time counts, even if nobody has read of it yet.
-            if event == Event::Stop {
+            if matches!(event, Event::Stop | Event::Signal(_)) {
                 for (daemon, pid) in self.starting() {
                     exit = self.take_exec(system, daemon, pid).or(exit);
                 }
@@ -111,6 +113,7 @@ impl Supervisor {
         let mut exit = None;
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {
+            system.serving(&event);
             for action in self.handle(system.now(), event) {
                 match action {
                     Action::Start(daemon) => {

@@ -182,7 +182,7 @@ fn a_dead_daemon_is_simply_started_by_a_restart() {
 fn an_old_worker_is_gone_before_the_replacement_starts() {
     let bundle = Bundle::start(&TWO.replace(
         "printf 'no newline'; exec sleep 1000",
-        "echo run >> DIR/runs; sh -c 'trap : TERM; exec 9> DIR/lock; flock -n 9 || echo old worker lives; while :; do sleep 0.02; done' & wait",
+        "echo run >> DIR/runs; sh -c 'trap : TERM; exec 9> DIR/lock; flock -n 9; test $? != 1 || echo old worker lives; while :; do sleep 0.02; done' & wait",
     ));
     bundle.wait_for("runs", "run\n");
     for generation in 2..6 {
