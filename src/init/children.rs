@@ -100,7 +100,9 @@ pub fn kill_member(sid: i32, pid: i32, signal: i32) {
         return;
     };
     // SAFETY: pidfd_send_signal(2) takes no siginfo here.
-    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) };
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
 }
 
 /// What a process would do with a signal: `/proc/PID/status`, proc(5).

@@ -71,7 +71,8 @@ impl Notify {
         let off: libc::c_int = 0;
         let size = libc::socklen_t::try_from(size_of_val(&off)).unwrap_or(4);
         // SAFETY: setsockopt(2) reads an int. (Before bind(2): until then nobody can send anything.)
-        let set = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), size) };
+        let set =
+            unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), size) };
         setsockopt(&fd, sockopt::PassCred, &true)?;
         bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
         let addr: UnixAddr = getsockname(fd.as_raw_fd())?;

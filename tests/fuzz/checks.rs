@@ -143,7 +143,8 @@ pub fn lines(data: &[u8]) {
     let mut wanted = Vec::new();
     for (piece, _) in &pieces {
         wanted.extend(b"[d] ");
-        let (last, begin) = piece.split_last().map_or((&[][..], &[][..]), |(last, begin)| (std::slice::from_ref(last), begin));
+        let (last, begin) =
+            piece.split_last().map_or((&[][..], &[][..]), |(last, begin)| (std::slice::from_ref(last), begin));
         wanted.extend(begin.iter().flat_map(|b| if *b == b'\r' { b"\\r".to_vec() } else { vec![*b] }));
         wanted.extend([last, b"\n"].concat());
     }

@@ -122,7 +122,8 @@ fn a_strangers_flood_of_notifications_holds_up_no_signal_and_a_daemons_own_gets_
                 let from = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).unwrap();
                 let text = [b"READY=1\n".repeat(400)].concat();
                 while !is_over.load(Ordering::Relaxed) {
-                    let _ = sendmsg(from.as_raw_fd(), &[IoSlice::new(&text)], &[], MsgFlags::MSG_DONTWAIT, Some(&address));
+                    let _ =
+                        sendmsg(from.as_raw_fd(), &[IoSlice::new(&text)], &[], MsgFlags::MSG_DONTWAIT, Some(&address));
                 }
             });
         }

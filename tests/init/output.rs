@@ -259,7 +259,8 @@ fn with_output_json_what_is_dropped_is_counted_in_an_object_too() {
     let text = read_all(reader);
     let told = |text: &str| {
         let objects = text.lines().map_while(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let lines: Vec<_> = objects.map(|object| (object["stream"].clone(), object["line"].as_str().unwrap().to_owned())).collect();
+        let lines: Vec<_> =
+            objects.map(|object| (object["stream"].clone(), object["line"].as_str().unwrap().to_owned())).collect();
         let dropped = lines.iter().filter(|(stream, _)| stream == "init").map(|(_, line)| dropped(line)).sum::<u64>();
         (lines.iter().filter(|(stream, _)| stream == "stdout").count() as u64, dropped)
     };

@@ -32,7 +32,10 @@ fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone_and_dies_of_a_ter
 
 #[test]
 fn a_file_on_a_mount_that_hangs_whose_change_may_have_been_interrupted_delays_its_own_daemon_alone() {
-    let table = HANGS.replace("command = [\"DIR/hung/program\"]", "command = [\"sleep\", \"1000\"]\nconfig = { path = \"DIR/hung/config\" }");
+    let table = HANGS.replace(
+        "command = [\"DIR/hung/program\"]",
+        "command = [\"sleep\", \"1000\"]\nconfig = { path = \"DIR/hung/config\" }",
+    );
     let mut bundle = Setup::new(&table).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     assert_eq!(bundle.daemon(0)["state"], "starting");
@@ -72,12 +75,16 @@ fn a_script_whose_interpreter_is_missing_is_told_by_that_interpreters_name() {
     let mut bundle = Setup::new(table).wrapped(&["sh", "-c", write, "-"]).start();
     assert_eq!(bundle.exit_code(), 127);
     let log = bundle.read("err");
-    assert!(log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"), "{log}");
+    assert!(
+        log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"),
+        "{log}"
+    );
 }
 
 #[test]
 fn a_program_that_is_not_there_is_told_at_each_start_and_the_next_one_tries_again() {
-    let bundle = Bundle::start(&TWO.replace("[\"sh\", \"-c\", \"printf 'no newline'; exec sleep 1000\"]", "[\"DIR/program\"]"));
+    let bundle =
+        Bundle::start(&TWO.replace("[\"sh\", \"-c\", \"printf 'no newline'; exec sleep 1000\"]", "[\"DIR/program\"]"));
     bundle.wait_for("err", "/program\": No such file or directory");
     bundle.wait_until("a failure", || bundle.daemon(1)["state"] == "failed");
     std::os::unix::fs::symlink("/bin/cat", bundle.dir.join("program")).unwrap();
