@@ -551,6 +551,7 @@ fn a_program_that_can_not_be_executed_this_once_counts_as_failed_and_the_next_re
         let arguments = ["-f".to_owned(), "--trace=execve".to_owned(), format!("--inject=execve:error={error}:when=1")];
         let strace = Strace::attach(&victim.bundle, &arguments);
         victim.restart();
+        victim.bundle.wait_until("a failure", || victim.bundle.daemon(1)["state"] == "failed");
         let beta = victim.bundle.daemon(1);
         assert_eq!((&beta["state"], &beta["last_exit"]["code"]), (&"failed".into(), &code.into()), "{error}");
         strace.detach();
