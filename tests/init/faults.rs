@@ -453,7 +453,7 @@ const MAIN: &str = "rt_sigprocmask(SIG_BLOCK, ~[";
 #[test]
 fn whatever_call_fails_once_at_its_start_init_comes_up_and_tells_what_it_left_out_or_says_why_not_and_ends() {
     // To the first time that it waits without an end; and what it does only where it isn't PID 1.
-    let of_pid_1 = Start::faults(true, MAIN, "1, NULL, ~[").into_iter().map(|fault| (true, fault));
+    let of_pid_1 = Start::faults(true, MAIN, "], 2, NULL, NULL").into_iter().map(|fault| (true, fault));
     let others = Start::faults(false, "prctl(", "\n").into_iter().map(|fault| (false, fault));
     let (mut hit, mut ended) = (0, BTreeMap::<_, usize>::new());
     let all: Vec<_> = of_pid_1.chain(others).collect();
@@ -551,6 +551,7 @@ fn a_program_that_can_not_be_executed_this_once_counts_as_failed_and_the_next_re
         let arguments = ["-f".to_owned(), "--trace=execve".to_owned(), format!("--inject=execve:error={error}:when=1")];
         let strace = Strace::attach(&victim.bundle, &arguments);
         victim.restart();
+        victim.bundle.wait_until("a failure", || victim.bundle.daemon(1)["state"] == "failed");
         let beta = victim.bundle.daemon(1);
         assert_eq!((&beta["state"], &beta["last_exit"]["code"]), (&"failed".into(), &code.into()), "{error}");
         strace.detach();

@@ -256,7 +256,7 @@ fn a_page_that_could_not_be_made_this_once_comes_back_also_with_fifty_daemons() 
     let strace = Strace::attach(&bundle, &inject);
     bundle.signal("USR1");
     bundle.wait_for("err", "no status page: ");
-    bundle.wait_until("a second start", || bundle.read("err").matches("starting d0\n").count() == 2);
+    bundle.wait_until("a second start", || bundle.read("err").matches(" starting d0\n").count() == 2);
     let is_sleep = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n");
     bundle.wait_until("its exec", || bundle.children().into_iter().filter(|pid| is_sleep(*pid)).count() == 50);
     strace.detach();
