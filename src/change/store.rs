@@ -21,7 +21,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use super::reason::{FileFault, FileStep, Reason};
 use super::record::{Attributes, Content, Files, Found, Mount, Name, Record, SCHEMA, Stamp};
 use super::{Stop, Tried, lock, recovery};
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The largest old content that is kept, in bytes.
 const MAX_OLD: u64 = 16 << 20;
@@ -388,7 +388,7 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
 }
 
 fn system(path: &Path, step: FileStep, e: &io::Error) -> Reason {
-    Reason::file(path, FileFault::System { step, words: Plain::new(&e.to_string()) })
+    Reason::file(path, FileFault::System { step, words: Printable::new(&e.to_string()) })
 }
 
 /// mountinfo writes space, tab, newline and backslash as `\NNN`, proc(5).
