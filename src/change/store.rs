@@ -408,7 +408,44 @@ fn unescape(field: &[u8]) -> PathBuf {
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
+    use super::super::reason::RecordedOutcome;
     use super::*;
+
+    #[test]
+    fn a_lock_that_can_not_be_had_is_told_if_something_was_interrupted_and_changes_nothing() {
+        let dir = std::env::temp_dir().join(format!("sidecar-store-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("rules");
+        std::fs::write(&path, "new").unwrap();
+        std::fs::write(dir.join(".sidecar-old.rules"), "old").unwrap();
+        let mut store = Store::open(&path).unwrap();
+        let record = Record {
+            schema: SCHEMA,
+            id: Printable::new("1"),
+            at: Printable::default(),
+            by: Printable::new("me"),
+            old_sha256: Some(crate::protocol::sha256(b"old")),
+            new_sha256: crate::protocol::sha256(b"new"),
+            outcome: RecordedOutcome::Interrupted,
+            ms: 0,
+            live_in: None,
+            past: Vec::new(),
+            was_dead: false,
+            until: None,
+            home: None,
+        };
+        store.write_record(&record).unwrap();
+        let no_lock = |_| Err(Reason::NoLock { words: Printable::new("ENOLCK") }.into());
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, no_lock);
+        assert!(told.unwrap().unwrap_err().contains("the bundle's lock can't be taken: ENOLCK"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        // Once it can be had, the very file that was kept is back.
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, |_| Ok(true));
+        assert!(told.unwrap().unwrap().contains("the old content is back"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "the file and its record");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_mount_point_with_a_space_in_its_name_is_known() {
