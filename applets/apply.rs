@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
-use sidecar::change::reason::Reason;
+use sidecar::change::reason::{OwnWords, Reason};
 use sidecar::host::docker;
 use sidecar::host::engine::{Engine, Kind};
 use sidecar::host::fleet::Plan;
@@ -198,7 +198,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
             return refuse(
                 &asked,
                 options.json,
-                Reason::Usage { message: message + "; nothing was sent to any bundle" },
+                Reason::Usage { message: OwnWords(message + "; nothing was sent to any bundle") },
             );
         }
     };
@@ -230,7 +230,7 @@ fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     let asked = Asked { applet, signal: None, tool: Printable::default() };
-    refuse(&asked, json, Reason::Usage { message: message.to_owned() })
+    refuse(&asked, json, Reason::Usage { message: OwnWords(message.to_owned()) })
 }
 
 fn refuse(asked: &Asked, json: bool, why: Reason) -> ExitCode {

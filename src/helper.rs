@@ -25,7 +25,7 @@ use crate::protocol::{
 };
 use crate::status::Page;
 use crate::table::Signal;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// How long the host may take to say what it wants, or to take what is said.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,11 +48,11 @@ pub fn run() -> bool {
 fn serve(host: &mut Host, request: Request) -> bool {
     let page = match page::read() {
         Ok(page) => page,
-        Err(error) => return answer(Reply::NotInit { error: Plain::new(&error) }),
+        Err(error) => return answer(Reply::NotInit { error: Printable::new(&error) }),
     };
     let timeout = Duration::from_millis(request.timeout_ms);
     let Some(signal) = Signal::from_name(&request.signal) else {
-        let why = Reason::NotWired { signal: Plain::new(&request.signal) };
+        let why = Reason::NotWired { signal: Printable::new(&request.signal) };
         return answer(Reply::Refused { why, target: None });
     };
     let Request { from_inside, timeout_ms, task, id, by, .. } = request;
@@ -194,7 +194,7 @@ fn end(stop: Stop) -> bool {
 }
 
 fn answer(reply: Reply) -> bool {
-    write(&protocol::line(&Answer { protocol: PROTOCOL, version: Plain::new(protocol::VERSION), reply }))
+    write(&protocol::line(&Answer { protocol: PROTOCOL, version: Printable::new(protocol::VERSION), reply }))
 }
 
 fn say(message: &HelperMessage) -> bool {
@@ -239,7 +239,7 @@ impl Host {
     }
 
     /// The content that follows: an end of file in its middle is no short content.
-    fn content(&mut self, bytes: u64, digest: &Plain, deadline: Instant) -> Result<Vec<u8>, Reason> {
+    fn content(&mut self, bytes: u64, digest: &Printable, deadline: Instant) -> Result<Vec<u8>, Reason> {
         let size = usize::try_from(bytes).ok().filter(|_| bytes <= MAX_CONTENT).ok_or(Reason::Garbled)?;
         while self.heard.len() < size {
             if Instant::now() >= deadline {

@@ -81,6 +81,8 @@ struct Bundle {
     dir: PathBuf,
     unshare: Option<Child>,
     env: &'static [(&'static str, &'static str)],
+    /// What init is executed by, for another user say.
+    by: &'static [&'static str],
 }
 
 impl Bundle {
@@ -101,14 +103,14 @@ impl Bundle {
         fs::write(dir.join("beta/routes"), "old").unwrap();
         let table = change(TABLE.to_owned()).replace("DIR", dir.to_str().unwrap()).replace("SETTLE", "100ms");
         fs::write(dir.join("table.toml"), table).unwrap();
-        let mut bundle = Self { dir, unshare: None, env };
+        let mut bundle = Self { dir, unshare: None, env, by: &[] };
         bundle.boot();
         bundle
     }
 
     fn boot(&mut self) {
         let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", SIDECAR, "init"]);
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(self.by).args([SIDECAR, "init"]);
         command.arg(format!("--config={}", self.dir.join("table.toml").display()));
         command.envs(self.env.iter().copied());
         command.env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS").stdin(Stdio::null()).stdout(Stdio::null());
@@ -1252,4 +1254,39 @@ fn a_proof_in_which_the_generation_did_not_rise_is_not_believed() {
         let mut command = bundle.command(&["apply-allowlist"]);
         is(&ended(command.env("INIT", "").env("BUNDLE", lie).spawn().unwrap()), "not-proven", 1, "USR1 was sent");
     }
+}
+
+#[test]
+fn a_file_of_root_s_that_its_group_may_write_becomes_the_bundle_s_own_and_the_report_says_so() {
+    // As OpenShift has it: an arbitrary user of the group root.
+    const USER: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=0", "--clear-groups", "--"];
+    let mut bundle = Bundle::start();
+    bundle.stop();
+    let mode = |name: &str, mode| fs::set_permissions(bundle.dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    for (name, bits) in [(".", 0o777), ("conf", 0o775), ("conf/rules", 0o664), ("beta", 0o775), ("beta/routes", 0o644)]
+    {
+        mode(name, bits);
+    }
+    for name in ["serving", "ready", "beta-serving"] {
+        fs::remove_file(bundle.dir.join(name)).unwrap();
+    }
+    bundle.by = &USER;
+    bundle.boot();
+    let apply = |applet: &str, content: &str| {
+        let mut command = bundle.command(&[applet, "--file=-"]);
+        let mut host = command.env("LIMITED", USER.join(" ")).spawn().unwrap();
+        host.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+        ended(host)
+    };
+    let of = |name: &str| fs::metadata(bundle.dir.join(name)).map(|m| (m.uid(), m.gid(), m.mode() & 0o7777)).unwrap();
+    let report = apply("apply-allowlist", "dies");
+    is(&report, "rolled-back", 1, "");
+    assert_eq!((of("conf/rules"), &report["owner_was"]), ((0, 0, 0o664), &Value::Null));
+    let report = apply("apply-allowlist", "new");
+    is(&report, "live", 0, "");
+    assert_eq!((of("conf/rules"), report["owner_was"].to_string()), ((1000, 0, 0o664), "[0,0]".to_owned()));
+    bundle.serves("new");
+    // What its group may not write is its owner's.
+    is(&apply("apply-egress", "new"), "refused", 1, "beta/routes (0:0) can't be kept");
+    assert_eq!(bundle.read("beta/routes"), "old");
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::reason::Shortfall;
 use crate::status::Page;
 use crate::table::Ready;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The most that is read of one of the kernel's tables, in bytes.
 const MAX_TABLE: u64 = 4 << 20;
@@ -136,7 +136,7 @@ impl Seen {
     fn held(&self, page: &Page, listener: &Listener, pid: i32) -> Shortfall {
         let name = self.processes.get(&pid).map_or("?", |process| process.name.as_str());
         let owner = page.status.daemons.iter().find(|other| self.owner(pid, &[other.pid]).is_some());
-        let name = Plain::new(owner.map_or(name, |owner| &owner.name));
+        let name = Printable::new(owner.map_or(name, |owner| &owner.name));
         Shortfall::PortHeld { port: listener.addr.port(), by: pid, name }
     }
 
@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn held(port: u16, by: i32, name: &str) -> Shortfall {
-        Shortfall::PortHeld { port, by, name: Plain::new(name) }
+        Shortfall::PortHeld { port, by, name: Printable::new(name) }
     }
 
     const OURS: [(i32, i32, i32); 2] = [(12, 1, 12), (17, 1, 17)];

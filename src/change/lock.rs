@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::reason::Reason;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The pid namespace, which is the same file for every process of a bundle.
 const NAMESPACE: &str = "/proc/self/ns/pid";
@@ -26,7 +26,7 @@ pub struct Lock(#[allow(dead_code, reason = "it is held")] Flock<File>);
 /// # Errors
 /// The system knows no such lock.
 pub fn try_take() -> Result<Option<Lock>, Reason> {
-    let failed = |words: String| Reason::NoLock { words: Plain::new(&format!("{NAMESPACE}: {words}")) };
+    let failed = |words: String| Reason::NoLock { words: Printable::new(&format!("{NAMESPACE}: {words}")) };
     let file = File::open(NAMESPACE).map_err(|e| failed(e.to_string()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(Lock(lock))),
@@ -67,8 +67,8 @@ fn holder() -> Option<Pid> {
 
 /// The kernel's boot; empty if it can't be told.
 #[must_use]
-pub fn boot() -> Plain {
-    Plain::new(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default())
+pub fn boot() -> Printable {
+    Printable::new(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default())
 }
 
 /// The bundle's pid namespace.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::reason::Outcome;
 use super::transaction::Line;
 use crate::page;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The keys of the message: which daemon's change and what came of it, by whom, and that it is no good news.
 pub const CHANGE: &str = "X_SIDECAR_CHANGE";
@@ -32,7 +32,7 @@ pub fn tell(line: &Line<'_>) {
         _ => return,
     };
     let warning = if line.outcome.exit() == 0 { String::new() } else { format!("{WARNING}=1\n") };
-    let short = |sha256: Option<&Plain>| sha256.and_then(|all| all.as_str().get(..12)).unwrap_or("-").to_owned();
+    let short = |sha256: Option<&Printable>| sha256.and_then(|all| all.as_str().get(..12)).unwrap_or("-").to_owned();
     let shas = match line.sha256 {
         (None, None) => String::new(),
         (old, new) => format!(" old={} new={}", short(old), short(new)),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::{Outcome, Reason, Shortfall};
 use crate::status::{self, Daemon, DaemonState, InitState, Last, Page, Plan};
 use crate::table::{Ready, Signal};
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
@@ -36,7 +36,7 @@ pub struct Target {
     /// What init does.
     pub action: Act,
     /// To this daemon.
-    pub daemon: Plain,
+    pub daemon: Printable,
     /// Which stood so.
     pub before: Incarnation,
     /// How many signals of this kind init had served.
@@ -51,7 +51,7 @@ pub struct Verdict {
     /// The daemon as it was seen last.
     pub after: Incarnation,
     /// Other daemons that got another process, or lost theirs, meanwhile.
-    pub siblings_moved: Vec<Plain>,
+    pub siblings_moved: Vec<Printable>,
 }
 
 /// What to do next.
@@ -91,7 +91,7 @@ pub fn wired(page: &Page, signal: Signal) -> Option<Target> {
         _ => return None,
     };
     let before = now_of(page, name).unwrap_or(Incarnation { pid: None, generation: 0 });
-    Some(Target { action, daemon: Plain::new(name), before, seq: rule.last.map_or(0, |last| last.seq) })
+    Some(Target { action, daemon: Printable::new(name), before, seq: rule.last.map_or(0, |last| last.seq) })
 }
 
 /// What `signal` would do in this bundle.
@@ -99,7 +99,7 @@ pub fn wired(page: &Page, signal: Signal) -> Option<Target> {
 /// # Errors
 /// Why it would do nothing.
 pub fn target(page: &Page, signal: Signal) -> Result<Target, Reason> {
-    let sent = Plain::new(&signal.to_string());
+    let sent = Printable::new(&signal.to_string());
     let Some(target) = wired(page, signal) else { return Err(Reason::NotWired { signal: sent }) };
     let daemon = target.daemon.clone();
     let Some((now, _)) = find(page, daemon.as_str()) else {
@@ -125,8 +125,8 @@ pub fn undone(page: &Page, daemon: &str, signal: Signal, after: Option<Incarnati
         DaemonState::Exited | DaemonState::Failed => ended(now),
         DaemonState::Starting | DaemonState::Running | DaemonState::Stopping => Shortfall::Replaced,
     };
-    let signal = Plain::new(&signal.to_string());
-    Some(Reason::Unproven { daemon: Plain::new(daemon), signal, pid: now.pid, shortfall })
+    let signal = Printable::new(&signal.to_string());
+    Some(Reason::Unproven { daemon: Printable::new(daemon), signal, pid: now.pid, shortfall })
 }
 
 /// Looks for the proof that one signal took effect.
@@ -139,7 +139,7 @@ pub struct Proof {
     /// What is missing still, and the daemon as it was seen last.
     shortfall: Shortfall,
     after: Incarnation,
-    moved: Vec<Plain>,
+    moved: Vec<Printable>,
     /// Since when which generation has been ready without a break.
     ready_since: Option<(u64, u64)>,
     next_probe: u64,
@@ -312,7 +312,7 @@ impl Proof {
     }
 
     fn reason(&self, shortfall: Shortfall) -> Reason {
-        let (daemon, signal) = (self.target.daemon.clone(), Plain::new(&self.signal));
+        let (daemon, signal) = (self.target.daemon.clone(), Printable::new(&self.signal));
         Reason::Unproven { daemon, signal, pid: self.after.pid, shortfall }
     }
 
@@ -353,8 +353,8 @@ fn now_of(page: &Page, name: &str) -> Option<Incarnation> {
     find(page, name).map(|(daemon, _)| incarnation(daemon))
 }
 
-fn name_of(sibling: &(String, Incarnation)) -> Plain {
-    Plain::new(&sibling.0)
+fn name_of(sibling: &(String, Incarnation)) -> Printable {
+    Printable::new(&sibling.0)
 }
 
 #[cfg(test)]
@@ -598,7 +598,7 @@ mod tests {
         let mut s = Scene::new(Signal::USR1);
         s.restart(31);
         assert_eq!(s.at(0, None), Err(true));
-        let held = Shortfall::PortHeld { port: 8888, by: 9, name: Plain::new("old") };
+        let held = Shortfall::PortHeld { port: 8888, by: 9, name: Printable::new("old") };
         assert_eq!(s.proof.observe(5, &s.page, true, Some(Err(held.clone()))), Look::Wait { probe: true });
         assert_eq!(s.at(10, None), Err(true));
         assert_eq!(s.given_up(), held);
@@ -610,7 +610,7 @@ mod tests {
         let mut s = Scene::new(Signal::USR1);
         s.die("egress", 0);
         assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.proof.give_up().siblings_moved, [Plain::new("egress")]);
+        assert_eq!(s.proof.give_up().siblings_moved, [Printable::new("egress")]);
     }
 
     #[test]

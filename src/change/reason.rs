@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// How a change ended for one bundle: its name in JSON, and its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -126,11 +126,11 @@ pub enum RecordedOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
     /// Of this daemon's file.
-    pub daemon: Plain,
+    pub daemon: Printable,
     /// Whose change it was.
-    pub by: Plain,
+    pub by: Printable,
     /// When it began, in UTC.
-    pub at: Plain,
+    pub at: Printable,
     /// What its record says now; [`RecordedOutcome::Interrupted`]: it can't be taken back.
     pub outcome: RecordedOutcome,
     /// Why the daemon isn't up with what lies there, or wasn't restarted with it.
@@ -162,60 +162,28 @@ impl fmt::Display for Recovered {
 #[allow(missing_docs, reason = "the sentence below says what each is")]
 pub enum Reason {
     // What init would do with the signal: nothing.
-    NotWired {
-        signal: Plain,
-    },
-    NotSelected {
-        signal: Plain,
-        daemon: Plain,
-    },
-    NotRunning {
-        signal: Plain,
-        daemon: Plain,
-    },
+    NotWired { signal: Printable },
+    NotSelected { signal: Printable, daemon: Printable },
+    NotRunning { signal: Printable, daemon: Printable },
     Stopping,
     MayNotSignal,
 
     // The lock.
-    Locked {
-        by: Plain,
-        since: Plain,
-    },
-    NoLock {
-        words: Plain,
-    },
+    Locked { by: Printable, since: Printable },
+    NoLock { words: Printable },
 
     // The table.
-    NoConfig {
-        daemon: Plain,
-    },
-    NoWayBack {
-        daemon: Plain,
-    },
+    NoConfig { daemon: Printable },
+    NoWayBack { daemon: Printable },
 
-    /// The daemon's file, or what lies beside it.
-    File {
-        path: Plain,
-        fault: FileFault,
-    },
-    /// The checker, which was asked about the content of `path`.
-    Checker {
-        path: Plain,
-        fault: CheckerFault,
-    },
-    /// An interrupted change before this one can't be taken back.
-    Unrecovered {
-        daemon: Plain,
-        why: Box<Reason>,
-    },
+    // The daemon's file, or what lies beside it; and the checker, which was asked about the content of `path`.
+    File { path: Printable, fault: FileFault },
+    Checker { path: Printable, fault: CheckerFault },
+    // An interrupted change before this one can't be taken back.
+    Unrecovered { daemon: Printable, why: Box<Reason> },
 
-    /// The daemon was sent the signal, and the change wasn't seen to be live.
-    Unproven {
-        daemon: Plain,
-        signal: Plain,
-        pid: Option<i32>,
-        shortfall: Shortfall,
-    },
+    // The daemon was sent the signal, and the change wasn't seen to be live.
+    Unproven { daemon: Printable, signal: Printable, pid: Option<i32>, shortfall: Shortfall },
 
     // The host, and the time.
     Garbled,
@@ -225,98 +193,39 @@ pub enum Reason {
     Late,
     Interrupted,
 
-    // What only the host sees: no bundle can say it.
-    #[serde(skip)]
-    Usage {
-        message: String,
-    },
-    #[serde(skip)]
-    NoProgram {
-        program: Plain,
-        words: Plain,
-    },
-    #[serde(skip)]
-    CallFailed {
-        call: Plain,
-        words: Plain,
-    },
-    #[serde(skip)]
-    NoSuch {
-        is_pod: bool,
-    },
-    #[serde(skip)]
-    NoneFound {
-        is_pod: bool,
-        labels: Vec<String>,
-    },
-    #[serde(skip)]
-    NotUp {
-        state: Plain,
-    },
-    #[serde(skip)]
+    // What only the host sees.
+    Usage { message: OwnWords },
+    NoProgram { program: Printable, words: Printable },
+    CallFailed { call: Printable, words: Printable },
+    NoSuch { is_pod: bool },
+    NoneFound { is_pod: bool, labels: Vec<OwnWords> },
+    NotUp { state: Printable },
     Paused,
-    #[serde(skip)]
-    SharesPids {
-        mode: Plain,
-    },
-    #[serde(skip)]
+    SharesPids { mode: Printable },
     DockerInit,
-    #[serde(skip)]
-    Stranger {
-        program: Plain,
-    },
-    #[serde(skip)]
-    StrangePod {
-        container: Option<Plain>,
-    },
-    #[serde(skip)]
-    WhichContainer {
-        of: Vec<Plain>,
-    },
-    #[serde(skip)]
-    NotInit {
-        error: Plain,
-    },
-    #[serde(skip)]
-    NoAnswer {
-        words: Plain,
-    },
-    #[serde(skip)]
-    MayNotAsk {
-        words: Plain,
-    },
-    #[serde(skip)]
-    OtherProtocol {
-        ours: (u32, Plain),
-        theirs: (u32, Plain),
-    },
-    #[serde(skip)]
-    KillFailed {
-        kill: Plain,
-        words: Plain,
-        gone: bool,
-    },
-    #[serde(skip)]
-    KillTimedOut {
-        kill: Plain,
-    },
-    #[serde(skip)]
-    Lost {
-        signal: Plain,
-        words: Plain,
-    },
-    #[serde(skip)]
-    Vanished {
-        words: Plain,
-    },
-    #[serde(skip)]
-    Unknown {
-        words: Plain,
-    },
-    #[serde(skip)]
-    Fleet {
-        why: Plain,
-    },
+    Stranger { program: Printable },
+    StrangePod { container: Option<Printable> },
+    WhichContainer { of: Vec<Printable> },
+    NotInit { error: Printable },
+    NoAnswer { words: Printable },
+    MayNotAsk { words: Printable },
+    OtherProtocol { ours: (u32, Printable), theirs: (u32, Printable) },
+    KillFailed { kill: Printable, words: Printable, gone: bool },
+    KillTimedOut { kill: Printable },
+    Lost { signal: Printable, words: Printable },
+    Vanished { words: Printable },
+    Unknown { words: Printable },
+    Fleet { why: Printable },
+}
+
+/// The host's own words. If a bundle claims to know some they are as printable as all of its words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnWords(pub String);
+
+impl<'de> Deserialize<'de> for OwnWords {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Printable::deserialize(deserializer).map(|words| Self(words.to_string()))
+    }
 }
 
 /// What is wrong with a file.
@@ -345,7 +254,7 @@ pub enum FileFault {
     /// The system refused.
     System {
         step: FileStep,
-        words: Plain,
+        words: Printable,
     },
 }
 
@@ -368,15 +277,9 @@ pub enum FileStep {
 #[serde(tag = "checker", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the sentence below says what each is")]
 pub enum CheckerFault {
-    /// `code`: `None` if it was killed.
-    Refused {
-        code: Option<i32>,
-        words: Plain,
-    },
+    Refused { code: Option<i32>, words: Printable },
     Hung,
-    NotRun {
-        words: Plain,
-    },
+    NotRun { words: Printable },
 }
 
 /// How far a change had come when it was given up.
@@ -395,13 +298,11 @@ pub enum Shortfall {
         code: Option<i32>,
     },
     NotReady,
-    /// It was ready, but not for as long as its `settle` says.
     NotSettled,
-    /// Another process listens where the daemon should.
     PortHeld {
         port: u16,
         by: i32,
-        name: Plain,
+        name: Printable,
     },
     Held,
     NeverCaught,
@@ -418,7 +319,7 @@ impl Reason {
     /// One of a file.
     #[must_use]
     pub fn file(path: &std::path::Path, fault: FileFault) -> Self {
-        Self::File { path: Plain::new(&path.to_string_lossy()), fault }
+        Self::File { path: Printable::new(&path.to_string_lossy()), fault }
     }
 
     /// What it is called if nothing was changed or sent because of it.
@@ -549,7 +450,7 @@ impl fmt::Display for Reason {
             Self::Cancelled | Self::Interrupted => f.write_str("interrupted"),
             Self::NotSent => f.write_str("the signal was not sent"),
             Self::Late => f.write_str("the time is up"),
-            Self::Usage { message } => f.write_str(message),
+            Self::Usage { message } => f.write_str(&message.0),
             Self::NoProgram { program, words } => {
                 write!(f, "cannot run {program}: {words}; install it, or name another docker CLI with SIDECAR_DOCKER")
             }
@@ -560,7 +461,7 @@ impl fmt::Display for Reason {
             Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
             Self::NoneFound { is_pod, labels } => {
                 write!(f, "no running {} carries the label sidecar.schema", thing(*is_pod))?;
-                for label in labels {
+                for OwnWords(label) in labels {
                     write!(f, " and {label}")?;
                 }
                 Ok(())
@@ -595,7 +496,7 @@ impl fmt::Display for Reason {
                 )
             }
             Self::WhichContainer { of } => {
-                let of: Vec<&str> = of.iter().take(10).map(Plain::as_str).collect();
+                let of: Vec<&str> = of.iter().take(10).map(Printable::as_str).collect();
                 write!(f, "which container is meant? the pod has {}; name one with -c", of.join(", "))
             }
             Self::NotInit { error } => write!(f, "not a sidecar bundle that can be read: {error}"),
@@ -650,7 +551,7 @@ impl fmt::Display for Reason {
 }
 
 impl FileFault {
-    fn tell(&self, path: &Plain, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn tell(&self, path: &Printable, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => write!(f, "{path} isn't there; create it once, so that there is a way back"),
             Self::Symlink => write!(f, "{path} is a symlink; put a file there"),
@@ -701,7 +602,7 @@ impl FileFault {
 }
 
 impl Shortfall {
-    fn tell(&self, daemon: &Plain, sent: &Plain, pid: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn tell(&self, daemon: &Printable, sent: &Printable, pid: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         match self {
             Self::Unserved => write!(f, "init did not serve {sent} in time; {daemon}{pid} did not move"),
@@ -768,7 +669,7 @@ impl Shortfall {
 
 /// Another's words, in brackets.
 #[must_use]
-pub fn aside(words: &Plain) -> String {
+pub fn aside(words: &Printable) -> String {
     if words.as_str().is_empty() { String::new() } else { format!(" ({words})") }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Tried;
 use super::reason::{FileFault, RecordedOutcome};
 use crate::protocol::sha256;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// How many changes before the last are remembered.
 const MAX_PAST: usize = 32;
@@ -20,15 +20,15 @@ pub struct Record {
     /// [`SCHEMA`].
     pub schema: u32,
     /// The one that the host gave it.
-    pub id: Plain,
+    pub id: Printable,
     /// When it began, in UTC.
-    pub at: Plain,
+    pub at: Printable,
     /// By whom.
-    pub by: Plain,
+    pub by: Printable,
     /// Of the content before; `None` if there was none to go back to.
-    pub old_sha256: Option<Plain>,
+    pub old_sha256: Option<Printable>,
     /// Of the content that was to become live.
-    pub new_sha256: Plain,
+    pub new_sha256: Printable,
     /// What came of it.
     pub outcome: RecordedOutcome,
     /// How long it took.
@@ -38,13 +38,13 @@ pub struct Record {
     pub live_in: Option<LiveIn>,
     /// What became of those before, the last first: a host whose connection broke asks by id.
     #[serde(default)]
-    pub past: Vec<(Plain, RecordedOutcome)>,
+    pub past: Vec<(Printable, RecordedOutcome)>,
     /// The daemon had no process before, so it is as it was if it has none again.
     #[serde(default)]
     pub was_dead: bool,
     /// Until when its helper may be at work: the boot, and milliseconds of the monotonic clock.
     #[serde(default)]
-    pub until: Option<(Plain, u64)>,
+    pub until: Option<(Printable, u64)>,
     /// The pid namespace of the bundle that made it: two bundles may mount one directory.
     #[serde(default)]
     pub home: Option<u64>,
@@ -54,7 +54,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveIn {
     /// The kernel's boot.
-    pub boot: Plain,
+    pub boot: Printable,
     /// The process.
     pub pid: Option<i32>,
     /// Counted by init.
@@ -93,13 +93,13 @@ impl Record {
 
     /// Whether its helper, if it still lives, has had all the time that it was given.
     #[must_use]
-    pub fn is_overdue(&self, boot: &Plain, now_ms: u64) -> bool {
+    pub fn is_overdue(&self, boot: &Printable, now_ms: u64) -> bool {
         self.until.as_ref().is_some_and(|(of, until)| of != boot || now_ms > *until)
     }
 
     /// What became of the change of that id, if that is known.
     #[must_use]
-    pub fn outcome_of(&self, id: &Plain) -> Option<RecordedOutcome> {
+    pub fn outcome_of(&self, id: &Printable) -> Option<RecordedOutcome> {
         let past = || self.past.iter().find(|(past, _)| past == id).map(|(_, outcome)| *outcome);
         if self.id == *id { Some(self.outcome) } else { past() }
     }
@@ -167,7 +167,7 @@ pub struct Attributes {
 impl Content {
     /// By what a record knows it.
     #[must_use]
-    pub fn sha256(&self) -> Plain {
+    pub fn sha256(&self) -> Printable {
         sha256(&self.bytes)
     }
 }

@@ -7,7 +7,7 @@
 use super::reason::{FileFault, Reason, RecordedOutcome};
 use super::record::{Content, Files, Found, Name, Record};
 use super::{Stop, Tried};
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// What is to become of a person's content in the place of the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,13 +155,13 @@ pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Option<T>> {
 /// The text is for init's log too: the file may hold what was never proven.
 pub fn before_start(
     files: &mut impl Files,
-    boot: &Plain,
+    boot: &Printable,
     now_ms: u64,
     lock: impl FnOnce(bool) -> Tried<bool>,
 ) -> Option<Result<String, String>> {
     let path = files.path().display().to_string();
     let failed = |why: &Reason| {
-        let why = Reason::Unrecovered { daemon: Plain::new(&path), why: Box::new(why.clone()) };
+        let why = Reason::Unrecovered { daemon: Printable::new(&path), why: Box::new(why.clone()) };
         Some(Err(format!("{why} ({path})")))
     };
     let mut record = match record(files) {

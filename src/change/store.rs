@@ -21,7 +21,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use super::reason::{FileFault, FileStep, Reason};
 use super::record::{Attributes, Content, Files, Found, Mount, Name, Record, SCHEMA, Stamp};
 use super::{Stop, Tried, lock, recovery};
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The largest old content that is kept, in bytes.
 const MAX_OLD: u64 = 16 << 20;
@@ -400,7 +400,7 @@ pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 2]) {
 }
 
 fn system(path: &Path, step: FileStep, e: &io::Error) -> Reason {
-    Reason::file(path, FileFault::System { step, words: Plain::new(&e.to_string()) })
+    Reason::file(path, FileFault::System { step, words: Printable::new(&e.to_string()) })
 }
 
 /// mountinfo writes space, tab, newline and backslash as `\NNN`, proc(5).
@@ -420,7 +420,44 @@ fn unescape(field: &[u8]) -> PathBuf {
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
+    use super::super::reason::RecordedOutcome;
     use super::*;
+
+    #[test]
+    fn a_lock_that_can_not_be_had_is_told_if_something_was_interrupted_and_changes_nothing() {
+        let dir = std::env::temp_dir().join(format!("sidecar-store-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("rules");
+        std::fs::write(&path, "new").unwrap();
+        std::fs::write(dir.join(".sidecar-old.rules"), "old").unwrap();
+        let mut store = Store::open(&path).unwrap();
+        let record = Record {
+            schema: SCHEMA,
+            id: Printable::new("1"),
+            at: Printable::default(),
+            by: Printable::new("me"),
+            old_sha256: Some(crate::protocol::sha256(b"old")),
+            new_sha256: crate::protocol::sha256(b"new"),
+            outcome: RecordedOutcome::Interrupted,
+            ms: 0,
+            live_in: None,
+            past: Vec::new(),
+            was_dead: false,
+            until: None,
+            home: None,
+        };
+        store.write_record(&record).unwrap();
+        let no_lock = |_| Err(Reason::NoLock { words: Printable::new("ENOLCK") }.into());
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, no_lock);
+        assert!(told.unwrap().unwrap_err().contains("the bundle's lock can't be taken: ENOLCK"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        // Once it can be had, the very file that was kept is back.
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, |_| Ok(true));
+        assert!(told.unwrap().unwrap().contains("the old content is back"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "the file and its record");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_mount_point_with_a_space_in_its_name_is_known() {

@@ -22,7 +22,7 @@ use super::{Stop, Tried};
 use crate::protocol::{Diff, End, HelperMessage, HostMessage, Task};
 use crate::status::{InitState, Page, Plan};
 use crate::table::Signal;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// How long the host has at least to acknowledge the proof, in milliseconds.
 pub const ACK_TIMEOUT: u64 = 5000;
@@ -43,11 +43,11 @@ const SLACK: u64 = 30_000;
 #[derive(Clone, Debug)]
 pub struct Order {
     /// The change's own name.
-    pub id: Plain,
+    pub id: Printable,
     /// Who asks.
-    pub by: Plain,
+    pub by: Printable,
     /// When it began, in UTC.
-    pub at: Plain,
+    pub at: Printable,
     /// What makes init act.
     pub signal: Signal,
     /// The helper sends it by itself.
@@ -64,7 +64,7 @@ pub struct Order {
 #[derive(Clone, Debug, Default)]
 pub struct Home {
     /// The boot.
-    pub boot: Plain,
+    pub boot: Printable,
     /// The namespace's number.
     pub pids: Option<u64>,
 }
@@ -94,11 +94,11 @@ pub struct Line<'a> {
     /// Whose file.
     pub daemon: &'a str,
     /// Whose change.
-    pub by: &'a Plain,
+    pub by: &'a Printable,
     /// What came of it.
     pub outcome: Outcome,
     /// The contents before and after.
-    pub sha256: (Option<&'a Plain>, Option<&'a Plain>),
+    pub sha256: (Option<&'a Printable>, Option<&'a Printable>),
 }
 
 /// What a change is carried out with. Each is one step; none decides what follows.
@@ -203,7 +203,7 @@ struct Daemon {
 /// What is to lie at the path, whenever it is looked at.
 #[derive(Clone)]
 struct Placed {
-    sha256: Plain,
+    sha256: Printable,
     stamp: Stamp,
 }
 
@@ -378,7 +378,7 @@ impl<'a, H: Hands> Change<'a, H> {
             unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
         }
         let told = |outcome, why, record: &Record| Recovered {
-            daemon: Plain::new(name),
+            daemon: Printable::new(name),
             by: record.by.clone(),
             at: record.at.clone(),
             outcome,
@@ -437,7 +437,8 @@ impl<'a, H: Hands> Change<'a, H> {
         let is_known = fault == Some(&FileFault::RecordGone)
             || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
         // If it isn't even known whether there is something to recover, all stays as it lies.
-        Err(if is_known { Reason::Unrecovered { daemon: Plain::new(name), why: Box::new(why) } } else { why }.into())
+        Err(if is_known { Reason::Unrecovered { daemon: Printable::new(name), why: Box::new(why) } } else { why }
+            .into())
     }
 
     // Without new content.
@@ -534,7 +535,7 @@ impl<'a, H: Hands> Change<'a, H> {
     fn prepare(&mut self, daemon: &Daemon, files: &mut H::Files, page: &Page) -> Tried<Prepared> {
         let content = self.order.content.as_deref().unwrap_or_default();
         let Some(_) = proof::restart_of(page, &daemon.name) else {
-            return Err(Reason::NoWayBack { daemon: Plain::new(&daemon.name) }.into());
+            return Err(Reason::NoWayBack { daemon: Printable::new(&daemon.name) }.into());
         };
         self.hands.signal(None)?;
         let old = match files.read(Name::Path)? {
@@ -596,7 +597,13 @@ impl<'a, H: Hands> Change<'a, H> {
         Some(LiveIn { boot, pid: now.pid, generation: now.generation, since_ms: now.uptime_ms, file })
     }
 
-    fn new_record(&mut self, daemon: &Daemon, outcome: RecordedOutcome, old: Option<Plain>, new: Plain) -> Record {
+    fn new_record(
+        &mut self,
+        daemon: &Daemon,
+        outcome: RecordedOutcome,
+        old: Option<Printable>,
+        new: Printable,
+    ) -> Record {
         Record {
             schema: SCHEMA,
             id: self.order.id.clone(),
@@ -615,7 +622,7 @@ impl<'a, H: Hands> Change<'a, H> {
     }
 
     /// Until when this helper may be at work: the way back has a time of its own.
-    fn until(&mut self, plan: &Plan) -> (Plain, u64) {
+    fn until(&mut self, plan: &Plan) -> (Printable, u64) {
         let back = self.way_back_ms(plan);
         let deadline = self.deadline.max(self.hands.now_ms());
         (self.hands.home().boot, [ACK_TIMEOUT, back, SLACK].into_iter().fold(deadline, u64::saturating_add))
@@ -698,8 +705,8 @@ impl<'a, H: Hands> Change<'a, H> {
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
         let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
         let unproven = |shortfall| Reason::Unproven {
-            daemon: Plain::new(&daemon.name),
-            signal: Plain::new(&self.order.signal.to_string()),
+            daemon: Printable::new(&daemon.name),
+            signal: Printable::new(&self.order.signal.to_string()),
             pid: proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid),
             shortfall,
         };
@@ -731,7 +738,7 @@ impl<'a, H: Hands> Change<'a, H> {
     /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
     fn restart(&mut self, name: &str, plan: &Plan) -> Tried<()> {
         let page = self.hands.page()?;
-        let no_way_back = || Reason::NoWayBack { daemon: Plain::new(name) };
+        let no_way_back = || Reason::NoWayBack { daemon: Printable::new(name) };
         let signal = proof::restart_of(&page, name).ok_or_else(no_way_back)?;
         let target = proof::target(&page, signal)?;
         let proof = Proof::new(&page, signal, target);
@@ -807,18 +814,18 @@ impl<'a, H: Hands> Change<'a, H> {
             Ok(Checked::Passed) => return Ok(Some(true)),
             // It was asked about a name that nobody knows.
             Ok(Checked::Refused { code, words }) => {
-                CheckerFault::Refused { code, words: Plain::new(&words.replace(&*file, &path)) }
+                CheckerFault::Refused { code, words: Printable::new(&words.replace(&*file, &path)) }
             }
-            Ok(Checked::NotRun { words }) => CheckerFault::NotRun { words: Plain::new(&words) },
+            Ok(Checked::NotRun { words }) => CheckerFault::NotRun { words: Printable::new(&words) },
             Err(Stop::Because(Reason::Late)) => CheckerFault::Hung,
             Err(stop) => return Err(stop),
         };
-        Err(Reason::Checker { path: Plain::new(&path), fault }.into())
+        Err(Reason::Checker { path: Printable::new(&path), fault }.into())
     }
 }
 
 /// The contents before and after, as far as the log is to tell them.
-type Shas = (Option<Plain>, Option<Plain>);
+type Shas = (Option<Printable>, Option<Printable>);
 
 /// What came of all that is done before the new content is in place.
 enum Prepared {
@@ -901,8 +908,10 @@ fn changed(files: &impl Files) -> Stop {
 
 fn locked(stop: Stop, record: Option<&Record>) -> Stop {
     let Stop::Because(Reason::Late) = stop else { return stop };
-    let (by, since) = record
-        .map_or_else(|| (Plain::new("somebody"), Plain::default()), |record| (record.by.clone(), record.at.clone()));
+    let (by, since) = record.map_or_else(
+        || (Printable::new("somebody"), Printable::default()),
+        |record| (record.by.clone(), record.at.clone()),
+    );
     Reason::Locked { by, since }.into()
 }
 

@@ -390,7 +390,7 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{Ended, FileFault, RecordedOutcome, Shortfall};
+    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome, Shortfall};
 
     fn asked() -> Asked {
         Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_object_with_the_bundle_null() {
-        let report = Report::failed(None, Reason::Usage { message: "no".to_owned() });
+        let report = Report::failed(None, Reason::Usage { message: OwnWords("no".to_owned()) });
         let asked = Asked { signal: None, ..asked() };
         let object: serde_json::Value = serde_json::from_str(&report.json(&asked)).unwrap();
         assert_eq!((&object["bundle"], &object["signal"], &object["error"]), (&().into(), &().into(), &"no".into()));
@@ -464,7 +464,7 @@ mod tests {
             (Reason::NoProgram { program: p(), words: p() }.into(), "unreachable", 3),
             (Reason::CallFailed { call: Printable::new("inspect"), words: p() }.into(), "unreachable", 3),
             (Reason::NoSuch { is_pod: false }.into(), "unreachable", 3),
-            (Reason::NoneFound { is_pod: true, labels: vec!["a=b".to_owned()] }.into(), "unreachable", 3),
+            (Reason::NoneFound { is_pod: true, labels: vec![OwnWords("a=b".to_owned())] }.into(), "unreachable", 3),
             (Reason::Fleet { why: p() }.into(), "untouched", 1),
             (Reason::NotUp { state: p() }.into(), "unreachable", 3),
             (Reason::Paused.into(), "unreachable", 3),

@@ -15,7 +15,7 @@ use super::pods;
 use super::report::Report;
 use super::stop::{self, Gate, Word};
 use super::{Change, millis, to_ask};
-use crate::change::reason::Reason;
+use crate::change::reason::{OwnWords, Reason};
 use crate::protocol::MAX_BYTES;
 use crate::text::Printable;
 
@@ -70,7 +70,7 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
     if members.is_empty() {
         let labels = match select {
             Select::Names(_) => Vec::new(),
-            Select::Labels(labels) => labels.clone(),
+            Select::Labels(labels) => labels.iter().cloned().map(OwnWords).collect(),
         };
         let is_pod = engines.iter().any(Engine::is_kubectl);
         tell(Told::Report(Box::new(Report::failed(None, Reason::NoneFound { is_pod, labels }))));

@@ -8,7 +8,7 @@ use sidecar::change::record::{self, Attributes, Files, Found, Mount, Name, Recor
 use sidecar::change::{Stop, Tried, recovery};
 use sidecar::status::{Daemon, DaemonState, InitState, Last, LastExit, Outcome, Page, Plan, SCHEMA, Status, Wired};
 use sidecar::table::{Config, Ready};
-use sidecar::text::Plain;
+use sidecar::text::Printable;
 
 use crate::plants::Plant;
 
@@ -214,7 +214,7 @@ pub fn bytes(content: Content) -> &'static [u8] {
 }
 
 pub fn failed(step: FileStep) -> Stop {
-    Reason::file(Path::new("/rules"), FileFault::System { step, words: Plain::new("EIO") }).into()
+    Reason::file(Path::new("/rules"), FileFault::System { step, words: Printable::new("EIO") }).into()
 }
 
 /// What init does, as far as a change can tell.
@@ -569,8 +569,8 @@ impl Bundle {
 }
 
 /// The kernel's.
-pub fn boot() -> Plain {
-    Plain::new("boot")
+pub fn boot() -> Printable {
+    Printable::new("boot")
 }
 
 fn config() -> Config {

@@ -15,7 +15,7 @@ use sidecar::change::{Stop, Tried};
 use sidecar::protocol::{Diff, End, HelperMessage, HostMessage, Task};
 use sidecar::status::{DaemonState, Page};
 use sidecar::table::{Ready, Signal};
-use sidecar::text::Plain;
+use sidecar::text::Printable;
 
 use crate::bundle::{Bundle, Content, Nature, SETTLE, TICK, boot, bytes, failed};
 use crate::choices::Choices;
@@ -409,8 +409,8 @@ impl World<'_> {
     }
 }
 
-fn id() -> Plain {
-    Plain::new("1")
+fn id() -> Printable {
+    Printable::new("1")
 }
 
 impl<'a> Sim<'a> {
@@ -422,11 +422,11 @@ impl<'a> Sim<'a> {
         let world = self.world();
         let task = world.task.clone();
         let content = (task != Task::InPlace).then(|| bytes(Content::New).to_vec());
-        let by = Plain::new("me");
+        let by = Printable::new("me");
         Order {
             id: id(),
             by,
-            at: Plain::default(),
+            at: Printable::default(),
             signal: world.signal(),
             from_inside: false,
             timeout_ms: TIMEOUT,
@@ -639,7 +639,7 @@ impl Hands for Sim<'_> {
         let b = &world.bundle;
         let trusts = b.plant == Some(Plant::TakesAStrangersAnswer);
         if b.is_held && !trusts {
-            return Ok(Err(Shortfall::PortHeld { port: 1, by: 9, name: Plain::new("stranger") }));
+            return Ok(Err(Shortfall::PortHeld { port: 1, by: 9, name: Printable::new("stranger") }));
         }
         Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady) })
     }
@@ -841,8 +841,8 @@ fn is_committed(record: Option<RecordedOutcome>) -> bool {
 
 /// One schedule, from its first choice on.
 pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outcome {
-    let file = || Task::File { bytes: 3, sha256: Plain::default(), force: false };
-    let dry_run = || Task::DryRun { bytes: 3, sha256: Plain::default(), show: false };
+    let file = || Task::File { bytes: 3, sha256: Printable::default(), force: false };
+    let dry_run = || Task::DryRun { bytes: 3, sha256: Printable::default(), show: false };
     let task = [file(), file(), file(), Task::InPlace, dry_run()][choices.pick(5)].clone();
     let is_restart = choices.pick(2) == 0;
     let ready = [None, Some(Ready::Tcp(([127, 0, 0, 1], 1).into())), Some(Ready::Notify)][choices.pick(3)].clone();
