@@ -1,6 +1,5 @@
 //! `apply-allowlist`, `apply-egress` and `apply`: arguments in, a line for each bundle and an exit code out.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
@@ -9,16 +8,17 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::change::reason::{OwnWords, Reason};
 use sidecar::host::docker;
 use sidecar::host::engine::{Engine, Kind};
 use sidecar::host::fleet::Plan;
 use sidecar::host::identify::is_possible_name;
-use sidecar::host::report::{Asked, Failure, Report};
+use sidecar::host::report::{Asked, Report};
 use sidecar::host::run::{Select, run};
-use sidecar::host::{Change, Want, stop};
-use sidecar::protocol;
+use sidecar::host::{Change, stop};
+use sidecar::protocol::{self, Task};
 use sidecar::table::{Signal, parse_duration};
-use sidecar::text::Plain;
+use sidecar::text::Printable;
 
 use crate::args::{self, Early};
 use crate::out;
@@ -26,167 +26,145 @@ use crate::show::{self, Show};
 
 /// What `--help` adds to argh's text.
 pub const PROMISE: &str = "
-Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and stayed
-so for its settling time, or the running one took the signal and stayed up. Nothing else in the bundle moves.
-With --file any other exit means that content and daemon are as they were (5 excepted): the content is checked
-by the daemon's own checker inside the bundle, put in place, proven, or taken back. Without --file the file is
-checked where it lies before anything is sent.
-A forward to a daemon that can't say whether it obeyed ends as `delivered`, exit 0, and the line says so.
-With --signal-only 0 means that docker took the signal.
-The first Ctrl-C asks for the way back and waits for it; the second leaves, and the bundle settles by itself.
+Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and has stayed ready
+for its settling time, or the running process took the signal and stayed up. Nothing else in the bundle moves.
+With --file, any other exit code but 5 means that content and daemon are as they were: the daemon's own checker
+checks the content inside the bundle, it is put in place, and if it isn't proven it is taken back. Without --file,
+the file is checked where it lies before anything is sent.
+If a daemon can't say whether it obeyed a forwarded signal, the outcome is `delivered` (exit 0), and the line says so.
+With --signal-only, exit 0 means that docker took the signal.
+The first Ctrl-C asks for the old content back and waits for it. The second leaves, and the bundle recovers by itself.
 
 Exit codes (several bundles: the highest):
   0  live
-  1  not live: refused with nothing sent, or rolled back, or (without --file) not proven; the line says which
+  1  not live: refused and nothing sent, or rolled back, or (without --file) not proven; the line says which
   2  usage
-  3  bundle or docker unreachable: docker not installed or not running, no such container, not running, paused
+  3  bundle or docker unreachable: docker not installed or no answer, no such container, not running, paused
   4  not a sidecar bundle; nothing was sent
-  5  neither the new content nor the old comes up, or it can't be told: a person must act
+  5  neither the new content nor the old comes up, or it can't be told: manual action needed
 
-Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). With --via kubectl it isn't used.
+Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). It isn't used with --via kubectl.
 ";
 /// A day: nobody waits longer, and no clock overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the command line asks for.
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-struct Options {
-    signal: String,
-    file: Option<String>,
-    dry_run: bool,
-    show_content: bool,
-    force: bool,
-    by: Option<String>,
-    timeout: String,
-    json: bool,
-    signal_only: bool,
-    label: Vec<String>,
-    all: bool,
-    parallel: usize,
-    canary: Option<usize>,
-    rollback_all: bool,
-    context: Vec<String>,
-    via: Option<String>,
-    namespace: Option<String>,
-    selector: Vec<String>,
-    container: Option<String>,
-    bundles: Vec<String>,
-}
-
-/// An applet's arguments: what all of them have, and the signal where it isn't preset.
-macro_rules! applet {
-    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr) => {
-        #[doc = $about]
-        #[derive(FromArgs, ArgsInfo)]
-        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-        #[argh(help_triggers("-h", "--help"))]
-        pub struct $name {
-            $($own)*
+/// Gives a macro what all three applets take.
+macro_rules! options {
+    ($then:ident $($first:tt)*) => {
+        $then! {
+            $($first)*
             /// the new content: a file, or - for stdin
             #[argh(option)]
             file: Option<String>,
-            /// with --file: go as far as the check, and tell which lines would change
+            /// with --file: only check, and show which lines would change
             #[argh(switch)]
             dry_run: bool,
-            /// with --dry-run: tell the lines' text too, which may hold credentials
+            /// with --dry-run: show the text of those lines too, which may hold credentials
             #[argh(switch)]
             show_content: bool,
-            /// with --file: even where this content is live already
+            /// with --file: even if this content is live already
             #[argh(switch)]
             force: bool,
-            /// who does it, as the record and the log tell (default user@host)
+            /// who does it, for the record and the log (default: user@host)
             #[argh(option)]
             by: Option<String>,
-            /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default 30s)
+            /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
-            /// one JSON object for each bundle on stdout, errors too
+            /// one JSON object per bundle on stdout, also for errors
             #[argh(switch)]
             json: bool,
-            /// send the signal and don't wait for the proof
+            /// send the signal and don't wait for proof
             #[argh(switch)]
             signal_only: bool,
-            /// in place of names, the bundles that run and carry this label: KEY=VALUE (repeatable: each of them)
+            /// instead of names: the running bundles with this label, KEY=VALUE (repeatable: with all of them)
             #[argh(option)]
             label: Vec<String>,
-            /// in place of names, every bundle that runs: what carries the label sidecar.schema
+            /// instead of names: every running bundle (all that carry the label sidecar.schema)
             #[argh(switch)]
             all: bool,
-            /// how many may be under way at once (default 32)
+            /// how many bundles may be under way at once (default: 32)
             #[argh(option, default = "32")]
             parallel: usize,
-            /// the first N, and only if all of them end well the others
+            /// change the first N bundles, and the others only if all of these end well
             #[argh(option)]
             canary: Option<usize>,
-            /// with --file: all or none, each stays uncommitted until the last is proven; --timeout is for all together
+            /// with --file: all bundles or none; each is committed only once the last is proven, and --timeout is for all together
             #[argh(switch)]
             rollback_all: bool,
-            /// the docker context to reach the bundles by (repeatable: names are looked for in each of them)
+            /// the docker context that reaches the bundles (repeatable: names are looked up in each)
             #[argh(option)]
             context: Vec<String>,
-            /// kubectl: bundles are names of pods, contexts those of its configuration
+            /// kubectl: bundles are pods' names, contexts are kubectl's
             #[argh(option)]
             via: Option<String>,
-            /// with --via kubectl: the pods' namespace, if not the context's own
+            /// with --via kubectl: the pods' namespace (default: the context's)
             #[argh(option, short = 'n')]
             namespace: Option<String>,
-            /// with --via kubectl: in place of names, the pods that run, carry the label sidecar.schema and match (repeatable)
+            /// with --via kubectl, instead of names: the running pods with the label sidecar.schema that match (repeatable)
             #[argh(option, short = 'l')]
             selector: Vec<String>,
-            /// with --via kubectl: the bundle's container, where a pod has several that may be meant
+            /// with --via kubectl: the bundle's container, if the pod has several that could be meant
             #[argh(option, short = 'c')]
             container: Option<String>,
             /// names or ids of the bundles' containers
             #[argh(positional, arg_name = "BUNDLE")]
             bundles: Vec<String>,
         }
+    };
+}
+
+/// What the command line asks for.
+macro_rules! parsed {
+    ($($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
+        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+        struct Options {
+            signal: String,
+            $($field: $type $(<$of>)?,)*
+        }
+    };
+}
+options!(parsed);
+
+/// An applet's arguments: those of all three, and the signal if it isn't preset. (A `ty` fragment would hide from argh
+/// what is an `Option`.)
+macro_rules! applet {
+    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
+        #[doc = $about]
+        #[derive(FromArgs, ArgsInfo)]
+        #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+        #[argh(help_triggers("-h", "--help"))]
+        pub struct $name {
+            $($own)*
+            $($(#[$($attribute)*])* $field: $type $(<$of>)?,)*
+        }
 
         impl $name {
             fn options(self) -> Options {
                 let signal: fn(&Self) -> String = $signal;
-                Options {
-                    signal: signal(&self),
-                    file: self.file,
-                    dry_run: self.dry_run,
-                    show_content: self.show_content,
-                    force: self.force,
-                    by: self.by,
-                    timeout: self.timeout,
-                    json: self.json,
-                    signal_only: self.signal_only,
-                    label: self.label,
-                    all: self.all,
-                    parallel: self.parallel,
-                    canary: self.canary,
-                    rollback_all: self.rollback_all,
-                    context: self.context,
-                    via: self.via,
-                    namespace: self.namespace,
-                    selector: self.selector,
-                    container: self.container,
-                    bundles: self.bundles,
-                }
+                Options { signal: signal(&self), $($field: self.$field,)* }
             }
         }
     };
 }
-
-applet!(
+options!(applet
     General,
-    "Make a change live in running bundles by a signal that is wired in them, and see that it is.",
+    "Make a change live in running bundles by a signal that is wired there, and see that it is live.",
     [
         /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
         #[argh(option)]
         signal: String,
     ],
-    |this| this.signal.clone()
+    |this| this.signal.clone();
 );
-applet!(Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is.", [], |_| {
-    Signal::USR1.to_string()
-});
-applet!(Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [], |_| {
-    Signal::HUP.to_string()
-});
+options!(applet
+    Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is live.", [],
+    |_| Signal::USR1.to_string();
+);
+options!(applet
+    Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [],
+    |_| Signal::HUP.to_string();
+);
 
 /// `apply-allowlist`.
 pub fn allowlist(args: &[String]) -> ExitCode {
@@ -206,54 +184,66 @@ pub fn general(args: &[String]) -> ExitCode {
 }
 
 fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -> ExitCode {
-    let docker = docker::from_env();
-    let tool = Engine { program: docker.clone(), context: None, kind: Kind::Docker }.name();
-    let mut asked = Asked { applet, signal: None, tool: Plain::new(&tool) };
     let options = match parsed {
         Ok(options) => options,
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + PROMISE))),
         Err(Early::Usage(message)) => return usage(applet, raw.iter().map(String::as_str), &message),
     };
-    let signal = match signal(&options.signal) {
-        Ok(signal) => signal,
-        Err(message) => return refuse(&asked, options.json, message),
+    let engines = engines(&options);
+    let tool = Printable::new(&engines.first().map(Engine::name).unwrap_or_default());
+    let mut asked = Asked { applet, signal: None, tool };
+    let change = match change(&options, &mut asked) {
+        Ok(change) => change,
+        Err(message) => {
+            return refuse(
+                &asked,
+                options.json,
+                Reason::Usage { message: OwnWords(message + "; nothing was sent to any bundle") },
+            );
+        }
     };
-    asked.signal = Some(signal);
-    let timeout = match check(&options) {
-        Ok(timeout) => timeout,
-        Err(message) => return refuse(&asked, options.json, message),
-    };
-    let want = match want(&options, timeout) {
-        Ok(want) => want,
-        Err(message) => return refuse(&asked, options.json, message),
-    };
-    let by = Plain::new(&options.by.clone().unwrap_or_else(caller));
-    let change = Change { signal, timeout, want, by };
     stop::watch();
-    let engines = engines(&options, docker);
-    asked.tool = Plain::new(&engines.first().map(Engine::name).unwrap_or_default());
-    let together = options.rollback_all;
-    let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
     docker::raise_limit();
     let Ok(mut show) = Show::start(asked.clone(), options.json) else {
-        let words = Plain::new("the machine allows no further thread");
-        let report = Report::failed(None, Failure::Unreachable { what: "inspect", words });
-        return out::exit(report.exit(), show::report(&asked, options.json, &report));
+        let words = Printable::new("the machine allows no further thread");
+        return refuse(&asked, options.json, Reason::CallFailed { call: Printable::new("inspect"), words });
     };
+    let together = options.rollback_all;
+    let plan = Plan { parallel: options.parallel, canary: options.canary.unwrap_or(0), together };
     run(&engines, &change, &select(&options), plan, |told| show.tell(told));
-    let (code, written) = show.end();
-    out::exit(code, written)
+    exit(show.end())
+}
+
+fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
+    let signal = signal(&options.signal)?;
+    asked.signal = Some(signal);
+    let timeout = timeout(&options.timeout)?;
+    if let Some(message) = fault(options) {
+        return Err(message);
+    }
+    let (task, content) = task(options, timeout)?;
+    let by = Printable::new(&options.by.clone().unwrap_or_else(caller));
+    Ok(Change { signal, timeout, task, content, by })
 }
 
 /// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    refuse(&Asked { applet, signal: None, tool: Plain::default() }, json, message.to_owned())
+    let asked = Asked { applet, signal: None, tool: Printable::default() };
+    refuse(&asked, json, Reason::Usage { message: OwnWords(message.to_owned()) })
 }
 
-fn refuse(asked: &Asked, json: bool, message: String) -> ExitCode {
-    let report = Report::failed(None, Failure::Usage(message));
-    out::exit(report.exit(), show::report(asked, json, &report))
+fn refuse(asked: &Asked, json: bool, why: Reason) -> ExitCode {
+    let report = Report::failed(None, why);
+    exit((report.exit(), show::report(asked, json, &report)))
+}
+
+/// The exit code is that of the change, also if it couldn't be written what came of it.
+fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
+    if let Err(e) = written {
+        out::error(&format!("sidecar: cannot write to stdout: {e}; the exit code, {code}, is that of the change"));
+    }
+    ExitCode::from(code)
 }
 
 fn signal(name: &str) -> Result<Signal, String> {
@@ -264,87 +254,76 @@ fn signal(name: &str) -> Result<Signal, String> {
         .ok_or_else(|| format!("--signal {name:?} can't be wired; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
-fn check(options: &Options) -> Result<Duration, String> {
-    let timeout = parse_duration(&options.timeout).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
-    let timeout = timeout.ok_or_else(|| {
-        let given = &options.timeout;
-        format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
-    })?;
-    check_via(options)?;
-    let labelled = !options.label.is_empty() || !options.selector.is_empty();
-    match (options.bundles.is_empty(), labelled, options.all) {
-        (false, false, false) | (true, true, false) | (true, false, true) => {}
-        (true, false, false) if options.via.is_some() => {
-            return Err("no bundle named; give one pod's name or more, -l SELECTOR or --all".to_owned());
-        }
-        (true, false, false) => {
-            return Err("no bundle named; give one container's name or more, --label KEY=VALUE or --all".to_owned());
-        }
-        _ => return Err("give bundles' names, --label (-l) or --all, one of these; nothing was sent".to_owned()),
-    }
+/// What is wrong with the command line, if anything; docker isn't called then.
+fn fault(options: &Options) -> Option<String> {
+    let Options { bundles, label, selector, all, via, namespace, container, context, .. } = options;
+    let is_kubectl = via.is_some();
+    let ways = [!bundles.is_empty(), !label.is_empty() || !selector.is_empty(), *all];
+    let ways = ways.into_iter().filter(|way| *way).count();
+    let a_bundle = if is_kubectl { "a pod's name, -l SELECTOR" } else { "a container's name, --label KEY=VALUE" };
     let is_label = |label: &&String| label.split_once('=').is_some_and(|(key, _)| !key.is_empty());
-    if let Some(label) = options.label.iter().find(|label| !is_label(label)) {
-        return Err(format!("--label {label:?} isn't KEY=VALUE; nothing was sent to any bundle"));
-    }
     // kubectl's can be anything: a cluster's address is one.
-    let is_context = |context: &&String| is_possible_name(context) || options.via.is_some() && !context.is_empty();
-    if let Some(context) = options.context.iter().find(|context| !is_context(context)) {
-        return Err(format!(
-            "--context {context:?} is a name that no context can have; nothing was sent to any bundle"
-        ));
-    }
-    if options.parallel == 0 || options.canary == Some(0) {
-        return Err("--parallel and --canary are at least 1; nothing was sent to any bundle".to_owned());
-    }
-    if options.rollback_all && (options.file.is_none() || options.dry_run) {
-        return Err("--rollback-all needs --file, and no --dry-run: there is nothing else to go back to; nothing was sent to any bundle".to_owned());
-    }
-    if options.canary.is_some() && (options.signal_only || options.dry_run) {
-        return Err(
-            "--canary needs a proof: give it without --signal-only and --dry-run; nothing was sent to any bundle"
-                .to_owned(),
-        );
-    }
-    match options.bundles.iter().find(|name| !is_possible_name(name)) {
-        Some(name) => Err(format!("{name:?} is a name that no container can have; nothing was sent to any bundle")),
-        None => Ok(timeout),
-    }
+    let is_context = |name: &&String| is_possible_name(name) || is_kubectl && !name.is_empty();
+    let no = |is_wrong: bool, message: &str| is_wrong.then(|| message.to_owned());
+    let odd = |before: &str, name: Option<&String>, after: &str| name.map(|name| format!("{before}{name:?} {after}"));
+    let rules = [
+        odd("--via ", via.iter().find(|via| *via != "kubectl"), "isn't known: kubectl is"),
+        no(is_kubectl && !label.is_empty(), "--label is docker's: give -l SELECTOR with --via kubectl"),
+        no(
+            !is_kubectl && (namespace.is_some() || !selector.is_empty() || container.is_some()),
+            "-n, -l and -c need --via kubectl",
+        ),
+        odd(
+            "",
+            namespace.iter().chain(container).find(|name| !is_possible_name(name)),
+            "is a name that no namespace and no container can have",
+        ),
+        no(selector.iter().any(|selector| selector.trim().is_empty()), "-l needs a selector"),
+        no(ways == 0, &format!("no bundle named; give {a_bundle} or --all")),
+        no(ways > 1, "give bundles' names, --label (-l) or --all, only one of these"),
+        odd("--label ", label.iter().find(|label| !is_label(label)), "isn't KEY=VALUE"),
+        odd("--context ", context.iter().find(|name| !is_context(name)), "is a name that no context can have"),
+        odd("", bundles.iter().find(|name| !is_possible_name(name)), "is a name that no container can have"),
+        no(options.parallel == 0 || options.canary == Some(0), "--parallel and --canary are at least 1"),
+        no(
+            options.rollback_all && (options.file.is_none() || options.dry_run),
+            "--rollback-all needs --file, and no --dry-run: there is nothing else to go back to",
+        ),
+        no(
+            options.canary.is_some() && (options.signal_only || options.dry_run),
+            "--canary needs a proof: give it without --signal-only and --dry-run",
+        ),
+        no(options.show_content && !options.dry_run, "--show-content needs --dry-run"),
+        no(options.dry_run && options.file.is_none(), "--dry-run needs --file"),
+        no(options.force && options.file.is_none(), "--force needs --file"),
+        no(
+            options.signal_only && options.file.is_some(),
+            "--signal-only sends a signal and no content: give that or --file",
+        ),
+    ];
+    rules.into_iter().flatten().next()
 }
 
-fn check_via(options: &Options) -> Result<(), String> {
-    let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
-    let Options { via, namespace, selector, container, label, .. } = options;
-    match via.as_deref() {
-        Some("kubectl") if !label.is_empty() => return no("--label is docker's: give -l SELECTOR with --via kubectl"),
-        Some("kubectl") => {}
-        Some(via) => return no(&format!("--via {via:?} isn't known: kubectl is")),
-        None if namespace.is_some() || !selector.is_empty() || container.is_some() => {
-            return no("-n, -l and -c need --via kubectl");
-        }
-        None => {}
-    }
-    if let Some(name) = namespace.iter().chain(container).find(|name| !is_possible_name(name)) {
-        return no(&format!("{name:?} is a name that no namespace and no container can have"));
-    }
-    if selector.iter().any(|selector| selector.trim().is_empty()) {
-        return no("-l needs a selector");
-    }
-    Ok(())
+fn timeout(given: &str) -> Result<Duration, String> {
+    let timeout = parse_duration(given).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
+    timeout.ok_or_else(|| {
+        format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
+    })
 }
 
 /// One for each context, or for the program's own default.
-fn engines(options: &Options, docker: OsString) -> Vec<Engine> {
+fn engines(options: &Options) -> Vec<Engine> {
     let Options { via, namespace, container, context, .. } = options;
     let (program, kind) = if via.is_some() {
         ("kubectl".into(), Kind::Kubectl { namespace: namespace.clone(), container: container.clone() })
     } else {
-        (docker, Kind::Docker)
+        (docker::from_env(), Kind::Docker)
     };
-    let default = Engine { program, context: None, kind };
+    let engine = |context| Engine { program: program.clone(), context, kind: kind.clone() };
     if context.is_empty() {
-        return vec![default];
+        return vec![engine(None)];
     }
-    context.iter().map(|name| Engine { context: Some(name.clone()), ..default.clone() }).collect()
+    context.iter().map(|name| engine(Some(name.clone()))).collect()
 }
 
 fn select(options: &Options) -> Select {
@@ -355,29 +334,19 @@ fn select(options: &Options) -> Select {
     }
 }
 
-fn want(options: &Options, timeout: Duration) -> Result<Want, String> {
-    let Options { file, dry_run, show_content, force, signal_only, .. } = options;
-    let no = |message: &str| Err(format!("{message}; nothing was sent to any bundle"));
-    let Some(file) = file else {
-        return match (dry_run, show_content, force) {
-            (true, ..) => no("--dry-run needs --file"),
-            (_, true, _) => no("--show-content needs --dry-run"),
-            (.., true) => no("--force needs --file"),
-            _ => Ok(if *signal_only { Want::SignalOnly } else { Want::InPlace }),
-        };
+/// What is to be done, and the new content if there is one.
+fn task(options: &Options, timeout: Duration) -> Result<(Task, Vec<u8>), String> {
+    let Some(file) = &options.file else {
+        return Ok((if options.signal_only { Task::Identify } else { Task::InPlace }, Vec::new()));
     };
-    if *signal_only {
-        return no("--signal-only sends a signal and no content: give it or --file");
-    }
-    if *show_content && !dry_run {
-        return no("--show-content needs --dry-run");
-    }
-    let content = match content(file, timeout) {
-        Ok(content) => content,
-        Err(message) => return no(&format!("--file {file:?}: {message}")),
+    let content = content(file, timeout).map_err(|message| format!("--file {file:?}: {message}"))?;
+    let (bytes, sha256) = (content.len() as u64, protocol::sha256(&content));
+    let task = if options.dry_run {
+        Task::DryRun { bytes, sha256, show: options.show_content }
+    } else {
+        Task::File { bytes, sha256, force: options.force }
     };
-    let (show, force) = (*show_content, *force);
-    Ok(if *dry_run { Want::DryRun { content, show } } else { Want::File { content, force } })
+    Ok((task, content))
 }
 
 /// Reads the content: no more than its bound, and a pipe that never ends not for ever.

@@ -1,16 +1,23 @@
 //! What only Linux has: the applets that are part of a bundle, or look into it from inside.
 
+#[path = "helper.rs"]
+mod helper;
 #[path = "init.rs"]
 pub mod init;
 #[path = "status.rs"]
 pub mod status;
-#[path = "witness.rs"]
-mod witness;
 
-use crate::Run;
+use crate::{Applet, Run};
 
 /// Whether they run on this system.
 pub const HERE: bool = true;
 pub const INIT: Run = Run::Blocked(init::run);
 pub const STATUS: Run = Run::Plain(status::run);
-pub const WITNESS: Run = Run::Plain(witness::run);
+pub const HELPER: Run = Run::Plain(helper::run);
+/// What init has a daemon's child execute, and nobody calls by hand.
+pub const RECOVER: &[Applet] = &[Applet {
+    name: sidecar::launch::RECOVER,
+    about: "",
+    inside: true,
+    run: Run::Plain(sidecar::launch::recover_and_start),
+}];

@@ -76,7 +76,11 @@ const APPLETS: &[Applet] = &[
 ];
 
 /// What the apply applets run inside a bundle. Nobody calls it by hand: it is neither listed nor installed.
-const HELPER: &[Applet] = &[Applet { name: sidecar::host::HELPER, about: "", inside: true, run: inside::WITNESS }];
+/// A host of protocol 3 calls it `witness`, and hears which side to upgrade.
+const HELPER: &[Applet] = &[
+    Applet { name: sidecar::protocol::HELPER, about: "", inside: true, run: inside::HELPER },
+    Applet { name: "witness", about: "", inside: true, run: inside::HELPER },
+];
 
 /// The applets that run on this system: `init` is found elsewhere too, and says where it belongs.
 fn here() -> impl Iterator<Item = &'static Applet> {
@@ -127,7 +131,7 @@ fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
 
 /// The applet and its arguments.
 fn find(args: &[OsString]) -> Option<(&'static Applet, &[OsString])> {
-    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).find(|applet| name == applet.name);
+    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).chain(inside::RECOVER).find(|applet| name == applet.name);
     let (called, rest) = args.split_first()?;
     if let Some(applet) = Path::new(called).file_name().and_then(named) {
         return Some((applet, rest));

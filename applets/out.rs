@@ -14,13 +14,13 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a line to stderr, whatever it quotes of a file or of the command line. Where that fails there is nobody left
-/// to tell.
+/// Writes a line to stderr, with what moves a cursor escaped: it may quote a file or the command line. If that fails,
+/// there is nobody left to tell.
 pub fn error(line: &str) {
     let _ = writeln!(io::stderr(), "{}", one_line(line));
 }
 
-/// The exit code of an applet that wrote: `code`, or 1 where that would hide that what it wrote is lost.
+/// The exit code of an applet that wrote: `code`, but never 0 if what it wrote is lost.
 pub fn exit(code: u8, written: io::Result<()>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::from(code),

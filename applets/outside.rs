@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{Run, out};
+use crate::{Applet, Run, out};
 
 pub const HERE: bool = false;
 pub const INIT: Run = Run::Blocked(|_, _| {
@@ -15,4 +15,5 @@ pub const STATUS: Run = Run::Plain(|_| {
     );
     ExitCode::from(4)
 });
-pub const WITNESS: Run = Run::Plain(|_| ExitCode::FAILURE);
+pub const HELPER: Run = Run::Plain(|_| ExitCode::FAILURE);
+pub const RECOVER: &[Applet] = &[];

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sidecar::host::docker::A_LOOK;
+use sidecar::host::docker::POLL_INTERVAL;
 use sidecar::host::fleet::Counts;
 use sidecar::host::report::{Asked, Report, Summary};
 use sidecar::host::run::Told;
@@ -15,10 +15,10 @@ use sidecar::host::stop;
 
 use crate::out;
 
-/// How long who leaves waits for a reader.
+/// How long a person who leaves waits for a slow reader of stdout.
 const TO_WRITE: Duration = Duration::from_secs(2);
 
-/// Shows it in a thread of its own: a reader that takes nothing, a pager say, holds up no bundle and no Ctrl-C.
+/// Shows it in a thread of its own, so that a reader that takes nothing (a pager, say) delays no bundle and no Ctrl-C.
 pub struct Show {
     told: Sender<Told>,
     written: Receiver<io::Result<()>>,
@@ -55,16 +55,16 @@ impl Show {
         let _ = self.told.send(told);
     }
 
-    /// The exit code, and whether all of it could be written. Who leaves waits a moment for that.
+    /// The exit code, and whether all of it could be written. A person who leaves waits a moment for that.
     pub fn end(self) -> (u8, io::Result<()>) {
         drop(self.told);
         let mut left = None;
         loop {
-            match self.written.recv_timeout(A_LOOK) {
+            match self.written.recv_timeout(POLL_INTERVAL) {
                 Ok(written) => return (self.exit, written),
                 Err(RecvTimeoutError::Timeout) if stop::count() < 2 => {}
                 Err(RecvTimeoutError::Timeout) if left.get_or_insert_with(Instant::now).elapsed() < TO_WRITE => {}
-                Err(_) => return (self.exit.max(1), Ok(())),
+                Err(_) => return (self.exit, Err(io::Error::other("its reader took nothing"))),
             }
         }
     }
@@ -156,11 +156,15 @@ impl Screen {
     }
 }
 
-/// One bundle's, where it belongs.
+/// One bundle's line or object, to the stream where it belongs.
 pub fn report(asked: &Asked, json: bool, report: &Report) -> io::Result<()> {
     if json {
-        out::print(&(report.json(asked) + "\n"))
-    } else if report.is_success() {
+        return out::print(&(report.json(asked) + "\n"));
+    }
+    if let Some(note) = report.note() {
+        out::error(&note);
+    }
+    if report.is_success() {
         out::print(&(report.line(asked) + "\n"))
     } else {
         out::error(&report.line(asked));

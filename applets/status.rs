@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::change::record::Files;
 use sidecar::change::store::Store;
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome, Status, Wired};
 use sidecar::{change::probe, page};
@@ -50,7 +51,7 @@ pub fn run(args: &[String]) -> ExitCode {
     let configs: Vec<_> = page.plans.iter().map(|plan| plan.config.clone()).collect();
     let mut status = page.aged(page::now_ms());
     for (daemon, config) in status.daemons.iter_mut().zip(configs) {
-        let Some(store) = config.and_then(|config| Store::open(&config.path).ok()) else { continue };
+        let Some(mut store) = config.and_then(|config| Store::open(&config.path).ok()) else { continue };
         match store.record() {
             Ok(Some(record)) => daemon.transaction = Some(record.shown()),
             Ok(None) => {}
@@ -133,6 +134,7 @@ fn or_dash(text: Option<String>) -> String {
 
 fn daemon_state(state: DaemonState) -> &'static str {
     match state {
+        DaemonState::Starting => "starting",
         DaemonState::Running => "running",
         DaemonState::Stopping => "stopping",
         DaemonState::Exited => "exited",

@@ -11,8 +11,8 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
-/// The largest page that is read, in bytes. A table of a hundred daemons makes one of 40 KB.
-const MAX_BYTES: u64 = 1 << 20;
+/// The largest page that is read, in bytes: some times the largest table.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Reads the page of PID 1.
 ///
@@ -48,7 +48,7 @@ fn read_at(path: &Path) -> Result<Page, String> {
     let mut text = Vec::new();
     file.by_ref().take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
     if text.len() as u64 > MAX_BYTES {
-        return Err("the status page of PID 1 is larger than 1 MiB".to_owned());
+        return Err("the status page of PID 1 is larger than 16 MiB".to_owned());
     }
     parse(&text)
 }
@@ -136,7 +136,7 @@ mod tests {
     fn garbage_and_too_much_are_errors() {
         let (_fd, path) = publish(PAGE_NAME, b"{}", SealFlag::F_SEAL_WRITE);
         assert!(read_at(&path).is_err());
-        let (_fd, path) = publish(PAGE_NAME, &vec![b' '; (1 << 20) + 1], SealFlag::F_SEAL_WRITE);
+        let (_fd, path) = publish(PAGE_NAME, &vec![b' '; (16 << 20) + 1], SealFlag::F_SEAL_WRITE);
         assert!(read_at(&path).unwrap_err().contains("larger"));
         let mut page = sample::page();
         page.plans.pop();

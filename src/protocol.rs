@@ -2,19 +2,21 @@
 //!
 //! The first line each way carries the protocol's number. A side that hears a number that it doesn't know says what
 //! to upgrade. Keys may be added within a number; what is there is parsed strictly, and every text that came from
-//! the other side is [`Plain`].
+//! the other side is [`Printable`].
 
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::change::proof::{Incarnation, Refusal, Target};
-use crate::change::transaction::{Ending, Mark};
-use crate::text::Plain;
+use crate::change::proof::{Incarnation, Target};
+use crate::change::reason::{Ended, Reason, RecordedOutcome, Recovered};
+use crate::text::Printable;
 
 /// The protocol that this version speaks.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+/// The hidden applet that is the helper. Protocol 3 called it `witness`.
+pub const HELPER: &str = "helper";
 /// The most that one side reads of the other, in bytes, all lines together.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The largest content, in bytes.
@@ -28,7 +30,7 @@ pub struct Request {
     /// [`PROTOCOL`].
     pub protocol: u32,
     /// The host's version.
-    pub version: Plain,
+    pub version: Printable,
     /// The signal that it would send, as the table names it.
     pub signal: String,
     /// The helper sends it by itself: the host can't.
@@ -39,9 +41,9 @@ pub struct Request {
     /// What is to be done.
     pub task: Task,
     /// The transaction's own name, by which it is asked after.
-    pub id: Plain,
+    pub id: Printable,
     /// Who asks for it.
-    pub by: Plain,
+    pub by: Printable,
 }
 
 /// What is to be done.
@@ -57,7 +59,7 @@ pub enum Task {
         /// Its length.
         bytes: u64,
         /// Its digest.
-        sha256: Plain,
+        sha256: Printable,
         /// Even where it is live already.
         force: bool,
     },
@@ -66,18 +68,18 @@ pub enum Task {
         /// Its length.
         bytes: u64,
         /// Its digest.
-        sha256: Plain,
+        sha256: Printable,
         /// With the lines' text.
         show: bool,
     },
-    /// Settle what was interrupted, and say what became of the transaction of that id.
+    /// Recover what was interrupted, and say what became of the change of that id.
     Ask,
 }
 
 /// What the host says after its first line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
-pub enum Say {
+pub enum HostMessage {
     /// docker took the signal, so init has it pending at least.
     Sent,
     /// docker did not, as far as can be told.
@@ -91,7 +93,12 @@ pub enum Say {
 /// What the helper says after its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
-pub enum Tell {
+pub enum HelperMessage {
+    /// An earlier, interrupted change is recovered first: its daemon's grace and the time-out again.
+    Recovering {
+        /// How long that may take.
+        within_ms: u64,
+    },
     /// Send the signal now.
     Go {
         /// What it would act on, as that stands now.
@@ -110,24 +117,49 @@ pub enum Tell {
 /// How it ended, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How.
+    /// How, and why.
     #[serde(flatten)]
-    pub ending: Ending,
-    /// The daemon as it was seen last, where a signal was sent.
+    pub ended: Ended,
+    /// What was recovered first of earlier, interrupted changes.
+    #[serde(default)]
+    pub recovered: Vec<Recovered>,
+    /// The owner that the file had, if it couldn't be kept.
+    #[serde(default)]
+    pub owner_was: Option<(u32, u32)>,
+    /// The daemon as it was seen last, if a signal was sent.
     pub after: Option<Incarnation>,
     /// Other daemons that got another process, or lost theirs, meanwhile.
-    pub siblings_moved: Option<Vec<Plain>>,
+    pub siblings_moved: Option<Vec<Printable>>,
     /// Whether a checker passed the content; `None` where there is no file, or it didn't come so far.
     pub checked: Option<bool>,
     /// What a dry run found.
     #[serde(default)]
     pub diff: Option<Diff>,
-    /// The wait for another apply, and the settling of what it left.
+    /// The wait for another apply, and the recovery of what it left.
     pub wait_ms: u64,
     /// The check.
     pub check_ms: u64,
     /// The way back.
     pub back_ms: u64,
+}
+
+impl End {
+    /// It ended so, and nothing else is known yet.
+    #[must_use]
+    pub fn new(ended: Ended) -> Self {
+        Self {
+            ended,
+            recovered: Vec::new(),
+            owner_was: None,
+            after: None,
+            siblings_moved: None,
+            checked: None,
+            diff: None,
+            wait_ms: 0,
+            check_ms: 0,
+            back_ms: 0,
+        }
+    }
 }
 
 /// Which lines change.
@@ -148,7 +180,7 @@ pub struct Hunk {
     pub new: Lines,
     /// Both, behind - and +, where that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<Vec<Plain>>,
+    pub text: Option<Vec<Printable>>,
 }
 
 /// Some lines of a file; where there are none, `first` is the one before which they would be.
@@ -165,7 +197,7 @@ pub struct Answer {
     /// [`PROTOCOL`].
     pub protocol: u32,
     /// The bundle's version.
-    pub version: Plain,
+    pub version: Printable,
     /// What it found.
     #[serde(flatten)]
     pub reply: Reply,
@@ -183,19 +215,19 @@ pub enum Reply {
     /// This init, which would do nothing.
     Refused {
         /// Why not.
-        why: Refusal,
+        why: Reason,
         /// What the signal is wired to, where it is.
         target: Option<Target>,
     },
-    /// What became of the transaction that was asked after.
-    Settled {
-        /// `None`: it placed nothing.
-        outcome: Option<Mark>,
+    /// What became of the change that was asked after.
+    Recorded {
+        /// `None`: it put nothing in place.
+        outcome: Option<RecordedOutcome>,
     },
     /// PID 1 is no init of ours.
     NotInit {
         /// What the page's reader says.
-        error: Plain,
+        error: Printable,
     },
     /// The request has a protocol that the helper doesn't know.
     Protocol,
@@ -211,7 +243,7 @@ pub enum Heard {
         /// The one it speaks.
         protocol: u32,
         /// Its version.
-        version: Plain,
+        version: Printable,
     },
 }
 
@@ -221,7 +253,7 @@ pub fn hear(line: &[u8]) -> Option<Heard> {
     #[derive(Deserialize)]
     struct First {
         protocol: u32,
-        version: Plain,
+        version: Printable,
     }
     // The number alone first: what else another protocol's line holds isn't known.
     let First { protocol, version } = serde_json::from_slice(line).ok()?;
@@ -252,18 +284,18 @@ pub fn request(line: &[u8]) -> Result<Request, Option<u32>> {
 
 /// The sha256 in hex, by which both sides know a content.
 #[must_use]
-pub fn sha256(bytes: &[u8]) -> Plain {
+pub fn sha256(bytes: &[u8]) -> Printable {
     let mut hex = String::new();
     for byte in Sha256::digest(bytes) {
         let _ = write!(hex, "{byte:02x}");
     }
-    Plain::new(&hex)
+    Printable::new(&hex)
 }
 
 /// One object as a line.
 #[must_use]
 pub fn line(message: &impl Serialize) -> String {
-    // Plain structs of strings and numbers: they can't fail to serialize.
+    // Printable structs of strings and numbers: they can't fail to serialize.
     let mut line = serde_json::to_string(message).unwrap_or_default();
     line.push('\n');
     line
@@ -276,25 +308,25 @@ mod tests {
 
     fn hello() -> Reply {
         let before = Incarnation { pid: Some(17), generation: 1 };
-        Reply::Hello { target: Target { action: Act::Restart, daemon: Plain::new("pipelock"), before, seq: 0 } }
+        Reply::Hello { target: Target { action: Act::Restart, daemon: Printable::new("pipelock"), before, seq: 0 } }
     }
 
     #[test]
     fn what_one_side_says_the_other_hears() {
-        for reply in [hello(), Reply::Refused { why: Refusal::NotWired, target: None }] {
-            let said = line(&Answer { protocol: PROTOCOL, version: Plain::new("1"), reply: reply.clone() });
+        for reply in [hello(), Reply::Refused { why: Reason::Stopping, target: None }] {
+            let said = line(&Answer { protocol: PROTOCOL, version: Printable::new("1"), reply: reply.clone() });
             assert_eq!(hear(said.as_bytes()), Some(Heard::Reply(reply)));
         }
-        let file = Task::File { bytes: 3, sha256: Plain::new("00"), force: false };
+        let file = Task::File { bytes: 3, sha256: Printable::new("00"), force: false };
         let asked = Request {
             protocol: PROTOCOL,
-            version: Plain::new("1"),
+            version: Printable::new("1"),
             signal: "HUP".to_owned(),
             from_inside: true,
             timeout_ms: 5,
             task: file,
-            id: Plain::new("1"),
-            by: Plain::new("me@here"),
+            id: Printable::new("1"),
+            by: Printable::new("me@here"),
         };
         assert_eq!(request(line(&asked).as_bytes()), Ok(asked));
     }
@@ -307,11 +339,11 @@ mod tests {
 
     #[test]
     fn another_protocol_is_told_by_its_number_alone() {
-        let newer = br#"{"protocol":4,"version":"9\u001b[2J","else":[]}"#;
-        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 4, version: Plain::new("9\x1b[2J") }));
-        assert_eq!(request(newer), Err(Some(4)));
+        let newer = br#"{"protocol":5,"version":"9\u001b[2J","else":[]}"#;
+        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 5, version: Printable::new("9\x1b[2J") }));
+        assert_eq!(request(newer), Err(Some(5)));
         let older = br#"{"protocol":1,"version":"0.9","reply":"protocol"}"#;
-        assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Plain::new("0.9") }));
+        assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Printable::new("0.9") }));
     }
 
     #[test]
@@ -322,10 +354,10 @@ mod tests {
             b"[]",
             b"{}",
             b"Linux 6.1",
-            br#"{"protocol":3,"version":"1"}"#,
-            br#"{"protocol":3,"version":"1","reply":"hello"}"#,
+            br#"{"protocol":4,"version":"1"}"#,
+            br#"{"protocol":4,"version":"1","reply":"hello"}"#,
             br#"{"protocol":-1,"version":"1","reply":"protocol"}"#,
-            br#"{"protocol":3,"version":"1","reply":"protocol"} trailing"#,
+            br#"{"protocol":4,"version":"1","reply":"protocol"} trailing"#,
         ] {
             assert_eq!(hear(garbage), None, "{}", String::from_utf8_lossy(garbage));
         }

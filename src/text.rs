@@ -6,14 +6,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest text of a stranger's that is shown, in characters.
 const MAX_CHARS: usize = 300;
+/// Of a longer one this much of the beginning is shown; the rest is its end, where most programs put the reason.
+const HEAD_CHARS: usize = 80;
+/// What stands for what was cut out.
+const CUT: &str = " ... ";
 
-/// A text that holds printable ASCII alone and is bounded: what came from a bundle or from the docker CLI reaches
-/// a person only as this. Reading one from JSON makes it so on the way in.
+/// A text of printable ASCII, of a bounded length: what a bundle or the docker CLI says reaches a person only as this.
+/// Reading one from JSON makes it so on the way in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Plain(String);
+pub struct Printable(String);
 
-impl Plain {
-    /// Escapes what isn't printable ASCII, joins lines by `; ` and cuts what is too long.
+impl Printable {
+    /// Escapes what isn't printable ASCII, joins lines by `; ` and cuts out the middle of what is too long.
     #[must_use]
     pub fn new(raw: &str) -> Self {
         let mut out = String::new();
@@ -28,16 +32,17 @@ impl Plain {
             }
             before = line;
             for c in line.chars() {
-                // Checked for each character: the raw text may be much longer than what is shown of it.
-                if out.len() >= MAX_CHARS {
-                    out.push_str("...");
-                    return Self(out);
-                }
                 match c {
                     ' '..='~' => out.push(c),
                     _ => out.extend(c.escape_default()),
                 }
             }
+        }
+        if out.len() > MAX_CHARS {
+            // ASCII, so that every byte is a character.
+            let tail = out.split_off(out.len() - (MAX_CHARS - HEAD_CHARS - CUT.len()));
+            out.truncate(HEAD_CHARS);
+            out = [out.trim_end(), CUT, tail.trim_start()].concat();
         }
         Self(out)
     }
@@ -55,13 +60,16 @@ impl Plain {
     }
 }
 
-impl fmt::Display for Plain {
+/// Its former name, until the last room says the new one.
+pub type Plain = Printable;
+
+impl fmt::Display for Printable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Plain {
+impl<'de> Deserialize<'de> for Printable {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|raw| Self::new(&raw))
     }
@@ -81,7 +89,7 @@ pub fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Plain, one_line};
+    use super::{Printable, one_line};
 
     #[test]
     fn the_callers_own_words_stay_but_for_what_moves_a_cursor() {
@@ -94,18 +102,22 @@ mod tests {
 
     #[test]
     fn nothing_that_moves_a_cursor_gets_through() {
-        assert_eq!(Plain::new("a\x1b[2Jb\u{202e}\u{9b}c").as_str(), "a\\u{1b}[2Jb\\u{202e}\\u{9b}c");
-        assert_eq!(Plain::from_bytes(b"\xff").as_str(), "\\u{fffd}");
-        assert_eq!(serde_json::from_str::<Plain>(r#""\u0007""#).unwrap().as_str(), "\\u{7}");
+        assert_eq!(Printable::new("a\x1b[2Jb\u{202e}\u{9b}c").as_str(), "a\\u{1b}[2Jb\\u{202e}\\u{9b}c");
+        assert_eq!(Printable::from_bytes(b"\xff").as_str(), "\\u{fffd}");
+        assert_eq!(serde_json::from_str::<Printable>(r#""\u0007""#).unwrap().as_str(), "\\u{7}");
     }
 
     #[test]
     fn several_lines_become_one() {
-        assert_eq!(Plain::new("one\r\n\n  two\ntwo\n").as_str(), "one; two");
+        assert_eq!(Printable::new("one\r\n\n  two\ntwo\n").as_str(), "one; two");
     }
 
     #[test]
-    fn a_long_text_is_cut() {
-        assert_eq!(Plain::new(&"x".repeat(1 << 20)).as_str().len(), 303);
+    fn of_a_long_text_the_beginning_and_the_end_are_kept_and_the_end_is_longer() {
+        let long =
+            Printable::new(&format!("error during connect: {} Host key verification failed.", "x".repeat(1 << 20)));
+        assert!(long.as_str().starts_with("error during connect: xxx") && long.as_str().len() <= 300, "{long}");
+        assert!(long.as_str().ends_with("xxx Host key verification failed."), "{long}");
+        assert_eq!(Printable::new(long.as_str()), long, "the other side cuts it no further");
     }
 }

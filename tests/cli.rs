@@ -330,15 +330,20 @@ fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
 /// Shell code of a bundle that says hello and go, then `then`.
 fn hello(then: &str) -> String {
     let target = r#""target":{"action":"restart","daemon":"pipelock","before":{"pid":17,"generation":1},"seq":0}"#;
-    let hello = format!(r#"echo '{{"protocol":3,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
+    let hello = format!(r#"echo '{{"protocol":4,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
     format!(r#"{hello}; echo '{{"step":"go",{target},"grace_ms":0}}'; read b; {then}"#)
+}
+
+/// Shell code of a bundle that says hello, then `then`.
+fn hello_only(then: &str) -> String {
+    hello("").split_once("echo '{\"step\":\"go\"").unwrap().0.to_owned() + then
 }
 
 /// Shell code of a bundle that is live after the signal.
 fn live() -> String {
     let after = r#""after":{"pid":31,"generation":2},"siblings_moved":[],"checked":true"#;
     let times = r#""wait_ms":0,"check_ms":0,"back_ms":0"#;
-    hello(&format!(r#"echo '{{"step":"end","ending":"live","finding":{{"finding":"live"}},{after},{times}}}'"#))
+    hello(&format!(r#"echo '{{"step":"end","outcome":"live",{after},{times}}}'"#))
 }
 
 #[test]
@@ -348,6 +353,170 @@ fn the_good_case_takes_three_calls_of_docker() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("b1: live: ") && out.contains("pid 17 -> 31, generation 1 -> 2"), "{out}");
     assert_eq!(dir.calls(), ["inspect", "exec", "kill"]);
+}
+
+/// Runs it by way of perl, which has this signal ignored.
+fn with_ignored(signal: &str, command: &Command) -> Command {
+    let mut perl = Command::new("perl");
+    perl.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    perl.args(["-e", "$SIG{shift()} = 'IGNORE'; exec @ARGV", signal, SIDECAR]);
+    perl
+}
+
+#[test]
+fn a_caller_that_ignores_sigchld_loses_no_call_of_docker() {
+    let dir = Dir::new();
+    let (code, out, err) = run(&mut with_ignored("CHLD", &dir.docker(&live())), &["apply-allowlist", "b1"]);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+}
+
+#[test]
+fn an_int_that_the_caller_ignores_stays_ignored() {
+    let dir = Dir::new();
+    let bundle = format!(": > \"$CALLS-asked\"; while [ ! -e \"$CALLS-go-on\" ]; do sleep 0.05; done; {}", live());
+    let mut host = with_ignored("INT", &dir.docker(&bundle));
+    let host = host.args(["apply-allowlist", "b1"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while !dir.join("calls-asked").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for _ in 0..2 {
+        assert!(Command::new("kill").args(["-INT", &host.id().to_string()]).status().unwrap().success());
+    }
+    dir.write("calls-go-on", "");
+    let (code, out, err) = said(&host.wait_with_output().unwrap());
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+}
+
+#[test]
+fn whatever_hangs_each_step_takes_no_longer_than_was_asked_for() {
+    let hang = "exec sleep 1000";
+    // Who is there, the helper's first word, its go-ahead, the proof.
+    let steps = [("1000", "true".to_owned()), ("0", hang.to_owned()), ("0", hello_only(hang)), ("0", hello(hang))];
+    let apply = |inspect: &str, bundle: &str, file: &[&str]| {
+        let (dir, started) = (Dir::new(), Instant::now());
+        let args = [&["apply-allowlist", "--timeout=1s", "b1"], file].concat();
+        let (code, _, err) = run(dir.docker(bundle).env("INSPECT_TAKES", inspect), &args);
+        assert!(code != 0 && started.elapsed() < Duration::from_secs(25), "{:?}: {err}", started.elapsed());
+    };
+    std::thread::scope(|scope| {
+        for (inspect, bundle) in &steps {
+            scope.spawn(|| apply(inspect, bundle, &[]));
+            scope.spawn(|| apply(inspect, bundle, &["--file=/dev/null"]));
+        }
+    });
+}
+
+#[test]
+fn the_wait_for_the_go_ahead_counts_what_is_recovered_first() {
+    let dir = Dir::new();
+    // Longer than all that --timeout gives it.
+    let recovers = live().replacen("read a;", r#"read a; echo '{"step":"recovering","within_ms":60000}'; sleep 6;"#, 1);
+    let (code, out, err) = run(&mut dir.docker(&recovers), &["apply-allowlist", "--timeout=1s", "b1"]);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+}
+
+#[test]
+fn an_engine_that_lacks_a_field_of_inspect_is_asked_for_the_whole_of_it() {
+    let dir = Dir::new();
+    let (code, out, err) = run(dir.docker(&live()).env("OLD_ENGINE", "1"), &["apply-allowlist", "b1"]);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+    assert_eq!(dir.calls(), ["inspect", "inspect", "exec", "kill"]);
+}
+
+#[test]
+fn a_stop_signal_that_does_not_stop_sidecar_is_noted_and_changes_nothing_else() {
+    let dir = Dir::new();
+    let (code, out, err) = run(dir.docker(&live()).env("STOP_SIGNAL", "SIGUSR1"), &["apply-allowlist", "b1"]);
+    assert_eq!((code, out.lines().count(), err.lines().count()), (0, 1, 1), "{out}{err}");
+    assert!(err.starts_with("b1: note: ") && err.contains("SIGUSR1") && err.contains("STOPSIGNAL SIGTERM"), "{err}");
+    let args = ["apply-allowlist", "--json", "b1"];
+    let (code, out, err) = run(dir.docker(&live()).env("STOP_SIGNAL", "SIGRTMIN+3"), &args);
+    let object: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, err.as_str(), &object["stop_signal"]), (0, "", &"SIGRTMIN+3".into()));
+    let (_, out, _) = run(dir.docker(&live()).env("STOP_SIGNAL", "SIGQUIT"), &args);
+    assert!(!out.contains("stop_signal"), "{out}");
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_change_also_if_stdout_is_full() {
+    let dir = Dir::new();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for json in [&[][..], &["--json"]] {
+        let mut host = dir.docker(&live());
+        let (code, _, err) = said(&host.args(["apply-allowlist", "b1"]).args(json).stdout(full()).output().unwrap());
+        assert!(code == 0 && err.contains("cannot write to stdout") && err.lines().count() == 1, "{code} {err}");
+    }
+    let dead = hello(
+        r#"echo '{"step":"end","outcome":"refused","why":{"reason":"stopping"},"after":null,"siblings_moved":null,"checked":null,"wait_ms":0,"check_ms":0,"back_ms":0}'"#,
+    );
+    let (code, _, err) =
+        said(&dir.docker(&dead).args(["apply-allowlist", "--json", "b1"]).stdout(full()).output().unwrap());
+    assert!(code == 1 && err.contains("cannot write to stdout"), "{code} {err}");
+}
+
+#[test]
+fn a_helper_that_is_killed_before_its_first_word_is_asked_once_more_and_is_no_stranger() {
+    let dir = Dir::new();
+    let once = format!("[ -e \"$CALLS-killed\" ] || {{ : > \"$CALLS-killed\"; exit 137; }}; {}", live());
+    let (code, out, err) = run(&mut dir.docker(&once), &["apply-allowlist", "b1"]);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+    assert_eq!(dir.calls(), ["inspect", "exec", "exec", "kill"]);
+    let dir = Dir::new();
+    let (code, _, err) = run(&mut dir.docker("exit 137"), &["apply-allowlist", "b1"]);
+    assert!(code == 3 && err.contains("was killed before it said a word") && err.contains("nothing was sent"), "{err}");
+    assert_eq!(dir.calls(), ["inspect", "exec", "exec"]);
+}
+
+#[test]
+fn why_the_helper_can_not_be_executed_is_told_though_docker_says_it_on_stdout() {
+    let words = "OCI runtime exec failed: exec failed: unable to start container process: exec: \"/proc/1/exe\": permission denied: unknown";
+    let dir = Dir::new();
+    let (code, _, err) = run(&mut dir.docker(&format!("echo '{words}'; exit 126")), &["apply-allowlist", "b1"]);
+    assert!(code == 4 && err.contains(words) && err.contains("the user that the container runs as"), "{err}");
+    assert!(!err.contains("not a sidecar bundle"), "{err}");
+    let kubectl = format!("echo 'error: Internal error occurred: {words}' >&2; exit 126");
+    let (code, _, err) = run(&mut dir.docker(&kubectl), &["apply-allowlist", "b1"]);
+    assert!(code == 4 && err.contains("the user that the container runs as"), "{err}");
+    let words = "OCI runtime exec failed: exec failed: no space left on device";
+    let (code, _, err) = run(&mut dir.docker(&format!("echo '{words}'; exit 126")), &["apply-allowlist", "b1"]);
+    assert!(code == 4 && err.contains(words), "{err}");
+}
+
+#[test]
+fn a_bundle_of_another_protocol_gets_nothing_and_the_line_says_which_side_to_upgrade() {
+    let newer = r#"echo '{"protocol":99,"version":"9.0.0","reply":"protocol"}'"#;
+    let older = r#"echo 'sidecar: no applet "helper"' >&2; exit 2"#;
+    for (bundle, upgrade) in [(newer, "upgrade this program"), (older, "upgrade the bundle's image")] {
+        let dir = Dir::new();
+        let (code, _, err) = run(&mut dir.docker(bundle), &["apply-allowlist", "b1"]);
+        assert!(code == 1 && err.contains(upgrade) && err.contains("nothing was sent"), "{err}");
+        assert_eq!(dir.calls(), ["inspect", "exec"]);
+    }
+}
+
+#[test]
+fn an_old_process_is_no_proof_of_a_restart() {
+    for stale in [r#""after":{"pid":17,"generation":1}"#, r#""after":null"#, r#""after":{"pid":31,"generation":0}"#] {
+        let dir = Dir::new();
+        let lie = live().replace(r#""after":{"pid":31,"generation":2}"#, stale);
+        let (code, out, err) = run(&mut dir.docker(&lie), &["apply-allowlist", "--timeout=1s", "b1"]);
+        assert!(code == 1 && out.is_empty() && err.starts_with("b1: not proven: "), "{stale}: {out}{err}");
+    }
+}
+
+#[test]
+fn of_what_docker_says_the_end_is_kept_since_the_reason_stands_there() {
+    let dir = Dir::new();
+    let url = format!("http://docker.example.com/v1.50/containers/json?filters={}", "%7B%22label%22".repeat(30));
+    let words = format!(
+        "error during connect: Get \"{url}\": command [ssh -- far] has exited with exit status 255: stderr=Host key verification failed."
+    );
+    let (code, _, err) = run(&mut dir.docker(&format!("echo '{words}' >&2; exit 1")), &["apply-allowlist", "b1"]);
+    assert!(
+        code == 3 && err.contains("error during connect") && err.contains("Host key verification failed."),
+        "{err}"
+    );
 }
 
 #[test]
@@ -407,7 +576,7 @@ fn a_reader_that_takes_nothing_holds_up_no_bundle_and_no_ctrl_c() {
     });
     let _ = host.kill();
     let code = host.wait().unwrap().code();
-    assert_eq!((dir.calls().len(), is_waiting, code), (5, true, Some(1)), "what it was to say is lost");
+    assert_eq!((dir.calls().len(), is_waiting, code), (5, true, Some(0)), "the exit code is that of the change");
 }
 
 #[test]
@@ -479,7 +648,8 @@ fn a_bundle_that_lies_before_the_signal_is_no_bundle_and_gets_none() {
     }
     let dir = Dir::new();
     let (code, _, err) = run(&mut dir.docker(r#": > "$CALLS-gone""#), &["apply-allowlist", "b1"]);
-    assert!(code == 3 && err.starts_with("b1: no such container; nothing was sent"), "it went away meanwhile: {err}");
+    assert!(code == 3 && err.starts_with("b1: no such container; "), "it went away meanwhile: {err}");
+    assert!(err.contains("nothing was sent"), "{err}");
 }
 
 #[test]
@@ -525,7 +695,7 @@ fn a_bundle_that_breaks_off_after_the_signal_leaves_it_not_proven() {
 
 #[test]
 fn a_bundle_that_lies_about_new_content_is_bounded_and_never_believed() {
-    let live = r#"echo '{"step":"end","ending":"live","finding":{"finding":"live"},"after":null,"siblings_moved":null,"checked":true,"wait_ms":0,"check_ms":0,"back_ms":0}'"#;
+    let live = r#"echo '{"step":"end","outcome":"live","after":null,"siblings_moved":null,"checked":true,"wait_ms":0,"check_ms":0,"back_ms":0}'"#;
     let started = Instant::now();
     // It says that it is live without an acknowledgement, nothing, garbage, or too much; it reads nothing; the second
     // exec lies in the same way.

@@ -47,7 +47,7 @@ USR1 = { restart = "alpha" }
 /// What a bundle tells of itself: on disk, served, the record, helpers at it, what else lies there. Those who are at it
 /// are looked for first: what is read while one goes on is old by the time that it has ended.
 const LOOK: &str = r#"
-helpers=$(/busybox grep -al '^/proc/1/exe.witness' /proc/[0-9]*/cmdline | /busybox wc -l)
+helpers=$(/busybox grep -al '^/proc/1/exe.helper' /proc/[0-9]*/cmdline | /busybox wc -l)
 left=$(/busybox ls -A /etc/sidecar/pipelock | /busybox grep -c sidecar-)
 /busybox cat /etc/sidecar/pipelock/rules; echo; /busybox cat /tmp/serving; echo
 /busybox sed 's/.*"outcome":"\([a-z-]*\)".*/\1/' /etc/sidecar/pipelock/.rules.sidecar 2> /dev/null || echo none
@@ -433,7 +433,8 @@ fn twenty_of_which_three_are_bad(engine: &Engine) {
     let said = fleet.change("fourth", &[&label, &no, "--rollback-all", "--canary=1", "--parallel=4"]);
     assert_eq!((said.exit, said.of("live")), (0, good.clone()), "{said:?}");
     assert_eq!(fleet.with("fourth"), good);
-    let (first, last) = (BTreeSet::from_iter(all[..5].iter().copied()), BTreeSet::from_iter(all[10..].iter().copied()));
+    let (first, last) =
+        (all[..5].iter().copied().collect::<BTreeSet<_>>(), all[10..].iter().copied().collect::<BTreeSet<_>>());
     for arguments in [&[label.as_str()][..], &all] {
         let said = fleet.change("fifth", &[&["--rollback-all", "--canary=5", "--parallel=4"], arguments].concat());
         assert_eq!((said.exit, said.of("live").len(), said.outcomes.len()), (1, 0, 20), "{said:?}");
@@ -621,7 +622,7 @@ fn wherever_a_kubectl_stand_in_loses_its_connection_what_is_told_is_what_is() {
     }
 }
 
-/// Makes or changes what a ConfigMap's mount looks like: its files are links through `..data`, which is swapped as a whole.
+/// Makes or changes what a `ConfigMap`'s mount looks like: its files are links through `..data`, which is swapped as a whole.
 fn config_map(dir: &Path, version: &str, rules: &str) {
     fs::create_dir_all(dir.join(version)).unwrap();
     fs::write(dir.join(version).join("rules"), rules).unwrap();
@@ -648,7 +649,7 @@ fn what_a_config_map_holds_is_proven_where_it_lies_and_cannot_be_replaced_from_o
     let serving = || bundle.try_exec(&["/busybox", "cat", "/tmp/serving"]).1;
     let new = dir.write("new", "new").display().to_string();
     let (code, said) = apply(&["--file", &new]);
-    assert!(code == 1 && said.contains("a symlink is where the file of alpha should be"), "{said}");
+    assert!(code == 1 && said.contains("is a symlink; put a file there"), "{said}");
     assert_eq!(serving(), "old");
 
     config_map(map.path(), "..2", "newer");

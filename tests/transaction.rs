@@ -37,6 +37,7 @@ case $(cat "$0") in
   bad) echo "$0: line 1: bad" >&2; exit 1 ;;
   hangs) echo $$ > DIR/checker; sleep 1000 & wait ;;
   yells) yes ;;
+  chats*) yes | head -c 3000000; echo last word; [ "$(cat "$0")" = chats ] || exit 1 ;;
   edits) echo more >> "$0" ;;
   leaves) exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 1000' ;;
   stays) setsid sh -c 'touch DIR/away; sleep 20' & until [ -e DIR/away ]; do :; done; echo what it said; exit 1 ;;
@@ -80,6 +81,8 @@ struct Bundle {
     dir: PathBuf,
     unshare: Option<Child>,
     env: &'static [(&'static str, &'static str)],
+    /// What init is executed by, for another user say.
+    by: &'static [&'static str],
 }
 
 impl Bundle {
@@ -100,14 +103,14 @@ impl Bundle {
         fs::write(dir.join("beta/routes"), "old").unwrap();
         let table = change(TABLE.to_owned()).replace("DIR", dir.to_str().unwrap()).replace("SETTLE", "100ms");
         fs::write(dir.join("table.toml"), table).unwrap();
-        let mut bundle = Self { dir, unshare: None, env };
+        let mut bundle = Self { dir, unshare: None, env, by: &[] };
         bundle.boot();
         bundle
     }
 
     fn boot(&mut self) {
         let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", SIDECAR, "init"]);
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(self.by).args([SIDECAR, "init"]);
         command.arg(format!("--config={}", self.dir.join("table.toml").display()));
         command.envs(self.env.iter().copied());
         command.env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS").stdin(Stdio::null()).stdout(Stdio::null());
@@ -246,11 +249,11 @@ impl Bundle {
         found.file_name().into_string().unwrap()
     }
 
-    fn witnesses(&self) -> Vec<String> {
+    fn helpers(&self) -> Vec<String> {
         let init = fs::read_link(format!("/proc/{}/ns/pid", self.init())).unwrap();
         let all = fs::read_dir("/proc").unwrap().flatten();
         all.filter(|p| fs::read_link(p.path().join("ns/pid")).is_ok_and(|ns| ns == init))
-            .filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|c| c.ends_with(b"witness\0")))
+            .filter(|p| fs::read(p.path().join("cmdline")).is_ok_and(|c| c.ends_with(b"helper\0")))
             .map(|p| p.file_name().into_string().unwrap())
             .collect()
     }
@@ -333,7 +336,7 @@ fn a_checker_that_hangs_or_never_stops_talking_is_killed_with_its_children() {
         !command.status().unwrap().success()
     });
     is(&bundle.allowlist("leaves", &["--timeout=300ms"]), "refused", 1, "did not end in time");
-    is(&bundle.allowlist("yells", &[]), "refused", 1, "checker");
+    is(&bundle.allowlist("yells", &["--timeout=300ms"]), "refused", 1, "did not end in time");
     is(&bundle.allowlist("stays", &[]), "refused", 1, "what it said");
     bundle.serves("old");
 }
@@ -377,7 +380,7 @@ fn where_the_old_content_does_not_come_up_either_a_person_must_act() {
     let bundle =
         Bundle::with(|table| table.replace("rm -f DIR/ready;", "rm -f DIR/ready; test -e DIR/broken && exit 9;"));
     fs::write(bundle.dir.join("broken"), "").unwrap();
-    is(&bundle.allowlist("new", &[]), "down", 5, "NEEDS A PERSON");
+    is(&bundle.allowlist("new", &[]), "down", 5, "manual action needed");
     assert_eq!((bundle.read("conf/rules").as_str(), bundle.record()["outcome"].as_str()), ("old", Some("down")));
     // It was dead before: so it is as it was.
     is(&bundle.allowlist("new", &[]), "rolled-back", 1, "");
@@ -448,13 +451,13 @@ fn the_way_back_is_no_way_back_where_somebody_else_writes_to_the_old_content_mea
 fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
     let bundle = Bundle::start();
     let mut command = Command::new("nsenter");
-    command.args(["-t", &bundle.init(), "-p", "-m", SIDECAR, "witness"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut witness = command.spawn().unwrap();
-    let mut host = witness.stdin.take().unwrap();
-    let mut said = BufReader::new(witness.stdout.take().unwrap()).lines();
+    command.args(["-t", &bundle.init(), "-p", "-m", SIDECAR, "helper"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut helper = command.spawn().unwrap();
+    let mut host = helper.stdin.take().unwrap();
+    let mut said = BufReader::new(helper.stdout.take().unwrap()).lines();
     let sha256 = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
     let task = serde_json::json!({ "task": "file", "bytes": 3, "sha256": sha256, "force": false });
-    let mut request = serde_json::json!({ "protocol": 3, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
+    let mut request = serde_json::json!({ "protocol": 4, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
     (request["task"], request["id"], request["by"]) = (task, "1".into(), "me".into());
     host.write_all(format!("{request}\nnew").as_bytes()).unwrap();
     let mut hear = |words: &str| assert!(said.any(|line| line.unwrap().contains(words)), "not said: {words}");
@@ -468,7 +471,7 @@ fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
     // It may be gone already.
     let _ = host.write_all(b"{\"say\":\"ack\"}\n");
     hear("rolled-back");
-    witness.wait().unwrap();
+    helper.wait().unwrap();
     bundle.serves("old");
 }
 
@@ -613,7 +616,7 @@ fn after_a_host_is_killed_the_bundle_settles_by_itself() {
     bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
     host.kill().unwrap();
     host.wait().unwrap();
-    bundle.wait_until("settled", || bundle.witnesses().is_empty());
+    bundle.wait_until("settled", || bundle.helpers().is_empty());
     bundle.serves("old");
     assert_eq!(bundle.record()["outcome"], "rolled-back");
 }
@@ -650,7 +653,7 @@ fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
         std::thread::sleep(Duration::from_millis(100));
     }
     is(&ended(host), "unsettled", 5, "settles it by itself");
-    bundle.wait_until("settled", || bundle.witnesses().is_empty());
+    bundle.wait_until("settled", || bundle.helpers().is_empty());
     bundle.serves("stubborn");
 }
 
@@ -659,7 +662,7 @@ fn where_the_helper_is_killed_the_host_asks_once_more_and_that_settles_it() {
     let bundle = Bundle::start();
     let host = bundle.begin("unready", &["--timeout=3s"]);
     bundle.wait_until("placed", || bundle.read("conf/rules") == "unready");
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
     bundle.serves("old");
 }
@@ -671,7 +674,7 @@ fn where_docker_fails_and_the_helper_is_gone_too_the_bundle_is_asked_what_became
     let mut host = command.env("KILL_TAKES", "1").env("KILL_FAILS", "Container b1 is paused").spawn().unwrap();
     host.stdin.take().unwrap().write_all(b"new").unwrap();
     bundle.wait_until("placed", || bundle.read("conf/rules") == "new");
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
     bundle.serves("old");
 }
@@ -682,7 +685,7 @@ fn where_the_connection_broke_and_the_record_can_not_be_read_a_person_must_look(
     let host = bundle.begin("unready", &["--timeout=3s"]);
     bundle.wait_until("served", || bundle.read("serving") == "unready");
     fs::write(bundle.dir.join("conf/.rules.sidecar"), "garbage").unwrap();
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     is(&ended(host), "unsettled", 5, "can't be told");
     assert_eq!(bundle.read("conf/.sidecar-old.rules"), "old");
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "unreadable");
@@ -715,8 +718,8 @@ fn interrupted(bundle: &Bundle) {
     bundle.wait_until("served", || bundle.read("serving") == "unready");
     // Stopped first, so that it can't ask once more.
     signal(&host, "STOP");
-    kill_all(&bundle.witnesses());
-    bundle.wait_until("nobody is at it", || bundle.witnesses().is_empty());
+    kill_all(&bundle.helpers());
+    bundle.wait_until("nobody is at it", || bundle.helpers().is_empty());
     host.kill().unwrap();
     host.wait().unwrap();
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "interrupted");
@@ -816,7 +819,7 @@ fn a_forward_whose_daemon_died_of_what_was_interrupted_settles_that_first() {
     host.stdin.take().unwrap().write_all(b"x").unwrap();
     bundle.wait_until("placed", || bundle.read("beta/routes") == "x");
     signal(&host, "STOP");
-    kill_all(&bundle.witnesses());
+    kill_all(&bundle.helpers());
     // The stand-in that waits before its signal too.
     kill_all(&[format!("-{}", host.id())]);
     host.wait().unwrap();
@@ -870,7 +873,7 @@ fn random_kills(victim: fn(&Bundle, &mut Child)) {
         std::thread::sleep(Duration::from_micros(micros % 450_000));
         victim(&bundle, &mut host);
         let output = host.wait_with_output().unwrap();
-        bundle.wait_until("settled", || bundle.witnesses().is_empty());
+        bundle.wait_until("settled", || bundle.helpers().is_empty());
         if bundle.record()["outcome"] == "interrupted" {
             // Both were killed; the next one settles it. Here it only looks.
             bundle.allowlist("x", &["--dry-run"]);
@@ -900,14 +903,14 @@ fn a_host_that_is_killed_at_any_moment_leaves_the_old_or_the_new() {
 
 #[test]
 fn a_helper_that_is_killed_at_any_moment_leaves_the_old_or_the_new_and_the_host_says_which() {
-    random_kills(|bundle, _| kill_all(&bundle.witnesses()));
+    random_kills(|bundle, _| kill_all(&bundle.helpers()));
 }
 
 #[test]
 fn a_host_and_a_helper_that_are_killed_at_any_moment_leave_what_the_next_one_settles() {
     random_kills(|bundle, host| {
         host.kill().unwrap();
-        kill_all(&bundle.witnesses());
+        kill_all(&bundle.helpers());
     });
 }
 
@@ -967,4 +970,323 @@ fn no_word_of_the_environment_or_of_a_content_is_in_logs_status_records_or_error
     assert!(environment.contains("canary-environment"));
     let shown = bundle.allowlist("other canary-content", &["--dry-run", "--show-content"]);
     assert!(shown.to_string().contains("canary-content"), "{shown}");
+}
+
+/// What was recovered of an earlier change, as the report tells it.
+fn settled(report: &Value) -> String {
+    report["settled"].as_array().map(|all| all.iter().map(Value::to_string).collect()).unwrap_or_default()
+}
+
+#[test]
+fn a_record_that_can_not_be_read_stops_the_change_and_loses_nothing() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    // The record is the first file that it can't open any more.
+    let mut command = bundle.command(&["apply-allowlist", "--file=-"]);
+    let mut host = command.env("LIMITED", "prlimit --nofile=6").spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"new").unwrap();
+    is(&ended(host), "refused", 1, ".rules.sidecar: ");
+    assert_eq!((bundle.read("conf/rules"), bundle.read("conf/.sidecar-old.rules")), ("unready".into(), "old".into()));
+    let report = bundle.allowlist("new", &[]);
+    is(&report, "live", 0, "");
+    bundle.serves("new");
+}
+
+#[test]
+fn what_was_recovered_of_an_earlier_change_is_told_by_a_dry_run_too() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    let report = bundle.allowlist("new", &["--dry-run"]);
+    is(&report, "dry-run", 0, "");
+    assert!(settled(&report).contains("an earlier change of alpha by me@"), "{report}");
+    assert!(settled(&report).contains("the old content is back"), "{report}");
+    assert_eq!(bundle.allowlist("new", &["--dry-run"])["settled"], Value::Null);
+    bundle.serves("old");
+}
+
+#[test]
+fn a_daemon_that_was_dead_before_an_interrupted_change_is_as_it_was_whoever_recovers_it() {
+    let bundle = Bundle::start();
+    fs::write(bundle.dir.join("conf/rules"), "dies").unwrap();
+    bundle.signal("USR1");
+    bundle.wait_until("dead", || bundle.daemon(0)["state"] == "exited");
+    let host = bundle.begin("unready", &["--timeout=5s"]);
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    kill_all(&bundle.helpers());
+    is(&ended(host), "rolled-back", 1, "the connection to the bundle broke");
+    assert_eq!((bundle.read("conf/rules").as_str(), &bundle.record()["outcome"]), ("dies", &"rolled-back".into()));
+}
+
+#[test]
+fn an_immutable_file_is_refused_and_nothing_is_left_beside_it() {
+    let bundle = Bundle::start();
+    let rules = bundle.dir.join("conf/rules");
+    let chattr = |flag: &str| Command::new("chattr").arg(flag).arg(&rules).stderr(Stdio::null()).status();
+    if !chattr("+i").is_ok_and(|status| status.success()) {
+        println!("not tried: this file system knows no immutable files");
+        return;
+    }
+    for _ in 0..2 {
+        let report = bundle.allowlist("new", &[]);
+        chattr(if bundle.left().is_empty() { "+i" } else { "-i" }).unwrap();
+        is(&report, "refused", 1, "conf/rules: ");
+        bundle.serves("old");
+    }
+    chattr("-i").unwrap();
+    assert_eq!(bundle.generation(), 1);
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+}
+
+#[test]
+fn a_typo_that_a_person_left_over_an_interrupted_change_restarts_nobody() {
+    let bundle = Bundle::start();
+    interrupted(&bundle);
+    fs::write(bundle.dir.join("conf/rules"), "bad").unwrap();
+    let report = bundle.egress("new", &[]);
+    is(&report, "live", 0, "");
+    assert!(settled(&report).contains("line 1: bad") && settled(&report).contains("which stays"), "{report}");
+    assert_eq!((bundle.generation(), &bundle.daemon(0)["state"]), (2, &"running".into()));
+    assert_eq!((bundle.read("conf/rules"), bundle.left().len()), ("bad".to_owned(), 0));
+    let report = bundle.in_place(&[]);
+    is(&report, "refused", 1, "line 1: bad");
+}
+
+#[test]
+fn a_checker_may_print_as_much_as_it_likes_and_its_first_and_last_words_are_told() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("chats", &[]), "live", 0, "");
+    let report = bundle.allowlist("chats and refuses", &[]);
+    is(&report, "refused", 1, "y");
+    bundle.serves("chats");
+}
+
+#[test]
+fn the_original_file_itself_comes_back_and_the_new_one_takes_over_its_attributes() {
+    let bundle = Bundle::start();
+    let rules = bundle.dir.join("conf/rules");
+    let python = |code: &str| {
+        let output = Command::new("python3").args(["-c", code]).arg(&rules).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    python("import os, sys; os.setxattr(sys.argv[1], 'user.owner', b'me'); os.utime(sys.argv[1], (7, 7))");
+    fs::hard_link(&rules, bundle.dir.join("link")).unwrap();
+    let of = || fs::metadata(&rules).map(|meta| (meta.ino(), meta.mtime(), meta.nlink())).unwrap();
+    let attribute = || python("import os, sys; print(os.getxattr(sys.argv[1], 'user.owner'))");
+    let (before, owner) = (of(), attribute());
+    is(&bundle.allowlist("dies", &[]), "rolled-back", 1, "");
+    assert_eq!((of(), attribute()), (before, owner.clone()));
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+    assert_eq!((attribute(), bundle.read("link")), (owner, "old".to_owned()));
+    bundle.serves("new");
+}
+
+#[test]
+fn two_bundles_that_mount_one_directory_are_served_one_after_the_other() {
+    let one = Bundle::start();
+    let shared = one.dir.join("conf").display().to_string();
+    let two = Bundle::with(|table| table.replace("DIR/conf", &shared));
+    for n in 0..6 {
+        let new = format!("content {n}");
+        let hosts = [one.begin(&new, &["--timeout=20s"]), two.begin(&new, &["--timeout=20s"])];
+        for report in hosts.map(ended) {
+            is(&report, "live", 0, "");
+        }
+        one.serves(&new);
+        assert_eq!(two.read("serving"), new);
+    }
+    // One that the second one's daemon doesn't bear: neither loses the first one's content.
+    is(&one.allowlist("kept", &[]), "live", 0, "");
+    let hosts = [one.begin("dies", &["--timeout=20s"]), two.begin("dies", &["--timeout=20s"])];
+    for report in hosts.map(ended) {
+        is(&report, "rolled-back", 1, "exited with code 3");
+    }
+    one.serves("kept");
+}
+
+#[test]
+fn the_same_bytes_in_another_file_are_not_what_was_put_in_place() {
+    let bundle = Bundle::with(|table| table.replace("SETTLE", "2s"));
+    let host = bundle.begin("new", &["--timeout=20s"]);
+    bundle.serves_now("new");
+    let (rules, away) = (bundle.dir.join("conf/rules"), bundle.dir.join("away"));
+    fs::rename(&rules, &away).unwrap();
+    fs::write(&rules, "new").unwrap();
+    is(&ended(host), "rolled-back", 1, "somebody else wrote");
+    bundle.wait_until("old", || bundle.read("serving") == "old" && bundle.read("conf/rules") == "old");
+}
+
+#[test]
+fn a_directory_whose_link_is_switched_meanwhile_is_not_proven() {
+    let bundle = Bundle::with(|table| table.replace("SETTLE", "1s").replace("DIR/conf/", "DIR/current/"));
+    // It isn't there yet when init starts.
+    drop(bundle);
+    let bundle = Bundle::with(|table| {
+        let table = table.replace("SETTLE", "1s").replace("path = \"DIR/conf/", "path = \"DIR/current/");
+        table
+            .replace("rules=$(cat DIR/conf/rules)", "rules=$(cat DIR/current/rules 2> /dev/null || cat DIR/conf/rules)")
+    });
+    let current = bundle.dir.join("current");
+    symlink("conf", &current).unwrap();
+    fs::create_dir(bundle.dir.join("release")).unwrap();
+    fs::write(bundle.dir.join("release/rules"), "evil").unwrap();
+    let host = bundle.begin("new", &["--timeout=20s"]);
+    bundle.serves_now("new");
+    fs::remove_file(&current).unwrap();
+    symlink("release", &current).unwrap();
+    is(&ended(host), "rolled-back", 1, "another directory");
+    assert_eq!(bundle.read("conf/rules"), "old");
+}
+
+#[test]
+fn a_helper_that_is_stopped_is_ended_by_the_next_apply_once_its_time_is_over() {
+    let bundle = Bundle::start();
+    let mut host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    let stopped = bundle.helpers();
+    for pid in &stopped {
+        assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
+    }
+    signal(&host, "KILL");
+    host.wait().unwrap();
+    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another apply is at work, by me@");
+    let overdue = |bundle: &Bundle| {
+        let mut record = bundle.record();
+        record["until"][1] = 1.into();
+        fs::write(bundle.dir.join("conf/.rules.sidecar"), record.to_string()).unwrap();
+    };
+    overdue(&bundle);
+    let report = bundle.allowlist("new", &[]);
+    is(&report, "live", 0, "");
+    assert!(settled(&report).contains("the old content is back"), "{report}");
+    bundle.serves("new");
+    assert!(bundle.helpers().iter().all(|pid| !stopped.contains(pid)));
+}
+
+#[test]
+fn a_helper_that_is_stopped_is_ended_by_init_once_its_time_is_over() {
+    let bundle = Bundle::start();
+    let mut host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    for pid in &bundle.helpers() {
+        assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
+    }
+    signal(&host, "KILL");
+    host.wait().unwrap();
+    let mut record = bundle.record();
+    record["until"][1] = 1.into();
+    fs::write(bundle.dir.join("conf/.rules.sidecar"), record.to_string()).unwrap();
+    bundle.signal("USR1");
+    bundle.wait_until("old content", || bundle.read("serving") == "old");
+    bundle.wait_until("ended", || bundle.helpers().is_empty());
+    bundle.serves("old");
+}
+
+#[test]
+fn what_one_that_was_killed_before_its_record_has_left_is_swept_by_init() {
+    let bundle = Bundle::start();
+    fs::write(bundle.dir.join("conf/.sidecar-new.rules"), "new").unwrap();
+    fs::hard_link(bundle.dir.join("conf/rules"), bundle.dir.join("conf/.sidecar-old.rules")).unwrap();
+    bundle.signal("USR1");
+    bundle.wait_until("swept", || bundle.left().is_empty());
+    bundle.wait_until("restarted", || bundle.generation() == 2 && bundle.daemon(0)["state"] == "running");
+    bundle.serves("old");
+}
+
+#[test]
+fn a_file_that_was_replaced_under_its_own_bind_mount_is_refused_without_a_file_too() {
+    let bundle = Bundle::start();
+    let (rules, source) = (bundle.dir.join("conf/rules"), bundle.dir.join("source"));
+    fs::write(&source, "mounted").unwrap();
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("nsenter");
+        assert!(command.args(["-t", &bundle.init(), "-p", "-m"]).args(args).status().unwrap().success());
+    };
+    inside(&["mount", "--bind", source.to_str().unwrap(), rules.to_str().unwrap()]);
+    is(&bundle.in_place(&[]), "live", 0, "");
+    fs::write(bundle.dir.join("next"), "next").unwrap();
+    fs::rename(bundle.dir.join("next"), &source).unwrap();
+    let report = bundle.in_place(&[]);
+    is(&report, "refused", 1, "conf/rules is a bind mount of a file that was replaced");
+    is(&report, "refused", 1, "mount its directory instead");
+    assert_eq!(bundle.generation(), 2);
+}
+
+#[test]
+fn a_port_that_an_old_process_holds_is_not_taken_for_the_daemon_s() {
+    let server = "import socket, time; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
+                  s.bind((\"127.0.0.1\", PORT)); s.listen(); time.sleep(1000)";
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = server.replace("PORT", &port.to_string());
+    let start = format!("ready; setsid python3 -c '{server}' & sleep 0.3; while :; do sleep 1; done");
+    let bundle = Bundle::with(|table| {
+        let ready = format!("ready = {{ tcp = \"127.0.0.1:{port}\" }}");
+        let table = table.replace("ready = { exec = [\"test\", \"-e\", \"DIR/ready\"] }", &ready);
+        table.replace("while :; do sleep 0.02; done", &start.replace("ready; ", ""))
+    });
+    // Its server is in a session of its own, and outlives it.
+    let report = bundle.allowlist("new", &["--timeout=2s"]);
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains(&format!("port {port} is held by pid ")) && error.contains("(python3)"), "{report}");
+    assert_ne!(report["outcome"], "live");
+    assert_eq!(bundle.sidecar(&["status", "--ready", "--json"])["daemons"][0]["ready"], false);
+}
+
+#[test]
+fn the_log_tells_of_a_change_by_the_sha256_of_both_contents() {
+    let bundle = Bundle::start();
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+    // sha256 of "old" and of "new".
+    bundle.wait_until("told", || bundle.read("log").contains("old=cba06b5736fa new=11507a0e2f5e"));
+}
+
+#[test]
+fn a_proof_in_which_the_generation_did_not_rise_is_not_believed() {
+    let bundle = Bundle::start();
+    let target = r#""target":{"action":"restart","daemon":"alpha","before":{"pid":17,"generation":2},"seq":0}"#;
+    for generation in [1, 2] {
+        let after = format!(r#""after":{{"pid":31,"generation":{generation}}},"siblings_moved":[],"checked":true"#);
+        let lie = format!(
+            r#"echo '{{"protocol":4,"version":"1","reply":"hello",{target}}}'; read a
+               echo '{{"step":"go",{target},"grace_ms":0}}'; read b
+               echo '{{"step":"end","outcome":"live",{after},"wait_ms":0,"check_ms":0,"back_ms":0}}'"#
+        );
+        let mut command = bundle.command(&["apply-allowlist"]);
+        is(&ended(command.env("INIT", "").env("BUNDLE", lie).spawn().unwrap()), "not-proven", 1, "USR1 was sent");
+    }
+}
+
+#[test]
+fn a_file_of_root_s_that_its_group_may_write_becomes_the_bundle_s_own_and_the_report_says_so() {
+    // As OpenShift has it: an arbitrary user of the group root.
+    const USER: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=0", "--clear-groups", "--"];
+    let mut bundle = Bundle::start();
+    bundle.stop();
+    let mode = |name: &str, mode| fs::set_permissions(bundle.dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    for (name, bits) in [(".", 0o777), ("conf", 0o775), ("conf/rules", 0o664), ("beta", 0o775), ("beta/routes", 0o644)]
+    {
+        mode(name, bits);
+    }
+    for name in ["serving", "ready", "beta-serving"] {
+        fs::remove_file(bundle.dir.join(name)).unwrap();
+    }
+    bundle.by = &USER;
+    bundle.boot();
+    let apply = |applet: &str, content: &str| {
+        let mut command = bundle.command(&[applet, "--file=-"]);
+        let mut host = command.env("LIMITED", USER.join(" ")).spawn().unwrap();
+        host.stdin.take().unwrap().write_all(content.as_bytes()).unwrap();
+        ended(host)
+    };
+    let of = |name: &str| fs::metadata(bundle.dir.join(name)).map(|m| (m.uid(), m.gid(), m.mode() & 0o7777)).unwrap();
+    let report = apply("apply-allowlist", "dies");
+    is(&report, "rolled-back", 1, "");
+    assert_eq!((of("conf/rules"), &report["owner_was"]), ((0, 0, 0o664), &Value::Null));
+    let report = apply("apply-allowlist", "new");
+    is(&report, "live", 0, "");
+    assert_eq!((of("conf/rules"), report["owner_was"].to_string()), ((1000, 0, 0o664), "[0,0]".to_owned()));
+    bundle.serves("new");
+    // What its group may not write is its owner's.
+    is(&apply("apply-egress", "new"), "refused", 1, "beta/routes (0:0) can't be kept");
+    assert_eq!(bundle.read("beta/routes"), "old");
 }

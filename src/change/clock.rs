@@ -2,15 +2,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// Now, as `2026-11-24T10:00:00Z`.
 #[must_use]
-pub fn utc_now() -> Plain {
+pub fn utc_now() -> Printable {
     utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-fn utc(seconds: u64) -> Plain {
+/// So many seconds after 1970, in the same form.
+#[must_use]
+pub fn utc(seconds: u64) -> Printable {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant's civil_from_days: years that begin in March, in eras of 400.
     let day = days + 719_468;
@@ -22,7 +24,7 @@ fn utc(seconds: u64) -> Plain {
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    Plain::new(&format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
+    Printable::new(&format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
 }
 
 #[cfg(test)]

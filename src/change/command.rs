@@ -1,9 +1,10 @@
 //! Runs one of the bundle's own programs, a checker or a probe, to its end or to the end of its time.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,10 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-/// The most that is read of a program's words, in bytes; one that says more finds its pipe closed.
-const MAX_WORDS: u64 = 16 << 10;
+/// How much of a program's words is kept, from their begin and from their end, in bytes. All of them are read.
+const KEPT: usize = 1024;
+/// How long whoever holds the pipe beyond the end of the process is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How it ended.
 pub enum Ended {
@@ -40,7 +43,7 @@ pub fn run(command: &[String], with_words: bool, mut go_on: impl FnMut() -> bool
         Err(e) => return Ended::NotRun(e),
     };
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-    let words = [read(child.stdout.take()), read(child.stderr.take())];
+    let words = [Words::of(child.stdout.take()), Words::of(child.stderr.take())];
     let mut pause = Duration::from_millis(1);
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     let ended = loop {
@@ -61,29 +64,77 @@ pub fn run(command: &[String], with_words: bool, mut go_on: impl FnMut() -> bool
     reap(&mut child, ended, &words)
 }
 
-fn reap(child: &mut Child, ended: bool, words: &[Receiver<Vec<u8>>; 2]) -> Ended {
+fn reap(child: &mut Child, ended: bool, words: &[Words; 2]) -> Ended {
     match child.wait() {
         Ok(status) if ended => {
             // Who left the group may hold the pipe on: what it says is not waited for.
-            let until = Instant::now() + Duration::from_millis(200);
-            let left = || until.saturating_duration_since(Instant::now());
-            let words = words.iter().flat_map(|words| std::iter::from_fn(|| words.recv_timeout(left()).ok()));
-            Ended::Exited(status, words.flatten().collect())
+            let until = Instant::now() + LAST_WORDS;
+            while words.iter().any(|words| !words.is_over()) && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ended::Exited(status, words.iter().flat_map(Words::kept).collect())
         }
         Ok(_) => Ended::Stopped,
         Err(e) => Ended::NotRun(e),
     }
 }
 
-fn read(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    let read = move || {
-        let Some(mut stream) = stream.map(|stream| stream.take(MAX_WORDS)) else { return };
-        let mut bytes = [0; 4096];
-        while let Ok(n @ 1..) = stream.read(&mut bytes) {
-            let _ = sender.send(bytes.iter().take(n).copied().collect());
+/// What a program says on one stream: all of it is read, so that it never waits, and its begin and its end are kept.
+#[derive(Clone)]
+struct Words(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    first: Vec<u8>,
+    last: VecDeque<u8>,
+    is_cut: bool,
+    is_over: bool,
+}
+
+impl Words {
+    fn of(stream: Option<impl Read + Send + 'static>) -> Self {
+        let words = Self(Arc::default());
+        let Some(mut stream) = stream else {
+            words.with(|kept| kept.is_over = true);
+            return words;
+        };
+        let reader = words.clone();
+        let read = move || {
+            let mut bytes = [0; 16 << 10];
+            while let Ok(n @ 1..) = stream.read(&mut bytes) {
+                reader.with(|kept| kept.take(bytes.get(..n).unwrap_or_default()));
+            }
+            reader.with(|kept| kept.is_over = true);
+        };
+        if thread::Builder::new().spawn(read).is_err() {
+            words.with(|kept| kept.is_over = true);
         }
-    };
-    let _ = thread::Builder::new().spawn(read);
-    receiver
+        words
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_over(&self) -> bool {
+        self.with(|kept| kept.is_over)
+    }
+
+    fn kept(&self) -> Vec<u8> {
+        self.with(|kept| {
+            let cut: &[u8] = if kept.is_cut { b"\n...\n" } else { b"" };
+            kept.first.iter().chain(cut).chain(&kept.last).copied().collect()
+        })
+    }
+}
+
+impl Kept {
+    fn take(&mut self, bytes: &[u8]) {
+        let (first, rest) = bytes.split_at(bytes.len().min(KEPT - self.first.len()));
+        self.first.extend(first);
+        self.is_cut |= self.last.len() + rest.len() > KEPT;
+        let rest = rest.get(rest.len().saturating_sub(KEPT)..).unwrap_or_default();
+        self.last.extend(rest);
+        self.last.drain(..self.last.len().saturating_sub(KEPT));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 
 use crate::protocol::{Diff, Hunk, Lines};
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// The most that is told; more is counted.
 const MAX_HUNKS: usize = 100;
@@ -20,11 +20,15 @@ pub fn lines(old: &[u8], new: &[u8], show: bool) -> Diff {
     let ops = capture_diff_slices_deadline(Algorithm::Myers, &old, &new, Some(Instant::now() + LONGEST));
     let changes: Vec<&DiffOp> = ops.iter().filter(|op| !matches!(op, DiffOp::Equal { .. })).collect();
     let mut shown = 0;
-    let mut text = |sign: &str, lines: Option<&[&[u8]]>| -> Vec<Plain> {
+    let mut text = |sign: &str, lines: Option<&[&[u8]]>| -> Vec<Printable> {
         let lines = if show { lines.unwrap_or_default() } else { &[] };
         let left = MAX_LINES_SHOWN - shown;
         shown += lines.len().min(left);
-        lines.iter().take(left).map(|line| Plain::new(&format!("{sign}{}", String::from_utf8_lossy(line)))).collect()
+        lines
+            .iter()
+            .take(left)
+            .map(|line| Printable::new(&format!("{sign}{}", String::from_utf8_lossy(line))))
+            .collect()
     };
     let hunk = |op: &&DiffOp| {
         let (was, is) = (op.old_range(), op.new_range());
@@ -56,8 +60,8 @@ mod tests {
         let lines_of = |first, count| Lines { first, count };
         assert_eq!(diff.hunks, [hunk(lines_of(2, 1), lines_of(2, 2)), hunk(lines_of(5, 0), lines_of(6, 1))]);
         assert!(!serde_json::to_string(&diff).unwrap().contains("secret"));
-        let texts: Vec<Plain> = lines(old, new, true).hunks.into_iter().filter_map(|h| h.text).flatten().collect();
-        assert_eq!(texts, ["-b", "+B", "+secret", "+e"].map(Plain::new));
+        let texts: Vec<Printable> = lines(old, new, true).hunks.into_iter().filter_map(|h| h.text).flatten().collect();
+        assert_eq!(texts, ["-b", "+B", "+secret", "+e"].map(Printable::new));
         assert_eq!(lines(old, old, true), Diff { hunks: Vec::new(), more: 0 });
     }
 

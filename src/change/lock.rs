@@ -2,65 +2,77 @@
 //! in any directory, and nobody outside of the bundle can take it, as they could a name in a shared network namespace.
 
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use serde::{Deserialize, Serialize};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::text::Plain;
+use super::reason::Reason;
+use crate::text::Printable;
 
-/// Where a holder tells who it is: a memfd under this number, as init's page is.
-const HOLDER_FD: i32 = 101;
-const HOLDER_NAME: &str = "sidecar-apply";
+/// The pid namespace, which is the same file for every process of a bundle.
+const NAMESPACE: &str = "/proc/self/ns/pid";
+/// The most that is read of the kernel's list of locks, in bytes.
+const MAX_LOCKS: u64 = 1 << 20;
 
 /// The lock, as long as it lives.
 pub struct Lock(#[allow(dead_code, reason = "it is held")] Flock<File>);
-
-/// Who holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Whose apply.
-    pub by: Plain,
-    /// Since when, in UTC.
-    pub since: Plain,
-}
 
 /// Takes it if it is free; `Ok(None)`: it isn't.
 ///
 /// # Errors
 /// The system knows no such lock.
-pub fn try_take() -> Result<Option<Lock>, String> {
-    let file = File::open("/proc/self/ns/pid").map_err(|e| format!("/proc/self/ns/pid: {e}"))?;
+pub fn try_take() -> Result<Option<Lock>, Reason> {
+    let failed = |words: String| Reason::NoLock { words: Printable::new(&format!("{NAMESPACE}: {words}")) };
+    let file = File::open(NAMESPACE).map_err(|e| failed(e.to_string()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(Lock(lock))),
         Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => Ok(None),
-        Err((_, e)) => Err(format!("flock of /proc/self/ns/pid: {e}")),
+        Err((_, e)) => Err(failed(e.to_string())),
     }
 }
 
-/// Tells who holds it, to those who wait. That it can't be told is no reason not to go on.
-pub fn tell(holder: &Holder) {
-    let Ok(fd) = memfd_create(HOLDER_NAME, MFdFlags::MFD_CLOEXEC) else { return };
-    let mut file = File::from(fd);
-    let text = serde_json::to_vec(holder).unwrap_or_default();
-    if file.write_all(&text).is_ok() {
-        // SAFETY: dup3(2) to a number that nothing in this process owns; it stays open as long as the process lives.
-        unsafe { libc::dup3(OwnedFd::from(file).as_raw_fd(), HOLDER_FD, libc::O_CLOEXEC) };
+/// Kills whoever holds it: a helper that is stopped, say. It is called for one that has had all its time.
+pub fn end_holder() {
+    if let Some(pid) = holder() {
+        // A process that is killed has let go of its locks once it is gone; stopped ones are killed as well.
+        let _ = kill(pid, Signal::SIGKILL);
+        for _ in 0..100 {
+            if kill(pid, None).is_err() || holder() != Some(pid) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 }
 
-/// Who holds it, where that can be seen.
+/// Who holds it, by `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 17 00:04:4026532561 0 EOF`.
+fn holder() -> Option<Pid> {
+    let namespace = std::fs::metadata(NAMESPACE).ok()?.ino();
+    let mut text = String::new();
+    File::open("/proc/locks").ok()?.take(MAX_LOCKS).read_to_string(&mut text).ok()?;
+    let pid = text.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let kind = words.next().filter(|kind| *kind == "FLOCK")?;
+        let (pid, file) = (words.nth(2)?, words.next()?);
+        let inode: u64 = file.rsplit(':').next()?.parse().ok()?;
+        (kind == "FLOCK" && inode == namespace).then(|| pid.parse::<i32>().ok()).flatten()
+    })?;
+    // Another namespace's process has no number here.
+    (pid > 1).then(|| Pid::from_raw(pid))
+}
+
+/// The kernel's boot; empty if it can't be told.
 #[must_use]
-pub fn holder() -> Option<Holder> {
-    let ours = format!("/memfd:{HOLDER_NAME} (deleted)");
-    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let path = entry.path().join("fd").join(HOLDER_FD.to_string());
-        (path.read_link().ok()?.as_os_str() == ours.as_str()).then_some(())?;
-        let text = std::fs::read(path).ok().filter(|text| text.len() <= 4096)?;
-        serde_json::from_slice(&text).ok()
-    })
+pub fn boot() -> Printable {
+    Printable::new(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default())
+}
+
+/// The bundle's pid namespace.
+#[must_use]
+pub fn namespace() -> Option<u64> {
+    std::fs::metadata(NAMESPACE).ok().map(|meta| meta.ino())
 }

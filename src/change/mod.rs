@@ -1,10 +1,15 @@
-//! One change of one daemon's file: what to do next ([`transaction`]), whether the daemon serves it ([`proof`]), and
-//! what carries that out inside the bundle.
+//! One change of one daemon's file: what to do next ([`transaction`]), how it is taken back ([`recovery`]), whether the daemon
+//! serves it ([`proof`]), and what carries that out inside the bundle.
 //!
-//! The decisions do no I/O and build everywhere: the host reads their outcomes. The rest needs /proc, so only Linux
-//! has it.
+//! The decisions do no I/O and build everywhere: they run over [`record::Files`] and [`transaction::Hands`], which are the
+//! helper's in a bundle and simulated ones in the tests. The rest needs /proc, so only Linux has it.
+
+use self::reason::Reason;
 
 pub mod proof;
+pub mod reason;
+pub mod record;
+pub mod recovery;
 pub mod transaction;
 
 #[cfg(target_os = "linux")]
@@ -14,6 +19,8 @@ pub mod command;
 #[cfg(target_os = "linux")]
 pub mod diff;
 #[cfg(target_os = "linux")]
+pub mod holders;
+#[cfg(target_os = "linux")]
 pub mod lock;
 #[cfg(target_os = "linux")]
 pub mod log;
@@ -21,3 +28,40 @@ pub mod log;
 pub mod probe;
 #[cfg(target_os = "linux")]
 pub mod store;
+
+/// Why a step isn't done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// For this reason.
+    Because(Reason),
+    /// The helper was killed, so nothing follows: only a simulation sees that.
+    Killed,
+}
+
+impl From<Reason> for Stop {
+    fn from(why: Reason) -> Self {
+        Self::Because(why)
+    }
+}
+
+/// What came of a step.
+pub type Tried<T> = Result<T, Stop>;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_decides_makes_no_system_call() {
+        let decisions = [
+            include_str!("proof.rs"),
+            include_str!("reason.rs"),
+            include_str!("record.rs"),
+            include_str!("recovery.rs"),
+            include_str!("transaction.rs"),
+        ];
+        for text in decisions {
+            for word in ["nix::", "libc", "std::fs", "std::process", "std::net", "std::time", "std::thread"] {
+                assert!(!text.contains(word), "{word}");
+            }
+        }
+    }
+}

@@ -5,16 +5,29 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::command;
-use crate::status::{DaemonState, Page, Plan};
+use super::holders::Past;
+use super::reason::Shortfall;
+use super::{command, proof};
+use crate::status::{Daemon, DaemonState, Page, Plan};
 use crate::table::Ready;
 
-/// The longest that one probe may take.
+/// How long `status --ready` asks a daemon.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether a daemon that runs is ready. One that states no `ready` is so while it runs.
-#[must_use]
-pub fn ready(plan: &Plan, timeout: Duration) -> bool {
+/// Whether a daemon that runs is ready, and no other process has answered in its place. One that states no `ready` is so while it
+/// runs. `past` is what ran before the restart that is to be proven.
+///
+/// # Errors
+/// What is missing.
+pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Result<(), Shortfall> {
+    let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady) };
+    if !answers(plan, timeout) {
+        return Err(Shortfall::NotReady);
+    }
+    past.stranger(page, daemon).map_or(Ok(()), Err)
+}
+
+fn answers(plan: &Plan, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     match &plan.ready {
         None => true,
@@ -29,17 +42,13 @@ pub fn ready(plan: &Plan, timeout: Duration) -> bool {
 #[must_use]
 pub fn all(page: &Page) -> Vec<bool> {
     thread::scope(|scope| {
-        let probes: Vec<_> = page
-            .status
-            .daemons
-            .iter()
-            .zip(&page.plans)
-            .map(|(daemon, plan)| {
-                let runs = daemon.state == DaemonState::Running;
-                // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
-                runs.then(|| thread::Builder::new().spawn_scoped(scope, || ready(plan, TIMEOUT)).ok()).flatten()
-            })
-            .collect();
+        let ask = |daemon: &Daemon| {
+            let (name, runs) = (daemon.name.clone(), daemon.state == DaemonState::Running);
+            let ask = move || ready(page, &name, TIMEOUT, &Past::default()).is_ok();
+            // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
+            runs.then(|| thread::Builder::new().spawn_scoped(scope, ask).ok()).flatten()
+        };
+        let probes: Vec<_> = page.status.daemons.iter().map(ask).collect();
         probes.into_iter().map(|probe| probe.is_some_and(|p| p.join().unwrap_or(false))).collect()
     })
 }
@@ -104,7 +113,7 @@ mod tests {
     }
 
     fn http_ready(answer: &'static [u8]) -> bool {
-        ready(&plan(Some(Ready::Http { addr: serve(answer), path: "/health".to_owned() })), TIMEOUT)
+        answers(&plan(Some(Ready::Http { addr: serve(answer), path: "/health".to_owned() })), TIMEOUT)
     }
 
     #[test]
@@ -122,30 +131,31 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let timeout = Duration::from_millis(50);
-        assert!(!ready(&plan(Some(Ready::Http { addr, path: "/".to_owned() })), timeout));
-        assert!(ready(&plan(Some(Ready::Tcp(addr))), timeout));
-        drop(listener);
-        assert!(!ready(&plan(Some(Ready::Tcp(addr))), timeout));
+        assert!(!answers(&plan(Some(Ready::Http { addr, path: "/".to_owned() })), timeout));
+        assert!(answers(&plan(Some(Ready::Tcp(addr))), timeout));
+        // An address of this test's own: another's port that was let go may be taken by the next test.
+        let gone = TcpListener::bind("127.9.8.7:0").unwrap().local_addr().unwrap();
+        assert!(!answers(&plan(Some(Ready::Tcp(gone))), timeout));
     }
 
     #[test]
     fn a_command_is_ready_by_its_exit_code_and_killed_with_its_children_at_the_end_of_its_time() {
         let exec = |script: &str, ms| {
             let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-            ready(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))
+            answers(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))
         };
         assert!(exec("exit 0", 5000));
         assert!(!exec("exit 1", 5000));
         let before = Instant::now();
         assert!(!exec("sleep 60 & wait", 50));
         assert!(before.elapsed() < Duration::from_secs(30));
-        assert!(!ready(&plan(Some(Ready::Exec(vec!["/nowhere".to_owned()]))), TIMEOUT));
+        assert!(!answers(&plan(Some(Ready::Exec(vec!["/nowhere".to_owned()]))), TIMEOUT));
     }
 
     #[test]
     fn notify_is_told_by_the_page_and_nothing_stated_is_ready() {
-        assert!(ready(&plan(None), TIMEOUT));
-        assert!(!ready(&plan(Some(Ready::Notify)), TIMEOUT));
-        assert!(ready(&Plan { notified: true, ..plan(Some(Ready::Notify)) }, TIMEOUT));
+        assert!(answers(&plan(None), TIMEOUT));
+        assert!(!answers(&plan(Some(Ready::Notify)), TIMEOUT));
+        assert!(answers(&Plan { notified: true, ..plan(Some(Ready::Notify)) }, TIMEOUT));
     }
 }

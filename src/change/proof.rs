@@ -3,9 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::{Daemon, DaemonState, InitState, Last, Outcome, Page, Plan};
+use super::reason::{Outcome, Reason, Shortfall};
+use crate::status::{self, Daemon, DaemonState, InitState, Last, Page, Plan};
 use crate::table::{Ready, Signal};
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
@@ -35,144 +36,97 @@ pub struct Target {
     /// What init does.
     pub action: Act,
     /// To this daemon.
-    pub daemon: Plain,
+    pub daemon: Printable,
     /// Which stood so.
     pub before: Incarnation,
     /// How many signals of this kind init had served.
     pub seq: u64,
 }
 
-/// Why init would do nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refusal {
-    /// The table wires it to nothing.
-    NotWired,
-    /// The bundle is shutting down.
-    Stopping,
-    /// The daemon isn't selected in this bundle.
-    NotSelected,
-    /// A forward to a daemon that doesn't run.
-    NotRunning,
-}
-
-/// How far it had come when it was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub enum Short {
-    /// init served no such signal.
-    Unserved,
-    /// init served it and did nothing.
-    InitRefused,
-    /// The bundle is shutting down.
-    InitStopping,
-    /// The old process, or what is left of its group, is still being ended.
-    OldStopping,
-    /// The daemon's process has ended.
-    Dead {
-        /// Its exit code, where it exited.
-        code: Option<i32>,
-        /// What killed it, where that did.
-        signal: Option<i32>,
-    },
-    /// The replacement could not be executed.
-    NotExecuted {
-        /// 126 or 127.
-        code: Option<i32>,
-    },
-    /// The process that should run does, but isn't ready.
-    NotReady,
-    /// It is ready, but has not been for its settling time.
-    NotSettled,
-    /// The signal still waits for the daemon's handler.
-    Held,
-    /// The signal was dropped: the daemon never caught it.
-    NeverCaught,
-    /// The daemon has the signal and hasn't said what it made of it.
-    ReloadPending,
-    /// The process that took the signal was replaced by another since.
-    Replaced,
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "finding", rename_all = "kebab-case")]
-pub enum Finding {
-    /// Seen to be live.
-    Live,
-    /// A forward to a daemon that can't say whether it obeyed.
-    Delivered,
-    /// The daemon refused the reload, by `ERRNO=`.
-    ReloadRefused {
-        /// Which.
-        errno: i32,
-    },
-    /// Not seen to be live.
-    Unproven(Short),
-}
-
-/// The helper's last line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// What came of it.
-    #[serde(flatten)]
-    pub finding: Finding,
+    /// [`Outcome::Live`] or [`Outcome::Delivered`], or why it isn't so.
+    pub proven: Result<Outcome, Reason>,
     /// The daemon as it was seen last.
     pub after: Incarnation,
     /// Other daemons that got another process, or lost theirs, meanwhile.
-    pub siblings_moved: Vec<Plain>,
+    pub siblings_moved: Vec<Printable>,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Look {
     /// Look again; `probe`: ask the daemon whether it is ready, and bring the answer with the next page.
     Wait {
         /// Whether to ask.
         probe: bool,
     },
-    /// It is settled.
+    /// Nothing can change it any more.
     Done(Verdict),
+}
+
+/// The daemon that `signal` is wired to.
+#[must_use]
+pub fn daemon_of(page: &Page, signal: Signal) -> Option<String> {
+    let rule = page.status.signals.get(&signal.to_string())?;
+    rule.restart.clone().or_else(|| rule.forward.clone())
+}
+
+/// The signal that restarts the daemon.
+#[must_use]
+pub fn restart_of(page: &Page, daemon: &str) -> Option<Signal> {
+    let mut rules = page.status.signals.iter();
+    let (name, _) = rules.find(|(_, rule)| rule.restart.as_deref() == Some(daemon))?;
+    Signal::from_name(name)
+}
+
+/// What `signal` is wired to in this bundle, and how that stands; generation 0: it isn't selected.
+#[must_use]
+pub fn wired(page: &Page, signal: Signal) -> Option<Target> {
+    let rule = page.status.signals.get(&signal.to_string())?;
+    let (action, name) = match (&rule.restart, &rule.forward) {
+        (Some(name), None) => (Act::Restart, name),
+        (None, Some(name)) => (Act::Forward, name),
+        _ => return None,
+    };
+    let before = now_of(page, name).unwrap_or(Incarnation { pid: None, generation: 0 });
+    Some(Target { action, daemon: Printable::new(name), before, seq: rule.last.map_or(0, |last| last.seq) })
 }
 
 /// What `signal` would do in this bundle.
 ///
 /// # Errors
-/// Why it would do nothing, and what it is wired to where it is.
-pub fn target(page: &Page, signal: Signal) -> Result<Target, (Refusal, Option<Target>)> {
-    let wired = page.status.signals.get(&signal.to_string());
-    let (action, name, last) = match wired.map(|w| (&w.restart, &w.forward, w.last)) {
-        Some((Some(name), None, last)) => (Act::Restart, name, last),
-        Some((None, Some(name), last)) => (Act::Forward, name, last),
-        _ => return Err((Refusal::NotWired, None)),
+/// Why it would do nothing.
+pub fn target(page: &Page, signal: Signal) -> Result<Target, Reason> {
+    let sent = Printable::new(&signal.to_string());
+    let Some(target) = wired(page, signal) else { return Err(Reason::NotWired { signal: sent }) };
+    let daemon = target.daemon.clone();
+    let Some((now, _)) = find(page, daemon.as_str()) else {
+        return Err(Reason::NotSelected { signal: sent, daemon });
     };
-    let daemon = find(page, name);
-    let target = Target {
-        action,
-        daemon: Plain::new(name),
-        before: daemon.map_or(Incarnation { pid: None, generation: 0 }, |(d, _)| incarnation(d)),
-        seq: last.map_or(0, |last| last.seq),
-    };
-    let Some((daemon, _)) = daemon else { return Err((Refusal::NotSelected, Some(target))) };
     if page.status.state == InitState::Stopping {
-        return Err((Refusal::Stopping, Some(target)));
+        return Err(Reason::Stopping);
     }
-    if action == Act::Forward && daemon.state != DaemonState::Running {
-        return Err((Refusal::NotRunning, Some(target)));
+    if target.action == Act::Forward && now.state != DaemonState::Running {
+        return Err(Reason::NotRunning { signal: sent, daemon });
     }
     Ok(target)
 }
 
 /// What has become of a daemon that was proven in the process `after`; `None`: it still runs.
 #[must_use]
-pub fn undone(page: &Page, daemon: &str, after: Option<Incarnation>) -> Option<Finding> {
+pub fn undone(page: &Page, daemon: &str, signal: Signal, after: Option<Incarnation>) -> Option<Reason> {
     let (now, _) = find(page, daemon)?;
-    let runs = now.state == DaemonState::Running && after == Some(incarnation(now));
-    let short = match now.state {
+    if now.state == DaemonState::Running && after == Some(incarnation(now)) {
+        return None;
+    }
+    let shortfall = match now.state {
         DaemonState::Exited | DaemonState::Failed => ended(now),
-        DaemonState::Running | DaemonState::Stopping => Short::Replaced,
+        DaemonState::Starting | DaemonState::Running | DaemonState::Stopping => Shortfall::Replaced,
     };
-    (!runs).then_some(Finding::Unproven(short))
+    let signal = Printable::new(&signal.to_string());
+    Some(Reason::Unproven { daemon: Printable::new(daemon), signal, pid: now.pid, shortfall })
 }
 
 /// Looks for the proof that one signal took effect.
@@ -183,9 +137,9 @@ pub struct Proof {
     /// The other daemons, as they stood before.
     siblings: Vec<(String, Incarnation)>,
     /// What is missing still, and the daemon as it was seen last.
-    short: Short,
+    shortfall: Shortfall,
     after: Incarnation,
-    moved: Vec<Plain>,
+    moved: Vec<Printable>,
     /// Since when which generation has been ready without a break.
     ready_since: Option<(u64, u64)>,
     next_probe: u64,
@@ -201,7 +155,7 @@ impl Proof {
         Self {
             signal: signal.to_string(),
             siblings: others.map(|d| (d.name.clone(), incarnation(d))).collect(),
-            short: Short::Unserved,
+            shortfall: Shortfall::Unserved,
             after: target.before,
             moved: Vec::new(),
             ready_since: None,
@@ -214,33 +168,36 @@ impl Proof {
     /// Takes a page in that was read at `now_ms`. `sent`: the host says that its signal is out; before that nothing
     /// counts, since what moves may be another's doing. `probe`: the answer that the last step asked for.
     #[must_use]
-    pub fn observe(&mut self, now_ms: u64, page: &Page, sent: bool, probe: Option<bool>) -> Step {
+    pub fn observe(&mut self, now_ms: u64, page: &Page, sent: bool, probe: Option<Result<(), Shortfall>>) -> Look {
         let asked = self.asked.take();
         self.moved = self.siblings.iter().filter(|(name, was)| now_of(page, name) != Some(*was)).map(name_of).collect();
-        let Some((daemon, plan)) = find(page, self.target.daemon.as_str()) else { return Step::Wait { probe: false } };
-        self.after = incarnation(daemon);
+        let Some((daemon, plan)) = find(page, self.target.daemon.as_str()) else { return Look::Wait { probe: false } };
+        let before = std::mem::replace(&mut self.after, incarnation(daemon));
         if !sent {
-            return Step::Wait { probe: false };
+            return Look::Wait { probe: false };
         }
         if page.status.state == InitState::Stopping {
-            return self.done(Finding::Unproven(Short::InitStopping));
+            return Look::Done(self.verdict(Err(Reason::Stopping)));
+        }
+        if daemon.generation < before.generation {
+            return self.short(Shortfall::Contradiction);
         }
         let last = page.status.signals.get(&self.signal).and_then(|wired| wired.last);
         let Some(last) = last.filter(|last| last.seq > self.target.seq) else {
-            return self.wait(Short::Unserved);
+            return self.wait(Shortfall::Unserved);
         };
-        if last.outcome == Outcome::Refused {
-            return self.done(Finding::Unproven(Short::InitRefused));
+        if last.outcome == status::Outcome::Refused {
+            return self.short(Shortfall::InitRefused);
         }
         let judged = match self.target.action {
             Act::Restart => self.restarted(last, daemon),
             Act::Forward => self.forwarded(last, daemon, plan),
         };
         match judged {
-            Judged::Final(finding) => self.done(finding),
-            Judged::NotYet(short) => self.wait(short),
-            Judged::UpIs(finding) => {
-                self.settle(now_ms, daemon, plan, probe.filter(|_| asked == Some(daemon.generation)), finding)
+            Judged::Final(shortfall) => self.short(shortfall),
+            Judged::NotYet(shortfall) => self.wait(shortfall),
+            Judged::UpIs(outcome) => {
+                self.settle(now_ms, daemon, plan, probe.filter(|_| asked == Some(daemon.generation)), outcome)
             }
         }
     }
@@ -254,109 +211,132 @@ impl Proof {
     /// What is to be said where the time is up.
     #[must_use]
     pub fn give_up(&self) -> Verdict {
-        self.verdict(Finding::Unproven(self.short))
+        self.verdict(Err(self.reason(self.shortfall.clone())))
     }
 
     fn restarted(&self, last: Last, daemon: &Daemon) -> Judged {
-        if last.outcome == Outcome::Restarting || daemon.generation <= self.target.before.generation {
+        if last.outcome == status::Outcome::Restarting || daemon.generation <= self.target.before.generation {
             return match last.outcome {
                 // No start is counted: the kernel doesn't let init end the old process.
-                Outcome::Failed => Judged::Final(Finding::Unproven(Short::InitRefused)),
-                _ => Judged::NotYet(Short::OldStopping),
+                status::Outcome::Failed => Judged::Final(Shortfall::InitRefused),
+                _ => Judged::NotYet(Shortfall::OldStopping),
             };
         }
         match daemon.state {
-            DaemonState::Running => Judged::UpIs(Finding::Live),
+            DaemonState::Running => Judged::UpIs(Outcome::Live),
+            DaemonState::Exited | DaemonState::Failed => Judged::Final(ended(daemon)),
             // It may be the group of a process that died, or a further restart: either comes to an end.
-            DaemonState::Stopping => Judged::NotYet(Short::OldStopping),
-            DaemonState::Exited | DaemonState::Failed => Judged::Final(Finding::Unproven(ended(daemon))),
+            DaemonState::Stopping => Judged::NotYet(Shortfall::OldStopping),
+            // Its command isn't executed yet.
+            DaemonState::Starting => Judged::NotYet(Shortfall::NotReady),
         }
     }
 
     fn forwarded(&self, last: Last, daemon: &Daemon, plan: &Plan) -> Judged {
         let dead = matches!(daemon.state, DaemonState::Exited | DaemonState::Failed);
         if dead {
-            return Judged::Final(Finding::Unproven(ended(daemon)));
+            return Judged::Final(ended(daemon));
         }
         if daemon.generation != self.target.before.generation {
-            return Judged::Final(Finding::Unproven(Short::Replaced));
+            return Judged::Final(Shortfall::Replaced);
         }
         match last.outcome {
-            Outcome::Failed => return Judged::Final(Finding::Unproven(Short::InitRefused)),
-            Outcome::NeverCaught => return Judged::Final(Finding::Unproven(Short::NeverCaught)),
-            Outcome::Held => return Judged::NotYet(Short::Held),
-            Outcome::Delivered if daemon.state == DaemonState::Running => {}
+            status::Outcome::Failed => return Judged::Final(Shortfall::InitRefused),
+            status::Outcome::NeverCaught => return Judged::Final(Shortfall::NeverCaught),
+            status::Outcome::Held => return Judged::NotYet(Shortfall::Held),
+            status::Outcome::Delivered if daemon.state == DaemonState::Running => {}
             // Its process is ending; how it ended is known in a moment.
-            _ => return Judged::NotYet(Short::NotReady),
+            _ => return Judged::NotYet(Shortfall::NotReady),
         }
         if plan.ready != Some(Ready::Notify) {
-            return Judged::UpIs(Finding::Delivered);
+            return Judged::UpIs(Outcome::Delivered);
         }
         match last.reload_errno {
-            None => Judged::NotYet(Short::ReloadPending),
-            Some(0) => Judged::UpIs(Finding::Live),
-            Some(errno) => Judged::Final(Finding::ReloadRefused { errno }),
+            None => Judged::NotYet(Shortfall::ReloadPending),
+            Some(0) => Judged::UpIs(Outcome::Live),
+            Some(errno) => Judged::Final(Shortfall::ReloadRefused { errno }),
         }
     }
 
     /// The right process runs. It must be ready, and stay so for its settling time, to the end of which it is asked.
-    fn settle(&mut self, now_ms: u64, daemon: &Daemon, plan: &Plan, probe: Option<bool>, finding: Finding) -> Step {
+    fn settle(
+        &mut self,
+        now_ms: u64,
+        daemon: &Daemon,
+        plan: &Plan,
+        probe: Option<Result<(), Shortfall>>,
+        outcome: Outcome,
+    ) -> Look {
+        // What the page itself says counts at once; that nobody else serves is seen by asking.
         let answer = match plan.ready {
-            None => Some(true),
-            Some(Ready::Notify) => Some(plan.notified),
-            Some(Ready::Tcp(_) | Ready::Http { .. } | Ready::Exec(_)) => probe,
+            Some(Ready::Notify) if !plan.notified => Some(Err(Shortfall::NotReady)),
+            _ => probe,
         };
         let since = self.ready_since.filter(|(generation, _)| *generation == daemon.generation);
-        self.ready_since = match answer {
-            Some(true) => Some(since.unwrap_or((daemon.generation, now_ms))),
-            Some(false) => None,
+        self.ready_since = match &answer {
+            Some(Ok(())) => Some(since.unwrap_or((daemon.generation, now_ms))),
+            Some(Err(_)) => None,
             None => since,
         };
         let Some((_, since)) = self.ready_since else {
-            self.short = Short::NotReady;
+            match answer {
+                Some(Err(shortfall)) => self.shortfall = shortfall,
+                // It was another's port at the last look.
+                None if matches!(self.shortfall, Shortfall::PortHeld { .. }) => {}
+                _ => self.shortfall = Shortfall::NotReady,
+            }
             self.asked = Some(daemon.generation);
-            return Step::Wait { probe: true };
+            return Look::Wait { probe: true };
         };
         let settled_at = since.saturating_add(plan.settle_ms);
-        if answer == Some(true) {
+        if answer.is_some() {
             if now_ms >= settled_at {
-                return self.done(finding);
+                return Look::Done(self.verdict(Ok(outcome)));
             }
             self.next_probe = settled_at.min(now_ms.saturating_add(ASK_AGAIN_MS));
         }
-        self.short = Short::NotSettled;
+        self.shortfall = Shortfall::NotSettled;
         let ask = now_ms >= self.next_probe;
         self.asked = ask.then_some(daemon.generation);
-        Step::Wait { probe: ask }
+        Look::Wait { probe: ask }
     }
 
-    fn wait(&mut self, short: Short) -> Step {
-        self.short = short;
+    fn wait(&mut self, shortfall: Shortfall) -> Look {
+        self.shortfall = shortfall;
         self.ready_since = None;
-        Step::Wait { probe: false }
+        Look::Wait { probe: false }
     }
 
-    fn done(&self, finding: Finding) -> Step {
-        Step::Done(self.verdict(finding))
+    fn short(&self, shortfall: Shortfall) -> Look {
+        Look::Done(self.verdict(Err(self.reason(shortfall))))
     }
 
-    fn verdict(&self, finding: Finding) -> Verdict {
-        Verdict { finding, after: self.after, siblings_moved: self.moved.clone() }
+    fn reason(&self, shortfall: Shortfall) -> Reason {
+        let (daemon, signal) = (self.target.daemon.clone(), Printable::new(&self.signal));
+        Reason::Unproven { daemon, signal, pid: self.after.pid, shortfall }
+    }
+
+    fn verdict(&self, proven: Result<Outcome, Reason>) -> Verdict {
+        Verdict { proven, after: self.after, siblings_moved: self.moved.clone() }
     }
 }
 
 enum Judged {
     /// Nothing can change it any more.
-    Final(Finding),
+    Final(Shortfall),
     /// This is missing.
-    NotYet(Short),
-    /// The right process runs; once it is ready and settled, this is the finding.
-    UpIs(Finding),
+    NotYet(Shortfall),
+    /// The right process runs; once it is ready and has stayed so, this is what it is.
+    UpIs(Outcome),
 }
 
-fn ended(daemon: &Daemon) -> Short {
-    let (code, signal) = daemon.last_exit.map_or((None, None), |exit| (exit.code, exit.signal));
-    if daemon.state == DaemonState::Failed { Short::NotExecuted { code } } else { Short::Dead { code, signal } }
+fn ended(daemon: &Daemon) -> Shortfall {
+    let (code, killed_by) = daemon.last_exit.map_or((None, None), |exit| (exit.code, exit.signal));
+    if daemon.state == DaemonState::Failed {
+        Shortfall::NotExecuted { code }
+    } else {
+        Shortfall::Dead { code, killed_by }
+    }
 }
 
 fn incarnation(daemon: &Daemon) -> Incarnation {
@@ -373,15 +353,15 @@ fn now_of(page: &Page, name: &str) -> Option<Incarnation> {
     find(page, name).map(|(daemon, _)| incarnation(daemon))
 }
 
-fn name_of(sibling: &(String, Incarnation)) -> Plain {
-    Plain::new(&sibling.0)
+fn name_of(sibling: &(String, Incarnation)) -> Printable {
+    Printable::new(&sibling.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sample;
-    use crate::status::LastExit;
+    use crate::status::{LastExit, Outcome as Served};
 
     /// One observation: the time, what the page shows, and the probe's answer. `w` waits, `?` waits and asks.
     struct Scene {
@@ -404,13 +384,13 @@ mod tests {
             self.page.status.daemons.iter_mut().find(|d| d.name == name).unwrap()
         }
 
-        fn last(&mut self, signal: &str, outcome: Outcome, reload_errno: Option<i32>) {
+        fn last(&mut self, signal: &str, outcome: Served, reload_errno: Option<i32>) {
             let last = Last { seq: 1, outcome, age_ms: 0, reload_errno };
             self.page.status.signals.get_mut(signal).unwrap().last = Some(last);
         }
 
         fn restart(&mut self, pid: i32) {
-            self.last("USR1", Outcome::Restarted, None);
+            self.last("USR1", Served::Restarted, None);
             let d = self.daemon("pipelock");
             (d.pid, d.generation, d.state) = (Some(pid), d.generation + 1, DaemonState::Running);
         }
@@ -421,12 +401,24 @@ mod tests {
             d.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
         }
 
-        /// The finding, or whether it waits (`false`) or asks (`true`).
-        fn at(&mut self, now: u64, probe: Option<bool>) -> Result<Finding, bool> {
-            match self.proof.observe(now, &self.page, true, probe) {
-                Step::Wait { probe } => Err(probe),
-                Step::Done(verdict) => Ok(verdict.finding),
+        /// What was found, or whether it waits (`false`) or asks (`true`).
+        fn at(&mut self, now: u64, probe: Option<bool>) -> Result<Result<Outcome, Shortfall>, bool> {
+            let answer = probe.map(|is_ready| if is_ready { Ok(()) } else { Err(Shortfall::NotReady) });
+            match self.proof.observe(now, &self.page, true, answer) {
+                Look::Wait { probe } => Err(probe),
+                Look::Done(verdict) => Ok(verdict.proven.map_err(short)),
             }
+        }
+
+        fn given_up(&self) -> Shortfall {
+            short(self.proof.give_up().proven.unwrap_err())
+        }
+    }
+
+    fn short(why: Reason) -> Shortfall {
+        match why {
+            Reason::Unproven { shortfall, .. } => shortfall,
+            other => panic!("{other}"),
         }
     }
 
@@ -434,7 +426,7 @@ mod tests {
     fn a_restart_is_live_once_the_next_generation_was_ready_for_its_settling_time() {
         let mut s = Scene::new(Signal::USR1);
         assert_eq!(s.at(0, None), Err(false));
-        s.last("USR1", Outcome::Restarting, None);
+        s.last("USR1", Served::Restarting, None);
         s.daemon("pipelock").state = DaemonState::Stopping;
         assert_eq!(s.at(5, None), Err(false));
         s.restart(31);
@@ -445,8 +437,8 @@ mod tests {
         assert_eq!(s.at(70, None), Err(true));
         assert_eq!(s.at(71, Some(true)), Err(false));
         assert_eq!(s.at(320, None), Err(true), "asked once more at the end");
-        let Step::Done(verdict) = s.proof.observe(321, &s.page, true, Some(true)) else { panic!("not done") };
-        assert_eq!(verdict.finding, Finding::Live);
+        let Look::Done(verdict) = s.proof.observe(321, &s.page, true, Some(Ok(()))) else { panic!("not done") };
+        assert_eq!(verdict.proven, Ok(Outcome::Live));
         assert_eq!(verdict.after, Incarnation { pid: Some(31), generation: 2 });
         assert_eq!(verdict.siblings_moved, []);
     }
@@ -456,7 +448,7 @@ mod tests {
         let mut s = Scene::new(Signal::USR1);
         s.restart(31);
         for now in [0, 1000] {
-            assert_eq!(s.proof.observe(now, &s.page, false, None), Step::Wait { probe: false });
+            assert_eq!(s.proof.observe(now, &s.page, false, None), Look::Wait { probe: false });
         }
         assert_eq!(s.at(1001, None), Err(true));
         assert_eq!(s.at(1002, Some(true)), Err(false), "it settles from here on");
@@ -482,11 +474,11 @@ mod tests {
         assert_eq!(s.at(1, Some(true)), Err(false));
         assert_eq!(s.at(51, None), Err(true));
         assert_eq!(s.at(52, Some(false)), Err(true));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::NotReady));
+        assert_eq!(s.given_up(), Shortfall::NotReady);
         assert_eq!(s.at(400, Some(true)), Err(false));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::NotSettled));
+        assert_eq!(s.given_up(), Shortfall::NotSettled);
         assert_eq!(s.at(700, None), Err(true));
-        assert_eq!(s.at(701, Some(true)), Ok(Finding::Live));
+        assert_eq!(s.at(701, Some(true)), Ok(Ok(Outcome::Live)));
     }
 
     #[test]
@@ -495,49 +487,52 @@ mod tests {
         s.restart(31);
         assert_eq!(s.at(0, None), Err(true));
         s.die("pipelock", 1);
-        assert_eq!(s.at(5, Some(false)), Ok(Finding::Unproven(Short::Dead { code: Some(1), signal: None })));
+        assert_eq!(s.at(5, Some(false)), Ok(Err(Shortfall::Dead { code: Some(1), killed_by: None })));
     }
 
     #[test]
     fn a_replacement_that_cannot_be_executed_is_not_proven_at_once() {
         let mut s = Scene::new(Signal::USR1);
-        s.last("USR1", Outcome::Failed, None);
+        s.last("USR1", Served::Failed, None);
         let d = s.daemon("pipelock");
         (d.state, d.pid, d.generation) = (DaemonState::Failed, None, 2);
         d.last_exit = Some(LastExit { code: Some(127), signal: None, by_init: false });
-        assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::NotExecuted { code: Some(127) })));
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::NotExecuted { code: Some(127) })));
     }
 
     #[test]
     fn what_is_missing_when_the_time_is_up_is_told() {
         let mut s = Scene::new(Signal::USR1);
         assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::Unserved));
-        s.last("USR1", Outcome::Restarting, None);
+        assert_eq!(s.given_up(), Shortfall::Unserved);
+        s.last("USR1", Served::Restarting, None);
         assert_eq!(s.at(5, None), Err(false));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::OldStopping));
+        assert_eq!(s.given_up(), Shortfall::OldStopping);
         s.restart(31);
         assert_eq!(s.at(10, None), Err(true));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::NotReady));
+        assert_eq!(s.given_up(), Shortfall::NotReady);
         let mut s = Scene::new(Signal::HUP);
-        s.last("HUP", Outcome::Held, None);
+        s.last("HUP", Served::Held, None);
         assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::Held));
-        s.last("HUP", Outcome::Delivered, None);
+        assert_eq!(s.given_up(), Shortfall::Held);
+        s.last("HUP", Served::Delivered, None);
         assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.proof.give_up().finding, Finding::Unproven(Short::ReloadPending));
+        assert_eq!(s.given_up(), Shortfall::ReloadPending);
     }
 
     #[test]
     fn a_forward_to_a_daemon_with_notify_is_live_where_it_obeyed() {
         let mut s = Scene::new(Signal::HUP);
-        s.last("HUP", Outcome::Delivered, Some(0));
-        assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.at(299, None), Err(false));
-        assert_eq!(s.at(300, None), Ok(Finding::Live));
+        s.last("HUP", Served::Delivered, Some(0));
+        assert_eq!(s.at(0, None), Err(true));
+        assert_eq!(s.at(0, Some(true)), Err(false));
+        assert_eq!(s.at(299, None), Err(true));
+        assert_eq!(s.at(299, Some(true)), Err(false));
+        assert_eq!(s.at(300, None), Err(true), "another may hold its port by now");
+        assert_eq!(s.at(300, Some(true)), Ok(Ok(Outcome::Live)));
         let mut s = Scene::new(Signal::HUP);
-        s.last("HUP", Outcome::Delivered, Some(22));
-        assert_eq!(s.at(0, None), Ok(Finding::ReloadRefused { errno: 22 }));
+        s.last("HUP", Served::Delivered, Some(22));
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::ReloadRefused { errno: 22 })));
     }
 
     #[test]
@@ -545,44 +540,69 @@ mod tests {
         let mut page = sample::page();
         page.plans[0].ready = None;
         let mut s = Scene::on(page, Signal::HUP);
-        s.last("HUP", Outcome::Delivered, None);
-        assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.at(300, None), Ok(Finding::Delivered));
+        s.last("HUP", Served::Delivered, None);
+        assert_eq!(s.at(0, None), Err(true));
+        assert_eq!(s.at(0, Some(true)), Err(false));
+        assert_eq!(s.at(300, Some(true)), Err(true), "nobody asked for that answer");
+        assert_eq!(s.at(300, Some(true)), Ok(Ok(Outcome::Delivered)));
     }
 
     #[test]
     fn a_forward_that_kills_its_daemon_or_meets_another_process_is_not_proven() {
         let mut s = Scene::new(Signal::HUP);
-        s.last("HUP", Outcome::Delivered, None);
+        s.last("HUP", Served::Delivered, None);
         s.daemon("egress").state = DaemonState::Stopping;
         assert_eq!(s.at(0, None), Err(false));
         s.die("egress", 129);
-        assert_eq!(s.at(5, None), Ok(Finding::Unproven(Short::Dead { code: Some(129), signal: None })));
+        assert_eq!(s.at(5, None), Ok(Err(Shortfall::Dead { code: Some(129), killed_by: None })));
         let mut s = Scene::new(Signal::HUP);
-        s.last("HUP", Outcome::Delivered, Some(0));
+        s.last("HUP", Served::Delivered, Some(0));
         s.daemon("egress").generation = 2;
-        assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::Replaced)));
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Replaced)));
         let mut s = Scene::new(Signal::HUP);
-        s.last("HUP", Outcome::NeverCaught, None);
-        assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::NeverCaught)));
+        s.last("HUP", Served::NeverCaught, None);
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::NeverCaught)));
     }
 
     #[test]
     fn what_the_kernel_does_not_let_init_do_is_not_proven_at_once() {
         for signal in [Signal::HUP, Signal::USR1] {
             let mut s = Scene::new(signal);
-            s.last(&signal.to_string(), Outcome::Failed, None);
-            assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::InitRefused)));
+            s.last(&signal.to_string(), Served::Failed, None);
+            assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused)));
         }
     }
 
     #[test]
     fn a_bundle_that_stops_or_refuses_ends_it() {
         let mut s = Scene::new(Signal::USR1);
-        s.last("USR1", Outcome::Refused, None);
-        assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::InitRefused)));
+        s.last("USR1", Served::Refused, None);
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused)));
         s.page.status.state = InitState::Stopping;
-        assert_eq!(s.at(0, None), Ok(Finding::Unproven(Short::InitStopping)));
+        let Look::Done(verdict) = s.proof.observe(0, &s.page, true, None) else { panic!("not done") };
+        assert_eq!(verdict.proven, Err(Reason::Stopping));
+    }
+
+    #[test]
+    fn a_page_whose_generation_goes_down_proves_nothing() {
+        let mut s = Scene::new(Signal::USR1);
+        s.restart(31);
+        s.restart(32);
+        assert_eq!(s.at(0, None), Err(true));
+        s.daemon("pipelock").generation = 2;
+        assert_eq!(s.at(5, Some(true)), Ok(Err(Shortfall::Contradiction)));
+    }
+
+    #[test]
+    fn a_port_that_another_holds_is_what_is_missing() {
+        let mut s = Scene::new(Signal::USR1);
+        s.restart(31);
+        assert_eq!(s.at(0, None), Err(true));
+        let held = Shortfall::PortHeld { port: 8888, by: 9, name: Printable::new("old") };
+        assert_eq!(s.proof.observe(5, &s.page, true, Some(Err(held.clone()))), Look::Wait { probe: true });
+        assert_eq!(s.at(10, None), Err(true));
+        assert_eq!(s.given_up(), held);
+        assert_eq!(s.at(15, Some(true)), Err(false), "it has gone away");
     }
 
     #[test]
@@ -590,7 +610,7 @@ mod tests {
         let mut s = Scene::new(Signal::USR1);
         s.die("egress", 0);
         assert_eq!(s.at(0, None), Err(false));
-        assert_eq!(s.proof.give_up().siblings_moved, [Plain::new("egress")]);
+        assert_eq!(s.proof.give_up().siblings_moved, [Printable::new("egress")]);
     }
 
     #[test]
@@ -600,17 +620,18 @@ mod tests {
         s.die("egress", 1);
         let before = target(&s.page, Signal::USR1).unwrap().before;
         assert_eq!(before, Incarnation { pid: None, generation: 1 });
-        assert_eq!(target(&s.page, Signal::HUP).unwrap_err().0, Refusal::NotRunning);
+        assert!(matches!(target(&s.page, Signal::HUP), Err(Reason::NotRunning { .. })));
     }
 
     #[test]
     fn what_init_would_refuse_is_refused_before_anything_is_sent() {
         let mut page = sample::page();
-        assert_eq!(target(&page, Signal::from_name("WINCH").unwrap()).unwrap_err(), (Refusal::NotWired, None));
+        let why = |page: &Page, signal: &str| target(page, Signal::from_name(signal).unwrap()).unwrap_err();
+        assert!(matches!(why(&page, "WINCH"), Reason::NotWired { .. }));
         page.status.state = InitState::Stopping;
-        assert_eq!(target(&page, Signal::USR1).unwrap_err().0, Refusal::Stopping);
+        assert_eq!(why(&page, "USR1"), Reason::Stopping);
         page.status.daemons.remove(1);
         page.plans.remove(1);
-        assert_eq!(target(&page, Signal::USR1).unwrap_err().0, Refusal::NotSelected);
+        assert!(matches!(why(&page, "USR1"), Reason::NotSelected { .. }));
     }
 }

@@ -1,136 +1,45 @@
-//! A daemon's file, and beside it the record of its last transaction, the new content and the old.
+//! A daemon's file, and beside it the record of its last change, the new content and the old.
 //!
 //! Every name is looked up in the one directory that was opened, and no symlink is followed there: a daemon may write
 //! to it. Each write is a file of its own, synced, then renamed, then the directory is synced.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
-use serde::{Deserialize, Serialize};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use crate::change::transaction::{Doing, Event, Mark, Trouble};
-use crate::protocol::sha256;
-use crate::text::Plain;
+use super::reason::{FileFault, FileStep, Reason};
+use super::record::{Attributes, Content, Files, Found, Mount, Name, Record, SCHEMA, Stamp};
+use super::{Stop, Tried, lock, recovery};
+use crate::text::Printable;
 
 /// The largest old content that is kept, in bytes.
 const MAX_OLD: u64 = 16 << 20;
 /// The largest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
-/// The largest access control list that can be, in bytes: `XATTR_SIZE_MAX`, xattr(7).
-const MAX_ACL: usize = 64 << 10;
+/// How often a directory's lock is tried to take before a start, every 10 ms.
+const DYING: u32 = 50;
+/// The most of a file's extended attributes that is kept, in bytes: the names, and each value (xattr(7)).
+const MAX_ATTRIBUTES: usize = 64 << 10;
 /// What Linux calls a file's access control list, acl(5).
 const ACL: &CStr = c"system.posix_acl_access";
-/// How many transactions before the last are remembered.
-const MAX_PAST: usize = 32;
-/// The version of the record.
-const SCHEMA: u32 = 1;
-
-/// What is known of the last transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The one that the host gave it.
-    pub id: Plain,
-    /// When it began, in UTC.
-    pub at: Plain,
-    /// By whom.
-    pub by: Plain,
-    /// Of the content before; `None` where there was none to go back to.
-    pub old_sha256: Option<Plain>,
-    /// Of the content that was to become live.
-    pub new_sha256: Plain,
-    /// What came of it.
-    pub outcome: Mark,
-    /// How long it took.
-    pub ms: u64,
-    /// The process in which it was proven.
-    #[serde(default)]
-    pub live_in: Option<LiveIn>,
-    /// What became of those before, the last first: a host whose connection broke asks by id.
-    #[serde(default)]
-    pub past: Vec<(Plain, Mark)>,
-}
-
-/// One process, and the file that it read: as long as both are so, it serves what it served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiveIn {
-    /// The kernel's boot.
-    pub boot: Plain,
-    /// The process.
-    pub pid: Option<i32>,
-    /// Counted by init.
-    pub generation: u64,
-    /// Its start, on the monotonic clock.
-    pub since_ms: Option<u64>,
-    /// The file.
-    pub file: Stamp,
-}
-
-/// One version of a file: as long as this is so, nobody has written to it or put another in its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    inode: u64,
-    /// The time of its last change, in seconds and nanoseconds.
-    changed: (i64, i64),
-}
-
-impl Record {
-    /// A new one, which follows `last`.
-    #[must_use]
-    pub fn new(id: Plain, at: Plain, by: Plain, old: Option<Plain>, new: Plain, last: Option<Self>) -> Self {
-        let mut past = Vec::new();
-        if let Some(last) = last {
-            past.push((last.id, last.outcome));
-            past.extend(last.past.into_iter().take(MAX_PAST - 1));
-        }
-        let outcome = Mark::Interrupted;
-        Self { schema: SCHEMA, id, at, by, old_sha256: old, new_sha256: new, outcome, ms: 0, live_in: None, past }
-    }
-
-    /// What became of the transaction of that id, where that is known.
-    #[must_use]
-    pub fn outcome_of(&self, id: &Plain) -> Option<Mark> {
-        let past = || self.past.iter().find(|(past, _)| past == id).map(|(_, mark)| *mark);
-        if self.id == *id { Some(self.outcome) } else { past() }
-    }
-
-    /// As `status` shows it.
-    #[must_use]
-    pub fn shown(&self) -> serde_json::Value {
-        serde_json::json!({
-            "at": self.at, "old_sha256": self.old_sha256, "new_sha256": self.new_sha256,
-            "outcome": self.outcome, "ms": self.ms, "by": self.by,
-        })
-    }
-}
-
-/// A file's content, and what of it must be kept.
-pub struct Content {
-    /// What it holds.
-    pub bytes: Vec<u8>,
-    /// Which version this is.
-    pub stamp: Stamp,
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    acl: Option<Vec<u8>>,
-}
 
 /// One daemon's file.
 pub struct Store {
     dir: OwnedFd,
-    directory: PathBuf,
+    /// Another descriptor of the directory, which is locked.
+    lock: Option<Flock<File>>,
+    path: PathBuf,
     name: OsString,
 }
 
@@ -139,14 +48,16 @@ impl Store {
     ///
     /// # Errors
     /// It isn't there or may not be searched.
-    pub fn open(path: &Path) -> Result<Self, Trouble> {
-        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(Trouble::NotAFile) };
+    pub fn open(path: &Path) -> Result<Self, Reason> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Reason::file(path, FileFault::NotAFile));
+        };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let dir = nix::fcntl::open(directory, flags, Mode::empty()).map_err(|e| match e {
-            Errno::ENOENT => Trouble::Missing,
-            e => trouble(Doing::Open, &e.into()),
+            Errno::ENOENT => Reason::file(path, FileFault::Missing),
+            e => system(path, FileStep::Open, &e.into()),
         })?;
-        Ok(Self { dir, directory: directory.to_owned(), name: name.to_owned() })
+        Ok(Self { dir, lock: None, path: path.to_owned(), name: name.to_owned() })
     }
 
     fn beside(&self, before: &str, after: &str) -> OsString {
@@ -160,309 +71,336 @@ impl Store {
         self.beside(".", ".sidecar")
     }
 
-    fn kept_name(&self) -> OsString {
-        self.beside(".sidecar-old.", "")
-    }
-
-    /// The name's end stays: a checker may go by it.
-    fn staged_name(&self) -> OsString {
-        self.beside(".sidecar-new.", "")
-    }
-
-    /// What a person wrote while a change was under way that was taken back.
-    fn other_name(&self) -> OsString {
-        self.beside(".sidecar-other.", "")
-    }
-
-    /// Where the staged file is.
-    #[must_use]
-    pub fn staged(&self) -> PathBuf {
-        self.directory.join(self.staged_name())
-    }
-
-    /// The record, where there is one.
-    ///
-    /// # Errors
-    /// It can't be read, and old content is kept of which nobody knows now whether it is to go back.
-    pub fn record(&self) -> Result<Option<Record>, Trouble> {
-        let record = self.read(&self.record_name(), MAX_RECORD).ok();
-        let record = record.and_then(|content| serde_json::from_slice(&content.bytes).ok());
-        if let Some(record) = record.filter(|record: &Record| record.schema == SCHEMA) {
-            return Ok(Some(record));
-        }
-        let Ok(kept) = self.read(&self.kept_name(), MAX_OLD) else { return Ok(None) };
-        // A first change that was killed before its record was written has placed nothing.
-        let is_here = self.current().is_ok_and(|now| now.bytes == kept.bytes);
-        if is_here { Ok(None) } else { Err(Trouble::RecordGone) }
-    }
-
-    /// The file's content, once it is known that it can be replaced.
-    ///
-    /// # Errors
-    /// Why it can't be.
-    pub fn replaceable(&self) -> Result<Content, Trouble> {
-        self.regular()?;
-        if self.is_mounted().map_err(|e| trouble(Doing::Open, &e))? {
-            return Err(Trouble::Mounted);
-        }
-        self.current()
-    }
-
-    /// The file's content.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub fn current(&self) -> Result<Content, Trouble> {
-        self.read(&self.name, MAX_OLD).map_err(|e| match e.kind() {
-            io::ErrorKind::FileTooLarge => Trouble::TooLarge,
-            io::ErrorKind::NotFound => Trouble::Missing,
-            _ => trouble(Doing::Read, &e),
-        })
-    }
-
-    fn regular(&self) -> Result<(), Trouble> {
-        let stat = self.stat(&self.name).map_err(|e| match e {
-            Errno::ENOENT => Trouble::Missing,
-            e => trouble(Doing::Read, &e.into()),
-        })?;
-        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFREG => Ok(()),
-            SFlag::S_IFLNK => Err(Trouble::Symlink),
-            _ => Err(Trouble::NotAFile),
+    fn name(&self, name: Name) -> OsString {
+        match name {
+            Name::Path => self.name.clone(),
+            // The name's end stays: a checker may go by it.
+            Name::Staged => self.beside(".sidecar-new.", ""),
+            Name::Kept => self.beside(".sidecar-old.", ""),
+            Name::Other => self.beside(".sidecar-other.", ""),
         }
     }
 
-    fn stat(&self, name: &OsString) -> nix::Result<FileStat> {
-        fstatat(&self.dir, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
+    fn failed(&self, step: FileStep, e: impl Into<io::Error>) -> Stop {
+        system(&self.path, step, &e.into()).into()
     }
 
-    /// A mount point can't be renamed over (EBUSY), and in another mount namespace the rename would detach it.
-    fn is_mounted(&self) -> io::Result<bool> {
-        let path = self.directory.canonicalize()?.join(&self.name);
-        let table = std::fs::read("/proc/self/mountinfo")?;
-        let points = table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
-        Ok(points.map(unescape).any(|point| point.as_os_str() == path.as_os_str()))
+    fn stat(&self, name: &OsStr) -> nix::Result<FileStat> {
+        fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
 
-    fn read(&self, name: &OsString, max: u64) -> io::Result<Content> {
+    fn read_as(&self, name: &OsStr, max: u64) -> io::Result<Found> {
         // Not to hang on a FIFO that a daemon put there.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = File::from(openat(&self.dir, name.as_os_str(), flags, Mode::empty())?);
+        let file = match openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::ENOENT) => return Ok(Found::Nothing),
+            // What can't be opened may be no file at all: a link (ELOOP), a socket (ENXIO).
+            Err(e) => {
+                return match self.stat(name).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT) {
+                    Ok(SFlag::S_IFLNK) => Ok(Found::Odd(FileFault::Symlink)),
+                    Ok(kind) if kind != SFlag::S_IFREG => Ok(Found::Odd(FileFault::NotAFile)),
+                    _ => Err(e.into()),
+                };
+            }
+        };
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::other("it is no regular file"));
+            return Ok(Found::Odd(FileFault::NotAFile));
         }
-        let (mut bytes, acl) = (Vec::new(), acl(&file));
+        let (mut bytes, extended) = (Vec::new(), attributes(&file));
         file.take(max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > max {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+            return Ok(Found::Odd(FileFault::TooLarge));
         }
         let stamp = Stamp { inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) };
-        Ok(Content { bytes, stamp, uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777, acl })
+        let attributes = Attributes { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777, extended };
+        Ok(Found::File(Content { bytes, stamp, links: meta.nlink(), attributes }))
     }
 
-    /// Writes `bytes` beside the file, with the owner and the mode of `like`.
-    fn write(&self, name: &OsString, bytes: &[u8], like: &Content, doing: Doing) -> Result<(), Trouble> {
-        self.remove(name);
+    /// Writes a new file. `like`: with the attributes of this one.
+    fn write_as(&self, name: &OsStr, bytes: &[u8], like: Option<&Content>) -> io::Result<Option<(u32, u32)>> {
+        self.remove_as(name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let private = Mode::S_IRUSR | Mode::S_IWUSR;
-        let file = openat(&self.dir, name.as_os_str(), flags, private).map_err(|e| trouble(doing, &e.into()))?;
-        let written = fill(File::from(file), bytes, like, doing);
+        let file = File::from(openat(&self.dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+        let written = fill(file, bytes, like.map(|like| &like.attributes));
         if written.is_err() {
-            self.remove(name);
+            self.remove_as(name);
         }
         written
     }
 
-    /// Writes the new content beside the old.
-    ///
-    /// # Errors
-    /// The system refuses, or the owner can't be kept.
-    pub fn stage(&self, bytes: &[u8], old: &Content) -> Result<(), Trouble> {
-        self.write(&self.staged_name(), bytes, old, Doing::Stage)
+    fn remove_as(&self, name: &OsStr) {
+        let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// Keeps the old content.
-    ///
-    /// # Errors
-    /// The system refuses; the file isn't what it was any more, or what was staged isn't `new`, which was checked.
-    pub fn keep(&self, old: &Content, new: &[u8]) -> Result<(), Trouble> {
-        let staged = self.read(&self.staged_name(), MAX_OLD).map_err(|_| Trouble::Changed)?;
-        if self.replaceable()?.bytes != old.bytes || staged.bytes != new {
-            return Err(Trouble::Changed);
+    /// What is renamed is so for everybody; not to be on the disk yet matters to a power cut alone.
+    fn sync(&self) {
+        let _ = nix::unistd::fsync(&self.dir);
+    }
+}
+
+impl Files for Store {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn path_of(&self, name: Name) -> PathBuf {
+        self.path.with_file_name(self.name(name))
+    }
+
+    fn lock(&mut self) -> Tried<bool> {
+        if self.lock.is_some() {
+            return Ok(true);
         }
-        self.write(&self.kept_name(), &old.bytes, old, Doing::Keep)?;
-        self.sync().map_err(|e| trouble(Doing::Keep, &e))
+        // A descriptor of its own: the lock ends with it.
+        let file = self.dir.try_clone().map_err(|e| self.failed(FileStep::Open, e))?;
+        match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => self.lock = Some(lock),
+            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
+            // A file system that knows no locks can't be shared by two bundles that way.
+            Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EBADF)) => {}
+            Err((_, e)) => return Err(self.failed(FileStep::Open, e)),
+        }
+        Ok(true)
     }
 
-    /// Writes the record.
-    ///
-    /// # Errors
-    /// The system refuses; the record is what it was, then.
-    pub fn note(&self, record: &Record) -> Result<(), Trouble> {
-        let text = serde_json::to_vec(record).map_err(|e| trouble(Doing::Note, &e.into()))?;
-        let like = Content {
-            bytes: Vec::new(),
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            mode: 0o644,
-            acl: None,
-            stamp: Stamp { inode: 0, changed: (0, 0) },
-        };
+    fn read(&mut self, name: Name) -> Tried<Found> {
+        self.read_as(&self.name(name), MAX_OLD).map_err(|e| self.failed(FileStep::Read, e))
+    }
+
+    fn record(&mut self) -> Tried<Option<Record>> {
+        let gone = || Reason::file(&self.path, FileFault::RecordGone).into();
+        match self.read_as(&self.record_name(), MAX_RECORD) {
+            Ok(Found::Nothing) => Ok(None),
+            Ok(Found::Odd(_)) => Err(gone()),
+            Ok(Found::File(file)) => {
+                let record = serde_json::from_slice(&file.bytes).ok();
+                record.filter(|record: &Record| record.schema == SCHEMA).map(Some).ok_or_else(gone)
+            }
+            Err(e) => Err(system(&self.path.with_file_name(self.record_name()), FileStep::Read, &e).into()),
+        }
+    }
+
+    fn write_record(&mut self, record: &Record) -> Tried<()> {
+        let failed = |e: io::Error| self.failed(FileStep::Record, e);
+        let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
         let beside = self.beside(".", ".sidecar-new");
-        self.write(&beside, &text, &like, Doing::Note)?;
-        renameat(&self.dir, beside.as_os_str(), &self.dir, self.record_name().as_os_str())
-            .map_err(|e| trouble(Doing::Note, &e.into()))?;
-        // Whoever reads it now sees it, so it is done: a change that is marked as live and taken back all the same would
-        // be settled by nobody. Not to be on the disk yet matters to a power cut alone.
-        let _ = self.sync();
+        self.write_as(&beside, &text, None).map_err(failed)?;
+        let renamed = renameat(&self.dir, beside.as_os_str(), &self.dir, self.record_name().as_os_str());
+        if let Err(e) = renamed {
+            self.remove_as(&beside);
+            return Err(failed(e.into()));
+        }
+        self.sync();
         Ok(())
     }
 
-    /// Puts the staged content in place.
-    ///
-    /// # Errors
-    /// The system refuses; it may be in place all the same.
-    pub fn place(&self) -> Result<(), Trouble> {
-        self.rename(&self.staged_name(), &self.name).map_err(|e| trouble(Doing::Place, &e))
-    }
-
-    /// Puts the old content back, as the record has it. It may be there already: [`Event::Done`]. Something else than
-    /// the new a person put there, [`Event::Replaced`]: it is left where nobody has been at it since (`later`), else it
-    /// is put beside the file.
-    ///
-    /// # Errors
-    /// What was kept isn't what was recorded, or the system refuses.
-    pub fn restore(&self, record: &Record, later: bool) -> Result<Event, Trouble> {
-        let now = self.current().map(|now| Some(sha256(&now.bytes)));
-        let is_known = |now: &Option<Plain>| now.as_ref() == Some(&record.new_sha256) || *now == record.old_sha256;
-        // What can't be read isn't the new content, which could.
-        let is_theirs = now.as_ref().map_or_else(|e| *e != Trouble::Missing, |now| !is_known(now));
-        if later && is_theirs {
-            return Ok(Event::Replaced);
-        }
-        let kept = self.read(&self.kept_name(), MAX_OLD).ok().map(|kept| sha256(&kept.bytes));
-        if kept.is_some() && kept == record.old_sha256 {
-            if is_theirs {
-                // No link(2): theirs may be a file of another user's (proc_sys_fs(5), protected_hardlinks).
-                renameat(&self.dir, self.name.as_os_str(), &self.dir, self.other_name().as_os_str())
-                    .map_err(|e| trouble(Doing::Restore, &e.into()))?;
+    fn write(&mut self, name: Name, bytes: &[u8], like: &Content) -> Tried<Option<(u32, u32)>> {
+        let written = self.write_as(&self.name(name), bytes, Some(like)).map_err(|e| {
+            let Attributes { uid, gid, .. } = like.attributes;
+            if e.get_ref().and_then(|e| e.downcast_ref::<NotOurs>()).is_some() {
+                return Reason::file(&self.path, FileFault::Owner { uid, gid }).into();
             }
-            self.rename(&self.kept_name(), &self.name).map_err(|e| trouble(Doing::Restore, &e))?;
-            return Ok(if is_theirs { Event::Replaced } else { Event::Done });
+            self.failed(if name == Name::Kept { FileStep::Keep } else { FileStep::Stage }, e)
+        })?;
+        self.sync();
+        Ok(written)
+    }
+
+    fn link(&mut self, from: Name, to: Name) -> Tried<bool> {
+        let (from, to) = (self.name(from), self.name(to));
+        match linkat(&self.dir, from.as_os_str(), &self.dir, to.as_os_str(), AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(e @ (Errno::EEXIST | Errno::ENOENT)) => Err(self.failed(FileStep::Keep, e)),
+            // Another user's file (proc_sys_fs(5), protected_hardlinks), or a file system without links.
+            Err(_) => Ok(false),
         }
-        if now.is_ok_and(|now| now == record.old_sha256) { Ok(Event::Done) } else { Err(Trouble::KeptGone) }
     }
 
-    /// Removes what a transaction leaves beside the file, but for the record.
-    pub fn sweep(&self) {
-        for name in [self.staged_name(), self.kept_name(), self.beside(".", ".sidecar-new")] {
-            self.remove(&name);
+    fn exchange(&mut self, one: Name, other: Name) -> Tried<bool> {
+        let step = if one == Name::Kept { FileStep::Restore } else { FileStep::Install };
+        let (one, other) = (self.name(one), self.name(other));
+        let flags = RenameFlags::RENAME_EXCHANGE;
+        match renameat2(&self.dir, one.as_os_str(), &self.dir, other.as_os_str(), flags) {
+            Ok(()) => {
+                self.sync();
+                Ok(true)
+            }
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(false),
+            Err(e) => Err(self.failed(step, e)),
         }
     }
 
-    fn remove(&self, name: &OsString) {
-        let _ = unlinkat(&self.dir, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
+    fn rename(&mut self, from: Name, to: Name) -> Tried<()> {
+        let step = if from == Name::Staged { FileStep::Install } else { FileStep::Restore };
+        let (from, to) = (self.name(from), self.name(to));
+        renameat(&self.dir, from.as_os_str(), &self.dir, to.as_os_str()).map_err(|e| self.failed(step, e))?;
+        self.sync();
+        Ok(())
     }
 
-    fn rename(&self, from: &OsString, to: &OsString) -> io::Result<()> {
-        renameat(&self.dir, from.as_os_str(), &self.dir, to.as_os_str())?;
-        self.sync()
+    fn remove(&mut self, name: Name) -> Tried<()> {
+        self.remove_as(&self.name(name));
+        Ok(())
     }
 
-    fn sync(&self) -> io::Result<()> {
-        match nix::unistd::fsync(&self.dir) {
-            // A file system that can't sync a directory says so.
-            Ok(()) | Err(Errno::EINVAL) => Ok(()),
-            Err(e) => Err(e.into()),
+    /// A mount point can't be renamed over (EBUSY), and in another mount namespace the rename would detach it.
+    fn mount(&mut self) -> Tried<Mount> {
+        let failed = |e| self.failed(FileStep::Open, e);
+        let directory = self.path.parent().unwrap_or(Path::new("/")).canonicalize().map_err(failed)?;
+        let path = directory.join(&self.name);
+        let table = std::fs::read("/proc/self/mountinfo").map_err(failed)?;
+        let mut mount = Mount::No;
+        for line in table.split(|b| *b == b'\n') {
+            let mut fields = line.split(|b| *b == b' ').skip(3);
+            let (Some(root), Some(point)) = (fields.next(), fields.next()) else { continue };
+            if unescape(point).as_os_str() == path.as_os_str() {
+                mount = if unescape(root).as_os_str().as_encoded_bytes().ends_with(b"//deleted") {
+                    Mount::Deleted
+                } else {
+                    Mount::Own
+                };
+            }
         }
+        Ok(mount)
+    }
+
+    fn is_where_it_was(&mut self) -> Tried<bool> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let id = |stat: FileStat| (stat.st_dev, stat.st_ino);
+        let now = nix::sys::stat::stat(directory).map(id);
+        Ok(now.is_ok() && now == fstat(&self.dir).map(id))
     }
 }
 
-fn fill(mut file: File, bytes: &[u8], like: &Content, doing: Doing) -> Result<(), Trouble> {
-    let meta = file.metadata().map_err(|e| trouble(doing, &e))?;
-    if (meta.uid(), meta.gid()) != (like.uid, like.gid) {
-        let owner = Trouble::Owner { uid: like.uid, gid: like.gid };
-        fchown(&file, Some(like.uid), Some(like.gid)).map_err(|_| owner)?;
+/// The file belongs to somebody to whom this user can't give one.
+#[derive(Debug)]
+struct NotOurs;
+
+impl std::fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the owner can't be kept")
     }
-    file.write_all(bytes)
-        .and_then(|()| set_acl(&file, like.acl.as_deref()))
-        // After the owner: chown(2) takes bits of the mode away.
-        .and_then(|()| file.set_permissions(Permissions::from_mode(like.mode)))
-        .and_then(|()| file.sync_all())
-        .map_err(|e| trouble(doing, &e))
 }
 
-/// A file's access control list; `None` where it has none, or the file system knows none.
-fn acl(file: &File) -> Option<Vec<u8>> {
-    let mut acl = vec![0_u8; MAX_ACL];
-    // SAFETY: fgetxattr(2) reads a C string and writes at most the buffer's length into it.
-    let length = unsafe { libc::fgetxattr(file.as_raw_fd(), ACL.as_ptr(), acl.as_mut_ptr().cast(), acl.len()) };
-    acl.truncate(usize::try_from(length).ok()?);
-    Some(acl)
-}
+impl std::error::Error for NotOurs {}
 
-/// Gives a file this list, or takes away the one that its directory gave it (`default` entries, acl(5)).
-fn set_acl(file: &File, acl: Option<&[u8]>) -> io::Result<()> {
-    let fd = file.as_raw_fd();
-    let Some(acl) = acl else {
-        // SAFETY: fremovexattr(2) reads a C string. That there is none, or that the file system knows none, is as well.
-        unsafe { libc::fremovexattr(fd, ACL.as_ptr()) };
-        return Ok(());
+fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<Option<(u32, u32)>> {
+    let Some(like) = like else {
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        return file.sync_all().map(|()| None);
     };
+    let meta = file.metadata()?;
+    let mut owner_was = None;
+    if (meta.uid(), meta.gid()) != (like.uid, like.gid) && fchown(&file, Some(like.uid), Some(like.gid)).is_err() {
+        // Files of root's that their group may write, as OpenShift has them: with the same group and mode whoever could write
+        // to the old one can write to the new.
+        let is_kept = like.mode & 0o020 != 0 && fchown(&file, None, Some(like.gid)).is_ok();
+        if !is_kept {
+            return Err(io::Error::other(NotOurs));
+        }
+        owner_was = Some((like.uid, like.gid));
+    }
+    file.write_all(bytes)?;
+    if !like.extended.iter().any(|(name, _)| name.as_c_str() == ACL) {
+        // The directory may have given it one (`default` entries, acl(5)).
+        // SAFETY: fremovexattr(2) reads a C string. That there is none, or that the file system knows none, is as well.
+        unsafe { libc::fremovexattr(file.as_raw_fd(), ACL.as_ptr()) };
+    }
+    for (name, value) in &like.extended {
+        set_attribute(&file, name, value)?;
+    }
+    // After the owner: chown(2) takes bits of the mode away.
+    file.set_permissions(Permissions::from_mode(like.mode))?;
+    file.sync_all()?;
+    Ok(owner_was)
+}
+
+/// A file's extended attributes, the access control list among them; none if the file system knows none.
+fn attributes(file: &File) -> Vec<(CString, Vec<u8>)> {
+    let mut names = vec![0_u8; MAX_ATTRIBUTES];
+    // SAFETY: flistxattr(2) writes at most the buffer's length into it.
+    let length = unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    names.truncate(usize::try_from(length).unwrap_or(0));
+    let names = names.split(|b| *b == 0).filter(|name| !name.is_empty());
+    let value = |name: &[u8]| {
+        let name = CString::new(name).ok()?;
+        let mut value = vec![0_u8; MAX_ATTRIBUTES];
+        let (fd, buffer) = (file.as_raw_fd(), value.as_mut_ptr().cast());
+        // SAFETY: fgetxattr(2) reads a C string and writes at most the buffer's length into it.
+        let length = unsafe { libc::fgetxattr(fd, name.as_ptr(), buffer, value.len()) };
+        value.truncate(usize::try_from(length).ok()?);
+        Some((name, value))
+    };
+    names.filter_map(value).collect()
+}
+
+/// Gives a file this attribute. What only the kernel or a security module may set is left if they refuse.
+fn set_attribute(file: &File, name: &CStr, value: &[u8]) -> io::Result<()> {
+    let fd = file.as_raw_fd();
     // SAFETY: fsetxattr(2) reads a C string and the buffer's length of the buffer.
-    if unsafe { libc::fsetxattr(fd, ACL.as_ptr(), acl.as_ptr().cast(), acl.len(), 0) } == 0 {
+    let is_set = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) } == 0;
+    let is_acl = name == ACL;
+    if is_set || !is_acl && !name.to_bytes().starts_with(b"user.") {
         return Ok(());
     }
     let e = io::Error::last_os_error();
-    Err(io::Error::new(e.kind(), format!("its access control list can't be kept: {e}")))
+    let name = name.to_string_lossy();
+    let what = if is_acl { "access control list".to_owned() } else { format!("attribute {name}") };
+    Err(io::Error::new(e.kind(), format!("its {what} can't be kept: {e}")))
 }
 
-/// What init does before it starts a daemon: an interrupted transaction of its file, with nobody at it, is taken back.
-/// The text is for init's log; `None`: there was nothing to do.
+/// What init does before it starts a daemon: an interrupted change of its file, with nobody at work, is taken back. The text is
+/// for init's log; `None`: there was nothing to do.
+///
+/// # Errors
+/// For the log too: the file may hold what was never proven.
 #[must_use]
-pub fn settle_before_start(path: &Path) -> Option<Result<String, String>> {
-    let store = Store::open(path).ok()?;
-    let record = store.record();
-    if record.as_ref().is_ok_and(|record| record.as_ref().is_none_or(|record| record.outcome != Mark::Interrupted)) {
-        return None;
-    }
-    // Whoever holds it restarts the daemon again after the way back.
-    let _lock = super::lock::try_take().ok()??;
-    let path = path.display();
-    let Ok(Some(mut record)) = record else {
-        return Some(Err(format!(
-            "the record of the last change of {path} can't be read, and old content is kept beside it (.sidecar-old.*): \
-             the file may hold what was never proven; see which is right, put it there, and remove that copy"
-        )));
+pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
+    let mut files = match Store::open(path) {
+        Ok(files) => files,
+        Err(Reason::File { fault: FileFault::Missing, .. }) => return None,
+        Err(why) => return Some(Err(why.to_string())),
     };
-    let (by, outcome, what) = match store.restore(&record, true) {
-        Ok(Event::Replaced) => (&record.by, Mark::NotProven, "somebody has put other content there since, which stays"),
-        Ok(_) => (&record.by, Mark::RolledBack, "the old content is back"),
-        Err(Trouble::Io { words, .. }) => {
-            return Some(Err(format!(
-                "the change of {path} by {} was interrupted, and the old content can't be put back: {words}; \
-                 the file holds what was never proven",
-                record.by
-            )));
+    let mut bundle = None;
+    // The directory's own lock goes with `files`.
+    let mut directory = Store::open(path).ok()?;
+    let lock = |is_overdue: bool| {
+        if is_overdue {
+            lock::end_holder();
         }
-        Err(_) => {
-            return Some(Err(format!(
-                "the change of {path} by {} was interrupted, and what was kept of the old content isn't what was recorded: \
-                 the file holds what was never proven; put the right content there",
-                record.by
-            )));
+        bundle = lock::try_take()?;
+        if bundle.is_none() {
+            return Ok(false);
         }
+        // The helper of a bundle that was killed a moment ago may not be gone yet.
+        for _ in 0..DYING {
+            if directory.lock()? || is_overdue {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(false)
     };
-    let said = format!("the change of {path} by {by} was interrupted: {what}");
-    record.outcome = outcome;
-    let _ = store.note(&record);
-    store.sweep();
-    Some(Ok(said))
+    recovery::before_start(&mut files, &lock::boot(), crate::page::now_ms(), lock)
 }
 
-fn trouble(doing: Doing, e: &io::Error) -> Trouble {
-    Trouble::Io { doing, words: Plain::new(&e.to_string()) }
+/// The record of the last change of the file at `path`, and what an interrupted change leaves beside it.
+#[must_use]
+pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 2]) {
+    let beside = |before: &str, after: &str| {
+        let mut name = OsString::from(before);
+        name.push(path.file_name().unwrap_or_default());
+        name.push(after);
+        path.with_file_name(name)
+    };
+    (beside(".", ".sidecar"), [beside(".sidecar-new.", ""), beside(".sidecar-old.", "")])
+}
+
+fn system(path: &Path, step: FileStep, e: &io::Error) -> Reason {
+    Reason::file(path, FileFault::System { step, words: Printable::new(&e.to_string()) })
 }
 
 /// mountinfo writes space, tab, newline and backslash as `\NNN`, proc(5).
@@ -482,7 +420,44 @@ fn unescape(field: &[u8]) -> PathBuf {
 mod tests {
     use std::os::unix::ffi::OsStrExt;
 
+    use super::super::reason::RecordedOutcome;
     use super::*;
+
+    #[test]
+    fn a_lock_that_can_not_be_had_is_told_if_something_was_interrupted_and_changes_nothing() {
+        let dir = std::env::temp_dir().join(format!("sidecar-store-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("rules");
+        std::fs::write(&path, "new").unwrap();
+        std::fs::write(dir.join(".sidecar-old.rules"), "old").unwrap();
+        let mut store = Store::open(&path).unwrap();
+        let record = Record {
+            schema: SCHEMA,
+            id: Printable::new("1"),
+            at: Printable::default(),
+            by: Printable::new("me"),
+            old_sha256: Some(crate::protocol::sha256(b"old")),
+            new_sha256: crate::protocol::sha256(b"new"),
+            outcome: RecordedOutcome::Interrupted,
+            ms: 0,
+            live_in: None,
+            past: Vec::new(),
+            was_dead: false,
+            until: None,
+            home: None,
+        };
+        store.write_record(&record).unwrap();
+        let no_lock = |_| Err(Reason::NoLock { words: Printable::new("ENOLCK") }.into());
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, no_lock);
+        assert!(told.unwrap().unwrap_err().contains("the bundle's lock can't be taken: ENOLCK"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        // Once it can be had, the very file that was kept is back.
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, |_| Ok(true));
+        assert!(told.unwrap().unwrap().contains("the old content is back"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "the file and its record");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn a_mount_point_with_a_space_in_its_name_is_known() {

@@ -1,672 +1,939 @@
-//! What to do at each step of a change when this or that happens. No I/O, no clock: an event comes in, the one thing
-//! to do next goes out, and what came of that is the next event.
+//! A change from the lock to its last word: what is done, in which order, and what follows if it fails.
 //!
-//! | state      | done                           | refused, failed or left           |
-//! |------------|--------------------------------|-----------------------------------|
-//! | Looking    | Staging (no file: Checking)    | Sweeping: refused (or unchanged)  |
-//! | Staging    | Checking                       | Sweeping: refused                 |
-//! | Checking   | Keeping (dry run: Sweeping; no file: Proving) | Sweeping: refused  |
-//! | Keeping    | Noting                         | Sweeping: refused                 |
-//! | Noting     | Placing                        | Sweeping: refused                 |
-//! | Placing    | Proving                        | Restoring                         |
-//! | Proving    | Offering (no file: Closing)    | Restoring (no file: Closing)      |
-//! | Offering   | Committing, once acknowledged  | Restoring                         |
-//! | Committing | Sweeping: live                 | Restoring                         |
-//! | Restoring  | Reviving                       | Ended: down                       |
-//! | Reviving   | Closing: rolled back (a person's content: not proven) | Closing: down |
-//! | Closing    | Sweeping                       | Sweeping                          |
-//! | Sweeping   | Ended                          | Ended                             |
+//! ```text
+//!   lock → recover what was interrupted → look → stage → check → keep → record `interrupted`
+//!        → install → signal and prove → offer to the host → record `live` → sweep
+//! ```
 //!
-//! Left means that the host hung up or asks for the way back, that the time is up or that the bundle is stopping.
-//! From Noting to Committing the record on disk says `interrupted`: whoever finds it so, with the lock free, begins
-//! at Restoring ([`Mode::Settle`]). The record's change to `live` is the one point at which the change is made.
+//! Up to `install` whatever fails is a refusal, and nothing is left. From there on it is live or taken back: the host hangs up or asks
+//! for the way back, the time is up, the bundle stops, the proof isn't found. The record's change to `live` is the one moment at
+//! which the change is made. Without new content the file is checked where it lies and proven; there is no way back.
+//!
+//! This is all of the decisions: [`Hands`] carries out single steps, in a bundle or in a simulation. A kill is an error that
+//! skips what follows.
 
-use serde::{Deserialize, Serialize};
+use std::path::Path;
 
-use super::proof::{Finding, Refusal, Short};
-use crate::text::Plain;
+use super::proof::{self, Look, Proof, Verdict};
+use super::reason::{CheckerFault, Ended, FileFault, Outcome, Reason, RecordedOutcome, Recovered, Shortfall};
+use super::record::{Content, Files, Found, LiveIn, Mount, Name, Record, SCHEMA, Stamp};
+use super::recovery::{self, Theirs, unless_killed};
+use super::{Stop, Tried};
+use crate::protocol::{Diff, End, HelperMessage, HostMessage, Task};
+use crate::status::{InitState, Page, Plan};
+use crate::table::Signal;
+use crate::text::Printable;
 
-/// What a transaction is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The file was changed by other means: check it where it lies, then prove. There is no way back.
-    InPlace,
-    /// New content, put in place and proven, or taken back.
-    File,
-    /// New content, up to the check.
-    DryRun,
-    /// Takes back what an interrupted one left.
-    Settle,
+/// How long the host has at least to acknowledge the proof, in milliseconds.
+pub const ACK_TIMEOUT: u64 = 5000;
+/// How often the page is looked at, in milliseconds.
+const POLL_INTERVAL: u16 = 5;
+/// The same while the host's word is awaited, which wakes the helper anyway: of a fleet hundreds may wait at once.
+const HELD_POLL_INTERVAL: u16 = 50;
+/// How often it is tried to take a lock that another holds, in milliseconds.
+const LOCK_POLL_INTERVAL: u16 = 20;
+/// The shortest time that the way back has, in milliseconds.
+const SHORTEST_WAY_BACK: u64 = 1000;
+/// The longest that one probe may take, in milliseconds.
+const PROBE_TIMEOUT: u64 = 10_000;
+/// By how much a helper may outlive all of its deadlines, in milliseconds.
+const SLACK: u64 = 30_000;
+
+/// What the host asks for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The change's own name.
+    pub id: Printable,
+    /// Who asks.
+    pub by: Printable,
+    /// When it began, in UTC.
+    pub at: Printable,
+    /// What makes init act.
+    pub signal: Signal,
+    /// The helper sends it by itself.
+    pub from_inside: bool,
+    /// How long it may take, in milliseconds: the wait for another, then the time from the check to the proof.
+    pub timeout_ms: u64,
+    /// What is to be done.
+    pub task: Task,
+    /// With this content.
+    pub content: Option<Vec<u8>>,
 }
 
-/// What a record says of its transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mark {
-    /// Begun, and nobody has settled it yet.
-    Interrupted,
-    /// The new content was proven.
-    Live,
-    /// The daemon took the signal, and can't say more.
-    Delivered,
-    /// Without `--file`: not proven.
-    NotProven,
-    /// The old content is back.
-    RolledBack,
-    /// The old content is back and the daemon does not come up with it.
-    Down,
+/// Where the change is made: the kernel's boot, and the bundle's pid namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Home {
+    /// The boot.
+    pub boot: Printable,
+    /// The namespace's number.
+    pub pids: Option<u64>,
 }
 
-/// What stands in the way, before or after something was done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "trouble", rename_all = "kebab-case")]
-pub enum Trouble {
-    /// init would do nothing.
-    Target {
-        /// Why.
-        why: Refusal,
-    },
-    /// Another apply is at it.
-    Locked {
-        /// Whose.
-        by: Plain,
-        /// Since when.
-        since: Plain,
-    },
-    /// The lock can't be had for another reason.
-    NoLock {
-        /// The system's words.
-        words: Plain,
-    },
-    /// An interrupted one before this can't be settled.
-    Unsettled {
-        /// Of this daemon.
-        daemon: Plain,
-        /// Why not.
-        back: Box<Trouble>,
-    },
-    /// `--file` for a daemon without `config`.
-    NoConfig,
-    /// `--file` where no signal restarts the daemon.
-    NoWayBack,
-    /// This user may not signal PID 1.
-    MayNotSignal,
-    /// There is no file at `path`.
-    Missing,
-    /// A symlink is.
-    Symlink,
-    /// Something else is.
-    NotAFile,
-    /// The file is a mount of its own, so it can't be replaced.
-    Mounted,
-    /// The old content is larger than what is kept.
-    TooLarge,
-    /// The owner can't be kept.
-    Owner {
-        /// The file's user.
-        uid: u32,
-        /// Its group.
-        gid: u32,
-    },
-    /// The content did not arrive as it was sent.
-    Garbled,
-    /// The system refused.
-    Io {
-        /// What was being done.
-        doing: Doing,
-        /// Its words.
-        words: Plain,
-    },
-    /// The checker refused the content.
-    Checker {
-        /// Its exit code, where it exited.
-        code: Option<i32>,
-        /// Its words.
-        words: Plain,
-    },
-    /// The checker did not end in time.
-    CheckerHung,
-    /// The checker can't be executed.
-    CheckerNotRun {
-        /// The system's words.
-        words: Plain,
-    },
-    /// The proof was not found.
-    Unproven {
-        /// What was.
-        finding: Finding,
-    },
-    /// The host hung up.
-    HostGone,
-    /// The host asked for the way back.
-    Cancelled,
-    /// docker did not take the signal.
-    NotSent,
-    /// The time is up.
-    Late,
-    /// The bundle is stopping.
-    Stopping,
-    /// Whoever was at it is gone.
-    Interrupted,
-    /// What was kept of the old content isn't what was recorded.
-    KeptGone,
-    /// Old content was kept, and the record that says whether it is to go back can't be read.
-    RecordGone,
-    /// Somebody else wrote to the file meanwhile.
-    Changed,
-}
-
-/// What the system was asked for when it refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Doing {
-    /// Opening the directory.
-    Open,
-    /// Reading the old content.
-    Read,
-    /// Writing the new content beside it.
-    Stage,
-    /// Keeping the old content.
-    Keep,
-    /// Writing the record.
-    Note,
-    /// Putting the new content in place.
-    Place,
-    /// Putting the old content back.
-    Restore,
-}
-
-/// What happened.
+/// What came of a checker.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The lock is held.
-    Begin,
-    /// What was to be done is done.
-    Done,
-    /// These very bytes are live already, in the process that still runs.
-    Unchanged,
-    /// It is not done, and for a step that changes something: perhaps.
-    Failed(Trouble),
-    /// The host has left, the time is up or the bundle is stopping; what was to be done isn't.
-    Left(Trouble),
-    /// The proof was found: [`Finding::Live`] or [`Finding::Delivered`].
-    Proven(Finding),
-    /// Something else than the new content was in its place: a person was there. Settling leaves it; else it is put
-    /// beside the file, and the old is back.
-    Replaced,
-}
-
-/// The one thing to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Look at the file, and at whether there is anything to do.
-    Look,
-    /// Write the new content beside the old.
-    Stage,
-    /// Run the daemon's checker: on the staged file, or on the one in place.
-    Check,
-    /// Keep a copy of the old content.
-    Keep,
-    /// Write the record.
-    Note(Mark),
-    /// Put the staged file in place.
-    Place,
-    /// Tell the host to send the signal, and look for the proof.
-    Prove,
-    /// Tell the host of the proof, and wait for its acknowledgement.
-    Offer,
-    /// Put the old content back.
-    Restore,
-    /// Restart the daemon, and look for the proof of that.
-    Revive,
-    /// Remove what was staged, and what was kept.
-    Sweep,
-    /// Nothing more.
-    End(Ending),
-}
-
-/// How it ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ending", rename_all = "kebab-case")]
-pub enum Ending {
-    /// The content was live already.
-    Unchanged,
-    /// The content passes the check.
-    Checked,
-    /// Live, or delivered.
-    Live {
-        /// Which.
-        finding: Finding,
-    },
-    /// Nothing was changed or sent.
+pub enum Checked {
+    /// It passed the content.
+    Passed,
+    /// It didn't.
     Refused {
-        /// Why.
-        why: Trouble,
+        /// Its exit code; `None`: it was killed.
+        code: Option<i32>,
+        /// Its words, as far as they are kept.
+        words: String,
     },
-    /// Sent, without `--file`, and not seen to be live.
-    NotProven {
-        /// What was seen.
-        why: Trouble,
-    },
-    /// Content and daemon are as they were.
-    RolledBack {
-        /// Why.
-        why: Trouble,
-    },
-    /// The daemon isn't up with the old content either.
-    Down {
-        /// Why the new one was taken back.
-        why: Trouble,
-        /// Why the old one isn't up.
-        back: Trouble,
+    /// It can't be executed.
+    NotRun {
+        /// The system's words.
+        words: String,
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
-    Start,
-    Looking,
-    Staging,
-    Checking,
-    Keeping,
-    Noting,
-    Placing,
-    Proving,
-    Offering(Finding),
-    Committing(Finding),
-    Restoring(Trouble),
-    /// What the record is to say, and why the new content was taken back.
-    Reviving(Mark, Trouble),
-    Closing(Ending),
-    Sweeping(Ending),
-    Ended(Ending),
+/// A line for the bundle's log.
+#[derive(Clone, Debug)]
+pub struct Line<'a> {
+    /// Whose file.
+    pub daemon: &'a str,
+    /// Whose change.
+    pub by: &'a Printable,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The contents before and after.
+    pub sha256: (Option<&'a Printable>, Option<&'a Printable>),
 }
 
-/// One change of one daemon, under the bundle's lock.
-#[derive(Debug)]
-pub struct Transaction {
-    mode: Mode,
-    state: State,
+/// What a change is carried out with. Each is one step; none decides what follows.
+#[allow(clippy::missing_errors_doc, reason = "each fails for the reason that it returns")]
+pub trait Hands: Sized {
+    /// A daemon's file.
+    type Files: Files;
+    /// The monotonic clock, in milliseconds.
+    fn now_ms(&mut self) -> u64;
+    /// Where this is.
+    fn home(&mut self) -> Home;
+    /// The bundle's lock; false: another has it.
+    fn lock(&mut self) -> Tried<bool>;
+    /// Ends the helper that holds the lock beyond all of its deadlines.
+    fn end_overdue_helper(&mut self) -> Tried<()>;
+    /// A daemon's file.
+    fn open(&mut self, path: &Path) -> Tried<Self::Files>;
+    /// The status page.
+    fn page(&mut self) -> Tried<Page>;
+    /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
+    fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
+    /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
+    fn remember(&mut self, _page: &Page) {}
+    /// What has begun to listen since the first such note, and is no daemon's.
+    fn newcomer(&mut self, _page: &Page) -> Option<Shortfall> {
+        None
+    }
+    /// Runs a checker. `go_on` is asked every few milliseconds.
+    fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked>;
+    /// Signals init; `None`: sees whether it may.
+    fn signal(&mut self, signal: Option<Signal>) -> Tried<()>;
+    /// Says it to the host.
+    fn say(&mut self, message: HelperMessage) -> Tried<()>;
+    /// What the host says, within this time.
+    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
+    /// Lets time pass, whatever the host says.
+    fn pause(&mut self, ms: u16) -> Tried<()>;
+    /// Which lines change.
+    fn diff(&mut self, old: &[u8], new: &[u8], show: bool) -> Diff;
+    /// Writes a line to the bundle's log.
+    fn log(&mut self, line: &Line<'_>);
+}
+
+/// The helper was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Killed;
+
+/// A change, from the lock to its last word.
+///
+/// # Errors
+/// The simulation's helper was killed.
+pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Result<End, Killed> {
+    let mut change = Change::new(hands, order);
+    match change.under_the_lock() {
+        Ok(ended) => change.end.ended = ended,
+        Err(Stop::Because(why)) => change.end.ended = why.into(),
+        Err(Stop::Killed) => return Err(Killed),
+    }
+    Ok(change.end)
+}
+
+/// What became of the change of that id, once whatever was interrupted is recovered. `None`: it put nothing in place.
+///
+/// # Errors
+/// The simulation's helper was killed.
+pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Result<Option<RecordedOutcome>, Killed> {
+    let mut change = Change::new(hands, order);
+    let asked = |change: &mut Change<'_, H>| {
+        change.lock()?;
+        let page = change.hands.page()?;
+        let rule = page.status.signals.get(&order.signal.to_string());
+        let daemon = rule.and_then(|rule| rule.restart.clone().or(rule.forward.clone()));
+        let (files, _) = change.recover_all(daemon.as_deref().unwrap_or_default())?;
+        let Some(mut files) = files else { return Ok(None) };
+        Ok(recovery::record(&mut files)?.and_then(|record| record.outcome_of(&order.id)))
+    };
+    match asked(&mut change) {
+        Ok(outcome) => Ok(outcome),
+        // What was put in place can't be told, or whoever holds the lock may yet decide.
+        Err(Stop::Because(_)) => Ok(Some(RecordedOutcome::Interrupted)),
+        Err(Stop::Killed) => Err(Killed),
+    }
+}
+
+/// Whether the last change of that daemon was interrupted, as far as can be told.
+///
+/// # Errors
+/// The simulation's helper was killed.
+pub fn is_interrupted<H: Hands>(hands: &mut H, plan: &Plan) -> Tried<bool> {
+    let Some(config) = &plan.config else { return Ok(false) };
+    let Some(mut files) = unless_killed(hands.open(&config.path))? else { return Ok(false) };
+    Ok(unless_killed(files.record())?.flatten().is_some_and(|record| record.is_interrupted()))
+}
+
+/// The daemon, as it was when the change began.
+struct Daemon {
+    name: String,
+    plan: Plan,
     was_dead: bool,
 }
 
-impl Transaction {
-    /// `was_dead`: the daemon had no process when it began, so it is as it was where it has none again.
-    #[must_use]
-    pub fn new(mode: Mode, was_dead: bool) -> Self {
-        Self { mode, state: State::Start, was_dead }
+/// What is to lie at the path, whenever it is looked at.
+#[derive(Clone)]
+struct Placed {
+    sha256: Printable,
+    stamp: Stamp,
+}
+
+impl Placed {
+    fn of(file: &Content) -> Self {
+        Self { sha256: file.sha256(), stamp: file.stamp }
+    }
+}
+
+struct Change<'a, H: Hands> {
+    hands: &'a mut H,
+    order: &'a Order,
+    end: End,
+    began: u64,
+    deadline: u64,
+    /// The host says that its signal is out.
+    is_sent: bool,
+    /// It has heard of the proof.
+    is_acked: bool,
+}
+
+impl<'a, H: Hands> Change<'a, H> {
+    fn new(hands: &'a mut H, order: &'a Order) -> Self {
+        let began = hands.now_ms();
+        Self {
+            hands,
+            order,
+            end: End::new(Reason::Late.into()),
+            began,
+            deadline: began.saturating_add(order.timeout_ms),
+            is_sent: false,
+            is_acked: false,
+        }
     }
 
-    /// Takes in what came of the last action, and tells the next.
-    #[must_use]
-    pub fn on(&mut self, event: Event) -> Action {
-        let in_place = self.mode == Mode::InPlace;
-        let state = std::mem::replace(&mut self.state, State::Start);
-        let (state, action) = match (state, event) {
-            (State::Start, _) if self.mode == Mode::Settle => (State::Restoring(Trouble::Interrupted), Action::Restore),
-            (State::Start, _) => (State::Looking, Action::Look),
+    fn is_in_place(&self) -> bool {
+        self.order.content.is_none()
+    }
 
-            // Nothing is placed yet, so nothing is left to take back.
-            (State::Looking, Event::Unchanged) => sweep(Ending::Unchanged),
-            (
-                State::Looking | State::Staging | State::Checking | State::Keeping | State::Noting,
-                Event::Failed(why) | Event::Left(why),
-            ) => sweep(Ending::Refused { why }),
-            (State::Looking, _) if in_place => (State::Checking, Action::Check),
-            (State::Looking, _) => (State::Staging, Action::Stage),
-            (State::Staging, _) => (State::Checking, Action::Check),
-            (State::Checking, _) => match self.mode {
-                Mode::InPlace => (State::Proving, Action::Prove),
-                Mode::DryRun => sweep(Ending::Checked),
-                Mode::File | Mode::Settle => (State::Keeping, Action::Keep),
-            },
-            (State::Keeping, _) => (State::Noting, Action::Note(Mark::Interrupted)),
-            (State::Noting, _) => (State::Placing, Action::Place),
-
-            // From here on it is live, or as it was. Without content there is no way back, and the record only tells.
-            (State::Proving, Event::Failed(why) | Event::Left(why)) if in_place => {
-                close(Ending::NotProven { why }, Mark::NotProven)
-            }
-            (State::Committing(finding), Event::Failed(_) | Event::Left(_)) if in_place => {
-                sweep(Ending::Live { finding })
-            }
-            (
-                State::Placing | State::Proving | State::Offering(_) | State::Committing(_),
-                Event::Failed(why) | Event::Left(why),
-            ) => back(why),
-            (State::Placing, _) => (State::Proving, Action::Prove),
-            (State::Proving, Event::Proven(finding)) if in_place => commit(finding),
-            (State::Proving, Event::Proven(finding)) => (State::Offering(finding), Action::Offer),
-            (State::Proving, Event::Begin | Event::Done | Event::Unchanged | Event::Replaced) => back(Trouble::Late),
-            (State::Offering(finding), _) => commit(finding),
-            (State::Committing(finding), _) => sweep(Ending::Live { finding }),
-
-            (State::Restoring(why), Event::Failed(back) | Event::Left(back)) => end(Ending::Down { why, back }),
-            // What a person has put there is theirs to judge; the daemon is only to serve what is on disk.
-            (State::Restoring(why), Event::Replaced) if self.mode == Mode::Settle => {
-                (State::Reviving(Mark::NotProven, why), Action::Revive)
-            }
-            (State::Restoring(_), Event::Replaced) => {
-                (State::Reviving(Mark::RolledBack, Trouble::Changed), Action::Revive)
-            }
-            (State::Restoring(why), _) => (State::Reviving(Mark::RolledBack, why), Action::Revive),
-            (State::Reviving(mark, why), Event::Failed(back) | Event::Left(back)) => {
-                if self.is_as_it_was(&back) {
-                    close(after_the_way_back(mark, why), mark)
-                } else {
-                    close(Ending::Down { why, back }, Mark::Down)
-                }
-            }
-            (State::Reviving(mark, why), _) => close(after_the_way_back(mark, why), mark),
-
-            // A record that can't be written stays as it is: `interrupted`, to be settled once more.
-            (State::Closing(ending), _) => sweep(ending),
-            (State::Sweeping(ending) | State::Ended(ending), _) => end(ending),
+    fn under_the_lock(&mut self) -> Tried<Ended> {
+        self.lock()?;
+        let (signal, page) = (self.order.signal, self.hands.page()?);
+        let name = proof::daemon_of(&page, signal).unwrap_or_default();
+        let (files, unrecovered) = self.recover_all(&name)?;
+        if let Some(why) = unrecovered {
+            self.may_go_on(&name, why)?;
+        }
+        // What was recovered may have changed what the signal meets.
+        let page = self.hands.page()?;
+        let target = proof::target(&page, signal)?;
+        let Some((_, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
+        let was_dead = target.before.pid.is_none();
+        let daemon = Daemon { name, plan: plan.clone(), was_dead };
+        let now = self.hands.now_ms();
+        self.end.wait_ms = now.saturating_sub(self.began);
+        (self.began, self.deadline) = (now, now.saturating_add(self.order.timeout_ms));
+        let (ended, shas) = match files {
+            _ if self.is_in_place() => self.in_place(&daemon, files)?,
+            Some(files) => self.with_content(&daemon, files, &page)?,
+            None => return Err(Reason::NoConfig { daemon: target.daemon }.into()),
         };
-        self.state = state;
-        action
+        self.hands.log(&Line {
+            daemon: &daemon.name,
+            by: &self.order.by,
+            outcome: ended.outcome,
+            sha256: (shas.0.as_ref(), shas.1.as_ref()),
+        });
+        Ok(ended)
     }
 
-    /// Whether a daemon that didn't come up with the old content is no worse off than before.
-    fn is_as_it_was(&self, back: &Trouble) -> bool {
-        match back {
-            // It ends with the bundle, and starts with the old content when that starts again.
-            Trouble::Stopping | Trouble::Unproven { finding: Finding::Unproven(Short::InitStopping) } => true,
-            Trouble::Unproven { finding: Finding::Unproven(Short::Dead { .. } | Short::NotExecuted { .. }) } => {
-                self.was_dead
-            }
-            _ => false,
-        }
-    }
-}
+    // Waiting.
 
-fn back(why: Trouble) -> (State, Action) {
-    (State::Restoring(why), Action::Restore)
-}
-
-fn commit(finding: Finding) -> (State, Action) {
-    let mark = if finding == Finding::Live { Mark::Live } else { Mark::Delivered };
-    (State::Committing(finding), Action::Note(mark))
-}
-
-fn after_the_way_back(mark: Mark, why: Trouble) -> Ending {
-    if mark == Mark::RolledBack { Ending::RolledBack { why } } else { Ending::NotProven { why } }
-}
-
-fn close(ending: Ending, mark: Mark) -> (State, Action) {
-    (State::Closing(ending), Action::Note(mark))
-}
-
-fn sweep(ending: Ending) -> (State, Action) {
-    (State::Sweeping(ending), Action::Sweep)
-}
-
-fn end(ending: Ending) -> (State, Action) {
-    (State::Ended(ending.clone()), Action::End(ending))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A small generator of choices, so that a schedule is told by its seed.
-    struct Choices(u64);
-
-    impl Choices {
-        fn pick(&mut self, n: u64) -> u64 {
-            // xorshift64
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % n
-        }
+    fn go_on(&mut self, ms: u16) -> Tried<()> {
+        go_on(self.hands, ms, self.deadline, &mut self.is_sent, &mut self.is_acked)
     }
 
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Content {
-        Old,
-        New,
-        /// Copied from what was there before.
-        Torn,
+    /// Waits for the bundle's lock.
+    fn lock(&mut self) -> Tried<()> {
+        let (mut is_ended, mut looks) = (false, 0_u32);
+        while !self.hands.lock()? {
+            let waited = self.go_on(LOCK_POLL_INTERVAL);
+            looks = looks.wrapping_add(1);
+            if waited.is_ok() && (is_ended || looks % 50 != 1) {
+                continue;
+            }
+            // Who holds it has its record on the disk, once it has put something in place.
+            let record = self.interrupted()?;
+            let (home, now) = (self.hands.home(), self.hands.now_ms());
+            let is_overdue = |record: &Record| record.home == home.pids && record.is_overdue(&home.boot, now);
+            if !is_ended && record.as_ref().is_some_and(is_overdue) {
+                self.hands.end_overdue_helper()?;
+                is_ended = true;
+                continue;
+            }
+            waited.map_err(|why| locked(why, record.as_ref()))?;
+        }
+        Ok(())
     }
 
-    /// A bundle: what is on disk, what the daemon serves, what the host believes.
-    #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
-    #[derive(Clone, Debug)]
-    struct World {
-        path: Content,
-        staged: Option<Content>,
-        kept: Option<Content>,
-        record: Option<Mark>,
-        /// What the running process has read; `None`: it is dead.
-        serves: Option<Content>,
-        /// What the daemon makes of the new content, and of the old.
-        likes_new: bool,
-        likes_old: bool,
-        checked: bool,
-        host_is_there: bool,
-        acked: bool,
-        said: Option<Ending>,
+    /// The record of a change that isn't finished, of any daemon.
+    fn interrupted(&mut self) -> Tried<Option<Record>> {
+        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
+        for config in page.plans.iter().filter_map(|plan| plan.config.as_ref()) {
+            let Some(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
+            if let Some(record) = unless_killed(files.record())?.flatten().filter(Record::is_interrupted) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 
-    impl World {
-        fn new() -> Self {
-            Self {
-                path: Content::Old,
-                staged: None,
-                kept: None,
-                record: None,
-                serves: Some(Content::Old),
-                likes_new: true,
-                likes_old: true,
-                checked: false,
-                host_is_there: true,
-                acked: false,
-                said: None,
-            }
-        }
-
-        fn restart(&mut self) -> bool {
-            let likes = if self.path == Content::New { self.likes_new } else { self.likes_old };
-            self.serves = likes.then_some(self.path);
-            likes
-        }
-
-        /// Does it, or fails with the disk, with the host, or with the checker.
-        fn act(&mut self, action: &Action, choices: &mut Choices) -> Event {
-            let disk_is_full = choices.pick(12) == 0;
-            let full = || Event::Failed(Trouble::Io { doing: Doing::Stage, words: Plain::new("full") });
-            if choices.pick(20) == 0 {
-                self.host_is_there = false;
-            }
-            match action {
-                Action::Look if choices.pick(20) == 0 => return Event::Failed(Trouble::Symlink),
-                Action::Look => {}
-                Action::Stage | Action::Keep if disk_is_full => return full(),
-                Action::Stage => self.staged = Some(Content::New),
-                Action::Check => match choices.pick(10) {
-                    0 => return Event::Failed(Trouble::CheckerHung),
-                    _ if !self.host_is_there => return Event::Left(Trouble::HostGone),
-                    _ => self.checked = true,
-                },
-                Action::Keep => self.kept = Some(self.path),
-                Action::Note(Mark::Interrupted) if !self.host_is_there => return Event::Left(Trouble::HostGone),
-                Action::Note(_) if disk_is_full => return full(),
-                Action::Note(mark) => {
-                    assert!(*mark != Mark::Live || self.acked, "committed without an acknowledgement");
-                    assert!(*mark != Mark::Live || self.serves == Some(Content::New), "live, but not served");
-                    self.record = Some(*mark);
-                }
-                Action::Place => {
-                    assert!(self.checked, "nothing unchecked is ever put in place");
-                    assert_eq!(self.record, Some(Mark::Interrupted), "nobody could settle it");
-                    assert_eq!(self.kept, Some(Content::Old), "there is no way back");
-                    if let Some(staged) = self.staged.take() {
-                        self.path = staged;
-                    }
-                    if disk_is_full {
-                        return full();
-                    }
-                }
-                Action::Prove => {
-                    // The signal may come late, or never.
-                    let sent = choices.pick(8) != 0;
-                    let up = sent && self.restart();
-                    return match choices.pick(6) {
-                        0 => Event::Left(Trouble::Stopping),
-                        _ if !self.host_is_there => Event::Left(Trouble::HostGone),
-                        _ if up => Event::Proven(Finding::Live),
-                        _ => Event::Failed(Trouble::Late),
-                    };
-                }
-                Action::Offer => {
-                    if !self.host_is_there || choices.pick(8) == 0 {
-                        return Event::Left(Trouble::HostGone);
-                    }
-                    self.acked = true;
-                }
-                Action::Restore if self.kept == Some(Content::Old) => (self.path, self.kept) = (Content::Old, None),
-                Action::Restore if self.path == Content::Old => {}
-                Action::Restore => return Event::Failed(Trouble::KeptGone),
-                Action::Revive => {
-                    if !self.restart() {
-                        let dead = Short::Dead { code: Some(1), signal: None };
-                        return Event::Failed(Trouble::Unproven { finding: Finding::Unproven(dead) });
-                    }
-                }
-                Action::Sweep => (self.staged, self.kept) = (None, None),
-                Action::End(ending) => self.said = Some(ending.clone()),
-            }
-            Event::Done
-        }
-
-        /// Runs it, at most `steps` actions of it: then whoever carries it out is killed.
-        fn run(&mut self, mut transaction: Transaction, steps: u64, choices: &mut Choices) {
-            let mut event = Event::Begin;
-            for _ in 0..steps {
-                let action = transaction.on(event);
-                event = self.act(&action, choices);
-                if matches!(action, Action::End(_)) {
-                    return;
-                }
-            }
-        }
-
-        /// What every next one does first.
-        fn settle(&mut self) {
-            if self.record == Some(Mark::Interrupted) {
-                // Only the first disk is ever full in these schedules' settling; that it is again is tried below.
-                self.run(Transaction::new(Mode::Settle, false), u64::MAX, &mut Choices(0x9e37_79b9));
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_fails_and_whoever_is_killed_the_bundle_is_live_or_as_it_was() {
-        for seed in 1..200_000_u64 {
-            let mut choices = Choices(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            let mut world = World::new();
-            world.likes_new = choices.pick(3) != 0;
-            let killed_after = choices.pick(24);
-            world.run(Transaction::new(Mode::File, false), killed_after, &mut choices);
-            let said = world.said.clone();
-            world.settle();
-            let what = format!("seed {seed}: {said:?} {world:?}");
-            assert_eq!(world.serves, Some(world.path), "a mix: {what}");
-            match said {
-                Some(Ending::Live { .. }) => assert_eq!(world.path, Content::New, "{what}"),
-                Some(Ending::Refused { .. } | Ending::RolledBack { .. }) => {
-                    assert_eq!(world.path, Content::Old, "{what}");
-                }
-                Some(other) => panic!("{other:?}: {what}"),
-                None => assert_eq!(world.path == Content::New, world.record == Some(Mark::Live), "{what}"),
-            }
-            if said.is_some() {
-                assert_eq!((world.staged, world.kept), (None, None), "something is left: {what}");
-            }
-        }
-    }
-
-    /// Every action that succeeds, in order.
-    fn walk(mode: Mode, events: &[(&Action, Event)]) -> Vec<Action> {
-        let mut transaction = Transaction::new(mode, false);
-        let mut event = Event::Begin;
-        let mut actions = Vec::new();
+    /// Waits for the lock of the directory: another bundle may mount it too.
+    fn lock_directory(&mut self, files: &mut H::Files) -> Tried<()> {
         loop {
-            let action = transaction.on(event);
-            actions.push(action.clone());
-            if matches!(action, Action::End(_)) {
-                return actions;
+            if files.lock()? {
+                return Ok(());
             }
-            let special = events.iter().find(|(at, _)| **at == action).map(|(_, event)| event.clone());
-            let good = if action == Action::Prove { Event::Proven(Finding::Live) } else { Event::Done };
-            event = special.unwrap_or(good);
+            let waited = self.go_on(LOCK_POLL_INTERVAL);
+            let record = unless_killed(files.record())?.flatten().filter(Record::is_interrupted);
+            let (home, now) = (self.hands.home(), self.hands.now_ms());
+            if record.as_ref().is_some_and(|record| record.is_overdue(&home.boot, now)) {
+                // Its helper is in a bundle that can't be reached from here, and is stopped, most likely.
+                return Ok(());
+            }
+            waited.map_err(|why| locked(why, record.as_ref()))?;
         }
     }
 
-    #[test]
-    fn the_good_case_goes_through_every_step_once() {
-        use Action::{Check, End, Keep, Look, Note, Offer, Place, Prove, Stage, Sweep};
-        let live = Ending::Live { finding: Finding::Live };
-        let note = Note(Mark::Interrupted);
-        let all = [Look, Stage, Check, Keep, note, Place, Prove, Offer, Note(Mark::Live), Sweep, End(live.clone())];
-        assert_eq!(walk(Mode::File, &[]), all);
-        assert_eq!(walk(Mode::InPlace, &[]), [Look, Check, Prove, Note(Mark::Live), Sweep, End(live)]);
-        assert_eq!(walk(Mode::DryRun, &[]), [Look, Stage, Check, Sweep, End(Ending::Checked)]);
-    }
+    // Recovery.
 
-    #[test]
-    fn each_step_that_fails_before_anything_is_placed_is_a_refusal() {
-        for action in [Action::Look, Action::Stage, Action::Check, Action::Keep, Action::Note(Mark::Interrupted)] {
-            for event in [Event::Failed(Trouble::Missing), Event::Left(Trouble::Missing)] {
-                let actions = walk(Mode::File, &[(&action, event)]);
-                let refused = Action::End(Ending::Refused { why: Trouble::Missing });
-                assert_eq!(actions.last(), Some(&refused), "{action:?}");
-                assert!(!actions.contains(&Action::Place) && !actions.contains(&Action::Revive), "{action:?}");
+    /// Recovers what was interrupted, of every daemon, and sweeps. Returns the file of the one that this change is of, with
+    /// its directory locked, and why it can't be recovered.
+    fn recover_all(&mut self, name: &str) -> Tried<(Option<H::Files>, Option<Reason>)> {
+        let page = self.hands.page()?;
+        // The others first: two daemons may share a directory, which is locked once.
+        for (daemon, plan) in page.status.daemons.iter().zip(&page.plans) {
+            let Some(config) = plan.config.as_ref().filter(|_| daemon.name != name) else { continue };
+            let Some(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
+            // Another bundle's helper is at work there.
+            if unless_killed(files.lock())? == Some(true) {
+                unless_killed(self.recover(&daemon.name, plan, &mut files))?;
             }
         }
+        let Some((_, plan)) = proof::find(&page, name) else { return Ok((None, None)) };
+        let Some(config) = &plan.config else { return Ok((None, None)) };
+        let mut files = match self.hands.open(&config.path) {
+            Ok(files) => files,
+            Err(Stop::Because(Reason::File { fault: FileFault::Missing, .. })) if self.is_in_place() => {
+                return Ok((None, None));
+            }
+            Err(stop) => return Err(stop),
+        };
+        self.lock_directory(&mut files)?;
+        match self.recover(name, plan, &mut files) {
+            Ok(()) => Ok((Some(files), None)),
+            Err(Stop::Because(why)) => Ok((Some(files), Some(why))),
+            Err(Stop::Killed) => Err(Stop::Killed),
+        }
     }
 
-    #[test]
-    fn each_step_that_fails_after_that_ends_with_the_old_content_and_a_restart() {
-        for action in [Action::Place, Action::Prove, Action::Offer, Action::Note(Mark::Live)] {
-            for event in [Event::Failed(Trouble::Late), Event::Left(Trouble::Late)] {
-                let actions = walk(Mode::File, &[(&action, event)]);
-                let end = Action::End(Ending::RolledBack { why: Trouble::Late });
-                let back = [Action::Restore, Action::Revive, Action::Note(Mark::RolledBack), Action::Sweep, end];
-                assert!(actions.ends_with(&back), "{action:?}: {actions:?}");
+    fn recover(&mut self, name: &str, plan: &Plan, files: &mut H::Files) -> Tried<()> {
+        let Some(mut record) = recovery::record(files)?.filter(Record::is_interrupted) else {
+            // What one that was killed before, or after, has left.
+            return recovery::sweep(files);
+        };
+        // From here on it is this helper that is at work: init doesn't take it for the one before.
+        record.until = Some(self.until(plan));
+        unless_killed(files.write_record(&record))?;
+        if self.order.task != Task::Ask {
+            // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
+            let within_ms = self.way_back_ms(plan);
+            unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
+        }
+        let told = |outcome, why, record: &Record| Recovered {
+            daemon: Printable::new(name),
+            by: record.by.clone(),
+            at: record.at.clone(),
+            outcome,
+            why,
+        };
+        let restored = match recovery::put_back(files, &record, Theirs::Stays) {
+            Ok(restored) => restored,
+            Err(Stop::Because(why)) => {
+                self.end.recovered.push(told(RecordedOutcome::Interrupted, Some(why.clone()), &record));
+                return Err(why.into());
+            }
+            Err(Stop::Killed) => return Err(Stop::Killed),
+        };
+        let mut outcome = RecordedOutcome::RolledBack;
+        let mut why = None;
+        if restored.was_theirs {
+            // It is theirs to judge, and the daemon is to serve what is on disk: but a typo leaves the running one alone.
+            outcome = RecordedOutcome::NotProven;
+            why = because(self.check(plan, files.path(), &files.path_of(Name::Path)))?;
+        }
+        if why.is_none() {
+            let placed = restored.now.as_ref().map(Placed::of);
+            let up = self.restart(name, plan).and_then(|()| nobody_wrote(files, placed.as_ref()));
+            why = because(up)?;
+            if why.as_ref().is_some_and(|why| !is_as_it_was(why, record.was_dead)) {
+                outcome = RecordedOutcome::Down;
+            }
+        }
+        if record.home.is_some() && record.home != self.hands.home().pids {
+            // The daemon whose change it was is another bundle's, and may serve what was never proven.
+            outcome = RecordedOutcome::NotProven;
+        }
+        record.outcome = outcome;
+        self.hands.log(&Line {
+            daemon: name,
+            // Who recovers another's change did not make it.
+            by: &record.by,
+            outcome: match outcome {
+                RecordedOutcome::Down => Outcome::Down,
+                RecordedOutcome::NotProven => Outcome::NotProven,
+                _ => Outcome::RolledBack,
+            },
+            sha256: (record.old_sha256.as_ref(), Some(&record.new_sha256)),
+        });
+        self.end.recovered.push(told(outcome, why, &record));
+        recovery::close(files, &record)
+    }
+
+    /// Whether to go on although what was interrupted can't be recovered.
+    fn may_go_on(&self, name: &str, why: Reason) -> Tried<()> {
+        let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
+        if self.is_in_place() && fault == Some(&FileFault::KeptGone) {
+            // Who applies what lies there, if nothing is kept that could come back, says that it is right.
+            return Ok(());
+        }
+        let is_known = fault == Some(&FileFault::RecordGone)
+            || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
+        // If it isn't even known whether there is something to recover, all stays as it lies.
+        Err(if is_known { Reason::Unrecovered { daemon: Printable::new(name), why: Box::new(why) } } else { why }
+            .into())
+    }
+
+    // Without new content.
+
+    fn in_place(&mut self, daemon: &Daemon, files: Option<H::Files>) -> Tried<(Ended, Shas)> {
+        if self.order.from_inside {
+            self.hands.signal(None)?;
+        }
+        let mut files = files;
+        let mut placed = None;
+        if let Some(files) = &mut files {
+            if let Found::File(file) = files.read(Name::Path)? {
+                if file.links == 0 || files.mount()? == Mount::Deleted {
+                    return Err(Reason::file(files.path(), FileFault::Unlinked).into());
+                }
+                placed = Some(Placed::of(&file));
+            }
+            self.end.checked = self.check(&daemon.plan, files.path(), &files.path_of(Name::Path))?;
+            nobody_wrote(files, placed.as_ref())?;
+        }
+        let proven = self.prove(daemon).and_then(|outcome| {
+            files.as_mut().map_or(Ok(()), |files| still_there(files, placed.as_ref()))?;
+            Ok(outcome)
+        });
+        let (ended, outcome) = match proven {
+            Ok(outcome) => (Ended::well(outcome), recorded(outcome)),
+            Err(Stop::Because(why)) => {
+                let is_refused = matches!(why, Reason::Unproven { shortfall: Shortfall::ReloadRefused { .. }, .. });
+                let outcome = if is_refused { Outcome::Refused } else { Outcome::NotProven };
+                (Ended::badly(outcome, why), RecordedOutcome::NotProven)
+            }
+            Err(Stop::Killed) => return Err(Stop::Killed),
+        };
+        let sha256 = placed.as_ref().map(|placed| placed.sha256.clone());
+        if let (Some(files), Some(sha256)) = (&mut files, &sha256) {
+            // It only tells: that it can't be written changes nothing.
+            if let Some(last) = unless_killed(files.record())? {
+                let record = self.new_record(daemon, outcome, None, sha256.clone());
+                if unless_killed(files.write_record(&record.after(last)))?.is_some() {
+                    recovery::sweep(files)?;
+                }
+            }
+        }
+        Ok((ended, (None, sha256)))
+    }
+
+    // With new content.
+
+    fn with_content(&mut self, daemon: &Daemon, mut files: H::Files, page: &Page) -> Tried<(Ended, Shas)> {
+        let prepared = self.prepare(daemon, &mut files, page);
+        let (mut record, old, staged) = match prepared {
+            Ok(Prepared::Go(record, old, staged)) => (*record, old, staged),
+            Ok(Prepared::Over(outcome)) => {
+                recovery::sweep(&mut files)?;
+                return Ok((Ended::well(outcome), Shas::default()));
+            }
+            Err(Stop::Because(why)) => {
+                recovery::sweep(&mut files)?;
+                return Ok((why.into(), Shas::default()));
+            }
+            Err(Stop::Killed) => return Err(Stop::Killed),
+        };
+        let mut is_placed = false;
+        let live = install(&mut files, &old, &staged).and_then(|placed| {
+            is_placed = true;
+            self.make_live(daemon, &mut files, &mut record, &placed)
+        });
+        let why = match live {
+            Ok(outcome) => {
+                recovery::sweep(&mut files)?;
+                return Ok((Ended::well(outcome), (record.old_sha256, Some(record.new_sha256))));
+            }
+            Err(Stop::Because(why)) => why,
+            Err(Stop::Killed) => return Err(Stop::Killed),
+        };
+        // What failed may be done all the same.
+        let is_there = is_placed
+            || match unless_killed(files.read(Name::Path))? {
+                Some(Found::File(file)) => file.stamp.inode == staged.stamp.inode,
+                Some(Found::Nothing | Found::Odd(_)) => false,
+                None => true,
+            };
+        if !is_there {
+            // Nothing of this change lies there.
+            record.outcome = RecordedOutcome::RolledBack;
+            recovery::close(&mut files, &record)?;
+            return Ok((why.into(), Shas::default()));
+        }
+        let ended = self.go_back(daemon, &mut files, &mut record, why)?;
+        Ok((ended, (record.old_sha256, Some(record.new_sha256))))
+    }
+
+    /// Everything that is done before the new content is in place.
+    fn prepare(&mut self, daemon: &Daemon, files: &mut H::Files, page: &Page) -> Tried<Prepared> {
+        let content = self.order.content.as_deref().unwrap_or_default();
+        let Some(_) = proof::restart_of(page, &daemon.name) else {
+            return Err(Reason::NoWayBack { daemon: Printable::new(&daemon.name) }.into());
+        };
+        self.hands.signal(None)?;
+        let old = match files.read(Name::Path)? {
+            Found::File(file) => file,
+            Found::Nothing => return Err(Reason::file(files.path(), FileFault::Missing).into()),
+            Found::Odd(fault) => return Err(Reason::file(files.path(), fault).into()),
+        };
+        if files.mount()? != Mount::No {
+            return Err(Reason::file(files.path(), FileFault::Mounted).into());
+        }
+        let is_forced = match self.order.task {
+            Task::File { force, .. } => force,
+            Task::DryRun { show, .. } => {
+                self.end.diff = Some(self.hands.diff(&old.bytes, content, show));
+                true
+            }
+            Task::Identify | Task::InPlace | Task::Ask => true,
+        };
+        let last = recovery::record(files)?;
+        if !is_forced && old.bytes == content && self.is_live(daemon, page, last.as_ref(), &old)? {
+            return Ok(Prepared::Over(Outcome::Unchanged));
+        }
+        self.go_on(0)?;
+        files.remove(Name::Staged)?;
+        self.end.owner_was = files.write(Name::Staged, content, &old)?;
+        let Found::File(staged) = files.read(Name::Staged)? else { return Err(changed(files)) };
+        self.end.checked = self.check(&daemon.plan, files.path(), &files.path_of(Name::Staged))?;
+        if matches!(self.order.task, Task::DryRun { .. }) {
+            self.end.owner_was = None;
+            return Ok(Prepared::Over(Outcome::DryRun));
+        }
+        // What was checked is what is put in place, and what is kept is what was there.
+        if files.read(Name::Staged)? != Found::File(staged.clone()) || staged.bytes != content {
+            return Err(changed(files));
+        }
+        let old = keep(files, &old)?;
+        // Nothing is put in place before this; nothing that the host does afterwards goes unanswered.
+        self.go_on(0)?;
+        let sha256 = (Some(old.sha256()), staged.sha256());
+        let record = self.new_record(daemon, RecordedOutcome::Interrupted, sha256.0, sha256.1).after(last);
+        files.write_record(&record)?;
+        Ok(Prepared::Go(Box::new(record), old, staged))
+    }
+
+    /// Whether this very file was proven in the process that still runs, and is ready.
+    fn is_live(&mut self, daemon: &Daemon, page: &Page, last: Option<&Record>, old: &Content) -> Tried<bool> {
+        let last = last.filter(|last| last.outcome == RecordedOutcome::Live && last.new_sha256 == old.sha256());
+        let was = last.and_then(|last| last.live_in.as_ref());
+        if was.is_none() || was != self.live_in(page, &daemon.name, old.stamp).as_ref() {
+            return Ok(false);
+        }
+        Ok(self.hands.probe(page, &daemon.name, PROBE_TIMEOUT.min(self.order.timeout_ms))?.is_ok())
+    }
+
+    fn live_in(&mut self, page: &Page, name: &str, file: Stamp) -> Option<LiveIn> {
+        let boot = self.hands.home().boot;
+        let (now, _) = proof::find(page, name).filter(|_| !boot.as_str().is_empty())?;
+        now.pid?;
+        Some(LiveIn { boot, pid: now.pid, generation: now.generation, since_ms: now.uptime_ms, file })
+    }
+
+    fn new_record(
+        &mut self,
+        daemon: &Daemon,
+        outcome: RecordedOutcome,
+        old: Option<Printable>,
+        new: Printable,
+    ) -> Record {
+        Record {
+            schema: SCHEMA,
+            id: self.order.id.clone(),
+            at: self.order.at.clone(),
+            by: self.order.by.clone(),
+            old_sha256: old,
+            new_sha256: new,
+            outcome,
+            ms: self.hands.now_ms().saturating_sub(self.began),
+            live_in: None,
+            past: Vec::new(),
+            was_dead: daemon.was_dead,
+            until: Some(self.until(&daemon.plan)),
+            home: self.hands.home().pids,
+        }
+    }
+
+    /// Until when this helper may be at work: the way back has a time of its own.
+    fn until(&mut self, plan: &Plan) -> (Printable, u64) {
+        let back = self.way_back_ms(plan);
+        let deadline = self.deadline.max(self.hands.now_ms());
+        (self.hands.home().boot, [ACK_TIMEOUT, back, SLACK].into_iter().fold(deadline, u64::saturating_add))
+    }
+
+    /// From the signal to the commit.
+    fn make_live(
+        &mut self,
+        daemon: &Daemon,
+        files: &mut H::Files,
+        record: &mut Record,
+        placed: &Placed,
+    ) -> Tried<Outcome> {
+        let outcome = self.prove(daemon)?;
+        still_there(files, Some(placed))?;
+        self.offer(daemon)?;
+        still_there(files, Some(placed))?;
+        let page = self.hands.page()?;
+        if outcome == Outcome::Live {
+            record.live_in = self.live_in(&page, &daemon.name, placed.stamp);
+        }
+        record.outcome = recorded(outcome);
+        record.ms = self.hands.now_ms().saturating_sub(self.began);
+        files.write_record(record)?;
+        Ok(outcome)
+    }
+
+    /// Tells the host of the proof, and waits for its word. What was proven must go on until then.
+    fn offer(&mut self, daemon: &Daemon) -> Tried<()> {
+        self.is_acked = false;
+        self.hands.say(HelperMessage::Proven)?;
+        self.deadline = self.deadline.max(self.hands.now_ms().saturating_add(ACK_TIMEOUT));
+        loop {
+            self.go_on(HELD_POLL_INTERVAL)?;
+            let page = self.hands.page()?;
+            if page.status.state == InitState::Stopping {
+                return Err(Reason::Stopping.into());
+            }
+            if let Some(why) = proof::undone(&page, &daemon.name, self.order.signal, self.end.after) {
+                return Err(why.into());
+            }
+            if self.is_acked {
+                return Ok(());
             }
         }
     }
 
-    #[test]
-    fn a_daemon_that_was_dead_before_and_is_again_is_as_it_was() {
-        let dead = Trouble::Unproven { finding: Finding::Unproven(Short::Dead { code: Some(1), signal: None }) };
-        for (was_dead, mark) in [(true, Mark::RolledBack), (false, Mark::Down)] {
-            let mut transaction = Transaction::new(Mode::Settle, was_dead);
-            assert_eq!(transaction.on(Event::Begin), Action::Restore);
-            assert_eq!(transaction.on(Event::Done), Action::Revive);
-            assert_eq!(transaction.on(Event::Failed(dead.clone())), Action::Note(mark));
+    fn go_back(&mut self, daemon: &Daemon, files: &mut H::Files, record: &mut Record, why: Reason) -> Tried<Ended> {
+        let started = self.hands.now_ms();
+        record.live_in = None;
+        let restored = match recovery::put_back(files, record, Theirs::Aside) {
+            Ok(restored) => restored,
+            // The record stays `interrupted`: whoever comes next tries once more.
+            Err(Stop::Because(back)) => return Ok(Ended::down(why, back)),
+            Err(Stop::Killed) => return Err(Stop::Killed),
+        };
+        let why = if restored.was_theirs { Reason::file(files.path(), FileFault::Changed) } else { why };
+        let placed = restored.now.as_ref().map(Placed::of);
+        let up = self.restart(&daemon.name, &daemon.plan).and_then(|()| nobody_wrote(files, placed.as_ref()));
+        let back = because(up)?;
+        self.end.back_ms = self.hands.now_ms().saturating_sub(started);
+        let back = back.filter(|back| !is_as_it_was(back, daemon.was_dead));
+        let back = match back {
+            Some(back) => Some(back),
+            None => self.left_by(daemon)?,
+        };
+        let ended = match back {
+            Some(back) => Ended::down(why, back),
+            None => Ended::badly(Outcome::RolledBack, why),
+        };
+        let is_down = ended.outcome == Outcome::Down;
+        record.outcome = if is_down { RecordedOutcome::Down } else { RecordedOutcome::RolledBack };
+        record.ms = self.hands.now_ms().saturating_sub(self.began);
+        recovery::close(files, record)?;
+        self.end.owner_was = None;
+        Ok(ended)
+    }
+
+    /// What the new content has left behind in the background, where it may still be served.
+    fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
+        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
+        let unproven = |shortfall| Reason::Unproven {
+            daemon: Printable::new(&daemon.name),
+            signal: Printable::new(&self.order.signal.to_string()),
+            pid: proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid),
+            shortfall,
+        };
+        Ok(self.hands.newcomer(&page).map(unproven))
+    }
+
+    // The daemon.
+
+    /// Has the host send its signal, and waits for the proof.
+    fn prove(&mut self, daemon: &Daemon) -> Tried<Outcome> {
+        let page = self.hands.page()?;
+        let target = proof::target(&page, self.order.signal)?;
+        let proof = Proof::new(&page, self.order.signal, target.clone());
+        self.hands.remember(&page);
+        self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
+        self.is_sent = false;
+        if self.order.from_inside {
+            self.hands.signal(Some(self.order.signal))?;
+            self.is_sent = true;
+        }
+        self.watch(proof, None)
+    }
+
+    /// How long the way back may take: the grace and the time-out again.
+    fn way_back_ms(&self, plan: &Plan) -> u64 {
+        plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
+    }
+
+    /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
+    fn restart(&mut self, name: &str, plan: &Plan) -> Tried<()> {
+        let page = self.hands.page()?;
+        let no_way_back = || Reason::NoWayBack { daemon: Printable::new(name) };
+        let signal = proof::restart_of(&page, name).ok_or_else(no_way_back)?;
+        let target = proof::target(&page, signal)?;
+        let proof = Proof::new(&page, signal, target);
+        self.hands.remember(&page);
+        self.hands.signal(Some(signal))?;
+        let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan));
+        self.watch(proof, Some(deadline)).map(drop)
+    }
+
+    /// Looks at the page until the proof is found. `deadline`: of the way back, which goes on whatever the host says.
+    fn watch(&mut self, mut proof: Proof, deadline: Option<u64>) -> Tried<Outcome> {
+        loop {
+            let is_sent = self.is_sent || deadline.is_some();
+            if let Some(verdict) = self.look_at(&mut proof, is_sent, deadline.unwrap_or(self.deadline))? {
+                return self.judge(verdict);
+            }
+            match deadline {
+                Some(deadline) if self.hands.now_ms() >= deadline => return self.judge(proof.give_up()),
+                Some(_) => self.hands.pause(POLL_INTERVAL)?,
+                None => match self.go_on(POLL_INTERVAL) {
+                    Ok(()) => {}
+                    Err(Stop::Because(Reason::Late)) => return self.judge(proof.give_up()),
+                    Err(stop) => {
+                        let _ = self.judge(proof.give_up());
+                        return Err(stop);
+                    }
+                },
+            }
         }
     }
 
-    #[test]
-    fn what_a_person_put_there_is_never_called_the_old_content_and_is_told_of() {
-        let mut settling = Transaction::new(Mode::Settle, false);
-        assert_eq!(settling.on(Event::Begin), Action::Restore);
-        assert_eq!(settling.on(Event::Replaced), Action::Revive);
-        assert_eq!(settling.on(Event::Done), Action::Note(Mark::NotProven));
-        let actions =
-            walk(Mode::File, &[(&Action::Place, Event::Failed(Trouble::Late)), (&Action::Restore, Event::Replaced)]);
-        assert_eq!(actions.last(), Some(&Action::End(Ending::RolledBack { why: Trouble::Changed })));
+    /// One look at the page, with the probe that the proof asks for.
+    fn look_at(&mut self, proof: &mut Proof, is_sent: bool, deadline: u64) -> Tried<Option<Verdict>> {
+        // A page that can't be read is passed over: the next one tells, or the deadline does.
+        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
+        let now = self.hands.now_ms();
+        match proof.observe(now, &page, is_sent, None) {
+            Look::Done(verdict) => return Ok(Some(verdict)),
+            Look::Wait { probe: false } => return Ok(None),
+            Look::Wait { probe: true } => {}
+        }
+        let time = deadline.saturating_sub(now).min(PROBE_TIMEOUT);
+        let answer = self.hands.probe(&page, proof.daemon(), time)?;
+        // A good answer goes with a page that was read after it, a bad one with that it was asked for.
+        let page = match answer {
+            Ok(()) => unless_killed(self.hands.page())?,
+            Err(_) => Some(page),
+        };
+        let Some(page) = page else { return Ok(None) };
+        match proof.observe(self.hands.now_ms(), &page, is_sent, Some(answer)) {
+            Look::Done(verdict) => Ok(Some(verdict)),
+            Look::Wait { .. } => Ok(None),
+        }
     }
 
-    #[test]
-    fn what_was_kept_and_is_gone_is_never_put_back() {
-        let mut world = World { path: Content::New, kept: Some(Content::Torn), ..World::new() };
-        world.record = Some(Mark::Interrupted);
-        world.settle();
-        assert!(matches!(world.said, Some(Ending::Down { back: Trouble::KeptGone, .. })));
-        assert_eq!((world.path, world.kept), (Content::New, Some(Content::Torn)), "it is left for a person");
+    fn judge(&mut self, verdict: Verdict) -> Tried<Outcome> {
+        self.end.after = Some(verdict.after);
+        self.end.siblings_moved = Some(verdict.siblings_moved);
+        Ok(verdict.proven?)
     }
+
+    /// Runs the daemon's checker on `file`, which is the content of `path`. Returns whether there is one.
+    fn check(&mut self, plan: &Plan, path: &Path, file: &Path) -> Tried<Option<bool>> {
+        let Some(config) = &plan.config else { return Ok(None) };
+        let Some(check) = &config.check else { return Ok(Some(false)) };
+        let (file, path) = (file.to_string_lossy(), path.to_string_lossy());
+        let command: Vec<String> = check.iter().map(|argument| argument.replace("{}", &file)).collect();
+        let started = self.hands.now_ms();
+        let Self { hands, deadline, is_sent, is_acked, .. } = self;
+        let checked = hands.check(&command, &mut |hands| go_on(hands, 0, *deadline, is_sent, is_acked));
+        self.end.check_ms = self.hands.now_ms().saturating_sub(started);
+        let fault = match checked {
+            Ok(Checked::Passed) => return Ok(Some(true)),
+            // It was asked about a name that nobody knows.
+            Ok(Checked::Refused { code, words }) => {
+                CheckerFault::Refused { code, words: Printable::new(&words.replace(&*file, &path)) }
+            }
+            Ok(Checked::NotRun { words }) => CheckerFault::NotRun { words: Printable::new(&words) },
+            Err(Stop::Because(Reason::Late)) => CheckerFault::Hung,
+            Err(stop) => return Err(stop),
+        };
+        Err(Reason::Checker { path: Printable::new(&path), fault }.into())
+    }
+}
+
+/// The contents before and after, as far as the log is to tell them.
+type Shas = (Option<Printable>, Option<Printable>);
+
+/// What came of all that is done before the new content is in place.
+enum Prepared {
+    /// The record, the old content and the new.
+    Go(Box<Record>, Content, Content),
+    /// It ends well here.
+    Over(Outcome),
+}
+
+/// Waits for at most `ms`, takes in what the host says, and stops if it is not to go on.
+fn go_on<H: Hands>(hands: &mut H, ms: u16, deadline: u64, is_sent: &mut bool, is_acked: &mut bool) -> Tried<()> {
+    match hands.hear(ms)? {
+        Some(HostMessage::Sent) => *is_sent = true,
+        Some(HostMessage::NotSent) => return Err(Reason::NotSent.into()),
+        Some(HostMessage::Ack) => *is_acked = true,
+        Some(HostMessage::Cancel) => return Err(Reason::Cancelled.into()),
+        None => {}
+    }
+    if hands.now_ms() >= deadline { Err(Reason::Late.into()) } else { Ok(()) }
+}
+
+/// Keeps the old content: the file itself under a second name, or a copy.
+fn keep(files: &mut impl Files, old: &Content) -> Tried<Content> {
+    let is_old = |found: &Found| matches!(found, Found::File(file) if file.stamp == old.stamp);
+    if !is_old(&files.read(Name::Path)?) {
+        return Err(changed(files));
+    }
+    files.remove(Name::Kept)?;
+    if !files.link(Name::Path, Name::Kept)? {
+        files.write(Name::Kept, &old.bytes, old)?;
+        return Ok(old.clone());
+    }
+    // The second name has changed the file's time.
+    match (files.read(Name::Kept)?, files.read(Name::Path)?) {
+        (Found::File(kept), Found::File(now)) if kept.stamp == now.stamp && now.bytes == old.bytes => Ok(now),
+        _ => Err(changed(files)),
+    }
+}
+
+/// Puts the staged content in place, unless somebody wrote there since.
+fn install(files: &mut impl Files, old: &Content, staged: &Content) -> Tried<Placed> {
+    let is_old = |found: &Found| matches!(found, Found::File(file) if file.stamp.inode == old.stamp.inode && file.bytes == old.bytes);
+    if files.exchange(Name::Staged, Name::Path)? {
+        // What came back is what lay there at that very moment.
+        if !is_old(&files.read(Name::Staged)?) {
+            files.exchange(Name::Staged, Name::Path)?;
+            return Err(changed(files));
+        }
+        files.remove(Name::Staged)?;
+    } else {
+        if !is_old(&files.read(Name::Path)?) {
+            return Err(changed(files));
+        }
+        files.rename(Name::Staged, Name::Path)?;
+    }
+    match files.read(Name::Path)? {
+        Found::File(now) if now.stamp.inode == staged.stamp.inode && now.bytes == staged.bytes => Ok(Placed::of(&now)),
+        _ => Err(changed(files)),
+    }
+}
+
+/// What is proven must be what was put there, and what the daemon's path leads to.
+fn still_there(files: &mut impl Files, placed: Option<&Placed>) -> Tried<()> {
+    nobody_wrote(files, placed)?;
+    if files.is_where_it_was()? { Ok(()) } else { Err(Reason::file(files.path(), FileFault::Moved).into()) }
+}
+
+/// It is the same file, which nobody wrote to. `None`: there was none.
+fn nobody_wrote(files: &mut impl Files, placed: Option<&Placed>) -> Tried<()> {
+    let Some(placed) = placed else { return Ok(()) };
+    match files.read(Name::Path)? {
+        Found::File(now) if now.stamp == placed.stamp && now.sha256() == placed.sha256 => Ok(()),
+        _ => Err(changed(files)),
+    }
+}
+
+fn changed(files: &impl Files) -> Stop {
+    Reason::file(files.path(), FileFault::Changed).into()
+}
+
+fn locked(stop: Stop, record: Option<&Record>) -> Stop {
+    let Stop::Because(Reason::Late) = stop else { return stop };
+    let (by, since) = record.map_or_else(
+        || (Printable::new("somebody"), Printable::default()),
+        |record| (record.by.clone(), record.at.clone()),
+    );
+    Reason::Locked { by, since }.into()
+}
+
+/// Why it isn't done, if so.
+fn because<T>(tried: Tried<T>) -> Tried<Option<Reason>> {
+    match tried {
+        Ok(_) => Ok(None),
+        Err(Stop::Because(why)) => Ok(Some(why)),
+        Err(Stop::Killed) => Err(Stop::Killed),
+    }
+}
+
+/// Whether a daemon that didn't come up with the old content is no worse off than before.
+fn is_as_it_was(back: &Reason, was_dead: bool) -> bool {
+    match back {
+        // It ends with the bundle, and starts with the old content when that starts again.
+        Reason::Stopping => true,
+        Reason::Unproven { shortfall: Shortfall::Dead { .. } | Shortfall::NotExecuted { .. }, .. } => was_dead,
+        _ => false,
+    }
+}
+
+fn recorded(outcome: Outcome) -> RecordedOutcome {
+    if outcome == Outcome::Live { RecordedOutcome::Live } else { RecordedOutcome::Delivered }
 }

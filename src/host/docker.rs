@@ -1,18 +1,18 @@
-//! The engine's CLI, a thin layer: it is run with time-outs and what it says is bounded. What it means is judged
-//! elsewhere.
+//! Runs the engine's CLI with a time limit, and bounds what it may print. What that means is judged elsewhere.
 //!
-//! Each call has a process group of its own, so that a wrapper script's children end with it, and so that a Ctrl-C
-//! in the terminal reaches this program alone. Readers are threads that nobody joins: a stranger that keeps a pipe
-//! open can't hold up a call that has ended.
+//! Each call has a process group of its own, so that a wrapper script's children are killed with it, and so that a
+//! Ctrl-C in the terminal reaches this program alone. A call ends when its process ends: a wrapper may leave a child
+//! behind that keeps the pipes open.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -21,21 +21,23 @@ use super::stop::{self, Gate, Word};
 
 /// The variable that names another CLI.
 pub const VARIABLE: &str = "SIDECAR_DOCKER";
-/// How often it is seen whether a person wants to leave, or the gate says otherwise.
-pub const A_LOOK: Duration = Duration::from_millis(50);
-/// As many open files are enough; macOS allows as many to one process, and no endless number.
+/// How often a wait looks whether a process has ended, a person wants to leave, or the gate has changed.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// The shortest wait between two such looks.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+/// As many open files are enough; macOS allows one process this many, and won't take "unlimited".
 const MAX_FILES: u64 = 10_240;
-/// How long a call that has said all that it says may take to exit.
-const TO_EXIT: Duration = Duration::from_secs(2);
+/// How long a session that is hung up on may take to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a call came to.
 #[derive(Debug)]
 pub struct Output {
     /// Whether it exited 0.
     pub success: bool,
-    /// What it printed, at most as much as was asked for.
+    /// What it printed, up to the bound.
     pub stdout: Vec<u8>,
-    /// The same of stderr.
+    /// What it complained about, up to the bound.
     pub stderr: Vec<u8>,
 }
 
@@ -44,9 +46,9 @@ pub struct Output {
 pub enum CallError {
     /// It could not be executed.
     Spawn(io::Error),
-    /// It was killed at the end of its time.
+    /// It took too long and was killed.
     TimedOut,
-    /// It was killed, since nobody waits for it any more.
+    /// It was killed because a person left.
     Left,
 }
 
@@ -57,15 +59,15 @@ pub fn from_env() -> OsString {
     named.unwrap_or_else(|| "docker".into())
 }
 
-/// As many open files as the system allows, within reason: a bundle that is under way takes three. Where that can't be had
-/// it goes on with what there is.
+/// Raises the limit of open files as far as the system allows, within reason: each bundle under way takes three. If
+/// that fails, the limit stays as it is.
 pub fn raise_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(MAX_FILES)), hard);
     }
 }
 
-/// Runs it to its end, or kills it when `timeout` has passed, or when a person has asked `patience` times to stop.
+/// Runs it to its end, or kills it once `timeout` has passed or a person has asked `patience` times to stop.
 ///
 /// # Errors
 /// See [`CallError`].
@@ -77,80 +79,94 @@ pub fn call(
     patience: usize,
 ) -> Result<Output, CallError> {
     let deadline = Instant::now() + timeout;
-    let mut child = spawn(program, arguments, Stdio::null()).map_err(CallError::Spawn)?;
-    let stdout = child.take_stdout(max_bytes);
-    let stderr = child.take_stderr(max_bytes);
-    let all = |stream: Receiver<Vec<u8>>| {
-        loop {
-            match stream.recv_timeout(left(deadline).min(A_LOOK)) {
-                Ok(bytes) => return Ok(bytes),
-                Err(_) if stop::count() >= patience => return Err(CallError::Left),
-                Err(mpsc::RecvTimeoutError::Timeout) if !left(deadline).is_zero() => {}
-                Err(_) => return Err(CallError::TimedOut),
-            }
+    let mut call = Session::start(program, arguments, Stdio::null(), max_bytes).map_err(CallError::Spawn)?;
+    while !call.is_over {
+        if stop::count() >= patience {
+            return Err(CallError::Left);
         }
-    };
-    let (stdout, stderr) = (all(stdout)?, all(stderr)?);
-    let status = child.wait(deadline).ok_or(CallError::TimedOut)?;
-    Ok(Output { success: status.success(), stdout, stderr })
+        if left(deadline).is_zero() {
+            return Err(CallError::TimedOut);
+        }
+        call.turn(left(deadline));
+    }
+    let success = call.status.is_some_and(|status| status.success());
+    Ok(Output {
+        success,
+        stdout: std::mem::take(&mut call.stdout.bytes),
+        stderr: std::mem::take(&mut call.stderr.bytes),
+    })
 }
 
-/// Starts one that is talked to.
+/// Starts a call that is talked to.
 ///
 /// # Errors
 /// It could not be executed.
 pub fn session(program: &OsStr, arguments: &[String], max_bytes: usize) -> io::Result<Session> {
-    let mut child = spawn(program, arguments, Stdio::piped())?;
-    let stdin = write_all(child.0.stdin.take());
-    let lines = child.take_lines(max_bytes);
-    let stderr = child.take_stderr(max_bytes);
-    Ok(Session { stdin, lines, stderr, child })
-}
-
-fn spawn(program: &OsStr, arguments: &[String], stdin: Stdio) -> io::Result<Group> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    command.spawn().map(Group)
-}
-
-/// A call that is talked to, line by line.
-#[derive(Debug)]
-pub struct Session {
-    stdin: Option<Sender<Vec<u8>>>,
-    lines: Receiver<Vec<u8>>,
-    stderr: Receiver<Vec<u8>>,
-    child: Group,
+    Session::start(program, arguments, Stdio::piped(), max_bytes)
 }
 
 /// What came instead of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLine {
-    /// The call's output has ended, in the middle of a line or with more than it may say, perhaps.
+    /// The output has ended, perhaps in the middle of a line, or was more than it may be.
     Ended,
     /// The time is up.
     TimedOut,
-    /// The gate says that it goes back.
+    /// The gate says to go back.
     Stopped,
-    /// A person leaves: nobody waits any more.
+    /// A person left.
     Left,
 }
 
+/// A call that is talked to, line by line.
+#[derive(Debug)]
+pub struct Session {
+    child: Child,
+    /// Once it has ended.
+    status: Option<ExitStatus>,
+    /// It has ended, and all that it printed was read.
+    is_over: bool,
+    /// How long the next look at it waits: little at first, since most calls end soon after they fall silent.
+    pause: Duration,
+    stdin: Option<ChildStdin>,
+    /// What it is still to be told.
+    to_say: Vec<u8>,
+    stdout: Stream<ChildStdout>,
+    stderr: Stream<ChildStderr>,
+}
+
 impl Session {
-    /// Says something, and doesn't wait until it is heard. That nobody listens any more shows in what is heard next.
+    fn start(program: &OsStr, arguments: &[String], stdin: Stdio, max_bytes: usize) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn()?;
+        let stdin = child.stdin.take();
+        if let Some(stdin) = &stdin {
+            // Our end alone: a child that reads nothing holds nobody up.
+            let _ = fcntl(stdin, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        }
+        let stdout = Stream { pipe: child.stdout.take(), bytes: Vec::new(), max_bytes };
+        let stderr = Stream { pipe: child.stderr.take(), bytes: Vec::new(), max_bytes };
+        Ok(Self { child, status: None, is_over: false, pause: MIN_PAUSE, stdin, to_say: Vec::new(), stdout, stderr })
+    }
+
+    /// Says something with the next turns, without waiting for it to be heard. If nobody listens any more, what is
+    /// heard next shows it.
     pub fn say(&mut self, bytes: &[u8]) {
-        let _ = self.stdin.as_ref().map(|stdin| stdin.send(bytes.to_vec()));
+        self.to_say.extend_from_slice(bytes);
     }
 
     /// The next line, without its end. `stopped`: that it goes back is known already.
     ///
     /// # Errors
     /// See [`NoLine`].
-    pub fn hear(&self, deadline: Instant, gate: &Gate, stopped: bool) -> Result<Vec<u8>, NoLine> {
+    pub fn hear(&mut self, deadline: Instant, gate: &Gate, stopped: bool) -> Result<Vec<u8>, NoLine> {
         loop {
-            match self.lines.recv_timeout(left(deadline).min(A_LOOK)) {
-                Ok(line) => return Ok(line),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(NoLine::Ended),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            if let Some(line) = self.stdout.take_line() {
+                return Ok(line);
+            }
+            if self.is_over || self.stdout.pipe.is_none() {
+                return Err(NoLine::Ended);
             }
             if stop::count() > 1 {
                 return Err(NoLine::Left);
@@ -161,111 +177,138 @@ impl Session {
             if left(deadline).is_zero() {
                 return Err(NoLine::TimedOut);
             }
+            self.turn(left(deadline));
         }
     }
 
-    /// Hangs up, sees it end, and tells what it complained about.
-    pub fn end(&mut self) -> Vec<u8> {
-        drop(self.stdin.take());
-        let deadline = Instant::now() + TO_EXIT;
-        if self.child.wait(deadline).is_none() {
-            self.child.kill();
+    /// Hangs up, waits a moment for it to exit, and tells what it complained about.
+    pub fn end(&mut self) -> &[u8] {
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        while !self.is_over && !left(deadline).is_zero() {
+            if self.to_say.is_empty() {
+                drop(self.stdin.take());
+            }
+            self.turn(left(deadline));
         }
-        self.stderr.recv_timeout(left(deadline).min(Duration::from_millis(100))).unwrap_or_default()
+        self.kill();
+        &self.stderr.bytes
+    }
+
+    /// How it exited, if it has.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// Waits for at most [`POLL_INTERVAL`], then reads and writes what it can.
+    fn turn(&mut self, timeout: Duration) {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().ok().flatten();
+        }
+        // Whatever it printed before its end is in the pipes by now.
+        let timeout = if self.status.is_some() { Duration::ZERO } else { timeout.min(self.pause) };
+        let said =
+            self.stdin.as_ref().filter(|_| !self.to_say.is_empty()).map(|stdin| (stdin.as_fd(), PollFlags::POLLOUT));
+        let pipes = [said, self.stdout.poll_for(), self.stderr.poll_for()];
+        let [may_say, may_hear, complains] = ready(pipes, timeout);
+        if may_say {
+            self.write();
+        }
+        if may_hear {
+            self.stdout.read();
+        }
+        if complains {
+            self.stderr.read();
+        }
+        let is_quiet = !may_hear && !complains;
+        self.is_over = self.status.is_some() && is_quiet;
+        self.pause = if is_quiet { (self.pause * 2).min(POLL_INTERVAL) } else { MIN_PAUSE };
+    }
+
+    fn write(&mut self) {
+        match self.stdin.as_mut().map(|stdin| stdin.write(&self.to_say)) {
+            Some(Ok(written)) => drop(self.to_say.drain(..written)),
+            Some(Err(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // Nobody listens any more.
+            Some(Err(_)) | None => {
+                self.stdin = None;
+                self.to_say.clear();
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        let Ok(group) = i32::try_from(self.child.id()) else { return };
+        if self.status.is_none() {
+            // Not reaped yet, so the number is still its own.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+        // Not for ever: one that runs as another user isn't killed.
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        while self.status.is_none() && !left(deadline).is_zero() {
+            self.turn(left(deadline));
+        }
     }
 }
 
 impl Drop for Session {
-    /// A call that is left to end by itself leaves nothing half done; one that doesn't is killed.
     fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// A child that leads a process group, which dies with it.
-#[derive(Debug)]
-struct Group(Child);
-
-impl Group {
-    fn take_stdout(&mut self, max_bytes: usize) -> Receiver<Vec<u8>> {
-        read_all(self.0.stdout.take(), max_bytes)
-    }
-
-    fn take_stderr(&mut self, max_bytes: usize) -> Receiver<Vec<u8>> {
-        read_all(self.0.stderr.take(), max_bytes)
-    }
-
-    fn take_lines(&mut self, max_bytes: usize) -> Receiver<Vec<u8>> {
-        let (sender, receiver) = mpsc::channel();
-        if let Some(stdout) = self.0.stdout.take() {
-            reader(move || {
-                let mut stdout = BufReader::new(stdout.take(max_bytes as u64));
-                let mut line = Vec::new();
-                while stdout.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) && line.pop() == Some(b'\n') {
-                    if sender.send(std::mem::take(&mut line)).is_err() {
-                        break;
-                    }
-                }
-            });
+        // A session that is left to end by itself leaves nothing half done; a plain call is killed.
+        if self.stdin.is_some() {
+            self.end();
         }
-        receiver
-    }
-
-    fn kill(&mut self) {
-        if let (Ok(None), Ok(group)) = (self.0.try_wait(), i32::try_from(self.0.id())) {
-            // Not reaped yet, so the number is still its own.
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-            // Not for ever: one that runs as another user isn't killed.
-            let _ = self.wait(Instant::now() + TO_EXIT);
-        }
-    }
-
-    fn wait(&mut self, deadline: Instant) -> Option<ExitStatus> {
-        let mut pause = Duration::from_micros(200);
-        loop {
-            if let Ok(Some(status)) = self.0.try_wait() {
-                return Some(status);
-            }
-            let left = left(deadline);
-            if left.is_zero() {
-                return None;
-            }
-            thread::sleep(pause.min(left));
-            pause = (pause * 2).min(Duration::from_millis(10));
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
         self.kill();
     }
 }
 
-fn read_all(stream: Option<impl Read + Send + 'static>, max_bytes: usize) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel();
-    reader(move || {
-        let mut bytes = Vec::new();
-        let _ = stream.map(|s| s.take(max_bytes as u64).read_to_end(&mut bytes));
-        let _ = sender.send(bytes);
-    });
-    receiver
+/// What comes through one pipe of a call's.
+#[derive(Debug)]
+struct Stream<R> {
+    /// Until it has ended, or has said as much as it may.
+    pipe: Option<R>,
+    bytes: Vec<u8>,
+    /// How much more it may say.
+    max_bytes: usize,
 }
 
-/// Writes what it is sent, in a thread: a pipe that nobody reads holds nobody up. Its end is the stream's.
-fn write_all(stream: Option<ChildStdin>) -> Option<Sender<Vec<u8>>> {
-    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
-    let mut stream = stream?;
-    reader(move || {
-        // A reader that has gone away shows in what is heard next.
-        while receiver.recv().is_ok_and(|bytes| stream.write_all(&bytes).is_ok()) {}
-    });
-    Some(sender)
+impl<R: Read + AsFd> Stream<R> {
+    fn poll_for(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        self.pipe.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLIN))
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; 16384];
+        let most = buffer.len().min(self.max_bytes);
+        let read = self.pipe.as_mut().zip(buffer.get_mut(..most)).map(|(pipe, buffer)| pipe.read(buffer));
+        match read {
+            Some(Err(e)) if e.kind() == ErrorKind::Interrupted => return,
+            Some(Ok(n)) if n > 0 => {
+                self.bytes.extend(buffer.iter().take(n));
+                self.max_bytes = self.max_bytes.saturating_sub(n);
+            }
+            _ => self.max_bytes = 0,
+        }
+        if self.max_bytes == 0 {
+            self.pipe = None;
+        }
+    }
+
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.bytes.iter().position(|b| *b == b'\n')?;
+        let mut line: Vec<u8> = self.bytes.drain(..=end).collect();
+        line.pop();
+        Some(line)
+    }
 }
 
-/// Where the machine allows no further thread, the channel ends at once, as that of a stream that ended does.
-fn reader(read: impl FnOnce() + Send + 'static) {
-    let _ = thread::Builder::new().spawn(read);
+/// Which of these can be written to or read from without a wait, or have ended. Waits for at most `timeout` for one.
+fn ready<const N: usize>(pipes: [Option<(BorrowedFd<'_>, PollFlags)>; N], timeout: Duration) -> [bool; N] {
+    let mut fds: Vec<PollFd<'_>> = pipes.iter().flatten().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
+    // Rounded up: less than a millisecond is no reason to spin.
+    let timeout = u16::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+    let polled = poll(&mut fds, PollTimeout::from(timeout));
+    let mut events = fds.iter().map(|fd| polled.is_ok() && fd.revents().is_some_and(|events| !events.is_empty()));
+    pipes.map(|pipe| pipe.is_some() && events.next() == Some(true))
 }
 
 fn left(deadline: Instant) -> Duration {
@@ -300,12 +343,32 @@ mod tests {
     }
 
     #[test]
+    fn a_call_ends_with_its_process_though_a_child_of_a_wrapper_holds_its_pipes() {
+        let script = "echo out; echo err >&2; sleep 60 & echo $! >&2; exit 3";
+        let output = call("sh".as_ref(), &sh(script), 1024, Duration::from_secs(30), 2).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let pid = stderr.lines().last().unwrap().parse().unwrap();
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        assert_eq!((output.success, &*output.stdout, stderr.lines().next()), (false, &b"out\n"[..], Some("err")));
+    }
+
+    #[test]
+    fn a_session_ends_with_its_process_though_a_child_of_a_wrapper_holds_its_pipes() {
+        let mut session = session("sh".as_ref(), &sh("sleep 60 & echo $!"), 1024).unwrap();
+        let (gate, soon) = (Gate::new(Word::Hold), Instant::now() + Duration::from_secs(30));
+        let pid = String::from_utf8(session.hear(soon, &gate, false).unwrap()).unwrap();
+        let ended = session.hear(soon, &gate, false);
+        nix::sys::signal::kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
+        assert_eq!(ended, Err(NoLine::Ended));
+    }
+
+    #[test]
     fn one_that_can_not_be_killed_is_not_waited_for_for_ever() {
         let before = Instant::now();
         // It leaves its group for this test's own, which is not killed; its pipes are closed.
         let script = "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 60' > /dev/null 2>&1";
         let mut session = session("sh".as_ref(), &sh(script), 1024).unwrap();
-        let pid = Pid::from_raw(session.child.0.id().cast_signed());
+        let pid = Pid::from_raw(session.child.id().cast_signed());
         let soon = Instant::now() + Duration::from_secs(20);
         // Its end of the pipe is closed once perl is executed.
         assert_eq!(session.hear(soon, &Gate::new(Word::Hold), false), Err(NoLine::Ended));

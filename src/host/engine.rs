@@ -3,11 +3,24 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::identify;
 use crate::table::Signal;
 
 /// The label that a bundle's image or container carries, or its pod.
 pub const LABEL: &str = "sidecar.schema";
+
+/// What `inspect` is asked of each container, one JSON object a line: no more than is judged, so that none is too big.
+const FORMAT: &str = concat!(
+    // `.ID`, not the `.Id` of the JSON, which podman doesn't know here.
+    r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
+    r#""host":{"PidMode":{{json .HostConfig.PidMode}},"Init":{{json .HostConfig.Init}}},"#,
+    r#""schema":{{json (index .Config.Labels "sidecar.schema")}},"stop_signal":{{json .Config.StopSignal}}}"#
+);
+/// The same of an engine that doesn't have all of these fields: an absent one breaks the template, so its whole
+/// `HostConfig` is asked for.
+const WHOLE_FORMAT: &str = concat!(
+    r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
+    r#""host":{{json .HostConfig}},"schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
+);
 
 /// One engine: the program that reaches it, and which of those that the program knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +47,9 @@ pub enum Kind {
     },
 }
 
-/// One bundle, as its engine is told. No two have the same.
+/// What a bundle is called towards its engine. No two have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum BundleRef {
     /// By the full id.
     Container(String),
     /// kubectl takes names alone.
@@ -56,6 +69,12 @@ impl Engine {
     pub fn name(&self) -> String {
         let name = Path::new(&self.program).file_name().unwrap_or(&self.program);
         name.to_string_lossy().into_owned()
+    }
+
+    /// Whether its bundles are pods.
+    #[must_use]
+    pub fn is_kubectl(&self) -> bool {
+        matches!(self.kind, Kind::Kubectl { .. })
     }
 
     fn command(&self, words: &[&str]) -> Vec<String> {
@@ -78,10 +97,12 @@ impl Engine {
         command
     }
 
-    /// Prints what [`identify::identify`] reads.
+    /// Prints what [`identify`](super::identify::identify) reads; `whole`: for an engine whose complaint was about the
+    /// format ([`is_about_format`]).
     #[must_use]
-    pub fn inspect(&self, names: &[String]) -> Vec<String> {
-        let mut command = self.command(&["inspect", "--type", "container", "--format", identify::FORMAT]);
+    pub fn inspect(&self, names: &[String], whole: bool) -> Vec<String> {
+        let format = if whole { WHOLE_FORMAT } else { FORMAT };
+        let mut command = self.command(&["inspect", "--type", "container", "--format", format]);
         command.extend(names.iter().cloned());
         command
     }
@@ -104,10 +125,10 @@ impl Engine {
 
     /// Runs an applet of the bundle's own binary in it, and is talked to.
     #[must_use]
-    pub fn exec(&self, place: &Place, applet: &str) -> Vec<String> {
+    pub fn exec(&self, place: &BundleRef, applet: &str) -> Vec<String> {
         match place {
-            Place::Container(id) => self.command(&["exec", "-i", id, "/proc/1/exe", applet]),
-            Place::Pod { pod, container, .. } => {
+            BundleRef::Container(id) => self.command(&["exec", "-i", id, "/proc/1/exe", applet]),
+            BundleRef::Pod { pod, container, .. } => {
                 let container = format!("--container={container}");
                 self.command(&["exec", "--stdin", pod, &container, "--", "/proc/1/exe", applet])
             }
@@ -116,17 +137,23 @@ impl Engine {
 
     /// Signals the bundle's init. `None`: kubectl can't, so the process inside does it by itself.
     #[must_use]
-    pub fn kill(&self, place: &Place, signal: Signal) -> Option<Vec<String>> {
+    pub fn kill(&self, place: &BundleRef, signal: Signal) -> Option<Vec<String>> {
         // A real-time signal is told by its number: docker has names for half of them.
         let name = match signal {
             Signal::Fixed(_) => signal.to_string(),
             Signal::RealTime(_) => signal.number().to_string(),
         };
         match place {
-            Place::Container(id) => Some(self.command(&["kill", "--signal", &name, id])),
-            Place::Pod { .. } => None,
+            BundleRef::Container(id) => Some(self.command(&["kill", "--signal", &name, id])),
+            BundleRef::Pod { .. } => None,
         }
     }
+}
+
+/// Whether `inspect` complains about a field of the format. These are the words of Go's templates.
+#[must_use]
+pub fn is_about_format(stderr: &[u8]) -> bool {
+    String::from_utf8_lossy(stderr).contains(": executing \"")
 }
 
 #[cfg(test)]
@@ -136,7 +163,7 @@ mod tests {
     #[test]
     fn a_signal_is_told_by_a_name_that_every_engine_knows_or_by_its_number() {
         let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
-        let b1 = Place::Container("b1".to_owned());
+        let b1 = BundleRef::Container("b1".to_owned());
         for (name, told) in [("HUP", "HUP"), ("WINCH", "WINCH"), ("RTMIN+0", "34"), ("RTMIN+30", "64")] {
             let command = engine.kill(&b1, Signal::from_name(name).unwrap()).unwrap();
             assert_eq!(command, ["kill", "--signal", told, "b1"]);
@@ -146,15 +173,15 @@ mod tests {
     #[test]
     fn a_context_and_a_namespace_go_before_the_words_in_the_spelling_of_each_program() {
         let engine = |program: &str, kind| Engine { program: program.into(), context: Some("far".to_owned()), kind };
-        let container = Place::Container("0123".to_owned());
-        let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "witness"].map(str::to_owned);
-        assert_eq!(engine("docker", Kind::Docker).exec(&container, "witness"), exec("--context=far"));
-        assert_eq!(engine("/usr/bin/podman", Kind::Docker).exec(&container, "witness"), exec("--connection=far"));
-        let pod = Place::Pod { id: "0123".to_owned(), pod: "p".to_owned(), container: "c".to_owned() };
+        let container = BundleRef::Container("0123".to_owned());
+        let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "helper"].map(str::to_owned);
+        assert_eq!(engine("docker", Kind::Docker).exec(&container, "helper"), exec("--context=far"));
+        assert_eq!(engine("/usr/bin/podman", Kind::Docker).exec(&container, "helper"), exec("--connection=far"));
+        let pod = BundleRef::Pod { id: "0123".to_owned(), pod: "p".to_owned(), container: "c".to_owned() };
         let kubectl = engine("kubectl", Kind::Kubectl { namespace: Some("n".to_owned()), container: None });
         let words =
-            ["--context=far", "--namespace=n", "exec", "--stdin", "p", "--container=c", "--", "/proc/1/exe", "witness"];
-        assert_eq!(kubectl.exec(&pod, "witness"), words);
+            ["--context=far", "--namespace=n", "exec", "--stdin", "p", "--container=c", "--", "/proc/1/exe", "helper"];
+        assert_eq!(kubectl.exec(&pod, "helper"), words);
         assert_eq!((kubectl.kill(&pod, Signal::USR1), kubectl.kill(&container, Signal::USR1).is_some()), (None, true));
     }
 }

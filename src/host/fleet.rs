@@ -4,18 +4,18 @@
 //! | a bundle is | becomes                      | when                                                        |
 //! |-------------|------------------------------|-------------------------------------------------------------|
 //! | waiting     | under way                    | fewer than `parallel` are, and every canary ended well or is held |
-//! |             | spared                       | a canary failed; together: any did; a person asked to stop  |
-//! | under way   | held                         | together: it is proven, and uncommitted until the last is   |
+//! |             | spared                       | a canary failed (together: any bundle), or a person asked to stop |
+//! | under way   | held                         | together: it is proven, and stays uncommitted until the last one is |
 //! |             | ended                        | it says so                                                  |
-//! | held        | ended                        | all of them commit or all of them go back, or it breaks off |
+//! | held        | ended                        | all commit, or all go back, or its connection breaks        |
 //!
-//! Together, all that are begun go back where one fails, a person asks for it or the time is up before the last is
-//! proven. Once they were told to commit nothing takes that back.
+//! Together, all that have begun go back if one fails, if a person asks for it, or if the time is up before the last is
+//! proven. Once they were told to commit, nothing takes that back.
 
 /// What is to be done with how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// How many may be under way at once. Those that are held don't count, or the last would never begin.
+    /// How many may be under way at once. Held ones don't count, or the last would never begin.
     pub parallel: usize,
     /// How many go first, and must end well before any other begins.
     pub canary: usize,
@@ -26,7 +26,7 @@ pub struct Plan {
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// What was known beforehand is told; now they may begin.
+    /// Those that can't be served were told; now the others may begin.
     Start,
     /// This one is proven, and waits for its commit.
     Proven(usize),

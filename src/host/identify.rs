@@ -2,20 +2,11 @@
 
 use serde::Deserialize;
 
-use super::engine::Place;
-use super::report::Failure;
-use crate::text::Plain;
+use super::engine::BundleRef;
+use crate::change::reason::Reason;
+use crate::text::Printable;
 
-/// What is asked of each container: one JSON object a line, and no more than is judged here.
-pub const FORMAT: &str = concat!(
-    // `.ID`, not the `.Id` of the JSON, which podman doesn't know here.
-    r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
-    // Whole: where docker falls back to the engine's own JSON, a key that is absent there breaks the template.
-    r#""host":{{json .HostConfig}},"#,
-    r#""schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
-);
-
-/// Whether a container can have this name, or an id that begins so.
+/// Whether a container can have this name, or an id that begins with it.
 #[must_use]
 pub fn is_possible_name(name: &str) -> bool {
     let bytes = name.as_bytes();
@@ -28,16 +19,18 @@ pub fn is_possible_name(name: &str) -> bool {
 pub struct Found {
     /// As it was asked for.
     pub asked: String,
-    /// Its name, where it exists.
+    /// Its name, if it exists.
     pub name: Option<String>,
-    /// What no other container has, where it exists.
+    /// What no other container has, if it exists.
     pub id: Option<String>,
-    /// Where it is, or why nothing is sent.
-    pub place: Result<Place, Failure>,
+    /// The signal by which the engine stops it, if that isn't one that stops init.
+    pub stop_signal: Option<Printable>,
+    /// How it is reached, or why nothing is sent.
+    pub bundle: Result<BundleRef, Reason>,
 }
 
 /// What became of each name. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds
-/// in the form of [`FORMAT`], and complains about the rest.
+/// in the form of [`Engine::inspect`](super::engine::Engine::inspect), and complains about the rest.
 #[must_use]
 pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
     let rows: Vec<Row> = stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
@@ -50,7 +43,8 @@ pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
             asked: name.clone(),
             name: row.map(|row| row.name.trim_start_matches('/').to_owned()),
             id: row.map(|row| row.id.clone()),
-            place: row.map_or_else(|| Err(missing("inspect", name, stderr)), Row::judge),
+            stop_signal: row.and_then(Row::odd_stop_signal),
+            bundle: row.map_or_else(|| Err(missing("inspect", name, stderr)), Row::judge),
         }
     };
     names.iter().map(found).collect()
@@ -61,15 +55,15 @@ pub(super) fn is_our_program(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("init" | "sidecar"))
 }
 
-/// Why nothing was said of this name, in the step `what`.
-pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Failure {
+/// Why the call `what` printed nothing for this name.
+pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Reason {
     let stderr = String::from_utf8_lossy(stderr);
     let words = |line: &str| line.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c)).any(|w| w == name);
     // docker's words and kubectl's.
     let is_told = |line: &str| line.to_lowercase().contains("no such") || line.contains("(NotFound)");
     match stderr.lines().find(|line| is_told(line) && words(line)) {
-        Some(_) => Failure::Missing,
-        None => Failure::Unreachable { what, words: Plain::new(&stderr) },
+        Some(_) => Reason::NoSuch { is_pod: what == "get" },
+        None => Reason::CallFailed { call: Printable::new(what), words: Printable::new(&stderr) },
     }
 }
 
@@ -81,6 +75,9 @@ struct Row {
     state: String,
     host: Host,
     schema: Option<String>,
+    /// A name in docker, a number in some versions of podman.
+    #[serde(default)]
+    stop_signal: serde_json::Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,30 +88,40 @@ struct Host {
 }
 
 impl Row {
-    fn judge(&self) -> Result<Place, Failure> {
+    fn odd_stop_signal(&self) -> Option<Printable> {
+        let told = match &self.stop_signal {
+            serde_json::Value::String(name) => name.to_ascii_uppercase(),
+            serde_json::Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        let stops_init = matches!(told.trim_start_matches("SIG"), "" | "TERM" | "INT" | "QUIT" | "15" | "2" | "3");
+        (!stops_init).then(|| Printable::new(&told))
+    }
+
+    fn judge(&self) -> Result<BundleRef, Reason> {
         if self.id.len() < 12 || !self.id.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Failure::Unreachable {
-                what: "inspect",
-                words: Plain::new(&format!("its id is {:?}", self.id)),
+            return Err(Reason::CallFailed {
+                call: Printable::new("inspect"),
+                words: Printable::new(&format!("its id is {:?}", self.id)),
             });
         }
         match self.state.as_str() {
             "running" => {}
-            "paused" => return Err(Failure::Paused),
-            other => return Err(Failure::NotRunning { state: Plain::new(other) }),
+            "paused" => return Err(Reason::Paused),
+            other => return Err(Reason::NotUp { state: Printable::new(other) }),
         }
         // "private" is how podman spells docker's empty mode.
         if let Some(mode) = self.host.pid_mode.as_deref().filter(|mode| !matches!(*mode, "" | "private")) {
-            return Err(Failure::SharesPids { mode: Plain::new(mode) });
+            return Err(Reason::SharesPids { mode: Printable::new(mode) });
         }
         if self.host.init == Some(true) {
-            return Err(Failure::DockerInit);
+            return Err(Reason::DockerInit);
         }
         let labelled = self.schema.as_deref().is_some_and(|schema| !schema.is_empty());
         if labelled || is_our_program(&self.path) {
-            Ok(Place::Container(self.id.clone()))
+            Ok(BundleRef::Container(self.id.clone()))
         } else {
-            Err(Failure::Stranger { program: Plain::new(&self.path) })
+            Err(Reason::Stranger { program: Printable::new(&self.path) })
         }
     }
 }
@@ -134,19 +141,19 @@ mod tests {
         row.replace(from, to) + "\n"
     }
 
-    fn id(place: &Result<Place, Failure>) -> Result<String, Failure> {
+    fn id(place: &Result<BundleRef, Reason>) -> Result<String, Reason> {
         match place {
-            Ok(Place::Container(id)) => Ok(id.clone()),
+            Ok(BundleRef::Container(id)) => Ok(id.clone()),
             Ok(other) => panic!("{other:?}"),
             Err(failure) => Err(failure.clone()),
         }
     }
 
-    fn one(stdout: &str) -> Result<String, Failure> {
+    fn one(stdout: &str) -> Result<String, Reason> {
         let names = ["b1".to_owned()];
         let found = identify(&names, stdout.as_bytes(), b"");
         assert_eq!(found.len(), 1);
-        id(&found[0].place)
+        id(&found[0].bundle)
     }
 
     #[test]
@@ -157,26 +164,45 @@ mod tests {
         assert_eq!(one(&row(r#""/sbin/init""#, r#""/sidecar""#).replace(r#""1""#, "null")).unwrap(), ID);
         for path in ["sh", "/sbin/preinit", "/sbin/init.sh", ""] {
             let stranger = row("/sbin/init", path).replace(r#""1""#, r#""""#);
-            assert_eq!(one(&stranger), Err(Failure::Stranger { program: Plain::new(path) }), "{path}");
+            assert_eq!(one(&stranger), Err(Reason::Stranger { program: Printable::new(path) }), "{path}");
         }
     }
 
     #[test]
     fn what_does_not_run_is_unreachable() {
-        assert_eq!(one(&row("running", "paused")), Err(Failure::Paused));
+        assert_eq!(one(&row("running", "paused")), Err(Reason::Paused));
         for state in ["exited", "created", "restarting", "removing", "dead"] {
-            assert_eq!(one(&row("running", state)), Err(Failure::NotRunning { state: Plain::new(state) }));
+            assert_eq!(one(&row("running", state)), Err(Reason::NotUp { state: Printable::new(state) }));
         }
     }
 
     #[test]
     fn no_program_of_a_strangers_pid_1_is_run() {
-        assert_eq!(one(&row(r#""Init":null"#, r#""Init":true"#)), Err(Failure::DockerInit));
+        assert_eq!(one(&row(r#""Init":null"#, r#""Init":true"#)), Err(Reason::DockerInit));
         assert_eq!(one(&row(r#""Init":null"#, r#""Init":false"#)).unwrap(), ID);
         assert_eq!(one(&row(r#""PidMode":"""#, r#""PidMode":"private""#)).unwrap(), ID);
         for mode in ["host", "container:0123"] {
             let shares = row(r#""PidMode":"""#, &format!(r#""PidMode":"{mode}""#));
-            assert_eq!(one(&shares), Err(Failure::SharesPids { mode: Plain::new(mode) }));
+            assert_eq!(one(&shares), Err(Reason::SharesPids { mode: Printable::new(mode) }));
+        }
+    }
+
+    #[test]
+    fn a_stop_signal_that_does_not_stop_init_is_told() {
+        for (told, odd) in [
+            (r#""SIGUSR1""#, Some("SIGUSR1")),
+            (r#""SIGRTMIN+3""#, Some("SIGRTMIN+3")),
+            ("28", Some("28")),
+            (r#""sigterm""#, None),
+            (r#""INT""#, None),
+            (r#""SIGQUIT""#, None),
+            (r#""""#, None),
+            ("15", None),
+            ("null", None),
+        ] {
+            let row = row(r#","schema""#, &format!(r#","stop_signal":{told},"schema""#));
+            let found = identify(&["b1".to_owned()], row.as_bytes(), b"");
+            assert_eq!(found[0].stop_signal.as_ref().map(Printable::as_str), odd, "{told}");
         }
     }
 
@@ -187,7 +213,7 @@ mod tests {
         let ids: Vec<_> = found.iter().map(|found| found.id.as_deref()).collect();
         assert_eq!(ids, [Some(ID), None, Some(ID), Some(ID)]);
         assert!(found.iter().all(|found| found.name.as_deref() == found.id.as_ref().map(|_| "b1")), "{found:?}");
-        assert_eq!(id(&found[1].place), Err(Failure::Missing));
+        assert_eq!(id(&found[1].bundle), Err(Reason::NoSuch { is_pod: false }));
     }
 
     #[test]
@@ -195,8 +221,8 @@ mod tests {
         let other = row(ID, &ID.replace('0', "b")).replace("/b1", "/0123");
         let names = ["0123".to_owned(), "01234".to_owned()];
         let found = identify(&names, (row("", "") + &other).as_bytes(), b"");
-        assert_eq!(id(&found[0].place), Ok(ID.replace('0', "b")));
-        assert_eq!(id(&found[1].place), Ok(ID.to_owned()));
+        assert_eq!(id(&found[0].bundle), Ok(ID.replace('0', "b")));
+        assert_eq!(id(&found[1].bundle), Ok(ID.to_owned()));
     }
 
     #[test]
@@ -204,11 +230,14 @@ mod tests {
         let names = ["b1".to_owned()];
         let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         let found = identify(&names, b"", words.as_bytes());
-        assert_eq!(id(&found[0].place), Err(Failure::Unreachable { what: "inspect", words: Plain::new(words) }));
+        assert_eq!(
+            id(&found[0].bundle),
+            Err(Reason::CallFailed { call: Printable::new("inspect"), words: Printable::new(words) })
+        );
         let found = identify(&names, b"", b"Error: No such container: b12");
-        assert!(matches!(id(&found[0].place), Err(Failure::Unreachable { .. })));
+        assert!(matches!(id(&found[0].bundle), Err(Reason::CallFailed { .. })));
         let found = identify(&names, b"garbage\n{}\n\xff\n", b"");
-        assert!(matches!(id(&found[0].place), Err(Failure::Unreachable { .. })));
+        assert!(matches!(id(&found[0].bundle), Err(Reason::CallFailed { .. })));
     }
 
     #[test]

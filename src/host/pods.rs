@@ -1,19 +1,20 @@
 //! Who the pods are, judged from what `kubectl get pods --output=json` says of them. No I/O.
 //!
-//! An image's own label and entrypoint aren't told there. So a container is a bundle where the manifest gives it a
-//! `command` whose program is named `init` or `sidecar`, or where it is the only one of a pod that carries the label
-//! [`LABEL`]. In any other nothing is executed.
+//! An image's own label and entrypoint don't show there. So a container is a bundle if the manifest gives it a `command`
+//! whose program is named `init` or `sidecar`, or if it is the only container of a pod with the label [`LABEL`]. Nothing
+//! is executed in any other.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::engine::{LABEL, Place};
+use super::engine::{BundleRef, LABEL};
 use super::identify::{Found, is_our_program, missing};
-use super::report::Failure;
-use crate::text::Plain;
+use crate::change::reason::Reason;
+use crate::text::Printable;
 
-/// What became of each name, or all pods that were printed, in the order of theirs. `container` is the one that was asked for. `None`: what was printed makes no sense.
+/// What became of each name; without names: all pods that were printed. `container` is the one that was asked for.
+/// `None`: what was printed makes no sense.
 #[must_use]
 pub fn identify(names: Option<&[String]>, container: Option<&str>, stdout: &[u8], stderr: &[u8]) -> Option<Vec<Found>> {
     let pods = parse(stdout)?;
@@ -21,7 +22,8 @@ pub fn identify(names: Option<&[String]>, container: Option<&str>, stdout: &[u8]
         asked: asked.clone(),
         name: pod.map(|pod| pod.metadata.name.clone()),
         id: pod.map(|pod| pod.metadata.uid.clone()),
-        place: pod.map_or_else(|| Err(missing("get", asked, stderr)), |pod| pod.judge(container)),
+        stop_signal: None,
+        bundle: pod.map_or_else(|| Err(missing("get", asked, stderr)), |pod| pod.judge(container)),
     };
     let Some(names) = names else {
         return Some(pods.iter().map(|pod| found(&pod.metadata.name, Some(pod))).collect());
@@ -99,16 +101,16 @@ struct ContainerStatus {
     #[serde(rename = "containerID")]
     container_id: Option<String>,
     #[serde(default)]
-    state: BTreeMap<String, Reason>,
+    state: BTreeMap<String, Waiting>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Reason {
+struct Waiting {
     reason: Option<String>,
 }
 
 impl Pod {
-    fn judge(&self, asked: Option<&str>) -> Result<Place, Failure> {
+    fn judge(&self, asked: Option<&str>) -> Result<BundleRef, Reason> {
         let is_ours = |container: &&Container| container.command.first().is_some_and(|program| is_our_program(program));
         // A native sidecar is an init container that isn't waited for. The others have ended when the pod runs.
         let native = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
@@ -119,27 +121,27 @@ impl Pod {
         if let ([only], true) = (&all[..], labelled) {
             ours = vec![only];
         }
-        let names = || all.iter().map(|container| Plain::new(&container.name)).collect();
+        let names = || all.iter().map(|container| Printable::new(&container.name)).collect();
         let one = match (asked, &ours[..]) {
             (Some(asked), _) if !all.iter().any(|container| container.name == asked) => {
-                return Err(Failure::WhichContainer { of: names() });
+                return Err(Reason::WhichContainer { of: names() });
             }
             (Some(asked), ours) => ours.iter().find(|container| container.name == asked),
             (None, [] | [_]) => ours.first(),
-            (None, _) => return Err(Failure::WhichContainer { of: names() }),
+            (None, _) => return Err(Reason::WhichContainer { of: names() }),
         };
         let Some(one) = one else {
-            return Err(Failure::StrangePod { container: asked.map(Plain::new) });
+            return Err(Reason::StrangePod { container: asked.map(Printable::new) });
         };
         if self.spec.share_process_namespace == Some(true) {
-            return Err(Failure::SharesPids { mode: Plain::new("shareProcessNamespace") });
+            return Err(Reason::SharesPids { mode: Printable::new("shareProcessNamespace") });
         }
         if self.spec.host_pid == Some(true) {
-            return Err(Failure::SharesPids { mode: Plain::new("hostPID") });
+            return Err(Reason::SharesPids { mode: Printable::new("hostPID") });
         }
-        let id = self.runs(&one.name).map_err(|state| Failure::NotRunning { state: Plain::new(&state) })?;
+        let id = self.runs(&one.name).map_err(|state| Reason::NotUp { state: Printable::new(&state) })?;
         let pod = self.metadata.name.clone();
-        Ok(Place::Pod { id: format!("{} {id}", self.metadata.uid), pod, container: one.name.clone() })
+        Ok(BundleRef::Pod { id: format!("{} {id}", self.metadata.uid), pod, container: one.name.clone() })
     }
 
     /// The id of the container that runs under this name, or the state that it is in.
@@ -153,7 +155,7 @@ impl Pod {
         };
         match (status.state.iter().next(), &status.container_id) {
             (Some((state, _)), Some(id)) if state == "running" => Ok(id.clone()),
-            (Some((state, Reason { reason: Some(reason) })), _) => Err(format!("{state}, {reason}")),
+            (Some((state, Waiting { reason: Some(reason) })), _) => Err(format!("{state}, {reason}")),
             (Some((state, _)), _) => Err(state.clone()),
             (None, _) => Err("its state isn't told".to_owned()),
         }
@@ -208,18 +210,18 @@ mod tests {
         pod
     }
 
-    fn one(pod: &Value, container: Option<&str>) -> Result<Place, Failure> {
+    fn one(pod: &Value, container: Option<&str>) -> Result<BundleRef, Reason> {
         let mut found = identify(None, container, pod.to_string().as_bytes(), b"").unwrap();
         assert_eq!(found.len(), 1);
-        found.remove(0).place
+        found.remove(0).bundle
     }
 
-    fn place(id: &str, container: &str) -> Place {
-        Place::Pod { id: format!("6d1c containerd://{id}"), pod: "b1".to_owned(), container: container.to_owned() }
+    fn place(id: &str, container: &str) -> BundleRef {
+        BundleRef::Pod { id: format!("6d1c containerd://{id}"), pod: "b1".to_owned(), container: container.to_owned() }
     }
 
-    fn which() -> Failure {
-        Failure::WhichContainer { of: ["agent", "bundle", "log"].map(Plain::new).to_vec() }
+    fn which() -> Reason {
+        Reason::WhichContainer { of: ["agent", "bundle", "log"].map(Printable::new).to_vec() }
     }
 
     #[test]
@@ -227,7 +229,7 @@ mod tests {
         assert_eq!(one(&pod(), None), Ok(place("bb", "bundle")));
         assert_eq!(one(&pod(), Some("bundle")), Ok(place("bb", "bundle")));
         let no_program = with("/spec/containers/1/command", json!(["sh"]));
-        assert_eq!(one(&no_program, None), Err(Failure::StrangePod { container: None }));
+        assert_eq!(one(&no_program, None), Err(Reason::StrangePod { container: None }));
         let native = with("/spec/initContainers/1/command", json!(["/usr/bin/sidecar", "init"]));
         assert_eq!(one(&native, None), Err(which()), "a native sidecar is one too");
         assert_eq!(one(&native, Some("log")), Ok(place("dd", "log")));
@@ -239,13 +241,13 @@ mod tests {
     fn the_pods_label_tells_of_its_only_container_and_of_no_other() {
         let labels = || json!({ LABEL: "1" });
         let mut pod = with("/metadata/labels", labels());
-        assert_eq!(one(&pod, Some("agent")), Err(Failure::StrangePod { container: Some(Plain::new("agent")) }));
+        assert_eq!(one(&pod, Some("agent")), Err(Reason::StrangePod { container: Some(Printable::new("agent")) }));
         pod["spec"]["containers"].as_array_mut().unwrap().pop();
-        assert_eq!(one(&pod, None), Err(Failure::StrangePod { container: None }));
+        assert_eq!(one(&pod, None), Err(Reason::StrangePod { container: None }));
         pod["spec"]["initContainers"].as_array_mut().unwrap().pop();
         assert_eq!(one(&pod, None), Ok(place("aa", "agent")));
         pod["metadata"]["labels"][LABEL] = json!("");
-        assert_eq!(one(&pod, None), Err(Failure::StrangePod { container: None }));
+        assert_eq!(one(&pod, None), Err(Reason::StrangePod { container: None }));
     }
 
     #[test]
@@ -253,7 +255,7 @@ mod tests {
         for (key, yes) in [("shareProcessNamespace", true), ("hostPID", true), ("hostPID", false)] {
             let said = one(&with(&format!("/spec/{key}"), json!(yes)), None);
             let expected =
-                if yes { Err(Failure::SharesPids { mode: Plain::new(key) }) } else { Ok(place("bb", "bundle")) };
+                if yes { Err(Reason::SharesPids { mode: Printable::new(key) }) } else { Ok(place("bb", "bundle")) };
             assert_eq!(said, expected);
         }
     }
@@ -261,7 +263,7 @@ mod tests {
     #[test]
     fn a_container_that_does_not_run_is_unreachable_and_its_state_is_told() {
         let waiting = json!({ "name": "bundle", "state": { "waiting": { "reason": "CrashLoopBackOff" } } });
-        let not = |state: &str| Err(Failure::NotRunning { state: Plain::new(state) });
+        let not = |state: &str| Err(Reason::NotUp { state: Printable::new(state) });
         assert_eq!(one(&with("/status/containerStatuses/1", waiting), None), not("waiting, CrashLoopBackOff"));
         assert_eq!(
             one(&with("/metadata/deletionTimestamp", json!("2026-11-24T10:00:00Z")), None),
@@ -278,14 +280,14 @@ mod tests {
         let names = ["b0", "b2", "b1"].map(str::to_owned);
         let stderr = b"Error from server (NotFound): pods \"b2\" not found\n";
         let found = identify(Some(&names), None, list.as_bytes(), stderr).unwrap();
-        let told: Vec<_> = found.iter().map(|found| (found.asked.as_str(), found.place.is_ok())).collect();
+        let told: Vec<_> = found.iter().map(|found| (found.asked.as_str(), found.bundle.is_ok())).collect();
         assert_eq!(told, [("b0", true), ("b2", false), ("b1", true)]);
-        assert_eq!(found[1].place, Err(Failure::Missing));
+        assert_eq!(found[1].bundle, Err(Reason::NoSuch { is_pod: true }));
 
         let refused =
             b"The connection to the server localhost:8080 was refused - did you specify the right host or port?";
         let found = identify(Some(&names), None, b"", refused).unwrap();
-        assert!(found.iter().all(|found| matches!(found.place, Err(Failure::Unreachable { .. }))), "{found:?}");
+        assert!(found.iter().all(|found| matches!(found.bundle, Err(Reason::CallFailed { .. }))), "{found:?}");
         assert_eq!(identify(None, None, b"{}", b""), None);
         assert_eq!(identify(None, None, br#"{"items":[]}"#, b""), Some(Vec::new()));
     }

@@ -5,24 +5,27 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::docker::{self, A_LOOK, Output};
-use super::engine::{Engine, Kind, Place};
+use super::complaint::call_failed;
+use super::conversation::Conversation;
+use super::docker::{self, Output, POLL_INTERVAL};
+use super::engine::{self, BundleRef, Engine, Kind};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
 use super::identify::{self, Found};
 use super::pods;
-use super::report::{Failure, Report};
+use super::report::Report;
 use super::stop::{self, Gate, Word};
-use super::{Bundle, Change, TO_ANSWER, call_failed, millis};
+use super::{Change, millis, to_ask};
+use crate::change::reason::{OwnWords, Reason};
 use crate::protocol::MAX_BYTES;
-use crate::text::Plain;
+use crate::text::Printable;
 
-/// By how much the bundles' own deadline is later than that for all: the host decides for all of them first.
+/// By how much the bundles' own deadline is later than that of all: the host decides for all of them first.
 const SLACK: Duration = Duration::from_secs(10);
-/// How long an engine may take to see that a container has ended.
-const A_MOMENT: Duration = Duration::from_millis(500);
-/// How much an engine may say when it lists containers.
+/// How long an engine may take to notice that a container has ended.
+const NOTICE_DELAY: Duration = Duration::from_millis(500);
+/// The most that is read of a list of containers, or of one container whose fields can't be picked, in bytes.
 const MAX_LIST: usize = 1 << 20;
-/// How much kubectl may say of pods, of which each may take some 20 KB.
+/// The most that is read of kubectl's pods, of which each may take some 20 KB.
 const MAX_PODS: usize = 1 << 26;
 
 /// Which bundles.
@@ -37,7 +40,7 @@ pub enum Select {
 /// What is told while it goes on.
 #[derive(Debug)]
 pub enum Told {
-    /// One bundle ended, or was spared.
+    /// One bundle ended, or was left untouched.
     Report(Box<Report>),
     /// How far all of them are.
     Counts(Counts),
@@ -50,7 +53,8 @@ struct Member<'a> {
     name: Option<String>,
     /// Where it was found.
     id: Option<String>,
-    place: Result<Place, Failure>,
+    bundle: Result<BundleRef, Reason>,
+    stop_signal: Option<Printable>,
 }
 
 /// What a bundle's thread tells.
@@ -59,29 +63,30 @@ enum Note {
     Ended(usize, Box<Report>),
 }
 
-/// Makes the change live in each bundle; `tell` gets the reports, one a bundle, as they come.
+/// Makes the change live in each bundle; `tell` gets one report per bundle, as they come.
 pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut tell: impl FnMut(Told)) {
     let started = Instant::now();
-    let members = members(engines, select);
+    let members = members(engines, select, change.timeout);
     if members.is_empty() {
         let labels = match select {
             Select::Names(_) => Vec::new(),
-            Select::Labels(labels) => labels.clone(),
+            Select::Labels(labels) => labels.iter().cloned().map(OwnWords).collect(),
         };
-        tell(Told::Report(Box::new(Report::failed(None, Failure::NoneFound { labels }))));
+        let is_pod = engines.iter().any(Engine::is_kubectl);
+        tell(Told::Report(Box::new(Report::failed(None, Reason::NoneFound { is_pod, labels }))));
         return;
     }
     let gate = Gate::new(if plan.together { Word::Hold } else { Word::Commit });
+    let all = All { members: &members, change, gate: &gate, started, together: plan.together };
     let mut fleet = Fleet::new(plan, members.len());
     let mut todo = VecDeque::new();
     for (n, member) in members.iter().enumerate() {
-        if let Err(failure) = &member.place {
-            tell(Told::Report(Box::new(member.report(Report::failed(None, failure.clone()), started))));
+        if let Err(why) = &member.bundle {
+            tell(all.failed(n, why.clone()));
             todo.extend(fleet.on(Event::Ended(n, false)));
         }
     }
     todo.extend(fleet.on(Event::Start));
-    let all = All { members: &members, change, gate: &gate, started, together: plan.together };
     thread::scope(|scope| {
         let (sender, notes) = mpsc::channel();
         let (mut back, mut stopped, mut late) = (None, false, false);
@@ -91,17 +96,12 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
                     Action::Begin(n) => {
                         let (all, sender) = (&all, sender.clone());
                         if thread::Builder::new().spawn_scoped(scope, move || all.serve(n, &sender)).is_err() {
-                            let words = Plain::new("the machine allows no further thread");
-                            let failure = Failure::Unreachable { what: "exec", words };
-                            let report = all.report(n, Report::failed(None, failure));
-                            tell(Told::Report(Box::new(report)));
+                            let words = Printable::new("the machine allows no further thread");
+                            tell(all.failed(n, Reason::CallFailed { call: Printable::new("exec"), words }));
                             todo.extend(fleet.on(Event::Ended(n, false)));
                         }
                     }
-                    Action::Spare(n, why) => {
-                        let failure = Failure::Untouched { why: all.words(why) };
-                        tell(Told::Report(Box::new(all.report(n, Report::failed(None, failure)))));
-                    }
+                    Action::Spare(n, why) => tell(all.failed(n, Reason::Fleet { why: all.words(why) })),
                     Action::Commit => gate.say(Word::Commit),
                     Action::GoBack(why) => {
                         gate.say(Word::Back);
@@ -113,7 +113,7 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
             if fleet.is_over() {
                 break;
             }
-            match notes.recv_timeout(A_LOOK) {
+            match notes.recv_timeout(POLL_INTERVAL) {
                 Ok(Note::Proven(n)) if plan.together => todo.extend(fleet.on(Event::Proven(n))),
                 Ok(Note::Ended(n, mut report)) => {
                     if let Some(why) = back.filter(|why| *why != Why::Stopped) {
@@ -144,98 +144,99 @@ struct All<'a> {
 }
 
 impl All<'_> {
-    /// Of the time for all.
+    /// What is left of the time for all.
     fn left(&self) -> Duration {
         self.change.timeout.saturating_sub(self.started.elapsed())
     }
 
-    /// One that exists: the others never begin.
+    /// One that exists; the others never begin.
     fn serve(&self, n: usize, notes: &Sender<Note>) {
-        let Some((member, Ok(place))) = self.members.get(n).map(|member| (member, &member.place)) else { return };
+        let Some((member, Ok(bundle))) = self.members.get(n).map(|member| (member, &member.bundle)) else { return };
         let timeout = if self.together { self.left() + SLACK } else { self.change.timeout };
         let proven = || {
             let _ = notes.send(Note::Proven(n));
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
-        let mut report = Bundle { engine, change, place, started, timeout, gate, proven: &proven }.apply();
-        if let Err(Failure::NoAnswer { .. }) = report.result {
-            // One that went away in the middle is no stranger. Its engine knows a moment later.
-            thread::sleep(A_MOMENT);
-            let name = match place {
-                Place::Container(id) => id,
-                Place::Pod { pod, .. } => pod,
+        let mut report = Conversation { engine, change, bundle, started, timeout, gate, proven: &proven }.apply();
+        if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
+            // One that ended in the middle is no stranger. Its engine notices a moment later.
+            thread::sleep(NOTICE_DELAY);
+            let name = match bundle {
+                BundleRef::Container(id) => id,
+                BundleRef::Pod { pod, .. } => pod,
             };
-            let now = on_engine(engine, &Select::Names(vec![name.clone()])).into_iter().next();
-            if let Some(Member { place: Err(failure), .. }) = now {
-                report.result = Err(failure);
+            let now = on_engine(engine, &Select::Names(vec![name.clone()]), change.timeout).into_iter().next();
+            if let Some(Member { bundle: Err(failure), .. }) = now {
+                report.end.ended = failure.into();
             }
         }
         let _ = notes.send(Note::Ended(n, Box::new(self.report(n, report))));
     }
 
-    fn report(&self, n: usize, report: Report) -> Report {
-        match self.members.get(n) {
-            Some(member) => member.report(report, self.started),
-            None => report,
+    fn report(&self, n: usize, mut report: Report) -> Report {
+        if let Some(member) = self.members.get(n) {
+            report.bundle.clone_from(&member.name);
+            report.context.clone_from(&member.context);
+            report.stop_signal.clone_from(&member.stop_signal);
         }
+        report.ms.total = millis(self.started);
+        report
     }
 
-    fn words(&self, why: Why) -> Plain {
+    /// One that never began.
+    fn failed(&self, n: usize, why: Reason) -> Told {
+        Told::Report(Box::new(self.report(n, Report::failed(None, why))))
+    }
+
+    fn words(&self, why: Why) -> Printable {
         match why {
             Why::Failed(n) => {
-                let report = self.report(n, Report::failed(None, Failure::Missing));
-                Plain::new(&format!("{} failed", report.who().unwrap_or_default()))
+                let report = self.report(n, Report::failed(None, Reason::Interrupted));
+                Printable::new(&format!("{} failed", report.who().unwrap_or_default()))
             }
-            Why::Stopped => Plain::new("interrupted"),
-            Why::Late => Plain::new("the time was up before the last one was proven"),
+            Why::Stopped => Printable::new("interrupted"),
+            Why::Late => Printable::new("the time was up before the last one was proven"),
         }
-    }
-}
-
-impl Member<'_> {
-    fn report(&self, mut report: Report, started: Instant) -> Report {
-        report.bundle.clone_from(&self.name);
-        report.context.clone_from(&self.context);
-        report.ms.total = millis(started);
-        report
     }
 }
 
 /// Who is asked for.
-fn members<'a>(engines: &'a [Engine], select: &Select) -> Vec<Member<'a>> {
-    let found: Vec<Member<'a>> = thread::scope(|scope| {
-        let ask = |engine: &'a Engine| {
-            let asked = thread::Builder::new().spawn_scoped(scope, move || on_engine(engine, select));
-            (engine, asked)
-        };
+fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> Vec<Member<'a>> {
+    let here = |engine: &'a Engine| on_engine(engine, select, timeout);
+    let found = thread::scope(|scope| {
+        // Engines may be far away: all are asked at once. One that gets no thread is asked from here.
+        let ask = |engine| thread::Builder::new().spawn_scoped(scope, move || here(engine)).map_err(|_| engine);
         let asked: Vec<_> = engines.iter().map(ask).collect();
-        let answer = |asked: thread::ScopedJoinHandle<'_, _>| asked.join().ok();
-        asked
-            .into_iter()
-            .flat_map(|(engine, asked)| asked.ok().and_then(answer).unwrap_or_else(|| on_engine(engine, select)))
-            .collect()
+        let answer = |asked: Result<thread::ScopedJoinHandle<'_, _>, _>| match asked {
+            Ok(thread) => thread.join().unwrap_or_default(),
+            Err(engine) => here(engine),
+        };
+        asked.into_iter().flat_map(answer).collect()
     });
     once(found, engines.len(), select)
 }
 
-/// Each once, by whatever names and contexts it was asked for: two contexts may lead to one Engine. A name is served
-/// wherever it is found.
+/// Each bundle once, whatever names and contexts it was asked for by: two contexts may lead to one Engine. A name is
+/// served wherever it is found.
 fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<Member<'a>> {
-    let is_missing = |member: &Member<'_>| member.place == Err(Failure::Missing);
+    let is_missing = |member: &Member<'_>| matches!(member.bundle, Err(Reason::NoSuch { .. }));
     match select {
-        // As they were named, so that the first of these are the canaries; what is missing here may be there.
+        // In the order they were named, so that the first are the canaries. What is missing in one context may be in another.
         Select::Names(names) => {
             let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
             found.sort_by_key(|member| (at(member), is_missing(member)));
         }
-        // It went away after it was listed.
-        Select::Labels(_) => found.retain(|member| !is_missing(member)),
+        // By name over all contexts; one that is missing went away after it was listed.
+        Select::Labels(_) => {
+            found.retain(|member| !is_missing(member));
+            found.sort_by(|a, b| a.name.cmp(&b.name));
+        }
     }
     let elsewhere: HashSet<_> = found.iter().filter(|m| m.id.is_some()).map(|member| member.name.clone()).collect();
     let mut members: Vec<Member<'a>> = Vec::new();
     for mut member in found {
         if is_missing(&member) {
-            // One that is missing is so everywhere.
+            // Told once, if it is missing everywhere.
             if elsewhere.contains(&member.name) || members.iter().any(|other| other.name == member.name) {
                 continue;
             }
@@ -243,7 +244,7 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
         }
         let is_it = |other: &Member<'_>| match &member.id {
             Some(_) => other.id == member.id,
-            None => other.context == member.context && other.name == member.name && other.place == member.place,
+            None => other.context == member.context && other.name == member.name && other.bundle == member.bundle,
         };
         if !members.iter().any(is_it) {
             members.push(member);
@@ -252,32 +253,43 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
     members
 }
 
-fn on_engine<'a>(engine: &'a Engine, select: &Select) -> Vec<Member<'a>> {
-    let member = |name, id, place| Member { engine, context: engine.context.clone(), name, id, place };
+fn on_engine<'a>(engine: &'a Engine, select: &Select, timeout: Duration) -> Vec<Member<'a>> {
+    let context = || engine.context.clone();
+    let unknown = |name, failure| {
+        let bundle = Err(failure);
+        Member { engine, context: context(), name, id: None, stop_signal: None, bundle }
+    };
+    let member = |found: Found| {
+        let Found { asked, name, id, stop_signal, bundle } = found;
+        let name = match select {
+            Select::Names(_) => asked,
+            Select::Labels(_) => name.unwrap_or(asked),
+        };
+        Member { engine, context: context(), name: Some(name), id, stop_signal, bundle }
+    };
     let found = match &engine.kind {
-        Kind::Docker => containers(engine, select),
-        Kind::Kubectl { container, .. } => in_pods(engine, container.as_deref(), select),
+        Kind::Docker => containers(engine, select, timeout),
+        Kind::Kubectl { container, .. } => in_pods(engine, container.as_deref(), select, timeout),
     };
     match (found, select) {
-        (Ok(found), Select::Names(_)) => found.into_iter().map(|f| member(Some(f.asked), f.id, f.place)).collect(),
-        (Ok(mut found), Select::Labels(_)) => {
-            found.sort_by(|a, b| a.name.cmp(&b.name));
-            found.into_iter().map(|f| member(Some(f.name.unwrap_or(f.asked)), f.id, f.place)).collect()
-        }
-        (Err(failure), Select::Labels(_)) => vec![member(None, None, Err(failure))],
+        (Ok(found), _) => found.into_iter().map(member).collect(),
+        (Err(failure), Select::Labels(_)) => vec![unknown(None, failure)],
         (Err(failure), Select::Names(names)) => {
-            names.iter().map(|name| member(Some(name.clone()), None, Err(failure.clone()))).collect()
+            names.iter().map(|name| unknown(Some(name.clone()), failure.clone())).collect()
         }
     }
 }
 
-fn containers(engine: &Engine, select: &Select) -> Result<Vec<Found>, Failure> {
+fn containers(engine: &Engine, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
     let names = match select {
         Select::Names(names) => names.clone(),
         Select::Labels(labels) => {
-            let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST)?;
+            let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST, timeout)?;
             if !listed.success {
-                return Err(Failure::Unreachable { what: "ps", words: Plain::from_bytes(&listed.stderr) });
+                return Err(Reason::CallFailed {
+                    call: Printable::new("ps"),
+                    words: Printable::from_bytes(&listed.stderr),
+                });
             }
             String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
         }
@@ -285,26 +297,38 @@ fn containers(engine: &Engine, select: &Select) -> Result<Vec<Found>, Failure> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let output = ask(engine, "inspect", &engine.inspect(&names), MAX_BYTES.saturating_mul(names.len()))?;
+    let inspect = |whole: bool, max_bytes: usize| {
+        ask(engine, "inspect", &engine.inspect(&names, whole), max_bytes.saturating_mul(names.len()), timeout)
+    };
+    let mut output = inspect(false, MAX_BYTES)?;
+    if engine::is_about_format(&output.stderr) {
+        output = inspect(true, MAX_LIST)?;
+    }
     Ok(identify::identify(&names, &output.stdout, &output.stderr))
 }
 
-fn in_pods(engine: &Engine, container: Option<&str>, select: &Select) -> Result<Vec<Found>, Failure> {
+fn in_pods(engine: &Engine, container: Option<&str>, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
     let (names, command) = match select {
         Select::Names(names) => (Some(names.as_slice()), engine.pods(names)),
         Select::Labels(selectors) => (None, engine.pods_by_label(selectors)),
     };
-    let output = ask(engine, "get", &command, MAX_PODS)?;
-    let unreachable = |words| Failure::Unreachable { what: "get", words };
+    let output = ask(engine, "get", &command, MAX_PODS, timeout)?;
+    let unreachable = |words| Reason::CallFailed { call: Printable::new("get"), words };
     if names.is_none() && !output.success {
-        return Err(unreachable(Plain::from_bytes(&output.stderr)));
+        return Err(unreachable(Printable::from_bytes(&output.stderr)));
     }
     let found = pods::identify(names, container, &output.stdout, &output.stderr);
-    found.ok_or_else(|| unreachable(Plain::new("what it prints is no list of pods")))
+    found.ok_or_else(|| unreachable(Printable::new("what it prints is no list of pods")))
 }
 
-fn ask(engine: &Engine, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Failure> {
-    let output = docker::call(&engine.program, command, max_bytes, TO_ANSWER, 1);
+fn ask(
+    engine: &Engine,
+    what: &'static str,
+    command: &[String],
+    max_bytes: usize,
+    timeout: Duration,
+) -> Result<Output, Reason> {
+    let output = docker::call(&engine.program, command, max_bytes, to_ask(timeout), 1);
     output.map_err(|e| call_failed(engine, what, &e))
 }
 
@@ -313,12 +337,13 @@ mod tests {
     use super::*;
 
     /// Of these contexts, names, ids and, where it can't be served, reasons: who is left.
-    fn left(found: &[(&str, &str, &str, Option<Failure>)], select: &Select) -> Vec<(Option<String>, String)> {
+    fn left(found: &[(&str, &str, &str, Option<Reason>)], select: &Select) -> Vec<(Option<String>, String)> {
         let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
-        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Failure>)| {
+        let member = |(context, name, id, failure): &(&str, &str, &str, Option<Reason>)| {
             let id = Some((*id).to_owned()).filter(|id| !id.is_empty());
-            let place = failure.clone().map_or_else(|| Ok(Place::Container(id.clone().unwrap())), Err);
-            Member { engine: &engine, context: Some((*context).to_owned()), name: Some((*name).to_owned()), id, place }
+            let bundle = failure.clone().map_or_else(|| Ok(BundleRef::Container(id.clone().unwrap())), Err);
+            let (context, name) = (Some((*context).to_owned()), Some((*name).to_owned()));
+            Member { engine: &engine, context, name, id, stop_signal: None, bundle }
         };
         let members = once(found.iter().map(member).collect(), 2, select);
         members.into_iter().map(|member| (member.context, member.name.unwrap())).collect()
@@ -331,8 +356,8 @@ mod tests {
             |name: &str| (Some("near".to_owned()), name.to_owned()),
         );
         let names = |names: &[&str]| Select::Names(names.iter().map(|name| (*name).to_owned()).collect());
-        let (gone, paused) = (|| Some(Failure::Missing), || Some(Failure::Paused));
-        let refused = || Some(Failure::Unreachable { what: "inspect", words: Plain::new("refused") });
+        let (gone, paused) = (|| Some(Reason::NoSuch { is_pod: false }), || Some(Reason::Paused));
+        let refused = || Some(Reason::CallFailed { call: Printable::new("inspect"), words: Printable::new("refused") });
         // By its name and by its id, which no other Engine knows.
         let both = names(&["b1", "01"]);
         let found = [
@@ -357,5 +382,17 @@ mod tests {
         let found = [("near", "b1", "", gone()), ("far", "b1", "", gone())];
         assert_eq!(left(&found, &one), [(None, "b1".to_owned())]);
         assert_eq!(left(&found, &Select::Labels(Vec::new())), []);
+    }
+
+    #[test]
+    fn the_canaries_of_a_label_are_the_first_by_name_over_all_contexts() {
+        let found = [
+            ("near", "b2", "02", None),
+            ("near", "b4", "04", None),
+            ("far", "b1", "01", None),
+            ("far", "b3", "03", None),
+        ];
+        let names: Vec<String> = left(&found, &Select::Labels(Vec::new())).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["b1", "b2", "b3", "b4"]);
     }
 }

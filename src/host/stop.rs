@@ -2,17 +2,26 @@
 //!
 //! The first Ctrl-C asks for the way back and waits for it, the second leaves.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use nix::libc;
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// From here on INT and TERM are counted. Where that can't be had they end the program, which is safe too: the bundles
-/// settle by themselves.
+/// From here on INT and TERM are counted. If that can't be had they end the program, which is safe too: the bundles
+/// recover by themselves.
 pub fn watch() {
-    let Ok(mut signals) = Signals::new([libc::SIGINT, libc::SIGTERM]) else { return };
+    // Some callers (perl's `$SIG{CHLD} = 'IGNORE'`, schedulers) leave SIGCHLD ignored. The kernel then forgets how a
+    // child ended. With a handler it doesn't, and what is executed has the default again.
+    let _ = flag::register(libc::SIGCHLD, Arc::new(AtomicBool::new(false)));
+    // What the caller has ignored, as a shell does for `apply ... &`, stays ignored.
+    let caught = [libc::SIGINT, libc::SIGTERM].into_iter().filter(|signal| !is_ignored(*signal));
+    let Ok(mut signals) = Signals::new(caught) else { return };
     let count = move || {
         for _ in signals.forever() {
             COUNT.fetch_add(1, Ordering::Relaxed);
@@ -21,13 +30,21 @@ pub fn watch() {
     let _ = std::thread::Builder::new().spawn(count);
 }
 
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: sigaction(2) with no new action changes nothing, and fills in `now` where it returns 0.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), now.as_mut_ptr()) == 0 && now.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// How often it was asked for.
 #[must_use]
 pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// What all bundles of a fleet are told at once. It is set by one, who decides, and looked at by those who wait.
+/// What all bundles of a fleet are told at once. One thread decides and sets it; those that wait look at it.
 #[derive(Debug)]
 pub struct Gate(AtomicU8);
 
@@ -35,11 +52,11 @@ pub struct Gate(AtomicU8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Word {
-    /// Who is proven waits.
+    /// Those that are proven wait.
     Hold,
-    /// Who is proven commits.
+    /// Those that are proven commit.
     Commit,
-    /// Who hasn't committed goes back.
+    /// Those that haven't committed go back.
     Back,
 }
 

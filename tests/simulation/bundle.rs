@@ -1,10 +1,14 @@
 //! A simulated bundle as a change meets it: the disk, init, the daemon whose file is changed. Its clock moves when told.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use sidecar::change::transaction::Mark;
+use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome};
+use sidecar::change::record::{self, Attributes, Files, Found, Mount, Name, Record, Stamp};
+use sidecar::change::{Stop, Tried, recovery};
 use sidecar::status::{Daemon, DaemonState, InitState, Last, LastExit, Outcome, Page, Plan, SCHEMA, Status, Wired};
-use sidecar::table::Ready;
+use sidecar::table::{Config, Ready};
+use sidecar::text::Printable;
 
 use crate::plants::Plant;
 
@@ -35,19 +39,182 @@ pub enum Nature {
     Refuses,
 }
 
+/// One file: names that lead to the same one have the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct File {
+    pub content: Content,
+    pub inode: u64,
+    changed: i64,
+}
+
 /// The files of the one daemon.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    pub path: Content,
-    pub staged: Option<Content>,
-    pub kept: Option<Content>,
-    pub record: Option<Mark>,
-    /// Whether the record is this transaction's.
-    pub is_ours: bool,
-    /// A person's content was put beside the file.
-    pub aside: bool,
+    names: [Option<File>; 4],
+    pub record: Option<Record>,
+    /// Whether the file system knows `RENAME_EXCHANGE` and second names.
+    pub is_modern: bool,
     /// What a person has written over, and what the record said then.
-    pub over: Option<(Content, Option<Mark>)>,
+    pub over: Option<(Content, Option<RecordedOutcome>)>,
+    clock: i64,
+}
+
+impl Disk {
+    fn new(is_modern: bool) -> Self {
+        let mut disk = Self { names: [None; 4], record: None, is_modern, over: None, clock: 1 };
+        disk.put(Name::Path, Content::Old);
+        disk
+    }
+
+    pub fn at(&self, name: Name) -> Option<File> {
+        self.names[name as usize]
+    }
+
+    /// What lies there; there is always something at the path.
+    pub fn content(&self, name: Name) -> Option<Content> {
+        self.at(name).map(|file| file.content)
+    }
+
+    pub fn path(&self) -> Content {
+        self.content(Name::Path).unwrap_or(Content::Old)
+    }
+
+    pub fn outcome(&self) -> Option<RecordedOutcome> {
+        self.record.as_ref().map(|record| record.outcome)
+    }
+
+    pub fn is_interrupted(&self) -> bool {
+        self.outcome() == Some(RecordedOutcome::Interrupted)
+    }
+
+    fn tick(&mut self) -> i64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// A new file.
+    pub fn put(&mut self, name: Name, content: Content) {
+        let changed = self.tick();
+        self.names[name as usize] = Some(File { content, inode: changed.unsigned_abs(), changed });
+    }
+
+    /// Whatever leads to the same file sees it change.
+    pub fn touch(&mut self, name: Name, content: Option<Content>) {
+        let (changed, Some(file)) = (self.tick(), self.at(name)) else { return };
+        for other in self.names.iter_mut().flatten().filter(|other| other.inode == file.inode) {
+            (other.content, other.changed) = (content.unwrap_or(other.content), changed);
+        }
+    }
+
+    pub fn clear(&mut self, name: Name) {
+        self.names[name as usize] = None;
+    }
+
+    fn move_to(&mut self, from: Name, to: Name) {
+        // Two names of one file stay what they are, rename(2).
+        let is_same = self.at(from).map(|f| f.inode) == self.at(to).map(|f| f.inode);
+        if let Some(file) = self.at(from).filter(|_| !is_same) {
+            self.names[to as usize] = Some(file);
+            self.clear(from);
+            self.touch(to, None);
+        }
+    }
+}
+
+/// Without any fault: init's, and what the helper's are made of.
+impl Files for Disk {
+    fn path(&self) -> &Path {
+        Path::new("/rules")
+    }
+
+    fn path_of(&self, name: Name) -> PathBuf {
+        PathBuf::from(format!("/{name:?}"))
+    }
+
+    fn lock(&mut self) -> Tried<bool> {
+        Ok(true)
+    }
+
+    fn read(&mut self, name: Name) -> Tried<Found> {
+        Ok(self.at(name).map_or(Found::Nothing, |file| {
+            Found::File(record::Content {
+                bytes: bytes(file.content).to_vec(),
+                stamp: Stamp { inode: file.inode, changed: (file.changed, 0) },
+                links: 1,
+                attributes: Attributes::default(),
+            })
+        }))
+    }
+
+    fn record(&mut self) -> Tried<Option<Record>> {
+        Ok(self.record.clone())
+    }
+
+    fn write_record(&mut self, record: &Record) -> Tried<()> {
+        self.record = Some(record.clone());
+        Ok(())
+    }
+
+    fn write(&mut self, name: Name, bytes: &[u8], _: &record::Content) -> Tried<Option<(u32, u32)>> {
+        let content = match bytes {
+            b"old" => Content::Old,
+            b"new" => Content::New,
+            _ => Content::Theirs,
+        };
+        self.put(name, content);
+        Ok(None)
+    }
+
+    fn link(&mut self, from: Name, to: Name) -> Tried<bool> {
+        if self.is_modern {
+            self.names[to as usize] = self.at(from);
+            self.touch(to, None);
+        }
+        Ok(self.is_modern)
+    }
+
+    fn exchange(&mut self, one: Name, other: Name) -> Tried<bool> {
+        if !self.is_modern {
+            return Ok(false);
+        }
+        if self.at(one).is_none() || self.at(other).is_none() {
+            return Err(failed(FileStep::Install));
+        }
+        self.names.swap(one as usize, other as usize);
+        self.touch(one, None);
+        self.touch(other, None);
+        Ok(true)
+    }
+
+    fn rename(&mut self, from: Name, to: Name) -> Tried<()> {
+        self.move_to(from, to);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: Name) -> Tried<()> {
+        self.clear(name);
+        Ok(())
+    }
+
+    fn mount(&mut self) -> Tried<Mount> {
+        Ok(Mount::No)
+    }
+
+    fn is_where_it_was(&mut self) -> Tried<bool> {
+        Ok(true)
+    }
+}
+
+pub fn bytes(content: Content) -> &'static [u8] {
+    match content {
+        Content::Old => b"old",
+        Content::New => b"new",
+        Content::Theirs => b"theirs",
+    }
+}
+
+pub fn failed(step: FileStep) -> Stop {
+    Reason::file(Path::new("/rules"), FileFault::System { step, words: Printable::new("EIO") }).into()
 }
 
 /// What init does, as far as a change can tell.
@@ -83,6 +250,10 @@ pub struct Bundle {
     pub slow: u64,
     /// Another's apply, or this one's helper, holds the lock.
     pub locked: bool,
+    /// How often the container was started: each time with a pid namespace of its own.
+    pub boots: u64,
+    /// Another process answers on the daemon's port.
+    pub is_held: bool,
     /// The daemon died, or was restarted, by another's doing.
     pub disturbed: bool,
     /// Starts since the file was last put back.
@@ -92,19 +263,18 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    pub fn new([old, new]: [Nature; 2], ready: Option<Ready>, slow: u64, was_dead: bool, plant: Option<Plant>) -> Self {
+    pub fn new(
+        [old, new]: [Nature; 2],
+        ready: Option<Ready>,
+        slow: u64,
+        was_dead: bool,
+        is_modern: bool,
+        plant: Option<Plant>,
+    ) -> Self {
         let last_exit = Some(LastExit { code: Some(1), signal: None, by_init: false });
         Self {
             now: 1_000,
-            disk: Disk {
-                path: Content::Old,
-                staged: None,
-                kept: None,
-                record: None,
-                is_ours: false,
-                aside: false,
-                over: None,
-            },
+            disk: Disk::new(is_modern),
             is_up: true,
             is_stopping: false,
             ends_at: 0,
@@ -124,6 +294,8 @@ impl Bundle {
             ready,
             slow,
             locked: false,
+            boots: 0,
+            is_held: false,
             disturbed: false,
             starts_since_back: 0,
             plant,
@@ -139,25 +311,32 @@ impl Bundle {
     }
 
     pub fn nature(&self) -> Nature {
-        self.nature_of(self.serves.unwrap_or(self.disk.path))
+        self.nature_of(self.serves.unwrap_or(self.disk.path()))
     }
 
     pub fn nature_of(&self, content: Content) -> Nature {
         self.natures[content as usize]
     }
 
-    /// A person saves the file, whatever lies there.
+    /// A person saves the file, whatever lies there: one that is good as a new file, one that the daemon dies of in place.
     pub fn save(&mut self, nature: Nature) {
         self.say(|| format!("a person saves the file: {nature:?}"));
-        if self.disk.path != Content::Theirs {
-            self.disk.over = Some((self.disk.path, self.disk.record));
+        // Who wrote over the old content once is told of that.
+        if self.disk.path() != Content::Theirs && !matches!(self.disk.over, Some((Content::Old, _))) {
+            self.disk.over = Some((self.disk.path(), self.disk.outcome()));
         }
-        (self.disk.path, self.natures[Content::Theirs as usize]) = (Content::Theirs, nature);
+        self.natures[Content::Theirs as usize] = nature;
+        if nature == Nature::Good {
+            self.disk.put(Name::Path, Content::Theirs);
+        } else {
+            self.disk.touch(Name::Path, Some(Content::Theirs));
+        }
     }
 
-    /// A person wrote over what nobody has settled.
+    /// A person wrote over what nobody has recovered.
     pub fn is_over_interrupted(&self) -> bool {
-        self.disk.path == Content::Theirs && self.disk.over == Some((Content::New, Some(Mark::Interrupted)))
+        self.disk.path() == Content::Theirs
+            && self.disk.over == Some((Content::New, Some(RecordedOutcome::Interrupted)))
     }
 
     /// A signal has come: it is served at the next step.
@@ -192,6 +371,8 @@ impl Bundle {
     pub fn boot(&mut self) {
         self.say(|| "the bundle starts again".to_owned());
         (self.is_up, self.is_stopping, self.starts_again, self.generation) = (true, false, false, 0);
+        self.boots += 1;
+        self.is_held = false;
         (self.restart, self.forward, self.last_exit) = (None, None, None);
         self.start();
     }
@@ -217,33 +398,20 @@ impl Bundle {
         }
     }
 
-    /// init settles what was interrupted, where nobody is at it, before it starts the daemon.
-    fn settle(&mut self) {
-        let is_free = !self.locked || self.plant == Some(Plant::InitSettlesUnderTheLock);
-        if self.disk.record != Some(Mark::Interrupted) || !is_free {
-            return;
-        }
-        if self.disk.path == Content::Theirs {
-            self.say(|| "init leaves what a person wrote".to_owned());
-            self.disk.record = Some(Mark::NotProven);
-            (self.disk.staged, self.disk.kept) = (None, None);
-            return;
-        }
-        if self.disk.kept == Some(Content::Old) {
-            self.disk.path = Content::Old;
-        }
-        if self.disk.path == Content::Old {
-            self.say(|| "init puts the old content back".to_owned());
-            self.disk.record = Some(Mark::RolledBack);
-            (self.disk.staged, self.disk.kept) = (None, None);
+    /// init takes back what was interrupted, if nobody is at work, before it starts the daemon.
+    fn recover(&mut self) {
+        let is_free = !self.locked || self.plant == Some(Plant::InitRecoversUnderTheLock);
+        let said = recovery::before_start(&mut self.disk, &boot(), self.now, |is_overdue| Ok(is_free || is_overdue));
+        if let Some(said) = said {
+            self.say(|| format!("init: {said:?}"));
         }
     }
 
     fn start(&mut self) {
-        self.settle();
+        self.recover();
         self.generation += 1;
         self.starts_since_back += 1;
-        let content = self.disk.path;
+        let content = self.disk.path();
         self.say(|| format!("the daemon starts with {content:?}"));
         if self.nature_of(content) == Nature::Refuses {
             (self.state, self.serves) = (DaemonState::Failed, None);
@@ -273,6 +441,8 @@ impl Bundle {
             DaemonState::Running => {
                 (self.state, self.starts_again, self.gone_at) = (DaemonState::Stopping, true, self.now + self.slow);
             }
+            // That start is it.
+            DaemonState::Starting => {}
             DaemonState::Stopping => self.starts_again = true,
             DaemonState::Exited | DaemonState::Failed => self.start(),
         }
@@ -280,7 +450,7 @@ impl Bundle {
 
     /// The daemon takes the signal that it was sent.
     fn reload(&mut self, seq: u64) {
-        let content = self.disk.path;
+        let content = self.disk.path();
         let notifies = self.ready == Some(Ready::Notify);
         self.say(|| format!("the daemon reloads {content:?}"));
         let errno = match self.nature_of(content) {
@@ -382,7 +552,8 @@ impl Bundle {
             ready: None,
         };
         let settle_ms = if self.plant == Some(Plant::NothingSettles) { 0 } else { SETTLE };
-        let plan = Plan { ready: self.ready.clone(), notified: self.is_ready(), settle_ms, grace_ms: 0, config: None };
+        let notified = self.is_ready();
+        let plan = Plan { ready: self.ready.clone(), notified, settle_ms, grace_ms: 0, config: Some(config()) };
         let status = Status {
             schema: SCHEMA,
             version: String::new(),
@@ -395,4 +566,13 @@ impl Bundle {
         };
         Page { status, plans: vec![plan], socket: None }
     }
+}
+
+/// The kernel's.
+pub fn boot() -> Printable {
+    Printable::new("boot")
+}
+
+fn config() -> Config {
+    Config { path: "/rules".into(), check: Some(vec!["check".to_owned(), "{}".to_owned()]) }
 }

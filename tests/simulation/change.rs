@@ -1,23 +1,30 @@
-//! A change of the daemon's file in a simulated bundle: the real cores of the transaction and of its proof decide, the
-//! hands, the host and all that goes wrong are simulated, and the promises are checked as it goes.
+//! A change of the daemon's file in a simulated bundle: what decides is the code that ships, over hands, a host and a disk that
+//! are simulated, with all that can go wrong. The promises are checked as it goes.
 
+use std::cell::{RefCell, RefMut};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sidecar::change::proof::{Finding, Incarnation, Proof, Refusal, Short, Step, target, undone};
-use sidecar::change::transaction::{Action, Doing, Ending, Event, Mark, Mode, Transaction, Trouble};
-use sidecar::status::{DaemonState, InitState};
+use sidecar::change::reason::Outcome as Said;
+use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome, Shortfall};
+use sidecar::change::record::{self, Files, Found, Mount, Name, Record};
+use sidecar::change::transaction::{self, Checked, Hands, Home, Killed, Line, Order};
+use sidecar::change::{Stop, Tried};
+use sidecar::protocol::{Diff, End, HelperMessage, HostMessage, Task};
+use sidecar::status::{DaemonState, Page};
 use sidecar::table::{Ready, Signal};
-use sidecar::text::Plain;
+use sidecar::text::Printable;
 
-use crate::bundle::{Bundle, Content, Nature, SETTLE, TICK};
+use crate::bundle::{Bundle, Content, Nature, SETTLE, TICK, boot, bytes, failed};
 use crate::choices::Choices;
 use crate::plants::Plant;
 
 /// How long a change may take, in milliseconds.
 const TIMEOUT: u64 = 500;
-/// How long the host has to acknowledge the proof, at least.
-const TO_ACK: u64 = 250;
+/// How much happens in a schedule at most.
+const MOST_STEPS: u64 = 10_000;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug)]
@@ -27,11 +34,11 @@ pub struct Broken {
 }
 
 /// What the host is like now.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
 struct Host {
-    is_alive: bool,
-    is_connected: bool,
+    is_gone: bool,
+    is_cut_off: bool,
     cancels: bool,
     /// It said that its signal is out, or that it isn't.
     said: Option<bool>,
@@ -55,7 +62,7 @@ pub enum Told {
     Checked,
     /// Exit 1.
     AsItWas,
-    /// Exit 3: the bundle went away, and what was placed is taken back before its next start.
+    /// Exit 3: the bundle went away, and what was put in place is taken back before its next start.
     Gone,
     /// Exit 5.
     Unknown,
@@ -63,27 +70,32 @@ pub enum Told {
     Nobody,
 }
 
-/// The helper was killed.
-struct Killed;
-
-struct Change<'a> {
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
+struct World<'a> {
     bundle: Bundle,
     choices: &'a mut Choices,
-    mode: Mode,
+    task: Task,
     is_restart: bool,
     host: Host,
-    deadline: u64,
-    checked: bool,
-    place_failed: bool,
-    /// What is to lie there after the way back.
-    back_to: Content,
-    /// Of the daemon, when the proof began: generation, and how many signals were served.
-    since: (u64, u64),
-    /// The process that was proven.
-    after: Option<Incarnation>,
+    /// Of the daemon, when the proof began: when, its generation, and how many signals were served.
+    since: Option<(u64, u64, u64)>,
+    /// The generation that was offered as proven.
+    offered: Option<u64>,
+    is_checked: bool,
+    /// What the disk, or a person, did to the change.
+    is_disturbed: bool,
+    was_install_lost: bool,
+    /// The new content, as it was seen in place.
+    placed: Option<record::Content>,
+    /// By how much a planted page lies.
+    lie: u64,
     steps: u64,
     broken: Option<Broken>,
 }
+
+/// A handle on it: the helper's hands, and its file.
+#[derive(Clone)]
+struct Sim<'a>(Rc<RefCell<World<'a>>>);
 
 /// What came of one schedule.
 pub struct Outcome {
@@ -93,11 +105,7 @@ pub struct Outcome {
     pub log: Vec<String>,
 }
 
-fn io(doing: Doing) -> Trouble {
-    Trouble::Io { doing, words: Plain::new("the disk is full") }
-}
-
-impl Change<'_> {
+impl World<'_> {
     fn check(&mut self, is_kept: bool, promise: &'static str, how: impl FnOnce(&Self) -> String) {
         if !is_kept && self.broken.is_none() {
             self.broken = Some(Broken { promise, how: how(self) });
@@ -108,10 +116,14 @@ impl Change<'_> {
         self.bundle.plant == Some(plant)
     }
 
+    fn is_file(&self) -> bool {
+        matches!(self.task, Task::File { .. })
+    }
+
     /// Time goes on, and anything may happen in it.
-    fn step(&mut self) -> Result<(), Killed> {
-        self.steps += 1;
-        match self.choices.fault(11) {
+    fn step(&mut self) -> Tried<()> {
+        self.count()?;
+        match self.choices.fault(13) {
             1 => return self.die("the helper is killed"),
             2 => self.bundle.kill(),
             3 => self.bundle.stop(true),
@@ -121,240 +133,176 @@ impl Change<'_> {
             7 => self.host.cancels = true,
             8 => self.bundle.die(),
             9 => self.bundle.signal(true, 0),
-            n => self.person(n.saturating_sub(9)),
+            10 => {
+                self.bundle.say(|| "a stranger takes the port".to_owned());
+                self.bundle.is_held = true;
+            }
+            // It holds the lock on.
+            11 => {
+                self.bundle.say(|| "the helper is stopped for good".to_owned());
+                return Err(Stop::Killed);
+            }
+            n => self.person(n.saturating_sub(11)),
         }
         self.bundle.tick();
-        if self.bundle.is_up { Ok(()) } else { Err(Killed) }
+        if self.bundle.is_up { Ok(()) } else { Err(Stop::Killed) }
+    }
+
+    fn count(&mut self) -> Tried<()> {
+        self.steps += 1;
+        self.check(self.steps < MOST_STEPS, "a change comes to an end", |_| "it took very many steps".to_owned());
+        if self.steps < MOST_STEPS { Ok(()) } else { Err(Stop::Killed) }
     }
 
     /// Nothing, or a person saves the file: one that is good, or one that the daemon dies of.
     fn person(&mut self, choice: usize) {
         match choice {
-            0 => {}
+            0 => return,
             1 => self.bundle.save(Nature::Good),
             _ => self.bundle.save(Nature::Dies),
         }
+        self.is_disturbed = true;
     }
 
-    fn die<T>(&mut self, how: &str) -> Result<T, Killed> {
+    fn die<T>(&mut self, how: &str) -> Tried<T> {
         self.bundle.say(|| how.to_owned());
-        Err(Killed)
+        self.bundle.locked = false;
+        Err(Stop::Killed)
     }
 
     fn hang_up(&mut self, how: &str, is_alive: bool) {
         self.bundle.say(|| how.to_owned());
-        self.host.is_connected = false;
-        self.host.is_alive &= is_alive;
+        self.host.is_cut_off = true;
+        self.host.is_gone |= !is_alive;
     }
 
-    /// What the host says, and why not to go on, if so.
-    fn left(&mut self, deadline: u64) -> Option<Trouble> {
-        if let Some(in_looks) = self.host.acks_in.as_mut() {
-            if *in_looks == 0 {
-                self.host.acks_in = None;
-                self.host.acked = true;
-                return None;
-            }
-            *in_looks -= 1;
-        }
-        self.host.says_in = self.host.says_in.saturating_sub(1);
-        let says = self.host.is_connected && self.host.says_in == 0;
-        match self.host.said.take_if(|_| says) {
-            Some(true) => self.host.sent = true,
-            Some(false) => return Some(Trouble::NotSent),
-            None if !self.host.is_connected => return Some(Trouble::HostGone),
-            None if self.host.cancels => return Some(Trouble::Cancelled),
-            None => {}
-        }
-        (self.bundle.now >= deadline).then_some(Trouble::Late)
-    }
-
-    /// Something is done to the disk, or not, or perhaps.
-    fn disk(&mut self, doing: Doing, effect: impl FnOnce(&mut Bundle)) -> Result<Event, Killed> {
-        self.done_or_not(doing, 4, effect)
-    }
-
-    fn done_or_not(&mut self, doing: Doing, faults: usize, effect: impl FnOnce(&mut Bundle)) -> Result<Event, Killed> {
-        self.steps += 1;
+    /// Something is done to the disk, or not, or perhaps; or a person comes right before it.
+    fn disk<T>(
+        &mut self,
+        what: &str,
+        faults: usize,
+        step: FileStep,
+        effect: impl FnOnce(&mut Bundle) -> Tried<T>,
+    ) -> Tried<T> {
+        self.count()?;
+        self.bundle.say(|| format!("helper: {what}"));
         match self.choices.fault(faults) {
             1 => return self.die("the helper is killed before it"),
             2 => {
-                effect(&mut self.bundle);
+                effect(&mut self.bundle)?;
                 return self.die("the helper is killed after it");
             }
             3 => {
                 self.bundle.say(|| "it fails".to_owned());
-                return Ok(Event::Failed(io(doing)));
+                self.is_disturbed = true;
+                return Err(failed(step));
             }
             4 => {
-                effect(&mut self.bundle);
+                effect(&mut self.bundle)?;
                 self.bundle.say(|| "it fails, done though it is".to_owned());
-                return Ok(Event::Failed(io(doing)));
+                (self.is_disturbed, self.was_install_lost) = (true, step == FileStep::Install);
+                return Err(failed(step));
             }
-            _ => effect(&mut self.bundle),
+            n => self.person(n.saturating_sub(4)),
         }
-        Ok(Event::Done)
+        effect(&mut self.bundle)
     }
 
     fn signal(&self) -> Signal {
         if self.is_restart { Signal::USR1 } else { Signal::HUP }
     }
 
-    fn served(&self, signal: Signal) -> u64 {
-        self.bundle.page().status.signals[&signal.to_string()].last.map_or(0, |last| last.seq)
+    fn served(&self) -> u64 {
+        self.bundle.page().status.signals[&self.signal().to_string()].last.map_or(0, |last| last.seq)
     }
 
-    /// Carries out a transaction to its end, under the lock.
-    fn carry_out(&mut self, mode: Mode) -> Result<Ending, Killed> {
-        let was_dead = self.bundle.serves.is_none() && mode != Mode::Settle;
-        let mut transaction = Transaction::new(mode, was_dead);
-        let mut event = Event::Begin;
-        for _ in 0..40 {
-            let action = transaction.on(event);
-            self.bundle.say(|| format!("helper: {action:?}"));
-            let changes = matches!(action, Action::Keep | Action::Place | Action::Restore | Action::Revive);
-            let is_allowed = match mode {
-                Mode::File | Mode::Settle => true,
-                Mode::InPlace => !changes && action != Action::Stage,
-                Mode::DryRun => !changes && action != Action::Prove,
-            };
-            self.check(is_allowed, "without new content nothing is written to the file", |_| format!("{action:?}"));
-            event = match action {
-                Action::Look => match self.choices.fault(1) {
-                    0 => Event::Done,
-                    _ => Event::Failed(Trouble::Symlink),
-                },
-                Action::Stage => match self.left(self.deadline) {
-                    Some(why) => Event::Left(why),
-                    None => self.disk(Doing::Stage, |b| b.disk.staged = Some(Content::New))?,
-                },
-                Action::Check => self.run_checker(mode)?,
-                Action::Keep => match self.nobody_wrote(Content::Old) {
-                    Some(refused) => refused,
-                    None => self.disk(Doing::Keep, |b| b.disk.kept = Some(b.disk.path))?,
-                },
-                Action::Note(mark) => self.note(mode, mark)?,
-                Action::Place => self.place()?,
-                Action::Prove => self.prove()?,
-                Action::Offer => self.offer()?,
-                Action::Restore => self.restore(mode)?,
-                Action::Revive => self.revive()?,
-                Action::Sweep => {
-                    if mode != Mode::InPlace {
-                        (self.bundle.disk.staged, self.bundle.disk.kept) = (None, None);
-                    }
-                    Event::Done
-                }
-                Action::End(ending) => {
-                    // It ends with the bundle, and starts with the old content when that starts again.
-                    let is_down = matches!(ending, Ending::Down { back: Trouble::Stopping, .. });
-                    self.check(!is_down, "a bundle that stops is no bundle that is down", |_| format!("{ending:?}"));
-                    let is_so = !says_changed(&ending) || self.bundle.disk.over.is_some();
-                    self.check(is_so, "somebody wrote to the file where it says so", |_| format!("{ending:?}"));
-                    return Ok(ending);
-                }
-            };
-        }
-        self.check(false, "a transaction comes to an end", |_| "it took forty actions".to_owned());
-        Err(Killed)
-    }
-
-    /// What is checked, and proven, must be what lies there.
-    fn nobody_wrote(&self, content: Content) -> Option<Event> {
-        let is_there = self.bundle.disk.path == content || self.is(Plant::ProvesWhatAPersonWrote);
-        (!is_there).then_some(Event::Failed(Trouble::Changed))
-    }
-
-    fn run_checker(&mut self, mode: Mode) -> Result<Event, Killed> {
-        let refusal = match self.choices.fault(2) {
-            0 => {
-                self.step()?;
-                self.left(self.deadline).map(Event::Left)
-            }
-            1 => Some(Event::Failed(Trouble::Checker { code: Some(1), words: Plain::default() })),
-            _ => loop {
-                self.step()?;
-                match self.left(self.deadline) {
-                    None => {}
-                    Some(Trouble::Late) => break Some(Event::Failed(Trouble::CheckerHung)),
-                    Some(why) => break Some(Event::Left(why)),
-                }
-            },
+    /// What is called live must be so.
+    fn is_live(&mut self) {
+        let b = &self.bundle;
+        let Some((_, generation, seq)) = self.since else { return };
+        let is_up = b.state == DaemonState::Running && b.serves == Some(Content::New);
+        let is_served = self.served() > seq;
+        let is_so = if self.is_restart {
+            is_up && is_served && b.generation > generation && b.ready_for().is_some_and(|ready| ready >= SETTLE)
+        } else if b.ready == Some(Ready::Notify) {
+            is_up && b.obeyed_at.is_some_and(|at| b.now >= at + SETTLE)
+        } else {
+            is_served && b.state == DaemonState::Running
         };
-        let refusal = refusal.or_else(|| self.nobody_wrote(Content::New).filter(|_| mode == Mode::InPlace));
-        self.checked = refusal.is_none();
-        Ok(refusal.filter(|_| !self.is(Plant::PlacesUnchecked)).unwrap_or(Event::Done))
+        let is_sent = self.host.sent;
+        self.check(is_sent, "nothing counts before the signal is out", Self::summary);
+        self.check(is_so, "what is found live is live, and has settled", Self::summary);
     }
 
-    fn note(&mut self, mode: Mode, mark: Mark) -> Result<Event, Killed> {
-        if mark == Mark::Interrupted {
-            if let Some(why) = self.left(self.deadline) {
-                return Ok(Event::Left(why));
-            }
-            if self.is(Plant::PlacesUnrecorded) {
-                return Ok(Event::Done);
-            }
-        }
-        if mode == Mode::File && matches!(mark, Mark::Live | Mark::Delivered) {
-            self.check(self.host.acked, "it commits only once it is acknowledged", |_| "it was not".to_owned());
-            let (b, after) = (&self.bundle, self.after);
-            let runs = b.state == DaemonState::Running && after.is_some_and(|after| after.generation == b.generation);
-            self.check(runs, "what was proven runs still when it is committed", Self::summary);
-        }
-        // What couldn't be written isn't there: Store::note.
-        self.done_or_not(Doing::Note, 3, |b| (b.disk.record, b.disk.is_ours) = (Some(mark), true))
-    }
-
-    fn place(&mut self) -> Result<Event, Killed> {
+    /// Something is put in the place of the file.
+    fn installs(&mut self) {
         let disk = self.bundle.disk.clone();
-        self.check(self.checked, "nothing unchecked is put in place", |_| "it is".to_owned());
-        let is_marked = disk.record == Some(Mark::Interrupted) && disk.is_ours;
+        self.check(self.is_file(), "without new content nothing is written to the file", |_| "it is".to_owned());
+        self.check(self.is_checked, "nothing unchecked is put in place", |_| "it is".to_owned());
+        let is_marked = disk.is_interrupted() && disk.record.as_ref().is_some_and(|r| r.id == id());
         self.check(is_marked, "what is placed can be settled by whoever finds it", |_| format!("{disk:?}"));
-        let is_kept = disk.kept == Some(disk.path);
-        self.check(is_kept, "what is placed has a way back", |_| format!("{disk:?}"));
-        let event = self.disk(Doing::Place, |b| {
-            if let Some(staged) = b.disk.staged.take() {
-                b.disk.path = staged;
-            }
-        })?;
-        self.place_failed = event != Event::Done;
-        Ok(event)
+        let is_kept = disk.content(Name::Kept) == disk.content(Name::Path);
+        self.check(is_kept || self.is_disturbed, "what is placed has a way back", |_| format!("{disk:?}"));
     }
 
-    /// One look at the page, with the probe that is asked for.
-    fn look_at(&mut self, proof: &mut Proof, sent: bool) -> Option<Finding> {
-        self.steps += 1;
-        let page = self.bundle.page();
-        let mut answer = None;
-        for _ in 0..2 {
-            match proof.observe(self.bundle.now, &page, sent, answer) {
-                Step::Done(verdict) => {
-                    self.after = Some(verdict.after);
-                    return Some(verdict.finding);
-                }
-                Step::Wait { probe: false } => return None,
-                Step::Wait { probe: true } => answer = Some(self.bundle.is_ready()),
-            }
-        }
-        None
+    /// The old content is put back because the proof wasn't found.
+    fn goes_back(&mut self) {
+        let (b, host) = (&self.bundle, &self.host);
+        let Some((at, generation, seq)) = self.since.filter(|_| self.offered.is_none()) else { return };
+        let is_late = b.now >= at + TIMEOUT && !host.is_cut_off && !host.cancels && !self.is_disturbed && host.sent;
+        let is_good = self.is_restart
+            && is_late
+            && !b.is_stopping
+            && !b.is_held
+            && b.disk.path() == Content::New
+            && b.generation > generation
+            && self.served() > seq
+            && b.ready_for().is_some_and(|ready| ready > SETTLE + 4 * TICK);
+        self.check(!is_good, "what is live is found to be so", Self::summary);
     }
 
-    fn prove(&mut self) -> Result<Event, Killed> {
-        let (signal, page) = (self.signal(), self.bundle.page());
-        let mut aim = match target(&page, signal) {
-            Ok(aim) => aim,
-            Err((why, _)) => return Ok(Event::Failed(Trouble::Target { why })),
-        };
-        self.since = (aim.before.generation, aim.seq);
-        if self.is(Plant::TakesTheOldProcessForTheNew) {
-            (aim.before.generation, aim.seq) = (aim.before.generation - 1, aim.seq.saturating_sub(1));
+    fn summary(&self) -> String {
+        let b = &self.bundle;
+        let over = b.disk.over;
+        let names = [Name::Path, Name::Staged, Name::Kept, Name::Other].map(|name| b.disk.content(name));
+        format!("{:?} serves {:?}; {names:?} {:?} {over:?}", b.state, b.serves, b.disk.outcome())
+    }
+
+    /// What the host says, and why not to go on, if so.
+    fn heard(&mut self) -> Tried<Option<HostMessage>> {
+        if self.since.is_some() && !self.host.sent && self.is(Plant::CountsBeforeItIsSent) {
+            return Ok(Some(HostMessage::Sent));
         }
-        let mut proof = Proof::new(&page, signal, aim);
-        if !self.host.is_connected {
-            return Ok(Event::Left(Trouble::HostGone));
+        if self.offered.is_some() && !self.host.acked && self.is(Plant::CommitsUnacknowledged) {
+            return Ok(Some(HostMessage::Ack));
         }
+        if let Some(in_looks) = self.host.acks_in.as_mut() {
+            if *in_looks == 0 {
+                self.host.acks_in = None;
+                self.host.acked = true;
+                return Ok(Some(HostMessage::Ack));
+            }
+            *in_looks -= 1;
+        }
+        self.host.says_in = self.host.says_in.saturating_sub(1);
+        let says = !self.host.is_cut_off && self.host.says_in == 0;
+        match self.host.said.take_if(|_| says) {
+            Some(true) => {
+                self.host.sent = true;
+                Ok(Some(HostMessage::Sent))
+            }
+            Some(false) => Ok(Some(HostMessage::NotSent)),
+            None if self.host.is_cut_off => Err(Reason::HostGone.into()),
+            None if self.host.cancels => Ok(Some(HostMessage::Cancel)),
+            None => Ok(None),
+        }
+    }
+
+    /// docker kill.
+    fn go(&mut self, target: &sidecar::change::proof::Target) {
+        self.since = Some((self.bundle.now, target.before.generation, target.seq));
+        self.lie += u64::from(self.is(Plant::TakesTheOldProcessForTheNew));
         self.host.sent = false;
-        // docker kill.
         let (said, lands) = match self.choices.fault(5) {
             1 => (Some(false), None),
             // It is given up, and lands all the same.
@@ -374,75 +322,12 @@ impl Change<'_> {
         if let Some(after) = lands {
             self.bundle.signal(self.is_restart, after);
         }
-        loop {
-            let sent = self.host.sent || self.is(Plant::CountsBeforeItIsSent);
-            if let Some(finding) = self.look_at(&mut proof, sent) {
-                let is_success = matches!(finding, Finding::Live | Finding::Delivered);
-                if let Some(changed) = self.nobody_wrote(Content::New).filter(|_| is_success) {
-                    return Ok(changed);
-                }
-                return Ok(self.judge(finding, Some(Content::New), self.is_restart));
-            }
-            self.step()?;
-            match self.left(self.deadline) {
-                None => {}
-                Some(Trouble::Late) => {
-                    let is_good = self.is_restart
-                        && self.host.sent
-                        && self.bundle.generation > self.since.0
-                        && self.served(signal) > self.since.1
-                        && self.bundle.ready_for().is_some_and(|ready| ready > SETTLE + 4 * TICK);
-                    self.check(!is_good, "what is live is found to be so", |c| format!("{:?}", proof_of(c, &proof)));
-                    return Ok(self.judge(proof.give_up().finding, Some(Content::New), self.is_restart));
-                }
-                Some(why) => return Ok(Event::Left(why)),
-            }
-        }
     }
 
-    /// What the proof says must be so. `new`: the content that is proven; `None`: whatever the way back has found.
-    fn judge(&mut self, finding: Finding, new: Option<Content>, is_restart: bool) -> Event {
-        let b = &self.bundle;
-        let is_sent = new.is_none() || self.host.sent;
-        let signal = if is_restart { Signal::USR1 } else { Signal::HUP };
-        let is_served = self.served(signal) > self.since.1;
-        let serves = |content| new.map_or(content != Content::New, |new| content == new);
-        let is_up = b.state == DaemonState::Running && b.serves.is_some_and(serves);
-        let is_so = match finding {
-            Finding::Live if is_restart => {
-                let is_settled = b.ready_for().is_some_and(|ready| ready >= SETTLE);
-                is_up && is_served && b.generation > self.since.0 && is_settled
-            }
-            Finding::Live => is_up && b.obeyed_at.is_some_and(|at| b.now >= at + SETTLE),
-            Finding::Delivered => !is_restart && is_served && b.state == DaemonState::Running,
-            _ => true,
-        };
-        let is_success = matches!(finding, Finding::Live | Finding::Delivered);
-        self.check(is_sent || !is_success, "nothing counts before the signal is out", |_| format!("{finding:?}"));
-        self.check(is_so, "what is found live is live, and has settled", |c| {
-            format!(
-                "{finding:?}: {:?} serves {:?}, ready for {:?} ms",
-                c.bundle.state,
-                c.bundle.serves,
-                c.bundle.ready_for()
-            )
-        });
-        match finding {
-            Finding::Live | Finding::Delivered => Event::Proven(finding),
-            Finding::Unproven(Short::InitStopping) => Event::Failed(Trouble::Stopping),
-            finding => Event::Failed(Trouble::Unproven { finding }),
-        }
-    }
-
-    fn offer(&mut self) -> Result<Event, Killed> {
+    fn offer(&mut self) -> Tried<()> {
+        self.offered = Some(self.bundle.generation);
         if self.is(Plant::SweepsBeforeTheCommit) {
-            self.bundle.disk.kept = None;
-        }
-        if self.is(Plant::CommitsUnacknowledged) {
-            return Ok(Event::Done);
-        }
-        if !self.host.is_connected {
-            return Ok(Event::Left(Trouble::HostGone));
+            self.bundle.disk.clear(Name::Kept);
         }
         match self.choices.fault(4) {
             1 => self.hang_up("the host is killed before it acknowledges", false),
@@ -454,177 +339,48 @@ impl Change<'_> {
                 // It was sent, and is lost.
                 self.host.acked = true;
                 self.hang_up("the acknowledgement is lost", true);
-                self.step()?;
-                return Ok(Event::Left(Trouble::HostGone));
+                return self.step();
             }
             // Others of the fleet aren't proven yet.
             4 => self.host.acks_in = Some(3),
             _ => self.host.acks_in = Some(0),
         }
-        let deadline = self.deadline.max(self.bundle.now + TO_ACK);
-        loop {
-            self.step()?;
-            if let Some(why) = self.left(deadline) {
-                return Ok(Event::Left(why));
-            }
-            let page = self.bundle.page();
-            if page.status.state == InitState::Stopping {
-                return Ok(Event::Left(Trouble::Stopping));
-            }
-            if let Some(finding) = undone(&page, "filter", self.after) {
-                return Ok(Event::Failed(Trouble::Unproven { finding }));
-            }
-            if self.host.acked {
-                return Ok(self.nobody_wrote(Content::New).unwrap_or(Event::Done));
-            }
-        }
-    }
-
-    fn restore(&mut self, mode: Mode) -> Result<Event, Killed> {
-        self.bundle.starts_since_back = 0;
-        if self.place_failed && self.is(Plant::ForgetsAPlaceThatFailed) {
-            return Ok(Event::Done);
-        }
-        let is_theirs = self.bundle.disk.path == Content::Theirs && !self.is(Plant::WritesOverAPerson);
-        self.back_to = Content::Old;
-        if is_theirs && mode == Mode::Settle {
-            self.back_to = Content::Theirs;
-            return Ok(if self.is(Plant::CallsAPersonsContentTheOld) { Event::Done } else { Event::Replaced });
-        }
-        if self.bundle.disk.kept == Some(Content::Old) {
-            let restored = self.disk(Doing::Restore, |b| {
-                b.disk.aside |= is_theirs;
-                (b.disk.path, b.disk.kept) = (Content::Old, None);
-            })?;
-            return Ok(if is_theirs && restored == Event::Done { Event::Replaced } else { restored });
-        }
-        Ok(if self.bundle.disk.path == Content::Old { Event::Done } else { Event::Failed(Trouble::KeptGone) })
-    }
-
-    fn revive(&mut self) -> Result<Event, Killed> {
-        let revived = self.restart()?;
-        Ok(self.nobody_wrote(self.back_to).unwrap_or(revived))
-    }
-
-    fn restart(&mut self) -> Result<Event, Killed> {
-        if self.is(Plant::GoesBackWithoutARestart) {
-            return Ok(Event::Done);
-        }
-        let page = self.bundle.page();
-        let aim = match target(&page, Signal::USR1) {
-            Ok(aim) => aim,
-            Err((Refusal::Stopping, _)) => return Ok(Event::Failed(Trouble::Stopping)),
-            Err((why, _)) => return Ok(Event::Failed(Trouble::Target { why })),
-        };
-        self.since = (aim.before.generation, aim.seq);
-        let mut proof = Proof::new(&page, Signal::USR1, aim);
-        self.bundle.signal(true, 0);
-        let deadline = self.bundle.now + TIMEOUT.max(1000);
-        loop {
-            if let Some(finding) = self.look_at(&mut proof, true) {
-                return Ok(self.judge(finding, None, true));
-            }
-            if self.bundle.now >= deadline {
-                return Ok(self.judge(proof.give_up().finding, None, true));
-            }
-            self.step()?;
-        }
-    }
-
-    /// A helper comes: it takes the lock, settles, and goes on with what it was sent for.
-    fn helper(&mut self, mode: Option<Mode>) -> Option<Result<Ending, Killed>> {
-        if !self.bundle.is_up || self.bundle.locked {
-            return None;
-        }
-        self.bundle.say(|| format!("a helper has the lock, for {mode:?}"));
-        self.bundle.locked = true;
-        self.deadline = self.bundle.now + TIMEOUT;
-        let settled = self.settle();
-        let ended = match (settled, mode) {
-            (Err(killed), _) => Some(Err(killed)),
-            (Ok(()), None) => None,
-            (Ok(()), Some(mode)) => Some(match target(&self.bundle.page(), self.signal()) {
-                Ok(_) => self.carry_out(mode),
-                Err((why, _)) => Ok(Ending::Refused { why: Trouble::Target { why } }),
-            }),
-        };
-        self.bundle.locked = false;
-        ended
-    }
-
-    fn settle(&mut self) -> Result<(), Killed> {
-        if self.is(Plant::NobodySettlesWhatWasInterrupted) {
-            return Ok(());
-        }
-        if self.bundle.disk.record == Some(Mark::Interrupted) {
-            let host = Host::new();
-            let own = std::mem::replace(&mut self.host, host);
-            let ended = self.carry_out(Mode::Settle);
-            self.host = own;
-            return ended.map(drop);
-        }
-        if self.mode != Mode::InPlace {
-            (self.bundle.disk.staged, self.bundle.disk.kept) = (None, None);
-        }
         Ok(())
     }
 
-    /// What the host makes of it.
-    fn tell(&mut self, ended: Option<&Result<Ending, Killed>>) -> Told {
-        let is_file = self.mode == Mode::File;
-        if let (Some(Ok(ending)), true) = (ended, self.host.is_connected) {
-            return match ending {
-                Ending::Live { finding: Finding::Live } if self.host.acked || !is_file => Told::Live,
-                Ending::Live { .. } if self.host.acked || !is_file => Told::Delivered,
-                Ending::Checked => Told::Checked,
-                Ending::Refused { .. } | Ending::RolledBack { .. } | Ending::NotProven { .. } => Told::AsItWas,
-                Ending::Live { .. } | Ending::Unchanged | Ending::Down { .. } => Told::Unknown,
-            };
-        }
-        match (self.host.is_alive, is_file) {
-            (false, _) => Told::Nobody,
-            (true, false) => Told::AsItWas,
-            (true, true) => self.ask(),
-        }
-    }
-
-    /// The connection broke: the host asks once more.
-    fn ask(&mut self) -> Told {
-        if self.host.acked && self.is(Plant::TakesALostConnectionForLive) {
-            return Told::Live;
-        }
-        for _ in 0..3 {
-            if !self.bundle.is_up {
-                // Without its acknowledgement nothing was committed: the next start has the old content.
-                return if self.host.acked { Told::Unknown } else { Told::Gone };
+    /// What the daemon's person finds on the disk is what they left there, by a planted bug.
+    fn misread(&mut self, name: Name, found: Found) -> Found {
+        let Found::File(mut file) = found else { return found };
+        let (is_theirs, disk) = (file.bytes == bytes(Content::Theirs), &self.bundle.disk);
+        let takes_for = match self.bundle.plant {
+            Some(Plant::WritesOverAPerson)
+                if is_theirs && disk.is_interrupted() && disk.content(Name::Kept) == Some(Content::Old) =>
+            {
+                Some(Content::New)
             }
-            if self.bundle.disk.record == Some(Mark::Interrupted) {
-                let choice = self.choices.fault(2);
-                self.person(choice);
+            Some(Plant::CallsAPersonsContentTheOld)
+                if is_theirs && name == Name::Path && self.since.is_none() && self.bundle.is_over_interrupted() =>
+            {
+                Some(Content::Old)
             }
-            if matches!(self.helper(None), Some(Err(Killed))) {
-                continue;
+            Some(Plant::ForgetsToLookAtWhatCameBack)
+                if is_theirs && name == Name::Staged && disk.content(Name::Kept) == Some(Content::Old) =>
+            {
+                file.stamp.inode = disk.at(Name::Kept).map_or(0, |kept| kept.inode);
+                Some(Content::Old)
             }
-            let disk = &self.bundle.disk;
-            return match disk.record.filter(|_| disk.is_ours) {
-                Some(Mark::Live) if self.host.acked => Told::Live,
-                Some(Mark::Delivered) if self.host.acked => Told::Delivered,
-                Some(Mark::RolledBack) | None => Told::AsItWas,
-                Some(_) => Told::Unknown,
-            };
+            _ => None,
+        };
+        if let Some(content) = takes_for {
+            file.bytes = bytes(content).to_vec();
         }
-        Told::Unknown
-    }
-
-    fn summary(&self) -> String {
-        let b = &self.bundle;
-        format!("{:?} serves {:?}; {:?}", b.state, b.serves, b.disk)
+        Found::File(file)
     }
 
     /// What was told must be so, now or once it is at rest; `since`: but for what a person wrote since.
     fn is_as_told(&mut self, told: Told, was_dead: bool, at_rest: bool, since: bool) {
         let b = &self.bundle;
-        let (path, serves) = (b.disk.path, b.serves);
+        let (path, serves) = (b.disk.path(), b.serves);
         let is_old_good = b.nature_of(Content::Old) == Nature::Good;
         let is_excused = b.disturbed || b.is_stopping || !b.is_up || !is_old_good;
         // It may die once it has settled, and ends with the bundle; it may not serve something else.
@@ -639,10 +395,7 @@ impl Change<'_> {
             _ if since => !matches!(told, Told::AsItWas | Told::Gone) || path != Content::New,
             Told::Live => path == Content::New && is(Content::New),
             Told::Delivered => path == Content::New,
-            Told::AsItWas if self.mode == Mode::File => {
-                let is_old = path == Content::Old && is(Content::Old);
-                is_old || is_over_old
-            }
+            Told::AsItWas if self.is_file() => path == Content::Old && is(Content::Old) || is_over_old,
             Told::Gone if at_rest => path == Content::Old && is(Content::Old) || is_theirs,
             Told::Checked => path == Content::Old && is(Content::Old) || is_over_old,
             _ => true,
@@ -654,132 +407,495 @@ impl Change<'_> {
         };
         self.check(is_kept, promise, |c| format!("{told:?}, {}", c.summary()));
     }
+}
+
+fn id() -> Printable {
+    Printable::new("1")
+}
+
+impl<'a> Sim<'a> {
+    fn world(&self) -> RefMut<'_, World<'a>> {
+        self.0.borrow_mut()
+    }
+
+    fn order(&self) -> Order {
+        let world = self.world();
+        let task = world.task.clone();
+        let content = (task != Task::InPlace).then(|| bytes(Content::New).to_vec());
+        let by = Printable::new("me");
+        Order {
+            id: id(),
+            by,
+            at: Printable::default(),
+            signal: world.signal(),
+            from_inside: false,
+            timeout_ms: TIMEOUT,
+            task,
+            content,
+        }
+    }
+
+    /// A helper comes for what was asked for, and its last word is looked at.
+    fn helper(&mut self) -> Result<End, Killed> {
+        let order = self.order();
+        // Before anything else: a host isn't told to go on where init would refuse.
+        let ended = transaction::change(self, &order);
+        let mut world = self.world();
+        if let Ok(end) = &ended {
+            world.bundle.locked = false;
+            let ended = end.ended.clone();
+            world.bundle.say(|| format!("helper: {ended:?}"));
+            let is_down = ended.outcome == Said::Down;
+            let stops = is_down && ended.back == Some(Reason::Stopping);
+            world.check(!stops, "a bundle that stops is no bundle that is down", |_| format!("{ended:?}"));
+            let says = |why: &Option<Reason>| matches!(why, Some(Reason::File { fault: FileFault::Changed, .. }));
+            let is_so = !(says(&ended.why) || says(&ended.back)) || world.bundle.disk.over.is_some();
+            world.check(is_so, "somebody wrote to the file where it says so", |_| format!("{ended:?}"));
+            if matches!(ended.outcome, Said::Live | Said::Delivered) && !world.is_file() {
+                world.is_live();
+            }
+        }
+        ended
+    }
+
+    /// One that only looks what became of it.
+    fn asks(&mut self) -> Result<Option<RecordedOutcome>, Killed> {
+        let order = Order { task: Task::Ask, content: None, ..self.order() };
+        let (own, since, offered) = {
+            let mut world = self.world();
+            (std::mem::take(&mut world.host), world.since.take(), world.offered.take())
+        };
+        let outcome = transaction::what_became_of(self, &order);
+        let mut world = self.world();
+        (world.host, world.since, world.offered) = (own, since, offered);
+        world.bundle.locked &= outcome.is_err();
+        outcome
+    }
+
+    /// What the host makes of it.
+    fn tell(&mut self, ended: &Result<End, Killed>, was_dead: bool) -> Told {
+        let (is_file, is_cut_off, acked, is_gone) = {
+            let world = self.world();
+            (world.is_file(), world.host.is_cut_off, world.host.acked, world.host.is_gone)
+        };
+        if let (Ok(end), false) = (ended, is_cut_off) {
+            return match end.ended.outcome {
+                Said::Live if acked || !is_file => Told::Live,
+                Said::Delivered if acked || !is_file => Told::Delivered,
+                Said::DryRun => Told::Checked,
+                Said::Refused | Said::RolledBack | Said::NotProven => Told::AsItWas,
+                Said::Down => {
+                    let mut world = self.world();
+                    let b = &world.bundle;
+                    let is_up = b.serves == Some(Content::Old) || was_dead && b.serves.is_none();
+                    let is_right =
+                        !is_up || world.is_disturbed || b.disturbed || b.is_held || b.disk.path() != Content::Old;
+                    world.check(is_right, "exit 5 means that a person must act", World::summary);
+                    Told::Unknown
+                }
+                _ => Told::Unknown,
+            };
+        }
+        match (is_gone, is_file) {
+            (true, _) => Told::Nobody,
+            (false, false) => Told::AsItWas,
+            (false, true) => self.ask(was_dead),
+        }
+    }
+
+    /// The connection broke: the host asks once more.
+    fn ask(&mut self, was_dead: bool) -> Told {
+        let acked = self.world().host.acked;
+        if acked && self.world().is(Plant::TakesALostConnectionForLive) {
+            return Told::Live;
+        }
+        for _ in 0..3 {
+            {
+                let mut world = self.world();
+                if !world.bundle.is_up {
+                    // Without its acknowledgement nothing was committed: the next start has the old content.
+                    return if acked { Told::Unknown } else { Told::Gone };
+                }
+                if world.bundle.disk.is_interrupted() {
+                    let choice = world.choices.fault(2);
+                    world.person(choice);
+                }
+            }
+            let Ok(outcome) = self.asks() else { continue };
+            return match outcome {
+                Some(RecordedOutcome::Live) if acked => Told::Live,
+                Some(RecordedOutcome::Delivered) if acked => Told::Delivered,
+                Some(RecordedOutcome::RolledBack) | None => Told::AsItWas,
+                Some(RecordedOutcome::Down) => {
+                    let mut world = self.world();
+                    let b = &world.bundle;
+                    let is_as_dead = was_dead && b.serves.is_none() && b.disk.path() == Content::Old;
+                    let is_right = !is_as_dead || world.is_disturbed || b.disturbed || b.is_held;
+                    world.check(is_right, "exit 5 means that a person must act", World::summary);
+                    Told::Unknown
+                }
+                Some(_) => Told::Unknown,
+            };
+        }
+        Told::Unknown
+    }
 
     /// No fault any more: all must come to rest, with one content on disk and in the daemon.
     fn rest(&mut self, told: Told, was_dead: bool) {
-        let choice = self.choices.fault(2);
-        self.person(choice);
-        self.choices.end_faults();
-        self.host = Host::new();
-        for _ in 0..40 {
-            self.bundle.tick();
-        }
-        if !self.bundle.is_up {
-            self.bundle.boot();
-            self.bundle.tick();
-        }
+        let choice = {
+            let mut world = self.world();
+            let choice = world.choices.fault(2);
+            world.person(choice);
+            world.choices.end_faults();
+            world.host = Host::default();
+            world.bundle.is_held = false;
+            for _ in 0..40 {
+                world.bundle.tick();
+            }
+            if !world.bundle.is_up {
+                world.bundle.boot();
+                world.bundle.tick();
+            }
+            // A helper that is stopped has had all its time; one that has put nothing in place is ended by a person.
+            world.bundle.now += 120_000;
+            world.bundle.locked &= world.bundle.disk.is_interrupted();
+            choice
+        };
         // Whoever comes next.
-        let _ = self.helper(None);
+        let _ = self.asks();
+        let mut world = self.world();
         for _ in 0..40 {
-            self.bundle.tick();
+            world.bundle.tick();
         }
-        let disk = self.bundle.disk.clone();
-        let is_settled = disk.record != Some(Mark::Interrupted);
-        self.check(is_settled, "what was interrupted is settled by whoever comes next", Change::summary);
-        let can_say = self.is_restart || self.bundle.ready == Some(Ready::Notify);
-        if self.mode != Mode::InPlace {
-            let serves = self.bundle.serves;
-            let is_edited = disk.path == Content::Theirs && !self.bundle.is_over_interrupted();
-            let is_one = serves.is_none() || serves == Some(disk.path) || !can_say || is_edited;
-            self.check(is_one, "never a mix", Change::summary);
-            let is_swept = disk.staged.is_none() && disk.kept.is_none();
-            self.check(is_swept, "nothing is left beside the file", Change::summary);
-            let is_new = disk.path == Content::New;
-            let is_marked = disk.is_ours && is_committed(disk.record);
+        let disk = world.bundle.disk.clone();
+        world.check(!disk.is_interrupted(), "what was interrupted is settled by whoever comes next", World::summary);
+        let can_say = world.is_restart || world.bundle.ready == Some(Ready::Notify);
+        if world.task != Task::InPlace {
+            let serves = world.bundle.serves;
+            let is_over_interrupted = world.bundle.is_over_interrupted();
+            let is_edited = disk.path() == Content::Theirs;
+            let is_one = serves.is_none() || serves == Some(disk.path()) || !can_say || is_edited;
+            world.check(is_one, "never a mix", World::summary);
+            let is_swept = disk.at(Name::Staged).is_none() && disk.at(Name::Kept).is_none();
+            world.check(is_swept, "nothing is left beside the file", World::summary);
+            let is_new = disk.path() == Content::New;
+            let is_marked = disk.record.as_ref().is_some_and(|r| r.id == id()) && is_committed(disk.outcome());
             let is_marked = is_marked && disk.over.is_none_or(|(_, record)| !is_committed(record));
-            let is_left =
-                !self.bundle.is_over_interrupted() || matches!(disk.record, Some(Mark::NotProven | Mark::Down));
-            self.check(is_new == is_marked && is_left, "the record tells which content it is", Change::summary);
+            let is_left = !is_over_interrupted
+                || matches!(disk.outcome(), Some(RecordedOutcome::NotProven | RecordedOutcome::Down));
+            world.check(is_new == is_marked && is_left, "the record tells which content it is", World::summary);
         }
-        let is_there = disk.over.is_none() || disk.path == Content::Theirs || disk.aside;
-        self.check(is_there, "what a person wrote is never lost", Change::summary);
-        self.is_as_told(told, was_dead, true, choice > 0);
+        let is_there =
+            disk.over.is_none() || disk.path() == Content::Theirs || disk.content(Name::Other) == Some(Content::Theirs);
+        world.check(is_there, "what a person wrote is never lost", World::summary);
+        world.is_as_told(told, was_dead, true, choice > 0);
     }
 }
 
-fn says_changed(ending: &Ending) -> bool {
-    match ending {
-        Ending::Refused { why } | Ending::NotProven { why } | Ending::RolledBack { why } => *why == Trouble::Changed,
-        Ending::Down { why, back } => *why == Trouble::Changed || *back == Trouble::Changed,
-        Ending::Unchanged | Ending::Checked | Ending::Live { .. } => false,
+impl Hands for Sim<'_> {
+    type Files = Self;
+
+    fn now_ms(&mut self) -> u64 {
+        self.world().bundle.now
+    }
+
+    fn home(&mut self) -> Home {
+        Home { boot: boot(), pids: Some(self.world().bundle.boots) }
+    }
+
+    fn lock(&mut self) -> Tried<bool> {
+        let mut world = self.world();
+        let is_free = !world.bundle.locked;
+        world.bundle.locked = true;
+        Ok(is_free)
+    }
+
+    fn end_overdue_helper(&mut self) -> Tried<()> {
+        let mut world = self.world();
+        world.bundle.say(|| "the stopped helper is ended".to_owned());
+        world.bundle.locked = false;
+        Ok(())
+    }
+
+    fn open(&mut self, _: &Path) -> Tried<Self> {
+        Ok(self.clone())
+    }
+
+    fn page(&mut self) -> Tried<Page> {
+        let world = self.world();
+        let mut page = world.bundle.page();
+        for daemon in &mut page.status.daemons {
+            daemon.generation += world.lie;
+        }
+        for last in page.status.signals.values_mut().filter_map(|rule| rule.last.as_mut()) {
+            last.seq += world.lie;
+        }
+        Ok(page)
+    }
+
+    fn probe(&mut self, _: &Page, _: &str, _: u64) -> Tried<Result<(), Shortfall>> {
+        let mut world = self.world();
+        world.count()?;
+        let b = &world.bundle;
+        let trusts = b.plant == Some(Plant::TakesAStrangersAnswer);
+        if b.is_held && !trusts {
+            return Ok(Err(Shortfall::PortHeld { port: 1, by: 9, name: Printable::new("stranger") }));
+        }
+        Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady) })
+    }
+
+    fn check(&mut self, _: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
+        let fault = self.world().choices.fault(2);
+        let checked = match fault {
+            0 => {
+                self.world().step()?;
+                go_on(self).map(|()| Checked::Passed)
+            }
+            1 => Ok(Checked::Refused { code: Some(1), words: String::new() }),
+            _ => loop {
+                self.world().step()?;
+                if let Err(stop) = go_on(self) {
+                    break Err(stop);
+                }
+            },
+        };
+        let mut world = self.world();
+        world.is_checked = checked == Ok(Checked::Passed);
+        if world.is(Plant::PlacesUnchecked) { Ok(Checked::Passed) } else { checked }
+    }
+
+    fn signal(&mut self, signal: Option<Signal>) -> Tried<()> {
+        let mut world = self.world();
+        match signal {
+            None => {}
+            Some(_) if world.is(Plant::GoesBackWithoutARestart) => world.lie += 1,
+            Some(_) => world.bundle.signal(true, 0),
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, message: HelperMessage) -> Tried<()> {
+        let mut world = self.world();
+        if world.host.is_cut_off {
+            return Err(Reason::HostGone.into());
+        }
+        match message {
+            HelperMessage::Go { target, .. } => world.go(&target),
+            HelperMessage::Proven => {
+                world.is_live();
+                world.offer()?;
+            }
+            HelperMessage::Sent | HelperMessage::Recovering { .. } | HelperMessage::End(_) => {}
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
+        let mut world = self.world();
+        if ms > 0 {
+            world.step()?;
+        }
+        world.heard()
+    }
+
+    fn pause(&mut self, _: u16) -> Tried<()> {
+        self.world().step()
+    }
+
+    fn diff(&mut self, _: &[u8], _: &[u8], _: bool) -> Diff {
+        Diff { hunks: Vec::new(), more: 0 }
+    }
+
+    fn log(&mut self, _: &Line<'_>) {}
+}
+
+impl Files for Sim<'_> {
+    fn path(&self) -> &Path {
+        Path::new("/rules")
+    }
+
+    fn path_of(&self, name: Name) -> PathBuf {
+        self.world().bundle.disk.path_of(name)
+    }
+
+    fn lock(&mut self) -> Tried<bool> {
+        Ok(true)
+    }
+
+    fn read(&mut self, name: Name) -> Tried<Found> {
+        let mut world = self.world();
+        if name == Name::Path && world.was_install_lost && world.is(Plant::ForgetsAPlaceThatFailed) {
+            return Ok(Found::Nothing);
+        }
+        let mut found = world.bundle.disk.read(name)?;
+        if let (Found::File(file), Name::Path) = (&mut found, name) {
+            if file.bytes == bytes(Content::New) {
+                world.placed = Some(file.clone());
+            } else if let Some(placed) = world
+                .placed
+                .as_ref()
+                .filter(|_| world.is(Plant::ProvesWhatAPersonWrote) && world.since.is_some())
+                .filter(|_| file.bytes == bytes(Content::Theirs))
+            {
+                *file = placed.clone();
+            }
+        }
+        Ok(world.misread(name, found))
+    }
+
+    fn record(&mut self) -> Tried<Option<Record>> {
+        let mut world = self.world();
+        let mut record = world.bundle.disk.record.clone();
+        if let Some(record) = &mut record {
+            if record.is_interrupted() && world.is(Plant::NobodyRecoversWhatWasInterrupted) {
+                record.outcome = RecordedOutcome::NotProven;
+            }
+            record.was_dead &= !world.is(Plant::ForgetsThatItWasDead);
+        }
+        if world.choices.fault(1) == 1 {
+            world.bundle.say(|| "the record can't be read".to_owned());
+            world.is_disturbed = true;
+            return Err(failed(FileStep::Read));
+        }
+        Ok(record)
+    }
+
+    fn write_record(&mut self, record: &Record) -> Tried<()> {
+        let mut world = self.world();
+        if record.is_interrupted() && world.is(Plant::PlacesUnrecorded) {
+            return Ok(());
+        }
+        if world.is_file() && record.id == id() && is_committed(Some(record.outcome)) {
+            let (acked, offered) = (world.host.acked, world.offered);
+            world.check(acked, "it commits only once it is acknowledged", |_| "it was not".to_owned());
+            let b = &world.bundle;
+            let runs = b.state == DaemonState::Running && offered == Some(b.generation);
+            world.check(runs, "what was proven runs still when it is committed", World::summary);
+        }
+        // What couldn't be written isn't there.
+        let what = format!("the record says {:?}", record.outcome);
+        world.disk(&what, 3, FileStep::Record, |b| b.disk.write_record(record))
+    }
+
+    fn write(&mut self, name: Name, bytes: &[u8], like: &record::Content) -> Tried<Option<(u32, u32)>> {
+        self.world().disk(&format!("writes {name:?}"), 4, FileStep::Stage, |b| b.disk.write(name, bytes, like))
+    }
+
+    fn link(&mut self, from: Name, to: Name) -> Tried<bool> {
+        self.world().disk(&format!("links {to:?}"), 6, FileStep::Keep, |b| b.disk.link(from, to))
+    }
+
+    fn exchange(&mut self, one: Name, other: Name) -> Tried<bool> {
+        let mut world = self.world();
+        if !world.bundle.disk.is_modern {
+            return Ok(false);
+        }
+        let step = world.moves(one, other);
+        world.disk(&format!("exchanges {one:?} and {other:?}"), 6, step, |b| b.disk.exchange(one, other))
+    }
+
+    fn rename(&mut self, from: Name, to: Name) -> Tried<()> {
+        let mut world = self.world();
+        let step = world.moves(from, to);
+        world.disk(&format!("renames {from:?} to {to:?}"), 4, step, |b| b.disk.rename(from, to))
+    }
+
+    fn remove(&mut self, name: Name) -> Tried<()> {
+        let mut world = self.world();
+        if world.bundle.disk.at(name).is_none() {
+            return Ok(());
+        }
+        world.disk(&format!("removes {name:?}"), 2, FileStep::Keep, |b| b.disk.remove(name))
+    }
+
+    fn mount(&mut self) -> Tried<Mount> {
+        Ok(Mount::No)
+    }
+
+    fn is_where_it_was(&mut self) -> Tried<bool> {
+        Ok(true)
     }
 }
 
-fn is_committed(record: Option<Mark>) -> bool {
-    matches!(record, Some(Mark::Live | Mark::Delivered))
-}
-
-fn proof_of(change: &Change<'_>, proof: &Proof) -> (u64, Finding) {
-    (change.bundle.now, proof.give_up().finding)
-}
-
-impl Host {
-    fn new() -> Self {
-        Self {
-            is_alive: true,
-            is_connected: true,
-            cancels: false,
-            said: None,
-            says_in: 0,
-            acked: false,
-            acks_in: None,
-            sent: false,
+impl World<'_> {
+    fn moves(&mut self, from: Name, to: Name) -> FileStep {
+        match (from, to) {
+            (Name::Staged, Name::Path) => {
+                if self.bundle.disk.content(Name::Staged) == Some(Content::New) {
+                    self.installs();
+                }
+                FileStep::Install
+            }
+            (Name::Kept, Name::Path) => {
+                self.goes_back();
+                FileStep::Restore
+            }
+            _ => FileStep::Restore,
         }
     }
+}
+
+fn is_committed(record: Option<RecordedOutcome>) -> bool {
+    matches!(record, Some(RecordedOutcome::Live | RecordedOutcome::Delivered))
 }
 
 /// One schedule, from its first choice on.
 pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outcome {
-    let mode = [Mode::File, Mode::File, Mode::File, Mode::InPlace, Mode::DryRun][choices.pick(5)];
+    let file = || Task::File { bytes: 3, sha256: Printable::default(), force: false };
+    let dry_run = || Task::DryRun { bytes: 3, sha256: Printable::default(), show: false };
+    let task = [file(), file(), file(), Task::InPlace, dry_run()][choices.pick(5)].clone();
     let is_restart = choices.pick(2) == 0;
     let ready = [None, Some(Ready::Tcp(([127, 0, 0, 1], 1).into())), Some(Ready::Notify)][choices.pick(3)].clone();
     let new = [Nature::Good, Nature::Dies, Nature::DiesSoon, Nature::NeverReady, Nature::Refuses][choices.pick(5)];
     let was_dead = choices.pick(2) == 1;
     let old = if choices.pick(2) == 0 { Nature::Good } else { Nature::Dies };
     let slow = [0, 3 * TICK][choices.pick(2)];
-    let mut bundle = Bundle::new([old, new], ready, slow, was_dead, plant);
-    if mode == Mode::InPlace {
-        bundle.disk.path = Content::New;
+    let is_modern = choices.pick(2) == 0;
+    let mut bundle = Bundle::new([old, new], ready, slow, was_dead, is_modern, plant);
+    if task == Task::InPlace {
+        bundle.disk.put(Name::Path, Content::New);
     }
     bundle.log = with_log.then(Vec::new);
     bundle.say(|| {
         format!(
-            "{mode:?}, restart: {is_restart}, {:?}; new {new:?}, old {old:?}, was dead: {was_dead}, slow {slow}",
-            bundle_ready(is_restart)
+            "{task:?}, restart: {is_restart}; new {new:?}, old {old:?}, was dead: {was_dead}, slow {slow}, {is_modern}"
         )
     });
-    let mut change = Change {
+    let was = bundle.disk.path();
+    let world = World {
         bundle,
         choices,
-        mode,
+        task,
         is_restart,
-        host: Host::new(),
-        deadline: 0,
-        checked: false,
-        place_failed: false,
-        back_to: Content::Old,
-        since: (0, 0),
-        after: None,
+        host: Host::default(),
+        since: None,
+        offered: None,
+        is_checked: false,
+        is_disturbed: false,
+        was_install_lost: false,
+        placed: None,
+        lie: 0,
         steps: 0,
         broken: None,
     };
-    let ended = change.helper(Some(mode));
-    if matches!(mode, Mode::DryRun | Mode::InPlace) {
-        let path = change.bundle.disk.path;
-        let was = if mode == Mode::DryRun { Content::Old } else { Content::New };
-        let is_untouched = path == was || path == Content::Theirs;
-        change.check(is_untouched, "without new content nothing is written to the file", Change::summary);
+    let mut sim = Sim(Rc::new(RefCell::new(world)));
+    let ended = sim.helper();
+    {
+        let mut world = sim.world();
+        let path = world.bundle.disk.path();
+        let is_untouched = world.is_file() || path == was || path == Content::Theirs;
+        world.check(is_untouched, "without new content nothing is written to the file", World::summary);
     }
-    let told = change.tell(ended.as_ref());
-    change.bundle.say(|| format!("the host tells: {told:?}"));
-    change.is_as_told(told, was_dead, false, false);
-    change.rest(told, was_dead);
-    let Change { bundle, steps, broken, .. } = change;
-    Outcome { broken, told, steps, log: bundle.log.unwrap_or_default() }
-}
-
-fn bundle_ready(is_restart: bool) -> &'static str {
-    if is_restart { "USR1" } else { "HUP" }
+    let told = sim.tell(&ended, was_dead);
+    {
+        let mut world = sim.world();
+        world.bundle.say(|| format!("the host tells: {told:?}"));
+        world.is_as_told(told, was_dead, false, false);
+    }
+    sim.rest(told, was_dead);
+    let mut world = sim.world();
+    let (broken, log) = (world.broken.take(), world.bundle.log.take());
+    Outcome { broken, told, steps: world.steps, log: log.unwrap_or_default() }
 }
 
 /// What a number of schedules came to.

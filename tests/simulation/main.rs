@@ -108,9 +108,14 @@ finds! {
     a_forward_before_the_handler_is_found: ForwardBeforeTheHandler, "no signal reaches a process that doesn't catch it";
     a_stale_pid_signalled_is_found: StalePidSignalled, "no signal is sent to a pid that isn't ours at that moment";
     a_stopped_process_that_never_gets_its_term_is_found: StoppedProcessNeverGetsItsTerm, "a stopped process gets its TERM";
-    a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old group is there when its replacement starts";
+    a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old session is there when its replacement starts";
     a_page_read_half_written_is_found: PageReadHalfWritten, "a page is read whole";
     a_fork_that_blocks_all_signals_taken_for_a_handler_is_found: ForkTakenForAHandler, "no signal reaches a process that doesn't catch it";
+    members_killed_without_being_asked_are_found: MembersKilledUnasked, "what is left of a session is asked before it is killed";
+    a_member_outside_the_group_that_is_forgotten_is_found: MemberOutsideTheGroupForgotten, "after a death that nobody asked for its session is killed at once";
+    an_exec_that_never_comes_and_blocks_a_shutdown_is_found: ExecThatNeverComesBlocksAShutdown, "status equals the truth";
+    a_traced_child_that_is_waited_for_for_ever_is_found: TracedChildWaitedForForEver, "a stop goes on 2 s after SIGKILL";
+    a_grace_that_runs_on_in_a_pause_is_found: GraceRunsOnInAPause, "a deadline never moves";
 }
 
 fn kept(report: &change::Report) {
@@ -170,16 +175,19 @@ finds_in_changes! {
     a_commit_without_an_acknowledgement_is_found: CommitsUnacknowledged, "it commits only once it is acknowledged";
     an_unchecked_content_is_found: PlacesUnchecked, "nothing unchecked is put in place";
     a_place_without_a_record_is_found: PlacesUnrecorded, "what is placed can be settled by whoever finds it";
-    a_way_back_without_a_restart_is_found: GoesBackWithoutARestart, "any other exit but 5 means that content and daemon are as they were";
-    an_init_that_settles_under_the_lock_is_found: InitSettlesUnderTheLock, "somebody wrote to the file where it says so";
+    a_way_back_without_a_restart_is_found: GoesBackWithoutARestart, "never a mix";
+    an_init_that_recovers_under_the_lock_is_found: InitRecoversUnderTheLock, "somebody wrote to the file where it says so";
     a_proof_without_settling_is_found: NothingSettles, "what is found live is live, and has settled";
     a_proof_by_another_s_restart_is_found: CountsBeforeItIsSent, "nothing counts before the signal is out";
     an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "what is found live is live, and has settled";
     a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "what was interrupted is settled by whoever comes next";
-    a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "somebody wrote to the file where it says so";
+    a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "any other exit but 5 means that content and daemon are as they were";
     a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
-    an_interrupted_change_that_nobody_settles_is_found: NobodySettlesWhatWasInterrupted, "nothing is left beside the file";
+    an_interrupted_change_that_nobody_recovers_is_found: NobodyRecoversWhatWasInterrupted, "what was interrupted is settled by whoever comes next";
     a_way_back_over_what_a_person_wrote_is_found: WritesOverAPerson, "what a person wrote is never lost";
-    a_person_s_content_called_the_old_is_found: CallsAPersonsContentTheOld, "any other exit but 5 means that content and daemon are as they were";
+    a_person_s_content_called_the_old_is_found: CallsAPersonsContentTheOld, "the record tells which content it is";
     a_proof_of_what_a_person_wrote_is_found: ProvesWhatAPersonWrote, "exit 0 means that the new content is live";
+    what_came_back_and_is_not_looked_at_is_found: ForgetsToLookAtWhatCameBack, "what a person wrote is never lost";
+    a_dead_daemon_that_is_forgotten_is_found: ForgetsThatItWasDead, "exit 5 means that a person must act";
+    an_answer_of_a_stranger_s_is_found: TakesAStrangersAnswer, "what is found live is live, and has settled";
 }

@@ -1,0 +1,358 @@
+//! Who holds the sockets that listen: an answer on a daemon's port proves nothing if another process gave it.
+//!
+//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's; but
+//! who ran and listened before a restart is remembered: whoever of the daemon's own is still there after it, in a session of
+//! its own (`su -c`, `setsid`), serves the old content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::reason::Shortfall;
+use crate::status::Page;
+use crate::table::Ready;
+use crate::text::Printable;
+
+/// The most that is read of one of the kernel's tables, in bytes.
+const MAX_TABLE: u64 = 4 << 20;
+/// As many descriptors of one process are looked at.
+const MAX_FDS: usize = 1 << 16;
+/// As far up are ancestors looked for.
+const MAX_DEPTH: usize = 64;
+
+/// A TCP socket that listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Listener {
+    addr: SocketAddr,
+    user: u32,
+    inode: u64,
+}
+
+/// A process, as /proc shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Process {
+    parent: i32,
+    session: i32,
+    /// In clock ticks since boot: with it, a pid names one process.
+    started: u64,
+    user: u32,
+    name: String,
+}
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+struct Seen {
+    listeners: Vec<Listener>,
+    processes: BTreeMap<i32, Process>,
+    /// Of the listeners' sockets, by inode.
+    holders: BTreeMap<u64, BTreeSet<i32>>,
+}
+
+/// What was seen before each restart of one change.
+#[derive(Debug, Default)]
+pub struct Past(Vec<(Page, Seen)>);
+
+impl Past {
+    /// Looks around before a daemon is restarted.
+    pub fn remember(&mut self, page: &Page) {
+        self.0.push((page.clone(), look(listeners())));
+    }
+
+    /// Why it can't be told that this daemon serves: another process holds a port.
+    #[must_use]
+    pub fn stranger(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
+        let listeners = listeners();
+        if listeners.is_empty() {
+            return None;
+        }
+        let now = look(listeners);
+        now.judge(page, daemon).or_else(|| self.0.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then)))
+    }
+
+    /// What has begun to listen since the first look, and is no daemon's: a server that went into the background outlives the way
+    /// back, too.
+    #[must_use]
+    pub fn newcomer(&self, page: &Page) -> Option<Shortfall> {
+        let (_, first) = self.0.first()?;
+        let now = look(listeners());
+        let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
+        now.listeners
+            .iter()
+            .filter(is_new)
+            .find_map(|l| now.holders_of(l).find(|pid| now.is_left(page, *pid)).map(|pid| now.held(page, l, pid)))
+    }
+}
+
+impl Seen {
+    fn judge(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
+        let (now, plan) = super::proof::find(page, daemon)?;
+        let session = now.pid?;
+        let held = |listener: &Listener, pid: i32| self.held(page, listener, pid);
+        // init holds sockets for its daemons only.
+        let is_others = |pid: &i32| *pid != 1 && self.owner(*pid, &[Some(session)]).is_none();
+        let others = |listener: &Listener| self.holders_of(listener).find(is_others).map(|pid| held(listener, pid));
+        let probed = match &plan.ready {
+            Some(Ready::Tcp(addr) | Ready::Http { addr, .. }) => Some(*addr),
+            Some(Ready::Notify | Ready::Exec(_)) | None => None,
+        };
+        let on_probed = |listener: &&Listener| probed.is_some_and(|addr| overlap(listener.addr, addr));
+        // It shares a port of its own with another (SO_REUSEPORT): the kernel picks who gets a connection.
+        let own: Vec<&Listener> =
+            self.listeners.iter().filter(|l| self.holders_of(l).any(|pid| !is_others(&pid))).collect();
+        let on_own = |listener: &&Listener| own.iter().any(|own| overlap(listener.addr, own.addr));
+        let answers = self.listeners.iter().filter(|l| on_probed(l) || on_own(l)).find_map(others);
+        if answers.is_some() || probed.is_some() {
+            return answers;
+        }
+        // No address is known: an orphan of no daemon's that listens may be the old process.
+        let is_left = |pid: &i32| self.is_left(page, *pid);
+        self.listeners.iter().find_map(|l| self.holders_of(l).find(is_left).map(|pid| held(l, pid)))
+    }
+
+    /// Whether a process that was the daemon's own before its restart, `then`, still listens now.
+    fn left_over(&self, page: &Page, daemon: &str, was: &Page, then: &Self) -> Option<Shortfall> {
+        let now = super::proof::find(page, daemon)?.0.pid;
+        let before = super::proof::find(was, daemon)?.0.pid.filter(|pid| Some(*pid) != now)?;
+        let is_old = |pid: &i32, process: &Process| {
+            then.owner(*pid, &[Some(before)]).is_some()
+                && then.processes.get(pid).is_some_and(|old| old.started == process.started)
+                && self.owner(*pid, &[now]).is_none()
+        };
+        let old = self.processes.iter().filter(|(pid, process)| is_old(pid, process));
+        // Another user's descriptors can't be seen: then it's a socket of that user's which listened before.
+        let listens = |listener: &&Listener, pid: i32, process: &Process| match self.holders.get(&listener.inode) {
+            Some(holders) => holders.contains(&pid),
+            None => listener.user == process.user && then.listeners.contains(listener),
+        };
+        let listener = |(pid, process): (&i32, &Process)| {
+            self.listeners.iter().find(|l| listens(l, *pid, process)).map(|l| self.held(page, l, *pid))
+        };
+        old.map(listener).find_map(|held| held)
+    }
+
+    fn held(&self, page: &Page, listener: &Listener, pid: i32) -> Shortfall {
+        let name = self.processes.get(&pid).map_or("?", |process| process.name.as_str());
+        let owner = page.status.daemons.iter().find(|other| self.owner(pid, &[other.pid]).is_some());
+        let name = Printable::new(owner.map_or(name, |owner| &owner.name));
+        Shortfall::PortHeld { port: listener.addr.port(), by: pid, name }
+    }
+
+    /// Whether it descends from init, and from no daemon that runs.
+    fn is_left(&self, page: &Page, pid: i32) -> bool {
+        let sessions: Vec<Option<i32>> = page.status.daemons.iter().map(|daemon| daemon.pid).collect();
+        pid != 1 && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
+    }
+
+    fn holders_of(&self, listener: &Listener) -> impl Iterator<Item = i32> {
+        self.holders.get(&listener.inode).into_iter().flatten().copied()
+    }
+
+    /// Of these sessions, the one that it or an ancestor of its is in.
+    fn owner(&self, pid: i32, sessions: &[Option<i32>]) -> Option<i32> {
+        self.line(pid).map(|process| process.session).find(|session| sessions.contains(&Some(*session)))
+    }
+
+    /// Whether it descends from init: who was executed from outside does not.
+    fn is_inits(&self, pid: i32) -> bool {
+        self.line(pid).any(|process| process.parent == 1)
+    }
+
+    /// It and its ancestors, init not among them.
+    fn line(&self, pid: i32) -> impl Iterator<Item = &Process> {
+        let next = |process: &&Process| self.processes.get(&process.parent).filter(|_| process.parent > 1);
+        std::iter::successors(self.processes.get(&pid), next).take(MAX_DEPTH)
+    }
+}
+
+/// Whether a connection to one may reach the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+fn listeners() -> Vec<Listener> {
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().flat_map(|table| parse(&read(Path::new(table)))).collect()
+}
+
+/// `proc_net_tcp(5)`: `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.
+fn parse(table: &str) -> Vec<Listener> {
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (addr, state, user, inode) = (words.next()?, words.nth(1)?, words.nth(3)?, words.nth(1)?);
+        let (ip, port) = addr.split_once(':')?;
+        let addr = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
+        (state == "0A").then_some(Listener { addr, user: user.parse().ok()?, inode: inode.parse().ok()? })
+    };
+    table.lines().filter_map(parse).collect()
+}
+
+/// Words of four bytes, each printed as a number of this machine's.
+fn address(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    match hex.len() {
+        8 => Some(IpAddr::V4(Ipv4Addr::from(word(0)?))),
+        32 => {
+            let bytes: Vec<u8> = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+            Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)))
+        }
+        _ => None,
+    }
+}
+
+fn look(listeners: Vec<Listener>) -> Seen {
+    let mut seen = Seen { listeners, ..Seen::default() };
+    let inodes: BTreeSet<u64> = seen.listeners.iter().map(|listener| listener.inode).collect();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    // Who vanishes meanwhile, or may not be looked at, is skipped.
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let at = Path::new("/proc").join(pid.to_string());
+        let user = fs::metadata(at.join("stat")).map_or(0, |meta| meta.uid());
+        let Some(process) = process(&read(&at.join("stat")), user) else { continue };
+        seen.processes.insert(pid, process);
+        for fd in fs::read_dir(at.join("fd")).into_iter().flatten().flatten().take(MAX_FDS) {
+            let Ok(target) = fs::read_link(fd.path()) else { continue };
+            let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
+                seen.holders.entry(inode).or_default().insert(pid);
+            }
+        }
+    }
+    seen
+}
+
+/// `proc_pid_stat(5)`: `pid (name) state ppid pgrp session ...`; the name may hold anything.
+fn process(stat: &str, user: u32) -> Option<Process> {
+    let (head, tail) = stat.rsplit_once(") ")?;
+    let (_, name) = head.split_once(" (")?;
+    let mut words = tail.split_whitespace().skip(1);
+    let (parent, session) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
+    Some(Process { parent, session, started: words.nth(15)?.parse().ok()?, user, name: name.to_owned() })
+}
+
+fn read(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(MAX_TABLE).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    /// pipelock is pid 17 and ready by 127.0.0.1:8888, egress is pid 12.
+    fn seen(listeners: &[(&str, u64)], processes: &[(i32, i32, i32)], holders: &[(u64, i32)]) -> Seen {
+        let mut seen = Seen::default();
+        for (addr, inode) in listeners {
+            seen.listeners.push(Listener { addr: addr.parse().unwrap(), user: 9, inode: *inode });
+        }
+        for (pid, parent, session) in processes {
+            let process =
+                Process { parent: *parent, session: *session, started: 7, user: 9, name: "server".to_owned() };
+            seen.processes.insert(*pid, process);
+        }
+        for (inode, pid) in holders {
+            seen.holders.entry(*inode).or_default().insert(*pid);
+        }
+        seen
+    }
+
+    fn held(port: u16, by: i32, name: &str) -> Shortfall {
+        Shortfall::PortHeld { port, by, name: Printable::new(name) }
+    }
+
+    const OURS: [(i32, i32, i32); 2] = [(12, 1, 12), (17, 1, 17)];
+
+    #[test]
+    fn a_port_that_another_process_holds_is_told_by_its_pid_and_by_the_daemon_that_it_is_of() {
+        let page = sample::page();
+        for addr in ["127.0.0.1:8888", "0.0.0.0:8888", "[::]:8888", "[::ffff:127.0.0.1]:8888"] {
+            let on = |pid| seen(&[(addr, 5)], &[&OURS[..], &[(31, 1, 30), (18, 17, 18)]].concat(), &[(5, pid)]);
+            assert_eq!(on(17).judge(&page, "pipelock"), None);
+            assert_eq!(on(18).judge(&page, "pipelock"), None, "what it started itself is its own");
+            assert_eq!(on(12).judge(&page, "pipelock"), Some(held(8888, 12, "egress")), "{addr}");
+            assert_eq!(on(31).judge(&page, "pipelock"), Some(held(8888, 31, "server")), "{addr}");
+        }
+        let elsewhere = seen(&[("127.0.0.2:8888", 5), ("127.0.0.1:8889", 6)], &OURS, &[(5, 12), (6, 12)]);
+        assert_eq!(elsewhere.judge(&page, "pipelock"), None);
+        assert_eq!(seen(&[("127.0.0.1:8888", 5)], &OURS, &[]).judge(&page, "pipelock"), None, "nobody is seen");
+    }
+
+    #[test]
+    fn a_port_that_two_share_is_nobody_s_whatever_tells_that_the_daemon_is_ready() {
+        let mut page = sample::page();
+        let shared =
+            seen(&[("0.0.0.0:9", 5), ("0.0.0.0:9", 6)], &[&OURS[..], &[(31, 1, 30)]].concat(), &[(5, 17), (6, 31)]);
+        for ready in [None, Some(Ready::Notify), Some(Ready::Exec(Vec::new())), page.plans[1].ready.clone()] {
+            page.plans[1].ready = ready;
+            assert_eq!(shared.judge(&page, "pipelock"), Some(held(9, 31, "server")));
+        }
+    }
+
+    #[test]
+    fn an_orphan_that_listens_leaves_a_daemon_without_an_address_unproven() {
+        let mut page = sample::page();
+        page.plans[1].ready = None;
+        // Of no daemon's session; of a daemon's child; executed from outside.
+        let on = |parent, ancestor| {
+            let processes = [&OURS[..], &[(31, parent, 30), (30, ancestor, 30)]].concat();
+            seen(&[("0.0.0.0:80", 5)], &processes, &[(5, 31)]).judge(&page, "pipelock")
+        };
+        assert_eq!(on(1, 0), Some(held(80, 31, "server")));
+        assert_eq!(on(30, 1), Some(held(80, 31, "server")));
+        assert_eq!((on(12, 0), on(30, 12), on(30, 0), on(0, 0)), (None, None, None, None));
+    }
+
+    #[test]
+    fn what_was_a_daemon_s_own_before_its_restart_and_still_listens_is_told_also_if_its_sockets_can_not_be_seen() {
+        let (was, mut page) = (sample::page(), sample::page());
+        page.status.daemons[1].pid = Some(40);
+        // 31 was a child of pipelock's with a session of its own, 32 is egress's.
+        let children = [(31, 17, 31), (32, 12, 32)];
+        let orphans = [(31, 1, 31), (32, 12, 32), (40, 1, 40)];
+        for holders in [&[(5, 31)][..], &[]] {
+            let then = seen(&[("127.0.0.1:80", 5)], &[&OURS[..], &children].concat(), holders);
+            let now = seen(&[("127.0.0.1:80", 5)], &[&OURS[..1], &orphans].concat(), holders);
+            assert_eq!(now.left_over(&page, "pipelock", &was, &then), Some(held(80, 31, "server")));
+            assert_eq!(now.left_over(&page, "egress", &was, &then), None);
+            let gone = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans[1..]].concat(), holders);
+            assert_eq!(gone.left_over(&page, "pipelock", &was, &then), None);
+        }
+        let then = seen(&[], &[&OURS[..], &children].concat(), &[]);
+        let now = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans].concat(), &[]);
+        assert_eq!(now.left_over(&page, "pipelock", &was, &then), None, "it listens to nothing");
+    }
+
+    #[test]
+    fn the_kernel_s_tables_are_read() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+            0: 0100007F:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 777 1 x 100 0 0 10 0\n   \
+            1: 0100007F:22B8 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 778 1 x 100 0 0 10 0\n";
+        let v6 =
+            "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1\n";
+        if cfg!(target_endian = "little") {
+            assert_eq!(parse(table), [Listener { addr: "127.0.0.1:8888".parse().unwrap(), user: 1000, inode: 777 }]);
+            assert_eq!(parse(v6), [Listener { addr: "[::1]:80".parse().unwrap(), user: 0, inode: 9 }]);
+        }
+        let odd = "31 (a) b) (c) S 1 30 29 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99";
+        let process_of = |stat| process(stat, 1000);
+        let expected = Process { parent: 1, session: 29, started: 4711, user: 1000, name: "a) b) (c".to_owned() };
+        assert_eq!(process_of(odd), Some(expected));
+        assert_eq!((process_of(""), process_of("1 (x"), parse("\n0: zz\n")), (None, None, Vec::new()));
+    }
+
+    #[test]
+    fn who_really_listens_is_seen() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        let seen = look(listeners());
+        let ours = seen.listeners.iter().find(|listener| listener.addr == addr).unwrap();
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(seen.holders_of(ours).any(|pid| pid == me), "{seen:?}");
+    }
+}

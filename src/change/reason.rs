@@ -1,0 +1,679 @@
+//! Why something isn't so, and how a change ended: one type each, shared by the helper, the protocol and the report.
+//!
+//! Each reason has one sentence, here. It says what failed, names the file by its path, and says what to do. What was
+//! left as it was, and what may yet happen, depends on how the change ended: the report adds it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::Printable;
+
+/// How a change ended for one bundle: its name in JSON, and its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The change is live, and was seen to be.
+    Live,
+    /// The daemon has the signal and lives; it can't say whether it obeyed.
+    Delivered,
+    /// The signal was sent, and no more was asked for.
+    Sent,
+    /// The content was live already.
+    Unchanged,
+    /// The content passes the check, and no more was asked for.
+    DryRun,
+    /// It was never begun, for another bundle's sake.
+    Untouched,
+    /// Nothing was changed or sent, or the daemon itself refused the reload.
+    Refused,
+    /// The old content is back, and the daemon is as it was.
+    RolledBack,
+    /// The signal was sent, and the change wasn't seen to be live.
+    NotProven,
+    /// The command line makes no sense.
+    Usage,
+    /// The bundle, or docker, can't be reached.
+    Unreachable,
+    /// There is no `sidecar init`.
+    NotASidecarBundle,
+    /// The daemon isn't up with the old content either.
+    Down,
+    /// What became of it can't be told.
+    Unsettled,
+}
+
+impl Outcome {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(self) -> u8 {
+        match self {
+            Self::Live | Self::Delivered | Self::Sent | Self::Unchanged | Self::DryRun => 0,
+            Self::Untouched | Self::Refused | Self::RolledBack | Self::NotProven => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::NotASidecarBundle => 4,
+            Self::Down | Self::Unsettled => 5,
+        }
+    }
+}
+
+/// How it ended, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// Why, unless it ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Reason>,
+    /// Why the old content isn't up either, if it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Reason>,
+}
+
+impl Ended {
+    /// It ended well.
+    #[must_use]
+    pub fn well(outcome: Outcome) -> Self {
+        Self { outcome, why: None, back: None }
+    }
+
+    /// It didn't.
+    #[must_use]
+    pub fn badly(outcome: Outcome, why: Reason) -> Self {
+        Self { outcome, why: Some(why), back: None }
+    }
+
+    /// Neither the new content nor the old is up.
+    #[must_use]
+    pub fn down(why: Reason, back: Reason) -> Self {
+        Self { outcome: Outcome::Down, why: Some(why), back: Some(back) }
+    }
+
+    /// Whether it ended well.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.outcome.exit() == 0
+    }
+}
+
+/// Nothing was changed or sent.
+impl From<Reason> for Ended {
+    fn from(why: Reason) -> Self {
+        Self::badly(why.outcome(), why)
+    }
+}
+
+/// What a record says of its change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordedOutcome {
+    /// It was begun, and nobody has finished it or taken it back yet.
+    Interrupted,
+    /// The new content was proven.
+    Live,
+    /// The daemon took the signal, and can't say more.
+    Delivered,
+    /// Without `--file`: it was not proven. With it: somebody else's content lies there.
+    NotProven,
+    /// The old content is back.
+    RolledBack,
+    /// The old content is back and the daemon doesn't come up with it.
+    Down,
+}
+
+/// What was made of an interrupted change before this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// Of this daemon's file.
+    pub daemon: Printable,
+    /// Whose change it was.
+    pub by: Printable,
+    /// When it began, in UTC.
+    pub at: Printable,
+    /// What its record says now; [`RecordedOutcome::Interrupted`]: it can't be taken back.
+    pub outcome: RecordedOutcome,
+    /// Why the daemon isn't up with what lies there, or wasn't restarted with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Reason>,
+}
+
+impl fmt::Display for Recovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { daemon, by, at, outcome, why } = self;
+        write!(f, "an earlier change of {daemon} by {by}, at {at}, was interrupted: ")?;
+        f.write_str(match outcome {
+            RecordedOutcome::NotProven => "somebody has put other content there since, which stays",
+            RecordedOutcome::Down => "the old content is back, and the daemon doesn't come up with it",
+            RecordedOutcome::Interrupted => "the old content can't be put back",
+            _ => "the old content is back",
+        })?;
+        match why {
+            Some(why) if *outcome == RecordedOutcome::NotProven => write!(f, " ({daemon} isn't up with it: {why})"),
+            Some(why) => write!(f, " ({why})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why something isn't so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the sentence below says what each is")]
+pub enum Reason {
+    // What init would do with the signal: nothing.
+    NotWired { signal: Printable },
+    NotSelected { signal: Printable, daemon: Printable },
+    NotRunning { signal: Printable, daemon: Printable },
+    Stopping,
+    MayNotSignal,
+
+    // The lock.
+    Locked { by: Printable, since: Printable },
+    NoLock { words: Printable },
+
+    // The table.
+    NoConfig { daemon: Printable },
+    NoWayBack { daemon: Printable },
+
+    // The daemon's file, or what lies beside it; and the checker, which was asked about the content of `path`.
+    File { path: Printable, fault: FileFault },
+    Checker { path: Printable, fault: CheckerFault },
+    // An interrupted change before this one can't be taken back.
+    Unrecovered { daemon: Printable, why: Box<Reason> },
+
+    // The daemon was sent the signal, and the change wasn't seen to be live.
+    Unproven { daemon: Printable, signal: Printable, pid: Option<i32>, shortfall: Shortfall },
+
+    // The host, and the time.
+    Garbled,
+    HostGone,
+    Cancelled,
+    NotSent,
+    Late,
+    Interrupted,
+
+    // What only the host sees.
+    Usage { message: OwnWords },
+    NoProgram { program: Printable, words: Printable },
+    CallFailed { call: Printable, words: Printable },
+    NoSuch { is_pod: bool },
+    NoneFound { is_pod: bool, labels: Vec<OwnWords> },
+    NotUp { state: Printable },
+    Paused,
+    SharesPids { mode: Printable },
+    DockerInit,
+    Stranger { program: Printable },
+    StrangePod { container: Option<Printable> },
+    WhichContainer { of: Vec<Printable> },
+    NotInit { error: Printable },
+    NoAnswer { words: Printable },
+    MayNotAsk { words: Printable },
+    OtherProtocol { ours: (u32, Printable), theirs: (u32, Printable) },
+    KillFailed { kill: Printable, words: Printable, gone: bool },
+    KillTimedOut { kill: Printable },
+    Lost { signal: Printable, words: Printable },
+    Vanished { words: Printable },
+    Unknown { words: Printable },
+    Fleet { why: Printable },
+}
+
+/// The host's own words. If a bundle claims to know some they are as printable as all of its words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnWords(pub String);
+
+impl<'de> Deserialize<'de> for OwnWords {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Printable::deserialize(deserializer).map(|words| Self(words.to_string()))
+    }
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the sentence below says what each is")]
+pub enum FileFault {
+    Missing,
+    Symlink,
+    NotAFile,
+    Mounted,
+    Unlinked,
+    TooLarge,
+    Owner {
+        uid: u32,
+        gid: u32,
+    },
+    /// Somebody else wrote to it.
+    Changed,
+    /// Its path leads to another directory than when the change began.
+    Moved,
+    /// What was kept of the old content isn't what was recorded.
+    KeptGone,
+    /// Old content is kept, and the record that says whether it is to go back can't be read.
+    RecordGone,
+    /// The system refused.
+    System {
+        step: FileStep,
+        words: Printable,
+    },
+}
+
+/// What the system was asked for when it refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the words below say what each is")]
+pub enum FileStep {
+    Open,
+    Read,
+    Stage,
+    Keep,
+    Record,
+    Install,
+    Restore,
+}
+
+/// What came of the checker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "checker", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the sentence below says what each is")]
+pub enum CheckerFault {
+    Refused { code: Option<i32>, words: Printable },
+    Hung,
+    NotRun { words: Printable },
+}
+
+/// How far a change had come when it was given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "shortfall", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the sentence below says what each is")]
+pub enum Shortfall {
+    Unserved,
+    InitRefused,
+    OldStopping,
+    Dead {
+        code: Option<i32>,
+        killed_by: Option<i32>,
+    },
+    NotExecuted {
+        code: Option<i32>,
+    },
+    NotReady,
+    NotSettled,
+    PortHeld {
+        port: u16,
+        by: i32,
+        name: Printable,
+    },
+    Held,
+    NeverCaught,
+    ReloadPending,
+    ReloadRefused {
+        errno: i32,
+    },
+    Replaced,
+    /// A generation went down.
+    Contradiction,
+}
+
+impl Reason {
+    /// One of a file.
+    #[must_use]
+    pub fn file(path: &std::path::Path, fault: FileFault) -> Self {
+        Self::File { path: Printable::new(&path.to_string_lossy()), fault }
+    }
+
+    /// What it is called if nothing was changed or sent because of it.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Usage { .. } => Outcome::Usage,
+            Self::NoProgram { .. }
+            | Self::CallFailed { .. }
+            | Self::NoSuch { .. }
+            | Self::NoneFound { .. }
+            | Self::NotUp { .. }
+            | Self::Paused
+            | Self::Vanished { .. }
+            | Self::KillFailed { gone: true, .. } => Outcome::Unreachable,
+            Self::SharesPids { .. }
+            | Self::DockerInit
+            | Self::Stranger { .. }
+            | Self::StrangePod { .. }
+            | Self::NotInit { .. }
+            | Self::NoAnswer { .. }
+            | Self::MayNotAsk { .. } => Outcome::NotASidecarBundle,
+            Self::Unrecovered { .. } => Outcome::Down,
+            Self::Unknown { .. } => Outcome::Unsettled,
+            Self::Fleet { .. } => Outcome::Untouched,
+            Self::KillTimedOut { .. } | Self::Lost { .. } => Outcome::NotProven,
+            _ => Outcome::Refused,
+        }
+    }
+}
+
+impl Reason {
+    /// What was left untouched, if a change ended because of it before anything was put in place or sent.
+    #[must_use]
+    pub fn untouched(&self) -> &'static str {
+        match self {
+            Self::Usage { .. }
+            | Self::Vanished { .. }
+            | Self::Unknown { .. }
+            | Self::Lost { .. }
+            | Self::KillTimedOut { .. }
+            | Self::Unrecovered { .. }
+            | Self::Unproven { .. } => "",
+            Self::SharesPids { .. }
+            | Self::DockerInit
+            | Self::Stranger { .. }
+            | Self::StrangePod { .. }
+            | Self::WhichContainer { .. } => "; nothing was executed or sent",
+            Self::NotWired { .. }
+            | Self::NotSelected { .. }
+            | Self::NotRunning { .. }
+            | Self::Stopping
+            | Self::OtherProtocol { .. }
+            | Self::KillFailed { .. } => "; nothing was sent",
+            _ if matches!(self.outcome(), Outcome::Unreachable | Outcome::NotASidecarBundle) => "; nothing was sent",
+            _ => "; nothing was changed or sent",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    #[allow(clippy::too_many_lines, reason = "a list of sentences")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotWired { signal } => {
+                write!(f, "{signal} is wired to nothing there; wire it under [signals] in the bundle's table")
+            }
+            Self::NotSelected { signal, daemon } => write!(
+                f,
+                "{signal} is wired to {daemon}, which is not selected there; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
+            ),
+            Self::NotRunning { signal, daemon } => write!(
+                f,
+                "{signal} is passed on to {daemon}, which does not run; start it by the signal that restarts it"
+            ),
+            Self::Stopping => f.write_str("the bundle is stopping"),
+            Self::MayNotSignal => f.write_str(
+                "the user of this exec may not signal the bundle's init; run it as the user that the container runs as",
+            ),
+            Self::Locked { by, since } => {
+                write!(f, "another apply is at work, by {by}")?;
+                if !since.as_str().is_empty() {
+                    write!(f, ", since {since}")?;
+                }
+                f.write_str("; apply again when it has ended, or give a longer --timeout")
+            }
+            Self::NoLock { words } => write!(f, "the bundle's lock can't be taken: {words}"),
+            Self::NoConfig { daemon } => {
+                write!(f, "{daemon} has no `config` in the bundle's table, so there is no file to change")
+            }
+            Self::NoWayBack { daemon } => write!(
+                f,
+                "no signal restarts {daemon}, so there would be no way back; wire one under [signals] in the bundle's table"
+            ),
+            Self::File { path, fault } => fault.tell(path, f),
+            Self::Checker { path, fault } => match fault {
+                CheckerFault::Refused { code: Some(code), words } => {
+                    write!(f, "the checker of {path} exits {code}{}; fix the content", aside(words))
+                }
+                CheckerFault::Refused { code: None, words } => {
+                    write!(f, "the checker of {path} was killed{}", aside(words))
+                }
+                CheckerFault::Hung => {
+                    write!(f, "the checker of {path} did not end in time and was killed; give a longer --timeout")
+                }
+                CheckerFault::NotRun { words } => write!(f, "the checker of {path} can't be executed: {words}"),
+            },
+            Self::Unrecovered { daemon, why } => match &**why {
+                Self::File { path, fault: FileFault::KeptGone } => write!(
+                    f,
+                    "an earlier change of {daemon} was interrupted, and the old content that was kept is gone: {path} holds what \
+                     was never proven; put the right content there by hand, then apply without --file"
+                ),
+                Self::File { path, fault: FileFault::RecordGone } => write!(
+                    f,
+                    "the record of an earlier change of {path} can't be read, and old content is kept beside it (.sidecar-old.*): \
+                     see which of the two is right, put it there by hand, remove that copy, then apply without --file"
+                ),
+                why => write!(
+                    f,
+                    "an earlier change of {daemon} was interrupted and can't be taken back: {why}; its file holds what was \
+                     never proven; fix that, then apply again"
+                ),
+            },
+            Self::Unproven { daemon, signal, pid, shortfall } => shortfall.tell(daemon, signal, *pid, f),
+            Self::Garbled => f.write_str("the content did not arrive as it was sent; apply again"),
+            Self::HostGone => f.write_str("the connection to the bundle broke"),
+            Self::Cancelled | Self::Interrupted => f.write_str("interrupted"),
+            Self::NotSent => f.write_str("the signal was not sent"),
+            Self::Late => f.write_str("the time is up"),
+            Self::Usage { message } => f.write_str(&message.0),
+            Self::NoProgram { program, words } => {
+                write!(f, "cannot run {program}: {words}; install it, or name another docker CLI with SIDECAR_DOCKER")
+            }
+            Self::CallFailed { call, words } => {
+                let words =
+                    if words.as_str().is_empty() { "it printed nothing about this bundle" } else { words.as_str() };
+                write!(f, "{call} failed: {words}; see whether the bundle runs")
+            }
+            Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
+            Self::NoneFound { is_pod, labels } => {
+                write!(f, "no running {} carries the label sidecar.schema", thing(*is_pod))?;
+                for OwnWords(label) in labels {
+                    write!(f, " and {label}")?;
+                }
+                Ok(())
+            }
+            Self::NotUp { state } => {
+                write!(f, "it is not running ({state}); a new start reads the new files anyway")
+            }
+            Self::Paused => f.write_str("it is paused; unpause it, then apply again"),
+            Self::SharesPids { mode } => write!(
+                f,
+                "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; start it with one of \
+                 its own"
+            ),
+            Self::DockerInit => f.write_str(
+                "not a sidecar bundle: it was started with --init, so docker's own init is PID 1; \
+                 start it without --init (compose: without `init: true`), sidecar reaps by itself",
+            ),
+            Self::Stranger { program } => write!(
+                f,
+                "not a sidecar bundle: its image has no label sidecar.schema and it was started with {program}; \
+                 see whether the name is right"
+            ),
+            Self::StrangePod { container } => {
+                f.write_str("not a sidecar bundle: nothing in the pod's manifest says that ")?;
+                match container {
+                    Some(name) => write!(f, "container {name}")?,
+                    None => f.write_str("any container")?,
+                }
+                f.write_str(
+                    " is one; give the bundle's container the `command` [\"/sbin/init\"], \
+                     or the pod the label sidecar.schema if it has one container",
+                )
+            }
+            Self::WhichContainer { of } => {
+                let of: Vec<&str> = of.iter().take(10).map(Printable::as_str).collect();
+                write!(f, "which container is meant? the pod has {}; name one with -c", of.join(", "))
+            }
+            Self::NotInit { error } => write!(f, "not a sidecar bundle that can be read: {error}"),
+            Self::MayNotAsk { words } => write!(
+                f,
+                "the user of this exec may not run the program of its PID 1 ({words}); run it as the user that \
+                 the container runs as"
+            ),
+            Self::NoAnswer { words } => write!(
+                f,
+                "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; its image may hold an \
+                 older sidecar, docker's default init may be PID 1, or it has no room for one more process",
+                aside(words)
+            ),
+            Self::OtherProtocol { ours: (our, version), theirs: (their, other) } => {
+                let upgrade = if their > our { "this program" } else { "the bundle's image" };
+                write!(
+                    f,
+                    "the bundle's sidecar {other} speaks protocol {their}, this one ({version}) speaks {our}; \
+                     upgrade {upgrade}"
+                )
+            }
+            Self::KillFailed { kill, words, gone } => {
+                let left = if *gone { "the container can't be reached" } else { "the daemon is as it was" };
+                write!(f, "{kill} failed: {words}; {left}; fix that and apply again")
+            }
+            Self::KillTimedOut { kill } => write!(
+                f,
+                "{kill} did not end in time; the daemon was not seen to act on it, and it may yet; look with status, then apply again"
+            ),
+            Self::Lost { signal, words } => write!(
+                f,
+                "{signal} was sent, or may have been, then the bundle said nothing that makes sense{}; what state the daemon is in \
+                 can't be told; see whether the bundle runs and what its log says",
+                aside(words)
+            ),
+            Self::Vanished { words } => write!(
+                f,
+                "the bundle went away before the change was committed{}; the new content isn't live: init puts the old one back \
+                 before it next starts the daemon, unless somebody else wrote there since",
+                aside(words)
+            ),
+            Self::Unknown { words } => write!(
+                f,
+                "what became of the change can't be told{}; the bundle settles it by itself in the time that was given; \
+                 look with status (`transaction`) which content is live",
+                aside(words)
+            ),
+            Self::Fleet { why } => write!(f, "{why}"),
+        }
+    }
+}
+
+impl FileFault {
+    fn tell(&self, path: &Printable, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => write!(f, "{path} isn't there; create it once, so that there is a way back"),
+            Self::Symlink => write!(f, "{path} is a symlink; put a file there"),
+            Self::NotAFile => write!(f, "{path} is no regular file"),
+            Self::Mounted => {
+                write!(f, "{path} is a bind mount of its own, so it can't be replaced; mount its directory instead")
+            }
+            Self::Unlinked => write!(
+                f,
+                "{path} is a bind mount of a file that was replaced or removed on the host, so the bundle still has the old one; \
+                 mount its directory instead"
+            ),
+            Self::TooLarge => write!(f, "{path} is larger than what can be kept (16 MiB)"),
+            Self::Owner { uid, gid } => write!(
+                f,
+                "the owner of {path} ({uid}:{gid}) can't be kept by the bundle's user; give the file to that user"
+            ),
+            Self::Changed => write!(
+                f,
+                "somebody else wrote to {path} meanwhile; see who does (what the way back finds there it keeps beside it as \
+                 .sidecar-other.*), then apply again"
+            ),
+            Self::Moved => write!(
+                f,
+                "{path} led to another directory when the change was to be proven; apply again once nobody switches it"
+            ),
+            Self::KeptGone => write!(
+                f,
+                "what was kept of the old content isn't what was recorded: {path} holds what was never proven"
+            ),
+            Self::RecordGone => {
+                write!(f, "the record of the last change of {path} can't be read, and old content is kept beside it")
+            }
+            Self::System { step, words } => {
+                let step = match step {
+                    FileStep::Open => "open the directory of",
+                    FileStep::Read => "read",
+                    FileStep::Stage => "write the new content beside",
+                    FileStep::Keep => "keep the old content of",
+                    FileStep::Record => "write the record of",
+                    FileStep::Install => "put the new content in place of",
+                    FileStep::Restore => "put the old content back in place of",
+                };
+                write!(f, "cannot {step} {path}: {words}")
+            }
+        }
+    }
+}
+
+impl Shortfall {
+    fn tell(&self, daemon: &Printable, sent: &Printable, pid: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        match self {
+            Self::Unserved => write!(f, "init did not serve {sent} in time; {daemon}{pid} did not move"),
+            Self::InitRefused => {
+                write!(f, "init could do nothing with {sent} for {daemon}{pid}; see the bundle's log for the reason")
+            }
+            Self::OldStopping => {
+                write!(f, "the old process of {daemon}{pid} did not end in time; give a --timeout beyond its grace")
+            }
+            Self::Dead { code: Some(code), .. } => write!(f, "{daemon} exited with code {code}"),
+            Self::Dead { killed_by: Some(signal), .. } => write!(f, "{daemon} was killed by signal {signal}"),
+            Self::Dead { .. } => write!(f, "{daemon} ended"),
+            Self::NotExecuted { code: Some(code) } => {
+                write!(f, "the command of {daemon} could not be executed ({code})")
+            }
+            Self::NotExecuted { code: None } => write!(f, "the command of {daemon} could not be executed"),
+            Self::NotReady => {
+                write!(f, "{daemon} runs{pid} but was not ready in time; see its log, or give a longer --timeout")
+            }
+            Self::NotSettled => write!(
+                f,
+                "{daemon} runs{pid} and is ready, but was not for its settling time in time; give a longer --timeout"
+            ),
+            Self::PortHeld { port, by, name } => write!(
+                f,
+                "port {port} is held by pid {by} ({name}), so it can't be told that {daemon}{pid} serves; end that process"
+            ),
+            Self::Held => write!(f, "{sent} is still held: {daemon} runs{pid} and had no handler for it in time"),
+            Self::NeverCaught => {
+                write!(f, "{sent} was dropped: {daemon} runs{pid} and never caught it; it isn't made to reload by it")
+            }
+            Self::ReloadPending => write!(
+                f,
+                "{daemon} runs{pid}, has {sent} and did not say in time what it made of it (RELOADING=1, then READY=1)"
+            ),
+            Self::ReloadRefused { errno } => write!(f, "{daemon} took {sent} and refused to reload (errno {errno})"),
+            Self::Replaced => {
+                write!(
+                    f,
+                    "the process of {daemon} that was to take {sent} was replaced by another{pid}; look with status"
+                )
+            }
+            Self::Contradiction => {
+                write!(f, "the bundle's status page contradicts itself: a generation of {daemon}{pid} went down")
+            }
+        }
+    }
+
+    /// What may yet happen, or how the daemon was left, if nothing was taken back.
+    #[must_use]
+    pub fn aftermath(&self) -> &'static str {
+        match self {
+            Self::Unserved | Self::Held | Self::ReloadPending => "; it may yet take effect; look again with status",
+            Self::OldStopping => "; its replacement starts after that and may yet come up; look again with status",
+            Self::NotReady | Self::NotSettled => "; it may yet be; look again with status",
+            Self::Dead { .. } | Self::NotExecuted { .. } => {
+                " and is dead; its siblings run on; see the bundle's log, fix its file and apply again"
+            }
+            Self::ReloadRefused { .. } => ": it runs on with what it had; see its log, fix its file and apply again",
+            _ => "",
+        }
+    }
+}
+
+/// Another's words, in brackets.
+#[must_use]
+pub fn aside(words: &Printable) -> String {
+    if words.as_str().is_empty() { String::new() } else { format!(" ({words})") }
+}
+
+fn thing(is_pod: bool) -> &'static str {
+    if is_pod { "pod" } else { "container" }
+}

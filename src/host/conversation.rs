@@ -1,0 +1,425 @@
+//! One bundle: what is said to the helper inside it, and what is made of its answers.
+//!
+//! ```text
+//!   host                                             helper
+//!   request: what is to be done          ─────▶
+//!                                        ◀─────      hello (or why not): who is there
+//!   the content, if there is one         ─────▶      recovers what was interrupted, checks, puts it in place
+//!                                        ◀─────      go (or the end)
+//!   the signal, through docker kill; sent ────▶      looks for the proof
+//!                                        ◀─────      proven (with content only)
+//!   ack, or cancel                       ─────▶      commits, or takes it back
+//!                                        ◀─────      the end: how it ended
+//! ```
+//!
+//! Each wait has an end that follows from `--timeout`. A connection that breaks while content is under way is not the
+//! end of it: the bundle is asked once more, in a second exec, what became of that.
+
+use std::hash::{BuildHasher, Hasher};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::complaint::{Complaint, call_failed};
+use super::docker::{self, CallError, NoLine, POLL_INTERVAL, Session};
+use super::engine::{BundleRef, Engine};
+use super::report::Report;
+use super::stop::{Gate, Word};
+use super::{Change, millis, to_ask};
+use crate::change::proof::Act;
+use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome};
+use crate::protocol::{
+    self, End, HELPER, Heard, HelperMessage, HostMessage, MAX_BYTES, PROTOCOL, Reply, Request, Task, VERSION,
+};
+use crate::text::Printable;
+
+/// The longest that the helper's last word is waited for beyond its own deadline.
+const LAST_WORD: Duration = Duration::from_secs(8);
+/// The longest grace that a bundle is believed to have.
+const LONGEST_GRACE: Duration = Duration::from_secs(10 * 60);
+/// The grace of a bundle that hasn't told it yet.
+const USUAL_GRACE: Duration = Duration::from_secs(8);
+/// How often a bundle that breaks off is asked again what became of a change, and after how long.
+const ASK_AGAIN: (usize, Duration) = (3, Duration::from_millis(500));
+/// What `docker exec` exits with if the helper was killed.
+const KILLED: i32 = 137;
+
+/// One bundle, and what is wanted of it.
+pub(super) struct Conversation<'a> {
+    pub engine: &'a Engine,
+    pub change: &'a Change,
+    pub bundle: &'a BundleRef,
+    pub started: Instant,
+    /// The change's, or what is left of the time for all.
+    pub timeout: Duration,
+    /// What all of the fleet are told.
+    pub gate: &'a Gate,
+    /// Tells the fleet that this one is proven.
+    pub proven: &'a dyn Fn(),
+}
+
+/// How a connection came to nothing.
+enum Lost {
+    /// It broke, or what came through it made no sense.
+    Broken(Complaint),
+    /// A person left.
+    Left,
+}
+
+impl Lost {
+    fn words(&self) -> Printable {
+        match self {
+            Self::Broken(complaint) => complaint.words(),
+            Self::Left => Printable::new("interrupted"),
+        }
+    }
+}
+
+impl Conversation<'_> {
+    pub fn apply(&self) -> Report {
+        let mut report = Report::failed(None, Reason::Interrupted);
+        if !self.gate.says(Word::Back) {
+            report.end.ended = self.steps(&mut report).unwrap_or_else(Ended::from);
+        }
+        report
+    }
+
+    fn is_file(&self) -> bool {
+        matches!(self.change.task, Task::File { .. })
+    }
+
+    fn steps(&self, report: &mut Report) -> Result<Ended, Reason> {
+        let id = random_id();
+        let mut session = self.meet(&id, report)?;
+        if self.change.task == Task::Identify {
+            let started = Instant::now();
+            let sent = match self.kill() {
+                Some(kill) => self.signal(&kill),
+                None => self.sent_from_inside(&mut session, started + self.timeout),
+            };
+            report.ms.signal = millis(started);
+            return sent.map(|()| Ended::well(Outcome::Sent));
+        }
+        // Only now: content may hold credentials, and no stranger is told those.
+        session.say(&self.change.content);
+        let until = Instant::now() + self.timeout * 2 + self.last_word();
+        let mut talk = Talk { session, gate: self.gate, stopped: false, acked: false, until, grace: USUAL_GRACE };
+        match self.transact(&mut talk, report) {
+            Ok(ended) => Ok(ended),
+            Err(Lost::Broken(_)) if self.is_file() => self.ask(&talk, &id),
+            Err(Lost::Left) if self.is_file() => Err(Reason::Unknown { words: Printable::default() }),
+            // From inside it may be out before the word of it arrives.
+            Err(lost) if self.change.task == Task::InPlace && (report.sent || self.kill().is_none()) => {
+                Err(self.lost(lost.words()))
+            }
+            Err(_) => Err(Reason::HostGone),
+        }
+    }
+
+    /// Asks who is there. A helper that was killed before it said a word, by the OOM killer say, is asked once more.
+    fn meet(&self, id: &Printable, report: &mut Report) -> Result<Session, Reason> {
+        // Through kubectl the helper sends the signal by itself, perhaps before its first word is heard.
+        let may_be_sent = matches!(self.change.task, Task::Identify | Task::InPlace) && self.kill().is_none();
+        for is_second in [false, true] {
+            let mut session = self.open()?;
+            session.say(self.request(self.change.task.clone(), self.timeout, id).as_bytes());
+            let first = session.hear(Instant::now() + to_ask(self.timeout), self.gate, false);
+            report.ms.identify = millis(self.started);
+            let heard = first.as_deref().ok().and_then(protocol::hear);
+            match heard {
+                Some(Heard::Reply(Reply::Hello { target })) => {
+                    report.target = Some(target);
+                    return Ok(session);
+                }
+                Some(Heard::Reply(Reply::Refused { why, target })) => {
+                    report.target = target;
+                    return Err(why);
+                }
+                Some(Heard::Reply(Reply::NotInit { error })) => return Err(Reason::NotInit { error }),
+                Some(Heard::OtherProtocol { protocol, version }) => return Err(other_protocol(protocol, version)),
+                Some(Heard::Reply(Reply::Protocol | Reply::Recorded { .. })) | None => {}
+            }
+            let complaint = Complaint::new(session.end());
+            let was_killed = session.status().and_then(|status| status.code()) == Some(KILLED);
+            let never_began = complaint.never_began();
+            if first == Err(NoLine::Ended) && was_killed && !never_began && !may_be_sent && !is_second {
+                continue;
+            }
+            return Err(match self.no_answer(first, &complaint, was_killed) {
+                Reason::CallFailed { .. } if may_be_sent && !never_began => self.lost(complaint.words()),
+                Reason::Interrupted if may_be_sent => self.lost(Printable::new("interrupted")),
+                why => why,
+            });
+        }
+        Err(Reason::HostGone)
+    }
+
+    /// Why nothing that makes sense came as the helper's first word.
+    fn no_answer(&self, first: Result<Vec<u8>, NoLine>, complaint: &Complaint, was_killed: bool) -> Reason {
+        match first {
+            Err(NoLine::Stopped | NoLine::Left) => return Reason::Interrupted,
+            Err(NoLine::TimedOut) => return call_failed(self.engine, "exec", &CallError::TimedOut),
+            Ok(_) | Err(NoLine::Ended) => {}
+        }
+        if complaint.is_gone() || complaint.is_broken() {
+            return exec_failed(complaint.words());
+        }
+        if first.is_err() && was_killed {
+            return exec_failed(Printable::new(
+                "its process in the bundle was killed before it said a word (exit code 137), for want of memory perhaps",
+            ));
+        }
+        // A bundle of protocol 3 doesn't know the helper by this name.
+        if complaint.says(&["sidecar: no applet \"helper\""]) {
+            return other_protocol(3, Printable::new("of before 1.1"));
+        }
+        // If docker can't execute something, it says so on stdout.
+        let said = if complaint.is_empty() { Complaint::new(&first.unwrap_or_default()) } else { complaint.clone() };
+        let words = said.words();
+        if said.says(&["permission denied"]) { Reason::MayNotAsk { words } } else { Reason::NoAnswer { words } }
+    }
+
+    fn open(&self) -> Result<Session, Reason> {
+        let helper = self.engine.exec(self.bundle, HELPER);
+        let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
+        session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
+    }
+
+    fn request(&self, task: Task, timeout: Duration, id: &Printable) -> String {
+        protocol::line(&Request {
+            protocol: PROTOCOL,
+            version: Printable::new(VERSION),
+            signal: self.change.signal.to_string(),
+            from_inside: self.kill().is_none(),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            task,
+            id: id.clone(),
+            by: self.change.by.clone(),
+        })
+    }
+
+    /// From the content to the last word.
+    fn transact(&self, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, Lost> {
+        let (target, grace) = loop {
+            match talk.hear()? {
+                HelperMessage::Recovering { within_ms } => {
+                    talk.until += Duration::from_millis(within_ms).min(LONGEST_GRACE);
+                }
+                HelperMessage::Go { target, grace_ms } => break (target, Duration::from_millis(grace_ms)),
+                HelperMessage::End(end) => return self.judge(*end, talk, report),
+                HelperMessage::Sent | HelperMessage::Proven => return Err(talk.garbage()),
+            }
+        };
+        report.target = Some(target);
+        talk.grace = grace.min(LONGEST_GRACE);
+        let go = Instant::now();
+        // What the helper sends by itself it has sent with this word.
+        let sent = self.kill().map_or(Ok(()), |kill| self.signal(&kill));
+        report.ms.signal = millis(go);
+        report.sent = sent.is_ok();
+        match sent {
+            Ok(()) => talk.say(HostMessage::Sent),
+            Err(why) if !self.is_file() => return Ok(why.into()),
+            // What was put in place is there, whatever docker says of the kill: the helper takes it back.
+            Err(why) => {
+                talk.say(HostMessage::NotSent);
+                report.kill = match why {
+                    Reason::KillFailed { words, .. } | Reason::Lost { words, .. } => Some(words),
+                    Reason::KillTimedOut { .. } => Some(Printable::new("its kill did not end in time")),
+                    _ => None,
+                };
+            }
+        }
+        let sent = Instant::now();
+        let way_back = if self.is_file() { talk.grace + self.timeout } else { Duration::ZERO };
+        talk.until = go.max(sent) + self.timeout + way_back + self.last_word();
+        let mut heard = talk.hear()?;
+        if self.is_file() && matches!(heard, HelperMessage::Proven) {
+            report.ms.prove = millis(sent);
+            (self.proven)();
+            heard = talk.hold()?;
+        }
+        let HelperMessage::End(end) = heard else { return Err(talk.garbage()) };
+        if report.ms.prove == 0 {
+            report.ms.prove = millis(sent).saturating_sub(end.back_ms);
+        }
+        self.judge(*end, talk, report)
+    }
+
+    /// Takes in the last word, unless it is one that the bundle can't mean.
+    fn judge(&self, end: End, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, Lost> {
+        let before = report.target.as_ref().map(|target| (target.action, target.before.generation));
+        // A process that was there before the signal proves nothing of a restart.
+        let is_later = before.zip(end.after).is_some_and(|((action, before), after)| match action {
+            Act::Restart => after.generation > before,
+            Act::Forward => after.generation >= before,
+        });
+        let may_be = match end.ended.outcome {
+            Outcome::Live | Outcome::Delivered => is_later && (talk.acked || report.sent && !self.is_file()),
+            Outcome::Unchanged => self.is_file(),
+            Outcome::DryRun => matches!(self.change.task, Task::DryRun { .. }),
+            Outcome::Refused | Outcome::NotProven | Outcome::RolledBack | Outcome::Down => end.ended.why.is_some(),
+            _ => false,
+        };
+        if !may_be {
+            return Err(talk.garbage());
+        }
+        (report.ms.wait, report.ms.check, report.ms.back) = (end.wait_ms, end.check_ms, end.back_ms);
+        report.end = end;
+        Ok(report.end.ended.clone())
+    }
+
+    /// The connection broke: the bundle is asked once more what became of the change. It can't tell before the helper
+    /// that is still at work has ended, or its time is over.
+    fn ask(&self, talk: &Talk<'_>, id: &Printable) -> Result<Ended, Reason> {
+        let wait = talk.until.saturating_duration_since(Instant::now()) + self.last_word();
+        // What that helper has left half done is recovered first: the way back's own time.
+        let until = Instant::now() + wait + talk.grace + self.timeout + self.last_word();
+        let ask = || {
+            let mut session = self.open().map_err(|_| (NoLine::Left, Complaint::default()))?;
+            session.say(self.request(Task::Ask, wait, id).as_bytes());
+            let line = session.hear(until, self.gate, true);
+            let heard = line.as_deref().map(protocol::hear);
+            match heard {
+                Ok(Some(Heard::Reply(Reply::Recorded { outcome }))) => Ok(outcome),
+                Ok(_) => Err((NoLine::Ended, Complaint::new(session.end()))),
+                Err(no_line) => Err((*no_line, Complaint::new(session.end()))),
+            }
+        };
+        let mut answer = ask();
+        // A bundle that is being stopped breaks off once more. Once it has, docker says so.
+        for _ in 0..ASK_AGAIN.0 {
+            match &answer {
+                Err((NoLine::Ended, complaint)) if !complaint.is_gone() && Instant::now() < until => {}
+                _ => break,
+            }
+            thread::sleep(ASK_AGAIN.1);
+            answer = ask();
+        }
+        match answer {
+            Ok(Some(RecordedOutcome::Live)) if talk.acked => Ok(Ended::well(Outcome::Live)),
+            Ok(Some(RecordedOutcome::Delivered)) if talk.acked => Ok(Ended::well(Outcome::Delivered)),
+            Ok(Some(RecordedOutcome::RolledBack)) => Ok(Ended::badly(Outcome::RolledBack, Reason::HostGone)),
+            Ok(Some(RecordedOutcome::Down)) => Ok(Ended::down(Reason::HostGone, Reason::Interrupted)),
+            Ok(Some(_)) => Err(Reason::Unknown { words: Printable::default() }),
+            Ok(None) => Err(Reason::HostGone),
+            // Without an acknowledgement it isn't committed, whatever became of the bundle.
+            Err((_, complaint)) if !talk.acked && complaint.is_dead() => {
+                Err(Reason::Vanished { words: complaint.words() })
+            }
+            Err((_, complaint)) => Err(Reason::Unknown { words: complaint.words() }),
+        }
+    }
+
+    /// How long the helper's last word may take beyond its own deadline.
+    fn last_word(&self) -> Duration {
+        to_ask(self.timeout).min(LAST_WORD)
+    }
+
+    fn kill(&self) -> Option<Vec<String>> {
+        self.engine.kill(self.bundle, self.change.signal)
+    }
+
+    fn signal(&self, kill: &[String]) -> Result<(), Reason> {
+        let call = || Printable::new(&format!("{} kill --signal {}", self.engine.name(), self.change.signal));
+        match docker::call(&self.engine.program, kill, MAX_BYTES, self.timeout, 2) {
+            Ok(output) if output.success => Ok(()),
+            Ok(output) => {
+                let complaint = Complaint::new(&output.stderr);
+                let (words, gone) = (complaint.words(), complaint.is_gone());
+                let is_unknown = !gone && complaint.is_broken();
+                Err(if is_unknown { self.lost(words) } else { Reason::KillFailed { kill: call(), words, gone } })
+            }
+            Err(CallError::TimedOut | CallError::Left) => Err(Reason::KillTimedOut { kill: call() }),
+            Err(e) => Err(call_failed(self.engine, "kill", &e)),
+        }
+    }
+
+    /// Waits until the helper has sent the signal by itself.
+    fn sent_from_inside(&self, session: &mut Session, deadline: Instant) -> Result<(), Reason> {
+        let line = session.hear(deadline, self.gate, true);
+        match line.as_ref().map(|line| serde_json::from_slice(line)) {
+            Ok(Ok(HelperMessage::Sent)) => Ok(()),
+            Ok(Ok(HelperMessage::End(end))) if end.ended.outcome == Outcome::Refused => {
+                Err(end.ended.why.unwrap_or(Reason::NotSent))
+            }
+            _ => Err(self.lost(Complaint::new(session.end()).words())),
+        }
+    }
+
+    fn lost(&self, words: Printable) -> Reason {
+        Reason::Lost { signal: Printable::new(&self.change.signal.to_string()), words }
+    }
+}
+
+/// The talk with a helper that has said hello.
+struct Talk<'a> {
+    session: Session,
+    gate: &'a Gate,
+    /// It was asked to go back.
+    stopped: bool,
+    /// It was told to commit.
+    acked: bool,
+    /// When the helper's next word is overdue.
+    until: Instant,
+    /// The daemon's.
+    grace: Duration,
+}
+
+impl Talk<'_> {
+    fn say(&mut self, message: HostMessage) {
+        self.session.say(protocol::line(&message).as_bytes());
+    }
+
+    fn hear(&mut self) -> Result<HelperMessage, Lost> {
+        loop {
+            match self.session.hear(self.until, self.gate, self.stopped) {
+                Ok(line) => return serde_json::from_slice(&line).map_err(|_| self.garbage()),
+                Err(NoLine::Stopped) => {
+                    self.stopped = true;
+                    self.say(HostMessage::Cancel);
+                }
+                Err(NoLine::Left) => return Err(Lost::Left),
+                Err(NoLine::Ended | NoLine::TimedOut) => return Err(self.garbage()),
+            }
+        }
+    }
+
+    /// It is proven: waits for what the gate says, tells the helper, and hears the last word.
+    fn hold(&mut self) -> Result<HelperMessage, Lost> {
+        // The helper holds out as long as it was told to: for the time of all, if this is one of many.
+        let overdue = self.until + LAST_WORD;
+        while self.gate.says(Word::Hold) {
+            match self.session.hear(Instant::now() + POLL_INTERVAL, self.gate, true) {
+                Err(NoLine::TimedOut) if Instant::now() < overdue => {}
+                Ok(line) => return serde_json::from_slice(&line).map_err(|_| self.garbage()),
+                Err(NoLine::Left) => return Err(Lost::Left),
+                Err(_) => return Err(self.garbage()),
+            }
+        }
+        if self.gate.says(Word::Commit) {
+            self.acked = true;
+            self.say(HostMessage::Ack);
+        }
+        self.hear()
+    }
+
+    /// Hangs up.
+    fn garbage(&mut self) -> Lost {
+        Lost::Broken(Complaint::new(self.session.end()))
+    }
+}
+
+/// A name for one change, which no other has.
+fn random_id() -> Printable {
+    // The standard library's own source of random keys.
+    let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    Printable::new(&format!("{:016x}{:016x}", word(), word()))
+}
+
+fn exec_failed(words: Printable) -> Reason {
+    Reason::CallFailed { call: Printable::new("exec"), words }
+}
+
+fn other_protocol(protocol: u32, version: Printable) -> Reason {
+    Reason::OtherProtocol { ours: (PROTOCOL, Printable::new(VERSION)), theirs: (protocol, version) }
+}
