@@ -7,10 +7,17 @@ pub mod init;
 #[path = "status.rs"]
 pub mod status;
 
-use crate::Run;
+use crate::{Applet, Run};
 
 /// Whether they run on this system.
 pub const HERE: bool = true;
 pub const INIT: Run = Run::Blocked(init::run);
 pub const STATUS: Run = Run::Plain(status::run);
 pub const HELPER: Run = Run::Plain(helper::run);
+/// What init has a daemon's child execute, and nobody calls by hand.
+pub const RECOVER: &[Applet] = &[Applet {
+    name: sidecar::launch::RECOVER,
+    about: "",
+    inside: true,
+    run: Run::Plain(sidecar::launch::recover_and_start),
+}];

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::{Run, out};
+use crate::{Applet, Run, out};
 
 pub const HERE: bool = false;
 pub const INIT: Run = Run::Blocked(|_, _| {
@@ -16,3 +16,4 @@ pub const STATUS: Run = Run::Plain(|_| {
     ExitCode::from(4)
 });
 pub const HELPER: Run = Run::Plain(|_| ExitCode::FAILURE);
+pub const RECOVER: &[Applet] = &[];

@@ -12,7 +12,7 @@ use clap_complete::aot::{Bash, Fish, Zsh, generate_to};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::change::{init, status};
+use crate::inside::{init, status};
 use crate::{APPLETS, Applet, apply, check, out};
 
 /// What of an applet's is described elsewhere: by argh, and by the text that its `--help` adds.

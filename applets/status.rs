@@ -134,6 +134,7 @@ fn or_dash(text: Option<String>) -> String {
 
 fn daemon_state(state: DaemonState) -> &'static str {
     match state {
+        DaemonState::Starting => "starting",
         DaemonState::Running => "running",
         DaemonState::Stopping => "stopping",
         DaemonState::Exited => "exited",

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 
 use crate::change::command::{self, Ended};
+use crate::change::holders::Past;
 use crate::change::reason::{Reason, Shortfall};
 use crate::change::store::Store;
 use crate::change::transaction::{self, Checked, Hands, Home, Line, Order};
@@ -35,7 +36,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn run() -> bool {
     // A daemon of the same user can't read what comes in, or write into what goes out. That it can't be had is no reason not to go on.
     let _ = nix::sys::prctl::set_dumpable(false);
-    let mut host = Host { heard: Vec::new(), lock: None };
+    let mut host = Host { heard: Vec::new(), lock: None, past: Past::default() };
     let Some(line) = host.line(Instant::now() + REQUEST_TIMEOUT) else { return false };
     match protocol::request(&line) {
         Ok(request) => serve(&mut host, request),
@@ -127,7 +128,15 @@ impl Hands for Host {
     }
 
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>> {
-        Ok(probe::ready(page, daemon, Duration::from_millis(timeout_ms)))
+        Ok(probe::ready(page, daemon, Duration::from_millis(timeout_ms), &self.past))
+    }
+
+    fn remember(&mut self, page: &Page) {
+        self.past.remember(page);
+    }
+
+    fn newcomer(&mut self, page: &Page) -> Option<Shortfall> {
+        self.past.newcomer(page)
     }
 
     fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
@@ -216,6 +225,7 @@ struct Host {
     heard: Vec<u8>,
     /// The bundle's, once it is had.
     lock: Option<lock::Lock>,
+    past: Past,
 }
 
 impl Host {

@@ -31,6 +31,8 @@ pub enum InitState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonState {
+    /// It was forked, and its command is yet to be executed.
+    Starting,
     /// Its process lives.
     Running,
     /// Its process, or what is left of its process group, is being ended.

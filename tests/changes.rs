@@ -10,8 +10,9 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use containers::{Container, Dir, SIDECAR, docker, said, scratch_image, wait_until};
+use containers::{Container, Dir, binary, docker, said, scratch_image, wait_until};
 use serde_json::Value;
+use sidecar::protocol::HELPER;
 
 const PIPELOCK: &str = include_str!("../bundle/pipelock/pipelock.yaml");
 
@@ -83,7 +84,7 @@ impl Bundle {
     /// The pids, on the host, of the helpers in it.
     fn helpers(&self) -> Vec<String> {
         let (_, out, _) = said(Command::new("docker").args(["top", &self.container.name, "-eo", "pid,args"]));
-        let rows = out.lines().filter(|row| row.ends_with("/proc/1/exe helper"));
+        let rows = out.lines().filter(|row| row.ends_with(&format!("/proc/1/exe {HELPER}")));
         rows.filter_map(|row| row.split_whitespace().next().map(str::to_owned)).collect()
     }
 
@@ -107,7 +108,7 @@ impl Bundle {
 }
 
 fn apply(applet: &str, bundle: &Container, content: &str, options: &[&str]) -> Child {
-    let mut command = Command::new(SIDECAR);
+    let mut command = Command::new(binary());
     command.arg(applet).args(["--file=-", "--json", &bundle.name]).args(options);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -142,7 +143,12 @@ fn the_real_filter_takes_a_good_list_and_neither_a_typo_nor_one_that_it_can_not_
     assert_eq!((&report["checked"], &report["siblings_moved"]), (&true.into(), &Value::Array(Vec::new())));
     is(&allowlist(&good, &[]), "unchanged", 0, "");
     let before = bundle.pids();
-    is(&allowlist(&good.replace("mode: strict", "mod: strict"), &[]), "refused", 1, "checker of pipelock");
+    is(
+        &allowlist(&good.replace("mode: strict", "mod: strict"), &[]),
+        "refused",
+        1,
+        "the checker of /etc/sidecar/pipelock/pipelock.yaml",
+    );
     assert_eq!(bundle.pids(), before);
     // Another daemon's port: the checker can't know. And one where nobody looks for it.
     is(&allowlist(&good.replace(":8888", ":9418"), &[]), "rolled-back", 1, "the old content is back");
@@ -161,7 +167,7 @@ fn the_real_egress_takes_routes_in_the_same_process_and_no_credential_is_shown()
     is(&egress(routes, &[]), "live", 0, "");
     assert_eq!(bundle.pids(), before);
     let report = egress(&(routes.to_owned() + "    no-such-key: 1\n"), &[]);
-    is(&report, "refused", 1, "checker of egress");
+    is(&report, "refused", 1, "the checker of /etc/sidecar/egress/routes.yaml");
     assert!(!report.to_string().contains("hidden") && !bundle.log().contains("hidden"), "{report}");
     let report = egress("routes: []\n", &["--dry-run"]);
     is(&report, "dry-run", 0, "");
@@ -237,7 +243,7 @@ fn docker_kill_in_the_middle_leaves_the_old_content_from_the_next_start_on() {
     let bundle = Bundle::start();
     let host = bundle.begin_unready(&["--timeout=20s"]);
     bundle.container.kill("KILL");
-    is(&ended(host), "unreachable", 3, "init puts the old one back before it next starts alpha");
+    is(&ended(host), "unreachable", 3, "init puts the old one back before it next starts the daemon");
     docker(&["start", &bundle.container.name]);
     wait_until("start", || (bundle.serving() == "old").then_some(()));
     assert_eq!((bundle.settled(), bundle.leftovers()), ("old".to_owned(), String::new()));
@@ -254,6 +260,25 @@ fn docker_pause_in_the_middle_is_unsettled_until_it_goes_on() {
     wait_until("old content", || (bundle.serving() == "old").then_some(()));
     assert_eq!((bundle.settled(), bundle.leftovers()), ("old".to_owned(), String::new()));
     is(&bundle.change("new", &[]), "live", 0, "");
+}
+
+/// One allowlist for a fleet, as a directory that all of its bundles mount.
+#[test]
+fn two_bundles_that_mount_one_directory_are_both_live_however_many_are_served_at_a_time() {
+    let (tables, shared) = (Dir::new(), Dir::new());
+    tables.write("daemons.toml", &TABLE.replace("SHELL", "sh"));
+    let options =
+        [&tables.at("/table"), "--env=SIDECAR_CONFIG=/table/daemons.toml", &shared.at("/etc/sidecar/pipelock")];
+    let bundles = [(); 2].map(|()| Container::bundle(&options).ready());
+    for round in 1..=6 {
+        let new = tables.write("new", &format!("new {round}"));
+        let (file, parallel) = (format!("--file={}", new.display()), ["--parallel=32", "--parallel=1"][round % 2]);
+        let names = [bundles[0].name.as_str(), &bundles[1].name];
+        let (code, out, err) = said(Command::new(binary()).args(["apply-allowlist", &file, parallel]).args(names));
+        let served = bundles.each_ref().map(|bundle| bundle.try_exec(&["cat", "/tmp/serving"]).1);
+        let new = format!("new {round}");
+        assert_eq!((code, served), (0, [new.clone(), new]), "{parallel}: {out}{err}");
+    }
 }
 
 fn rounds() -> u64 {

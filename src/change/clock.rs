@@ -10,7 +10,9 @@ pub fn utc_now() -> Printable {
     utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-fn utc(seconds: u64) -> Printable {
+/// So many seconds after 1970, in the same form.
+#[must_use]
+pub fn utc(seconds: u64) -> Printable {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant's civil_from_days: years that begin in March, in eras of 400.
     let day = days + 719_468;

@@ -1,11 +1,14 @@
 //! Who holds the sockets that listen: an answer on a daemon's port proves nothing if another process gave it.
 //!
-//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's.
+//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's; but
+//! who ran and listened before a restart is remembered: whoever of the daemon's own is still there after it, in a session of
+//! its own (`su -c`, `setsid`), serves the old content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::reason::Shortfall;
@@ -24,6 +27,7 @@ const MAX_DEPTH: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Listener {
     addr: SocketAddr,
+    user: u32,
     inode: u64,
 }
 
@@ -32,6 +36,9 @@ struct Listener {
 struct Process {
     parent: i32,
     session: i32,
+    /// In clock ticks since boot: with it, a pid names one process.
+    started: u64,
+    user: u32,
     name: String,
 }
 
@@ -44,26 +51,46 @@ struct Seen {
     holders: BTreeMap<u64, BTreeSet<i32>>,
 }
 
-/// Why it can't be told that this daemon serves: another process holds a port.
-#[must_use]
-pub fn stranger(page: &Page, daemon: &str) -> Option<Shortfall> {
-    let listeners = listeners();
-    if listeners.is_empty() {
-        return None;
+/// What was seen before each restart of one change.
+#[derive(Debug, Default)]
+pub struct Past(Vec<(Page, Seen)>);
+
+impl Past {
+    /// Looks around before a daemon is restarted.
+    pub fn remember(&mut self, page: &Page) {
+        self.0.push((page.clone(), look(listeners())));
     }
-    look(listeners).judge(page, daemon)
+
+    /// Why it can't be told that this daemon serves: another process holds a port.
+    #[must_use]
+    pub fn stranger(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
+        let listeners = listeners();
+        if listeners.is_empty() {
+            return None;
+        }
+        let now = look(listeners);
+        now.judge(page, daemon).or_else(|| self.0.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then)))
+    }
+
+    /// What has begun to listen since the first look, and is no daemon's: a server that went into the background outlives the way
+    /// back, too.
+    #[must_use]
+    pub fn newcomer(&self, page: &Page) -> Option<Shortfall> {
+        let (_, first) = self.0.first()?;
+        let now = look(listeners());
+        let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
+        now.listeners
+            .iter()
+            .filter(is_new)
+            .find_map(|l| now.holders_of(l).find(|pid| now.is_left(page, *pid)).map(|pid| now.held(page, l, pid)))
+    }
 }
 
 impl Seen {
     fn judge(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let session = now.pid?;
-        let held = |listener: &Listener, pid: i32| {
-            let name = self.processes.get(&pid).map_or("?", |process| process.name.as_str());
-            let owner = page.status.daemons.iter().find(|other| self.owner(pid, &[other.pid]).is_some());
-            let name = Printable::new(owner.map_or(name, |owner| &owner.name));
-            Shortfall::PortHeld { port: listener.addr.port(), by: pid, name }
-        };
+        let held = |listener: &Listener, pid: i32| self.held(page, listener, pid);
         // init holds sockets for its daemons only.
         let is_others = |pid: &i32| *pid != 1 && self.owner(*pid, &[Some(session)]).is_none();
         let others = |listener: &Listener| self.holders_of(listener).find(is_others).map(|pid| held(listener, pid));
@@ -77,13 +104,46 @@ impl Seen {
             self.listeners.iter().filter(|l| self.holders_of(l).any(|pid| !is_others(&pid))).collect();
         let on_own = |listener: &&Listener| own.iter().any(|own| overlap(listener.addr, own.addr));
         let answers = self.listeners.iter().filter(|l| on_probed(l) || on_own(l)).find_map(others);
-        if answers.is_some() || matches!(plan.ready, Some(Ready::Tcp(_) | Ready::Http { .. } | Ready::Notify)) {
+        if answers.is_some() || probed.is_some() {
             return answers;
         }
         // No address is known: an orphan of no daemon's that listens may be the old process.
-        let sessions: Vec<Option<i32>> = page.status.daemons.iter().map(|daemon| daemon.pid).collect();
-        let is_left = |pid: &i32| *pid != 1 && self.is_inits(*pid) && self.owner(*pid, &sessions).is_none();
+        let is_left = |pid: &i32| self.is_left(page, *pid);
         self.listeners.iter().find_map(|l| self.holders_of(l).find(is_left).map(|pid| held(l, pid)))
+    }
+
+    /// Whether a process that was the daemon's own before its restart, `then`, still listens now.
+    fn left_over(&self, page: &Page, daemon: &str, was: &Page, then: &Self) -> Option<Shortfall> {
+        let now = super::proof::find(page, daemon)?.0.pid;
+        let before = super::proof::find(was, daemon)?.0.pid.filter(|pid| Some(*pid) != now)?;
+        let is_old = |pid: &i32, process: &Process| {
+            then.owner(*pid, &[Some(before)]).is_some()
+                && then.processes.get(pid).is_some_and(|old| old.started == process.started)
+                && self.owner(*pid, &[now]).is_none()
+        };
+        let old = self.processes.iter().filter(|(pid, process)| is_old(pid, process));
+        // Another user's descriptors can't be seen: then it's a socket of that user's which listened before.
+        let listens = |listener: &&Listener, pid: i32, process: &Process| match self.holders.get(&listener.inode) {
+            Some(holders) => holders.contains(&pid),
+            None => listener.user == process.user && then.listeners.contains(listener),
+        };
+        let listener = |(pid, process): (&i32, &Process)| {
+            self.listeners.iter().find(|l| listens(l, *pid, process)).map(|l| self.held(page, l, *pid))
+        };
+        old.map(listener).find_map(|held| held)
+    }
+
+    fn held(&self, page: &Page, listener: &Listener, pid: i32) -> Shortfall {
+        let name = self.processes.get(&pid).map_or("?", |process| process.name.as_str());
+        let owner = page.status.daemons.iter().find(|other| self.owner(pid, &[other.pid]).is_some());
+        let name = Printable::new(owner.map_or(name, |owner| &owner.name));
+        Shortfall::PortHeld { port: listener.addr.port(), by: pid, name }
+    }
+
+    /// Whether it descends from init, and from no daemon that runs.
+    fn is_left(&self, page: &Page, pid: i32) -> bool {
+        let sessions: Vec<Option<i32>> = page.status.daemons.iter().map(|daemon| daemon.pid).collect();
+        pid != 1 && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
     }
 
     fn holders_of(&self, listener: &Listener) -> impl Iterator<Item = i32> {
@@ -121,10 +181,10 @@ fn listeners() -> Vec<Listener> {
 fn parse(table: &str) -> Vec<Listener> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
-        let (addr, state, inode) = (words.next()?, words.nth(1)?, words.nth(5)?);
+        let (addr, state, user, inode) = (words.next()?, words.nth(1)?, words.nth(3)?, words.nth(1)?);
         let (ip, port) = addr.split_once(':')?;
         let addr = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
-        (state == "0A").then_some(Listener { addr, inode: inode.parse().ok()? })
+        (state == "0A").then_some(Listener { addr, user: user.parse().ok()?, inode: inode.parse().ok()? })
     };
     table.lines().filter_map(parse).collect()
 }
@@ -149,7 +209,8 @@ fn look(listeners: Vec<Listener>) -> Seen {
     // Who vanishes meanwhile, or may not be looked at, is skipped.
     for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
         let at = Path::new("/proc").join(pid.to_string());
-        let Some(process) = process(&read(&at.join("stat"))) else { continue };
+        let user = fs::metadata(at.join("stat")).map_or(0, |meta| meta.uid());
+        let Some(process) = process(&read(&at.join("stat")), user) else { continue };
         seen.processes.insert(pid, process);
         for fd in fs::read_dir(at.join("fd")).into_iter().flatten().flatten().take(MAX_FDS) {
             let Ok(target) = fs::read_link(fd.path()) else { continue };
@@ -163,12 +224,12 @@ fn look(listeners: Vec<Listener>) -> Seen {
 }
 
 /// `proc_pid_stat(5)`: `pid (name) state ppid pgrp session ...`; the name may hold anything.
-fn process(stat: &str) -> Option<Process> {
+fn process(stat: &str, user: u32) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(") ")?;
     let (_, name) = head.split_once(" (")?;
     let mut words = tail.split_whitespace().skip(1);
     let (parent, session) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
-    Some(Process { parent, session, name: name.to_owned() })
+    Some(Process { parent, session, started: words.nth(15)?.parse().ok()?, user, name: name.to_owned() })
 }
 
 fn read(path: &Path) -> String {
@@ -188,10 +249,12 @@ mod tests {
     fn seen(listeners: &[(&str, u64)], processes: &[(i32, i32, i32)], holders: &[(u64, i32)]) -> Seen {
         let mut seen = Seen::default();
         for (addr, inode) in listeners {
-            seen.listeners.push(Listener { addr: addr.parse().unwrap(), inode: *inode });
+            seen.listeners.push(Listener { addr: addr.parse().unwrap(), user: 9, inode: *inode });
         }
         for (pid, parent, session) in processes {
-            seen.processes.insert(*pid, Process { parent: *parent, session: *session, name: "server".to_owned() });
+            let process =
+                Process { parent: *parent, session: *session, started: 7, user: 9, name: "server".to_owned() };
+            seen.processes.insert(*pid, process);
         }
         for (inode, pid) in holders {
             seen.holders.entry(*inode).or_default().insert(*pid);
@@ -246,6 +309,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_a_daemon_s_own_before_its_restart_and_still_listens_is_told_also_if_its_sockets_can_not_be_seen() {
+        let (was, mut page) = (sample::page(), sample::page());
+        page.status.daemons[1].pid = Some(40);
+        // 31 was a child of pipelock's with a session of its own, 32 is egress's.
+        let children = [(31, 17, 31), (32, 12, 32)];
+        let orphans = [(31, 1, 31), (32, 12, 32), (40, 1, 40)];
+        for holders in [&[(5, 31)][..], &[]] {
+            let then = seen(&[("127.0.0.1:80", 5)], &[&OURS[..], &children].concat(), holders);
+            let now = seen(&[("127.0.0.1:80", 5)], &[&OURS[..1], &orphans].concat(), holders);
+            assert_eq!(now.left_over(&page, "pipelock", &was, &then), Some(held(80, 31, "server")));
+            assert_eq!(now.left_over(&page, "egress", &was, &then), None);
+            let gone = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans[1..]].concat(), holders);
+            assert_eq!(gone.left_over(&page, "pipelock", &was, &then), None);
+        }
+        let then = seen(&[], &[&OURS[..], &children].concat(), &[]);
+        let now = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans].concat(), &[]);
+        assert_eq!(now.left_over(&page, "pipelock", &was, &then), None, "it listens to nothing");
+    }
+
+    #[test]
     fn the_kernel_s_tables_are_read() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
             0: 0100007F:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 777 1 x 100 0 0 10 0\n   \
@@ -253,12 +336,14 @@ mod tests {
         let v6 =
             "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1\n";
         if cfg!(target_endian = "little") {
-            assert_eq!(parse(table), [Listener { addr: "127.0.0.1:8888".parse().unwrap(), inode: 777 }]);
-            assert_eq!(parse(v6), [Listener { addr: "[::1]:80".parse().unwrap(), inode: 9 }]);
+            assert_eq!(parse(table), [Listener { addr: "127.0.0.1:8888".parse().unwrap(), user: 1000, inode: 777 }]);
+            assert_eq!(parse(v6), [Listener { addr: "[::1]:80".parse().unwrap(), user: 0, inode: 9 }]);
         }
-        let odd = "31 (a) b) (c) S 1 30 29 0 -1";
-        assert_eq!(process(odd), Some(Process { parent: 1, session: 29, name: "a) b) (c".to_owned() }));
-        assert_eq!((process(""), process("1 (x"), parse("\n0: zz\n")), (None, None, Vec::new()));
+        let odd = "31 (a) b) (c) S 1 30 29 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99";
+        let process_of = |stat| process(stat, 1000);
+        let expected = Process { parent: 1, session: 29, started: 4711, user: 1000, name: "a) b) (c".to_owned() };
+        assert_eq!(process_of(odd), Some(expected));
+        assert_eq!((process_of(""), process_of("1 (x"), parse("\n0: zz\n")), (None, None, Vec::new()));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::holders::Past;
 use super::reason::Shortfall;
-use super::{command, holders, proof};
+use super::{command, proof};
 use crate::status::{Daemon, DaemonState, Page, Plan};
 use crate::table::Ready;
 
@@ -14,16 +15,16 @@ use crate::table::Ready;
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether a daemon that runs is ready, and no other process has answered in its place. One that states no `ready` is so while it
-/// runs.
+/// runs. `past` is what ran before the restart that is to be proven.
 ///
 /// # Errors
 /// What is missing.
-pub fn ready(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Shortfall> {
+pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Result<(), Shortfall> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady) };
     if !answers(plan, timeout) {
         return Err(Shortfall::NotReady);
     }
-    holders::stranger(page, daemon).map_or(Ok(()), Err)
+    past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 
 fn answers(plan: &Plan, timeout: Duration) -> bool {
@@ -43,7 +44,7 @@ pub fn all(page: &Page) -> Vec<bool> {
     thread::scope(|scope| {
         let ask = |daemon: &Daemon| {
             let (name, runs) = (daemon.name.clone(), daemon.state == DaemonState::Running);
-            let ask = move || ready(page, &name, TIMEOUT).is_ok();
+            let ask = move || ready(page, &name, TIMEOUT, &Past::default()).is_ok();
             // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
             runs.then(|| thread::Builder::new().spawn_scoped(scope, ask).ok()).flatten()
         };

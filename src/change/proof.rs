@@ -123,7 +123,7 @@ pub fn undone(page: &Page, daemon: &str, signal: Signal, after: Option<Incarnati
     }
     let shortfall = match now.state {
         DaemonState::Exited | DaemonState::Failed => ended(now),
-        _ => Shortfall::Replaced,
+        DaemonState::Starting | DaemonState::Running | DaemonState::Stopping => Shortfall::Replaced,
     };
     let signal = Printable::new(&signal.to_string());
     Some(Reason::Unproven { daemon: Printable::new(daemon), signal, pid: now.pid, shortfall })
@@ -228,8 +228,7 @@ impl Proof {
             // It may be the group of a process that died, or a further restart: either comes to an end.
             DaemonState::Stopping => Judged::NotYet(Shortfall::OldStopping),
             // Its command isn't executed yet.
-            #[allow(unreachable_patterns, reason = "other states are as little running")]
-            _ => Judged::NotYet(Shortfall::NotReady),
+            DaemonState::Starting => Judged::NotYet(Shortfall::NotReady),
         }
     }
 

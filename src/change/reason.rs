@@ -455,7 +455,8 @@ impl fmt::Display for Reason {
                 write!(f, "cannot run {program}: {words}; install it, or name another docker CLI with SIDECAR_DOCKER")
             }
             Self::CallFailed { call, words } => {
-                let words = if words.as_str().is_empty() { "it says nothing of this bundle" } else { words.as_str() };
+                let words =
+                    if words.as_str().is_empty() { "it printed nothing about this bundle" } else { words.as_str() };
                 write!(f, "{call} failed: {words}; see whether the bundle runs")
             }
             Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
@@ -485,13 +486,13 @@ impl fmt::Display for Reason {
                  see whether the name is right"
             ),
             Self::StrangePod { container } => {
-                f.write_str("not a sidecar bundle: nothing in the pod's manifest tells that ")?;
+                f.write_str("not a sidecar bundle: nothing in the pod's manifest says that ")?;
                 match container {
                     Some(name) => write!(f, "container {name}")?,
                     None => f.write_str("any container")?,
                 }
                 f.write_str(
-                    " of it is one; give the bundle's container the `command` [\"/sbin/init\"], \
+                    " is one; give the bundle's container the `command` [\"/sbin/init\"], \
                      or the pod the label sidecar.schema if it has one container",
                 )
             }

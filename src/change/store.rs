@@ -387,6 +387,18 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
     recovery::before_start(&mut files, &lock::boot(), crate::page::now_ms(), lock)
 }
 
+/// The record of the last change of the file at `path`, and what an interrupted change leaves beside it.
+#[must_use]
+pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 2]) {
+    let beside = |before: &str, after: &str| {
+        let mut name = OsString::from(before);
+        name.push(path.file_name().unwrap_or_default());
+        name.push(after);
+        path.with_file_name(name)
+    };
+    (beside(".", ".sidecar"), [beside(".sidecar-new.", ""), beside(".sidecar-old.", "")])
+}
+
 fn system(path: &Path, step: FileStep, e: &io::Error) -> Reason {
     Reason::file(path, FileFault::System { step, words: Printable::new(&e.to_string()) })
 }

@@ -120,6 +120,12 @@ pub trait Hands: Sized {
     fn page(&mut self) -> Tried<Page>;
     /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
+    /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
+    fn remember(&mut self, _page: &Page) {}
+    /// What has begun to listen since the first such note, and is no daemon's.
+    fn newcomer(&mut self, _page: &Page) -> Option<Shortfall> {
+        None
+    }
     /// Runs a checker. `go_on` is asked every few milliseconds.
     fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked>;
     /// Signals init; `None`: sees whether it may.
@@ -678,9 +684,14 @@ impl<'a, H: Hands> Change<'a, H> {
         let up = self.revive(&daemon.name, &daemon.plan, files, placed.as_ref());
         let back = because(up)?;
         self.end.back_ms = self.hands.now_ms().saturating_sub(started);
+        let back = back.filter(|back| !is_as_it_was(back, daemon.was_dead));
+        let back = match back {
+            Some(back) => Some(back),
+            None => self.left_by(daemon)?,
+        };
         let ended = match back {
-            Some(back) if !is_as_it_was(&back, daemon.was_dead) => Ended::down(why, back),
-            _ => Ended::badly(Outcome::RolledBack, why),
+            Some(back) => Ended::down(why, back),
+            None => Ended::badly(Outcome::RolledBack, why),
         };
         let is_down = ended.outcome == Outcome::Down;
         record.outcome = if is_down { RecordedOutcome::Down } else { RecordedOutcome::RolledBack };
@@ -690,6 +701,18 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok(ended)
     }
 
+    /// What the new content has left behind in the background, where it may still be served.
+    fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
+        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
+        let unproven = |shortfall| Reason::Unproven {
+            daemon: Printable::new(&daemon.name),
+            signal: Printable::new(&self.order.signal.to_string()),
+            pid: proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid),
+            shortfall,
+        };
+        Ok(self.hands.newcomer(&page).map(unproven))
+    }
+
     // The daemon.
 
     /// Has the host send its signal, and waits for the proof.
@@ -697,6 +720,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let page = self.hands.page()?;
         let target = proof::target(&page, self.order.signal)?;
         let proof = Proof::new(&page, self.order.signal, target.clone());
+        self.hands.remember(&page);
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
         self.is_sent = false;
         if self.order.from_inside {
@@ -727,6 +751,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let signal = proof::restart_of(&page, name).ok_or_else(no_way_back)?;
         let target = proof::target(&page, signal)?;
         let proof = Proof::new(&page, signal, target);
+        self.hands.remember(&page);
         self.hands.signal(Some(signal))?;
         let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan));
         self.watch(proof, Some(deadline)).map(drop)

@@ -140,34 +140,42 @@ impl Conversation<'_> {
             }
             let complaint = Complaint::new(session.end());
             let was_killed = session.status().and_then(|status| status.code()) == Some(KILLED);
-            let why = match first {
-                Err(NoLine::Stopped | NoLine::Left) if may_be_sent => {
-                    return Err(self.lost(Printable::new("interrupted")));
-                }
-                Err(NoLine::Stopped | NoLine::Left) => return Err(Reason::Interrupted),
-                Err(NoLine::TimedOut) => call_failed(self.engine, "exec", &CallError::TimedOut),
-                _ if complaint.is_gone() || complaint.is_broken() => exec_failed(&complaint.words()),
-                Err(NoLine::Ended) if was_killed && !may_be_sent && !is_second => continue,
-                Err(NoLine::Ended) if was_killed => exec_failed(&Printable::new(
-                    "its process in the bundle was killed before it said a word (exit code 137), for want of memory perhaps",
-                )),
-                // A bundle of protocol 3 doesn't know the helper by this name.
-                _ if complaint.says(&["sidecar: no applet \"helper\""]) => {
-                    other_protocol(3, Printable::new("of before 1.1"))
-                }
-                _ => {
-                    // What docker can't execute it tells on stdout.
-                    let line = Complaint::new(&first.unwrap_or_default());
-                    let said = if complaint.is_empty() { line } else { complaint.clone() };
-                    let words = said.words();
-                    let may_not = said.says(&["permission denied"]);
-                    if may_not { Reason::MayNotAsk { words } } else { Reason::NoAnswer { words } }
-                }
-            };
-            let is_unknown = matches!(why, Reason::CallFailed { .. }) && may_be_sent && !complaint.never_began();
-            return Err(if is_unknown { self.lost(complaint.words()) } else { why });
+            let never_began = complaint.never_began();
+            if first == Err(NoLine::Ended) && was_killed && !never_began && !may_be_sent && !is_second {
+                continue;
+            }
+            return Err(match self.no_answer(first, &complaint, was_killed) {
+                Reason::CallFailed { .. } if may_be_sent && !never_began => self.lost(complaint.words()),
+                Reason::Interrupted if may_be_sent => self.lost(Printable::new("interrupted")),
+                why => why,
+            });
         }
         Err(Reason::HostGone)
+    }
+
+    /// Why nothing that makes sense came as the helper's first word.
+    fn no_answer(&self, first: Result<Vec<u8>, NoLine>, complaint: &Complaint, was_killed: bool) -> Reason {
+        match first {
+            Err(NoLine::Stopped | NoLine::Left) => return Reason::Interrupted,
+            Err(NoLine::TimedOut) => return call_failed(self.engine, "exec", &CallError::TimedOut),
+            Ok(_) | Err(NoLine::Ended) => {}
+        }
+        if complaint.is_gone() || complaint.is_broken() {
+            return exec_failed(complaint.words());
+        }
+        if first.is_err() && was_killed {
+            return exec_failed(Printable::new(
+                "its process in the bundle was killed before it said a word (exit code 137), for want of memory perhaps",
+            ));
+        }
+        // A bundle of protocol 3 doesn't know the helper by this name.
+        if complaint.says(&["sidecar: no applet \"helper\""]) {
+            return other_protocol(3, Printable::new("of before 1.1"));
+        }
+        // If docker can't execute something, it says so on stdout.
+        let said = if complaint.is_empty() { Complaint::new(&first.unwrap_or_default()) } else { complaint.clone() };
+        let words = said.words();
+        if said.says(&["permission denied"]) { Reason::MayNotAsk { words } } else { Reason::NoAnswer { words } }
     }
 
     fn open(&self) -> Result<Session, Reason> {
@@ -408,8 +416,8 @@ fn random_id() -> Printable {
     Printable::new(&format!("{:016x}{:016x}", word(), word()))
 }
 
-fn exec_failed(words: &Printable) -> Reason {
-    Reason::CallFailed { call: Printable::new("exec"), words: words.clone() }
+fn exec_failed(words: Printable) -> Reason {
+    Reason::CallFailed { call: Printable::new("exec"), words }
 }
 
 fn other_protocol(protocol: u32, version: Printable) -> Reason {

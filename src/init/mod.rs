@@ -1,7 +1,9 @@
-//! The shell around the decision core: the only place of init with system calls. It decides nothing.
+//! The shell around the supervisor: the only place of init with system calls. It decides nothing.
 //!
-//! One thread, one poll loop: gather events, let the core decide, act.
+//! One thread, one poll loop: gather events, let the supervisor decide, act.
 
+mod children;
+mod json;
 mod log;
 mod notify;
 mod publish;
@@ -11,7 +13,7 @@ mod signals;
 mod watch;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,14 +21,14 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::change::store;
 use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
-use crate::supervisor::{Core, Disposition, End, Event, Level, Moment, Sent, System, select};
-use crate::table::{Action, Daemon as Spec, Ready, Signal, Table};
+use crate::supervisor::{Disposition, End, Ended, Event, Level, Moment, Sent, Supervisor, System, select};
+use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
-use crate::launch::{Environment, Program, Stdio};
-use publish::Entry;
-use relay::{Sink, Stream};
+use crate::launch::{Environment, MAX_REPORT, Parent, Program, Report};
+use children::{Child, OomKills, session};
+use publish::{Entry, PageFd};
+use relay::{Sink, Source, Stream};
 use watch::{For, Watch};
 
 /// Selects daemons by name.
@@ -36,7 +38,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// The same for one that takes little at a time, after a shutdown that somebody waits for, and where nobody does.
 const DRAIN_ASKED: Duration = Duration::from_millis(800);
 const DRAIN_ALONE: Duration = Duration::from_secs(5);
-/// How many children or messages one round takes in: whoever makes them without end must not hold up a signal.
+/// How many children one round takes in: whoever makes them without end must not hold up a signal.
 const ROUND: usize = 256;
 /// What is read at once, at most. So large that malloc takes it from the kernel as zeros that cost nothing until then.
 const BUFFER: usize = 256 * 1024;
@@ -46,6 +48,8 @@ const SINKS: u64 = 1;
 const STREAMS: u64 = 3;
 /// How soon what the kernel would not watch is tried again.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// How often one round goes on with what was read and not yet written, as fast as its reader takes it.
+const FEEDS: usize = 16;
 /// How long init, where it isn't PID 1, waits for children that it killed at its end.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
 
@@ -66,7 +70,7 @@ impl std::error::Error for CannotBegin {}
 /// # Errors
 /// Where the kernel refuses what init can't do without; nothing was started then.
 pub fn run(table: Table) -> Result<i32, CannotBegin> {
-    log::set_up();
+    log::set_up(table.output);
     let mut shell = Shell::new(&table).map_err(|e| CannotBegin(format!("cannot begin: {e}; no daemon was started")))?;
     let selection = std::env::var_os(SELECTION).map(|v| v.to_string_lossy().into_owned());
     let selection = select(&table, selection.as_deref());
@@ -79,7 +83,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         return Ok(0);
     }
     shell.select(&table, &selection.selected);
-    let core = Core::new(&table, &selection.selected);
+    let core = Supervisor::new(&table, &selection.selected);
     drop(table);
     Ok(shell.supervise(core))
 }
@@ -93,17 +97,35 @@ fn now() -> Moment {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// A process whose exec isn't known of yet.
+struct Launch {
+    daemon: usize,
+    pid: i32,
+    /// What it tells, if it does, until its exec closes the pipe.
+    report: OwnedFd,
+    told: Vec<u8>,
+    /// What the pipe is watched under.
+    number: u64,
+    is_watched: bool,
+}
+
 struct Shell {
     signals: signals::Signals,
     notify: Option<notify::Notify>,
-    stdio: Stdio,
+    /// /dev/null, for daemons.
+    null: OwnedFd,
+    output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
+    launches: Vec<Launch>,
+    /// The daemons' processes that aren't reaped yet.
+    leaders: Vec<i32>,
+    oom_kills: OomKills,
     specs: Vec<Spec>,
     programs: Vec<Program>,
     /// The wired signals' names, in the order of the table's wiring.
     wires: Vec<String>,
-    place: publish::Place,
+    page: PageFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
@@ -122,17 +144,21 @@ struct Shell {
 
 impl Shell {
     fn new(table: &Table) -> Result<Self, String> {
-        let stdio = Stdio::open(close_strangers_descriptors()).map_err(step("daemons' stdio"))?;
-        let mut caught: Vec<i32> = vec![libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGCHLD];
-        caught.extend([Signal::HUP, Signal::USR1, Signal::USR2].map(Signal::number));
-        caught.extend(table.wiring.iter().map(|w| w.signal.number()));
-        caught.sort_unstable();
-        caught.dedup();
-        let signals = signals::Signals::catch(caught).map_err(step("signals"))?;
-        let watch = Watch::new().map_err(step("epoll"))?;
+        close_strangers_descriptors();
         let is_pid_1 = std::process::id() == 1;
+        let wired = table.wiring.iter().map(|w| w.signal.number());
+        let signals = signals::Signals::take_over(wired, is_pid_1).map_err(step("signals"))?;
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = OwnedFd::from(null.map_err(step("/dev/null"))?);
+        // Before anything else could get the page's descriptor number.
+        let page = PageFd::new(null.try_clone().map_err(step("/dev/null"))?);
+        let watch = Watch::new().map_err(step("epoll"))?;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
+            tracing::warn!(
+                "init isn't PID 1 but {}: what it can't kill at its end outlives it, and signals for the container go to PID 1",
+                std::process::id()
+            );
         }
         let status = Status {
             schema: SCHEMA,
@@ -145,22 +171,26 @@ impl Shell {
             daemons: Vec::new(),
         };
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let mut sinks = vec![Sink::open(stderr.as_fd()).map_err(step("stderr"))?];
+        let mut sinks = vec![Sink::open(stderr.as_fd(), table.output).map_err(step("stderr"))?];
         // Two queues into one file would cut each other's lines.
         let id = |fd| nix::sys::stat::fstat(fd).map(|s| (s.st_dev, s.st_ino));
         if id(stdout.as_fd()).map_err(step("stdout"))? != id(stderr.as_fd()).map_err(step("stderr"))? {
-            sinks.push(Sink::open(stdout.as_fd()).map_err(step("stdout"))?);
+            sinks.push(Sink::open(stdout.as_fd(), table.output).map_err(step("stdout"))?);
         }
         Ok(Self {
             signals,
             notify: None,
-            stdio,
+            null,
+            output: table.output,
             sinks,
             streams: Vec::new(),
+            launches: Vec::new(),
+            leaders: Vec::new(),
+            oom_kills: OomKills::count(),
             specs: Vec::new(),
             programs: Vec::new(),
             wires: Vec::new(),
-            place: publish::Place::default(),
+            page,
             head: status,
             entries: Vec::new(),
             is_stale: true,
@@ -202,7 +232,8 @@ impl Shell {
         for spec in &self.specs {
             let env = notifying.as_ref().filter(|_| spec.ready == Some(Ready::Notify)).unwrap_or(&env);
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
-            self.programs.push(Program::new(&spec.command, env, ignore));
+            let config = spec.config.as_ref().map(|config| config.path.as_path());
+            self.programs.push(Program::new(&spec.command, env, ignore, config));
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Grown by doubling they would leave holes.
@@ -211,11 +242,11 @@ impl Shell {
         self.programs.shrink_to_fit();
     }
 
-    fn supervise(&mut self, mut core: Core) -> i32 {
-        // Before any daemon's pipe could get the page's descriptor number.
+    fn supervise(&mut self, mut core: Supervisor) -> i32 {
         self.publish(&core);
+        // Each start copies the page tables of what is there.
+        give_back_memory();
         // What was pending before the first start comes first; what comes from here on is served after it.
-        self.signals.wait(&mut [], Some(Duration::ZERO));
         let mut events = self.gather_signals();
         events.push(Event::Begin);
         let mut is_settled = false;
@@ -235,75 +266,153 @@ impl Shell {
     }
 
     /// Waits for something to happen, moves what daemons wrote, and returns the rest.
-    fn wait(&mut self, core: &Core) -> Vec<Event> {
-        let next = if self.taken_in < ROUND { core.next() } else { Some(Moment::ZERO) };
+    fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
+        let has_more = self.feed_rests(core) || self.taken_in == ROUND;
+        let next = if has_more { Some(Moment::ZERO) } else { core.next() };
         let mut longest = next.map(|at| at.saturating_sub(now()));
-        let mut refused = false;
-        if let Some(socket) = self.notify.as_mut().filter(|socket| !socket.is_watched) {
-            socket.is_watched = self.watch.set(socket.fd(), NOTIFY, For::Reading, true);
-            refused |= !socket.is_watched;
-        }
-        for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
-            let wanted = sink.is_waiting();
-            if wanted != sink.is_watched {
-                sink.is_watched = self.watch.set(sink.fd(), number, For::Writing, wanted);
-                refused |= wanted && !sink.is_watched;
-            }
-        }
-        for index in 0..self.streams.len() {
-            let wanted = self.may_read(index, core);
-            if let Some(stream) = self.streams.get_mut(index).filter(|s| s.is_watched != wanted) {
-                stream.is_watched = self.watch.set(stream.fd(), stream.number, For::Reading, wanted);
-                refused |= wanted && !stream.is_watched;
-            }
-        }
-        if refused {
+        if self.watch_all(core) {
             longest = longest.into_iter().chain([WATCH_AGAIN]).min();
         }
-        let mut fds = [PollFd::new(self.watch.fd(), PollFlags::POLLIN)];
-        let (is_up, signalled) = self.signals.wait(&mut fds, longest);
-        let mut up = if is_up { self.watch.up() } else { Vec::new() };
-        let notified = up.contains(&NOTIFY);
-        up.retain(|number| *number >= STREAMS);
-        for number in up {
-            let index = self.streams.iter().position(|s| s.number == number);
-            if let Some(index) = index.filter(|i| self.may_read(*i, core)) {
-                self.pump(index);
+        let fds = [PollFd::new(self.watch.fd(), PollFlags::POLLIN)];
+        let (is_up, signalled) = self.signals.wait(&fds, longest);
+        let up = if is_up { self.watch.up() } else { Vec::new() };
+        let mut events = Vec::new();
+        for number in &up {
+            if let Some(index) = self.streams.iter().position(|s| s.number == *number) {
+                if self.may_read(index, core) {
+                    self.pump(index, core.is_being_ended(self.daemon_of(index)));
+                }
+            } else if let Some(index) = self.launches.iter().position(|l| l.number == *number) {
+                events.extend(self.read_report(index));
             }
         }
-        self.streams.retain(|s| !s.ended);
-        let notify = self.notify.as_ref().filter(|_| notified);
-        let messages = std::iter::from_fn(|| notify?.take()).take(ROUND);
-        let mut events: Vec<Event> = messages.filter_map(|message| message.event_or_log()).collect();
+        self.let_go_of_ended_streams();
+        if up.contains(&NOTIFY) {
+            events.extend(self.notify.as_mut().map(notify::Notify::take).unwrap_or_default());
+        }
         if signalled {
             events.extend(self.gather_signals());
         }
         events
     }
 
-    fn may_read(&self, index: usize, core: &Core) -> bool {
-        self.streams.get(index).is_some_and(|s| core.is_being_ended(s.daemon) || self.has_room(s))
+    /// Has the kernel watch what is waited for; tells whether it refused any of it.
+    fn watch_all(&mut self, core: &Supervisor) -> bool {
+        let mut refused = false;
+        let watch = &self.watch;
+        let mut set = |fd: std::os::fd::BorrowedFd<'_>, number, what, is_watched: &mut bool, wanted: bool| {
+            if wanted != *is_watched {
+                *is_watched = watch.set(fd, number, what, wanted);
+                refused |= wanted && !*is_watched;
+            }
+        };
+        if let Some(socket) = self.notify.as_mut() {
+            let (wanted, mut is_watched) = (socket.may_be_read(), socket.is_watched);
+            set(socket.fd(), NOTIFY, For::Reading, &mut is_watched, wanted);
+            socket.is_watched = is_watched;
+        }
+        for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
+            let (wanted, mut is_watched) = (sink.is_waiting(), sink.is_watched);
+            set(sink.fd(), number, For::Writing, &mut is_watched, wanted);
+            sink.is_watched = is_watched;
+        }
+        for launch in &mut self.launches {
+            set(launch.report.as_fd(), launch.number, For::Reading, &mut launch.is_watched, true);
+        }
+        for index in 0..self.streams.len() {
+            let wanted = self.may_read(index, core);
+            if let Some(stream) = self.streams.get_mut(index) {
+                let (wanted, mut is_watched) = (wanted && !stream.has_rest(), stream.is_watched);
+                set(stream.fd(), stream.number, For::Reading, &mut is_watched, wanted);
+                stream.is_watched = is_watched;
+            }
+        }
+        refused
     }
 
-    fn has_room(&self, stream: &Stream) -> bool {
-        self.sinks.get(stream.sink).is_some_and(|sink| !sink.is_full())
+    /// Goes on with what was read before and found no room. Tells whether there is more of it, and room.
+    fn feed_rests(&mut self, core: &Supervisor) -> bool {
+        for _ in 0..FEEDS {
+            let mut all = (0..self.streams.len()).filter(|i| self.streams.get(*i).is_some_and(Stream::has_rest));
+            let Some(index) = all.find(|i| self.may_read(*i, core)) else { return false };
+            self.pump(index, core.is_being_ended(self.daemon_of(index)));
+            self.let_go_of_ended_streams();
+            self.flush();
+        }
+        true
     }
 
-    /// Reads a stream once and tells how much.
-    fn pump(&mut self, index: usize) -> usize {
+    fn daemon_of(&self, stream: usize) -> usize {
+        self.streams.get(stream).map_or(usize::MAX, |s| s.daemon)
+    }
+
+    /// Whether a stream's lines may go on: nobody's who is being ended wait, the others' until their sink has room.
+    fn may_read(&self, index: usize, core: &Supervisor) -> bool {
+        core.is_being_ended(self.daemon_of(index)) || self.has_room(index)
+    }
+
+    /// Whether a stream's sink takes its lines. Of all its streams only one may have been read further than there was room.
+    fn has_room(&self, index: usize) -> bool {
+        let Some(stream) = self.streams.get(index) else { return false };
+        let is_first = stream.has_rest() || !self.streams.iter().any(|s| s.sink == stream.sink && s.has_rest());
+        is_first && self.sinks.get(stream.sink).is_some_and(|sink| !sink.is_full())
+    }
+
+    /// Feeds or reads a stream once and tells how much.
+    fn pump(&mut self, index: usize, may_drop: bool) -> usize {
         let Some(stream) = self.streams.get_mut(index) else { return 0 };
-        self.sinks.get_mut(stream.sink).map_or(0, |sink| stream.pump(&mut self.buffer, sink))
+        self.sinks.get_mut(stream.sink).map_or(0, |sink| stream.pump(&mut self.buffer, sink, may_drop))
+    }
+
+    /// A descriptor that a child has a copy of, for as long as that hasn't closed it, would be watched beyond its end here:
+    /// epoll(7).
+    fn let_go_of_ended_streams(&mut self) {
+        for stream in self.streams.iter().filter(|s| s.ended && s.is_watched) {
+            self.watch.set(stream.fd(), stream.number, For::Reading, false);
+        }
+        self.streams.retain(|s| !s.ended);
+    }
+
+    /// Reads what a child tells before its exec; once that is all, what came of it.
+    fn read_report(&mut self, index: usize) -> Option<Event> {
+        let launch = self.launches.get_mut(index)?;
+        loop {
+            let mut bytes = [0; 1024];
+            match nix::unistd::read(&launch.report, &mut bytes) {
+                Ok(0) => break,
+                // What is too long isn't a report.
+                Ok(_) if launch.told.len() >= MAX_REPORT => {}
+                Ok(n) => launch.told.extend_from_slice(bytes.get(..n).unwrap_or_default()),
+                Err(_) => return None,
+            }
+        }
+        let Launch { daemon, pid, report, told, number, is_watched } = self.launches.swap_remove(index);
+        if is_watched {
+            self.watch.set(&report, number, For::Reading, false);
+        }
+        let Report { recovered, failed } = self.programs.get(daemon)?.read_report(&told);
+        let name = self.specs.get(daemon).map_or("", |spec| spec.name.as_str());
+        match recovered {
+            Some(Ok(text)) => tracing::warn!(daemon = name, "{text}"),
+            Some(Err(text)) => tracing::error!(daemon = name, "{text}"),
+            None => {}
+        }
+        Some(match failed {
+            None => Event::Executed { daemon, pid },
+            Some(why) => Event::NotExecuted { daemon, pid, code: why.code(), why: why.to_string() },
+        })
     }
 
     fn gather_signals(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for caught in self.signals.take() {
-            let Some(signal) = Signal::from_number(caught.number) else { continue };
+            let Some(signal) = caught.signal() else { continue };
+            if caught.is_resize() && !self.head.signals.contains_key(&signal.to_string()) {
+                tracing::debug!("the terminal was resized (SIG{signal}, which isn't wired)");
+                continue;
+            }
             tracing::info!("received SIG{signal} from {}", caught.sender);
-            events.push(match caught.number {
-                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => Event::Stop,
-                _ => Event::Signal(signal),
-            });
+            events.push(if caught.is_stop() { Event::Stop } else { Event::Signal(signal) });
         }
         events
     }
@@ -315,18 +424,18 @@ impl Shell {
             let Some(old) = self.streams.get(index).filter(|s| s.daemon == daemon) else { continue };
             let is_too_old = old.generation + 1 < generation;
             // As much as a pipe holds by default, and then some; a writer without end isn't waited for.
-            let may_read = |shell: &Self| is_too_old || shell.streams.get(index).is_some_and(|s| shell.has_room(s));
-            let is_empty = (0..16).any(|_| may_read(self) && self.pump(index) == 0);
+            let may_read = |shell: &Self| is_too_old || shell.has_room(index);
+            let is_empty = (0..16).any(|_| may_read(self) && self.pump(index, is_too_old) == 0);
             let Some(stream) = self.streams.get_mut(index) else { continue };
             stream.ended |= is_too_old;
             if let (true, Some(sink)) = (is_empty || is_too_old, self.sinks.get_mut(stream.sink)) {
                 stream.finish(sink);
             }
         }
-        self.streams.retain(|s| !s.ended);
+        self.let_go_of_ended_streams();
     }
 
-    fn publish(&mut self, core: &Core) {
+    fn publish(&mut self, core: &Supervisor) {
         if !std::mem::take(&mut self.changed) {
             return;
         }
@@ -364,7 +473,7 @@ impl Shell {
         }
         if self.is_stale {
             let socket = self.notify.as_ref().map(|socket| socket.name.as_str());
-            self.is_stale = !self.place.put(|| publish::text(head, &self.entries, socket));
+            self.is_stale = !self.page.put(|| publish::text(head, &self.entries, socket));
         }
     }
 
@@ -386,24 +495,29 @@ impl Shell {
         let mut until = now() + DRAIN;
         loop {
             for index in 0..self.streams.len() {
-                if self.streams.get(index).is_some_and(|s| self.has_room(s)) {
-                    self.pump(index);
+                if self.has_room(index) {
+                    self.pump(index, false);
                 }
             }
-            self.streams.retain(|s| !s.ended);
+            self.let_go_of_ended_streams();
             if self.flush() {
                 until = now() + DRAIN;
             }
             let waiting = self.sinks.iter().filter(|s| s.is_waiting());
-            let mut fds: Vec<PollFd<'_>> = waiting.map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)).collect();
+            let fds: Vec<PollFd<'_>> = waiting.map(|s| PollFd::new(s.fd(), PollFlags::POLLOUT)).collect();
             let left = until.min(end).saturating_sub(now());
             if (fds.is_empty() && self.streams.is_empty()) || left.is_zero() {
+                for stream in &mut self.streams {
+                    if let Some(sink) = self.sinks.get_mut(stream.sink) {
+                        stream.give_up(sink);
+                    }
+                }
                 self.sinks.iter_mut().for_each(Sink::report);
                 self.flush();
                 return;
             }
             let longest = if fds.is_empty() { Duration::ZERO } else { left };
-            let (_, signalled) = self.signals.wait(&mut fds, Some(longest));
+            let (_, signalled) = self.signals.wait(&fds, Some(longest));
             drop(fds);
             if signalled && self.gather_signals().contains(&Event::Stop) {
                 end = end.min(now() + DRAIN_ASKED);
@@ -428,7 +542,7 @@ impl Shell {
             for pid in children.split_whitespace().filter_map(|p| p.parse().ok()) {
                 let _ = signals::kill(pid, libc::SIGKILL);
             }
-            self.signals.wait(&mut [], Some(Duration::from_millis(10)));
+            self.signals.wait(&[], Some(Duration::from_millis(10)));
             let _ = self.signals.take();
         }
         tracing::warn!("some children are left behind: they can't be killed");
@@ -445,22 +559,24 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        match spec.config.as_ref().and_then(|config| store::recover_before_start(&config.path)) {
-            None => {}
-            Some(Ok(settled)) => tracing::warn!("{settled}"),
-            Some(Err(unsettled)) => tracing::error!("{unsettled}"),
+        // It may have been lost with a low RLIMIT_NOFILE; none of what is opened here may get it.
+        self.page.reserve();
+        let parent = Parent { null: self.null.as_fd(), queue_limit: self.signals.queue_limit };
+        let started = match program.start(parent) {
+            Ok(started) => started,
+            Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
+        };
+        let (pid, out) = (started.pid, self.sinks.len() - 1);
+        for (fd, sink, stream) in [(started.stdout, out, "stdout"), (started.stderr, 0, "stderr")] {
+            let source = Source { daemon, name: &spec.name, generation, stream };
+            self.streams.push(Stream::new(fd, &source, sink, self.next_number, self.output));
+            self.next_number += 1;
         }
-        match program.start(&mut self.stdio, &self.signals.caught) {
-            Ok(started) => {
-                let ends = [(started.stdout, self.sinks.len() - 1), (started.stderr, 0)];
-                for ((fd, sink), number) in ends.into_iter().zip(self.next_number..) {
-                    self.streams.push(Stream::new(fd, &spec.name, daemon, generation, sink, number));
-                }
-                self.next_number += 2;
-                Event::Started { daemon, pid: started.pid }
-            }
-            Err(e) => Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
-        }
+        let (report, number) = (started.report, self.next_number);
+        self.next_number += 1;
+        self.launches.push(Launch { daemon, pid, report, told: Vec::new(), number, is_watched: false });
+        self.leaders.push(pid);
+        Event::Started { daemon, pid }
     }
 
     fn kill(&mut self, pid: i32, signal: i32) -> Sent {
@@ -476,60 +592,66 @@ impl System for Shell {
         }
     }
 
-    fn ended(&mut self) -> Option<(i32, End)> {
-        if !self.signals.a_child_ended || self.taken_in == ROUND {
-            return None;
+    fn exec_outcome(&mut self, _: usize, pid: i32) -> Option<Event> {
+        let index = self.launches.iter().position(|launch| launch.pid == pid)?;
+        self.read_report(index)
+    }
+
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
+        children::kill_member(sid, pid, signal);
+    }
+
+    fn members(&mut self, sid: i32) -> Vec<i32> {
+        children::members(sid, &self.leaders)
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
+        while self.signals.a_child_ended && self.taken_in < ROUND {
+            // A look at any child passes by all that live, so that the one that SIGCHLD told of is looked at by itself first.
+            let told_of = self.signals.told_of.take().and_then(|pid| children::peek(libc::P_PID, pid).ok().flatten());
+            let ended = told_of.map_or_else(|| children::peek(libc::P_ALL, 0), |ended| Ok(Some(ended)));
+            self.taken_in += 1;
+            match ended {
+                Ok(Some(Child::Ended(pid, end))) => {
+                    let is_kill = end == End::Signal(libc::SIGKILL);
+                    let oom_kills = if is_kill { self.oom_kills.since() } else { 0 };
+                    return Some(Ended { pid, end, oom_kills });
+                }
+                Ok(Some(Child::Traced(pid, signal))) => {
+                    tracing::debug!("pid {pid} traced itself; let go with signal {signal}");
+                    children::detach(pid, signal);
+                }
+                // No SIGCHLD comes again for a child that was not looked at.
+                Ok(None) | Err(_) => self.signals.a_child_ended = false,
+            }
         }
-        // A look at any child passes by all that live, so that the one that SIGCHLD told of is looked at by itself first.
-        let told_of = self.signals.told_of.take().and_then(|pid| peek(libc::P_PID, pid).ok().flatten());
-        let ended = told_of.map_or_else(|| peek(libc::P_ALL, 0), |ended| Ok(Some(ended)));
-        // No SIGCHLD comes again for a child that was not looked at.
-        let Ok(Some(ended)) = ended else {
-            self.signals.a_child_ended = false;
-            return None;
-        };
-        self.taken_in += 1;
-        Some(ended)
+        None
     }
 
     fn reap(&mut self, pid: i32) {
         // SAFETY: waitpid(2) with no status, on a child that has ended.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+        self.leaders.retain(|leader| *leader != pid);
+        if let Some(socket) = &mut self.notify {
+            socket.reaped(pid);
+        }
     }
 
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition {
-        disposition(pid, signal)
+        children::disposition(pid, signal)
     }
 
     fn tell(&mut self, level: Level, text: String) {
         match level {
+            Level::Debug => tracing::debug!("{text}"),
             Level::Info => tracing::info!("{text}"),
             Level::Warn => tracing::warn!("{text}"),
         }
     }
 
-    fn changed(&mut self, _: &Core) {
+    fn changed(&mut self, _: &Supervisor) {
         self.changed = true;
     }
-}
-
-/// A child that has ended, if there is one; it isn't reaped.
-fn peek(of: libc::idtype_t, pid: i32) -> nix::Result<Option<(i32, End)>> {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
-    while unsafe { libc::waitid(of, pid.cast_unsigned(), info.as_mut_ptr(), flags) } < 0 {
-        if Errno::last() != Errno::EINTR {
-            return Err(Errno::last());
-        }
-    }
-    // SAFETY: zeroed, and filled in by waitid(2) where there was a child.
-    let (pid, status, code) = unsafe {
-        let info = info.assume_init();
-        (info.si_pid(), info.si_status(), info.si_code)
-    };
-    let end = if code == libc::CLD_EXITED { End::Code(status) } else { End::Signal(status) };
-    Ok(Some((pid, end)).filter(|_| pid != 0))
 }
 
 /// What was needed to read the table and to start daemons goes back to the kernel: a bundle runs for days.
@@ -541,51 +663,17 @@ fn give_back_memory() {
     }
 }
 
-/// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon. Tells whether
-/// `close_range`(2) is there.
-fn close_strangers_descriptors() -> bool {
+/// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon.
+fn close_strangers_descriptors() {
     // SAFETY: close_range(2) takes numbers only, and init has opened nothing yet.
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {
-        return true;
+        return;
     }
-    // Before Linux 5.9, or where a filter of system calls doesn't know it.
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return false };
+    // Before Linux 5.9, or if a filter of system calls doesn't know it.
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|fd| *fd > 2) {
         // SAFETY: as above.
         unsafe { libc::close(fd) };
-    }
-    false
-}
-
-/// What a process would do with a signal: `/proc/PID/status`, proc(5).
-fn disposition(pid: i32, signal: Signal) -> Disposition {
-    let text = match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(text) => text,
-        // It isn't reaped yet, so that it would be there if this /proc showed it.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-            return Disposition::Unknown;
-        }
-        // No descriptor is left, say: that may be otherwise at the next look.
-        Err(_) => return Disposition::NotTaken,
-    };
-    let mask = |key: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(key))?;
-        u64::from_str_radix(value.trim(), 16).ok()
-    };
-    match (mask("SigCgt:"), mask("SigBlk:")) {
-        (None, None) => Disposition::Unknown,
-        (caught, blocked) => {
-            let has = |mask: Option<u64>, number: i32| mask.unwrap_or(0) & (1 << (number - 1)) != 0;
-            if has(caught, signal.number()) {
-                Disposition::Taken
-            } else if !has(blocked, signal.number()) {
-                Disposition::NotTaken
-            } else if has(blocked, libc::SIGSEGV) {
-                Disposition::Blocked
-            } else {
-                Disposition::Taken
-            }
-        }
     }
 }

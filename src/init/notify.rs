@@ -1,18 +1,40 @@
 //! The `sd_notify`(3) socket. The helper of a change writes to it too: only what goes through init's own queue can't
 //! land in the middle of another line of the log.
+//!
+//! Anybody in the network namespace can send to it. So nothing that a stranger puts into a datagram may cost init more
+//! than a look at who sent it, and no descriptor that comes along may be init's to close: the last close of a TCP socket
+//! with `SO_LINGER` blocks for as long as its sender chose (socket(7)).
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::cmsg_space;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind, getsockname,
     recvmsg, setsockopt, socket, sockopt,
 };
+use nix::unistd::{ForkResult, fork, pipe2};
 
+use super::signals::kill;
 use crate::change::log::{BY, CHANGE, WARNING};
 use crate::supervisor::Event;
 use crate::text::Plain;
+
+/// Whether a socket takes descriptors (Linux 6.16, asm-generic/socket.h); libc doesn't know it yet. If it doesn't, sendmsg(2)
+/// refuses them to the sender (EPERM).
+const SO_PASSRIGHTS: libc::c_int = 83;
+/// How many datagrams one round takes in: whoever sends without end must not hold up a signal.
+const ROUND: usize = 256;
+/// How long init waits for a child to take a datagram with descriptors in it.
+const TAKE_AWAY_MS: u16 = 50;
+/// So many descriptors fit into a datagram: `SCM_MAX_FD` of the kernel.
+const MAX_DESCRIPTORS: usize = 253;
+
+/// So many children with a stranger's descriptors may be at work at once.
+const MAX_CHILDREN: usize = 8;
 
 /// A datagram socket with an abstract name that the kernel chose: two bundles may share a network namespace.
 pub struct Notify {
@@ -21,22 +43,43 @@ pub struct Notify {
     pub name: String,
     /// Whether it is watched.
     pub is_watched: bool,
+    /// The kernel lets no descriptor in.
+    refuses_descriptors: bool,
+    /// Children that were given a datagram with descriptors in it, and one among them that may not have taken it yet.
+    children: Vec<i32>,
+    late: Option<i32>,
+    buffer: Box<[u8; 4096]>,
+}
+
+/// What is known of a datagram; its text is in the buffer.
+struct Received {
+    size: usize,
+    /// 0 for a sender outside of init's pid namespace.
+    pid: i32,
+    uid: u32,
+    has_descriptors: bool,
 }
 
 impl Notify {
     /// Opens it.
     ///
     /// # Errors
-    /// Where the kernel refuses; daemons with `notify` are never ready then.
+    /// The kernel refuses; daemons with `notify` are never ready then.
     pub fn open() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        let off: libc::c_int = 0;
+        let size = libc::socklen_t::try_from(size_of_val(&off)).unwrap_or(4);
+        // SAFETY: setsockopt(2) reads an int. (Before bind(2): until then nobody can send anything.)
+        let set =
+            unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), size) };
         setsockopt(&fd, sockopt::PassCred, &true)?;
         bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
         let addr: UnixAddr = getsockname(fd.as_raw_fd())?;
         let name = addr.as_abstract().ok_or_else(|| io::Error::other("no abstract name was given"))?;
         let name = format!("@{}", String::from_utf8_lossy(name));
-        Ok(Self { fd, name, is_watched: false })
+        let (children, late, buffer) = (Vec::new(), None, Box::new([0; 4096]));
+        Ok(Self { fd, name, is_watched: false, refuses_descriptors: set == 0, children, late, buffer })
     }
 
     /// What poll(2) waits for.
@@ -45,31 +88,117 @@ impl Notify {
         self.fd.as_fd()
     }
 
-    /// The next message, if one is there. The kernel tells who sent it.
-    pub fn take(&self) -> Option<Message> {
-        let mut bytes = [0u8; 4096];
+    /// Whether the next datagram may be looked at.
+    #[must_use]
+    pub fn may_be_read(&self) -> bool {
+        self.late.is_none() && self.children.len() < MAX_CHILDREN
+    }
+
+    /// A child was reaped.
+    pub fn reaped(&mut self, pid: i32) {
+        self.children.retain(|child| *child != pid);
+        self.late = self.late.filter(|late| *late != pid);
+    }
+
+    /// Takes what is there, up to a bound, and tells what it means to the core. What nobody in this pid namespace sent
+    /// costs a call and no more.
+    pub fn take(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for _ in 0..ROUND {
+            let received = if self.refuses_descriptors {
+                self.receive(MsgFlags::empty())
+            } else if !self.may_be_read() {
+                return events;
+            } else {
+                // A look installs no descriptor, and what it lets go of the datagram still holds.
+                match self.receive(MsgFlags::MSG_PEEK) {
+                    Ok(looked) if looked.has_descriptors => {
+                        self.give_to_a_child();
+                        return events;
+                    }
+                    // The same one again: nobody else takes any.
+                    looked => looked.and_then(|_| self.receive(MsgFlags::empty())),
+                }
+            };
+            let Ok(Received { size, pid, uid, .. }) = received else { return events };
+            if pid == 0 {
+                continue;
+            }
+            let text = String::from_utf8_lossy(self.buffer.get(..size).unwrap_or_default()).into_owned();
+            events.extend(Message { pid, uid, text }.event_or_log());
+        }
+        events
+    }
+
+    /// The next datagram. The kernel tells who sent it.
+    fn receive(&mut self, more: MsgFlags) -> nix::Result<Received> {
+        // Room for the sender's credentials and nothing else.
         let mut space = cmsg_space!(UnixCredentials);
-        let (len, pid, uid) = {
-            let mut iov = [IoSliceMut::new(&mut bytes)];
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            let message = recvmsg::<UnixAddr>(self.fd.as_raw_fd(), &mut iov, Some(&mut space), flags).ok()?;
-            let who = message.cmsgs().ok().and_then(|mut all| {
-                all.find_map(|c| match c {
-                    ControlMessageOwned::ScmCredentials(who) => Some((who.pid(), who.uid())),
-                    _ => None,
-                })
-            });
-            let (pid, uid) = who.unwrap_or((0, u32::MAX));
-            (message.bytes, pid, uid)
-        };
-        let text = String::from_utf8_lossy(bytes.get(..len).unwrap_or(&[])).into_owned();
-        Some(Message { pid, uid, text })
+        let mut iov = [IoSliceMut::new(&mut self.buffer[..])];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC | more;
+        let message = recvmsg::<UnixAddr>(self.fd.as_raw_fd(), &mut iov, Some(&mut space), flags)?;
+        let who = message.cmsgs().ok().and_then(|mut all| {
+            all.find_map(|c| match c {
+                ControlMessageOwned::ScmCredentials(who) => Some((who.pid(), who.uid())),
+                _ => None,
+            })
+        });
+        let (pid, uid) = who.unwrap_or((0, u32::MAX));
+        let has_descriptors = message.flags.contains(MsgFlags::MSG_CTRUNC);
+        Ok(Received { size: message.bytes, pid, uid, has_descriptors })
+    }
+
+    /// A child takes the next datagram, and closes what is in it by its end.
+    fn give_to_a_child(&mut self) {
+        let Ok((told, tell)) = pipe2(OFlag::O_CLOEXEC) else { return };
+        let (socket, tell_fd) = (self.fd.as_raw_fd(), tell.as_raw_fd());
+        // SAFETY: init has one thread; the child makes async-signal-safe calls only.
+        match unsafe { fork() } {
+            Ok(ForkResult::Parent { child }) => {
+                drop(tell);
+                self.children.push(child.as_raw());
+                let mut fds = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
+                // Up to now it has run some ten lines. One that somebody has stopped is waited for elsewhere.
+                if !poll(&mut fds, PollTimeout::from(TAKE_AWAY_MS)).is_ok_and(|n| n > 0) {
+                    let _ = kill(child.as_raw(), libc::SIGKILL);
+                    self.late = Some(child.as_raw());
+                }
+            }
+            // SAFETY: it is the child.
+            Ok(ForkResult::Child) => unsafe { take_away(socket, tell_fd) },
+            Err(_) => {}
+        }
     }
 }
 
-/// One datagram.
-pub struct Message {
-    /// 0 for a sender outside of init's pid namespace.
+/// The child's side of [`Notify::give_to_a_child`]. The last close of what comes along may block for as long as its
+/// sender likes, at the latest in its exit.
+///
+/// # Safety
+/// It is the child of a process with one thread.
+unsafe fn take_away(socket: i32, tell: i32) -> ! {
+    let mut text = [0u8; 1];
+    // Room for all that fit into a datagram: what can't be installed is closed at once.
+    let mut control = [0u64; MAX_DESCRIPTORS];
+    // SAFETY: every pointer is to what is on this stack, with its size; the rest takes numbers.
+    unsafe {
+        libc::dup2(socket, 0);
+        libc::dup2(tell, 1);
+        libc::syscall(libc::SYS_close_range, 2, libc::c_uint::MAX, 0);
+        let mut iov = libc::iovec { iov_base: text.as_mut_ptr().cast(), iov_len: text.len() };
+        let mut message = std::mem::zeroed::<libc::msghdr>();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        libc::recvmsg(0, &raw mut message, libc::MSG_DONTWAIT);
+        libc::close(1);
+        libc::_exit(0)
+    }
+}
+
+/// One datagram from this pid namespace.
+struct Message {
     pid: i32,
     uid: u32,
     text: String,
@@ -81,8 +210,7 @@ impl Message {
     }
 
     /// What it means for the core; the line of a change is logged instead.
-    #[must_use]
-    pub fn event_or_log(&self) -> Option<Event> {
+    fn event_or_log(&self) -> Option<Event> {
         if let Some(change) = self.value(CHANGE) {
             self.log(&Plain::new(change));
             return None;
@@ -93,12 +221,13 @@ impl Message {
             ready: self.value("READY") == Some("1"),
             reloading: (self.value("RELOADING") == Some("1")).then_some(usec).flatten(),
             errno: self.value("ERRNO").and_then(|v| v.parse().ok()).unwrap_or(0),
+            session: super::session(self.pid),
         })
     }
 
-    /// Who shares the network namespace alone, an agent's container say, has no say here.
+    /// Another user's daemon has no say here.
     fn log(&self, change: &Plain) {
-        if self.pid == 0 || ![0, nix::unistd::geteuid().as_raw()].contains(&self.uid) {
+        if ![0, nix::unistd::geteuid().as_raw()].contains(&self.uid) {
             return;
         }
         let by = Plain::new(self.value(BY).unwrap_or_default());

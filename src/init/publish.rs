@@ -1,8 +1,8 @@
-//! Puts the status page in place.
+//! Publishes the status page.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
@@ -60,23 +60,41 @@ fn join<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = &'a Box<[u8]>>) {
     }
 }
 
-/// The page's descriptor.
-#[derive(Default)]
-pub struct Place {
+/// The page's descriptor. Its number is taken at the start, and kept if there is no page for a while: the next descriptor
+/// of some forty daemons would get it.
+pub struct PageFd {
+    /// What lies there if no page does.
+    placeholder: OwnedFd,
     is_ours: bool,
     said: bool,
 }
 
-impl Place {
-    /// Replaces the page as a whole. Where that fails there is no page, as an old one would go on telling what isn't
-    /// so any more; that is logged, and tried again with the next change.
+impl PageFd {
+    /// `placeholder` is anything but a page; /dev/null, say.
+    #[must_use]
+    pub fn new(placeholder: OwnedFd) -> Self {
+        let mut page = Self { placeholder, is_ours: false, said: false };
+        page.reserve();
+        page
+    }
+
+    /// Takes the number if it isn't taken yet, as it can't be while `RLIMIT_NOFILE` is too low.
+    pub fn reserve(&mut self) {
+        if !self.is_ours {
+            let _ = self.dup(self.placeholder.as_raw_fd());
+        }
+    }
+
+    /// Replaces the page as a whole. If that fails there is no page, as an old one would go on telling what isn't so any
+    /// more; that is logged, and tried again with the next change.
     pub fn put(&mut self, text: impl FnOnce() -> io::Result<Vec<u8>>) -> bool {
         let put = text().and_then(|text| sealed(&text)).and_then(|file| self.dup(file.as_raw_fd()));
         if let Err(e) = &put {
             if !self.said {
                 tracing::warn!("no status page: {e}; status and apply can't look into this bundle");
             }
-            if std::mem::take(&mut self.is_ours) {
+            if self.is_ours && self.dup(self.placeholder.as_raw_fd()).is_err() {
+                self.is_ours = false;
                 // SAFETY: this descriptor is the page's own.
                 unsafe { libc::close(PAGE_FD) };
             }

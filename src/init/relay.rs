@@ -1,4 +1,4 @@
-//! Daemons' output: whole lines, behind `[NAME] `, without ever blocking init.
+//! Daemons' output: whole lines, behind `[NAME] ` or as JSON objects, without ever blocking init.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -8,6 +8,9 @@ use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, SFlag, fstat};
+
+use super::json::{self, Part};
+use crate::table::Output;
 
 /// Longer lines are split at this many bytes, prefix not counted.
 pub const LINE_MAX: usize = 8192;
@@ -19,13 +22,15 @@ const RESERVE: usize = 64 * 1024;
 const READ_FAILURES: u8 = 16;
 
 /// What is told of lines that are lost, behind their number.
-const REPORT: &str = " lines were dropped here: nobody took them in time\n";
+const REPORT: &str = " lines were dropped here: nobody took them in time";
 /// The longest report, in bytes.
-const REPORT_MAX: usize = REPORT.len() + 20;
+const REPORT_MAX: usize = 256;
 
-/// How many lost lines this line tells of, where it is a report.
+/// How many lost lines this line tells of, if it is a report.
 fn told(line: &[u8]) -> Option<u64> {
-    std::str::from_utf8(line.strip_suffix(REPORT.as_bytes())?).ok()?.parse().ok()
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    let text = json::own_warning(line).unwrap_or(line);
+    text.strip_suffix(REPORT)?.parse().ok()
 }
 
 enum Way {
@@ -41,6 +46,7 @@ enum Way {
 pub struct Sink {
     fd: OwnedFd,
     way: Way,
+    output: Output,
     queue: Vec<u8>,
     sent: usize,
     dropped: u64,
@@ -56,8 +62,8 @@ impl Sink {
     /// Opens one of init's own streams anew, so that `O_NONBLOCK` is set for nobody else.
     ///
     /// # Errors
-    /// Where the descriptor isn't open or none is left.
-    pub fn open(stream: BorrowedFd<'_>) -> io::Result<Self> {
+    /// The descriptor isn't open or none is left.
+    pub fn open(stream: BorrowedFd<'_>, output: Output) -> io::Result<Self> {
         let kind = SFlag::from_bits_truncate(fstat(stream)?.st_mode) & SFlag::S_IFMT;
         let again = || {
             let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
@@ -74,6 +80,7 @@ impl Sink {
         Ok(Self {
             fd,
             way,
+            output,
             queue: Vec::new(),
             sent: 0,
             dropped: 0,
@@ -105,28 +112,49 @@ impl Sink {
         self.fd.as_fd()
     }
 
-    /// Takes a line of init's own, or counts it as dropped where there is no room.
+    /// Takes a line of init's own, or counts it as dropped if there is no room.
     pub fn own_line(&mut self, line: &[u8]) {
         self.beyond = if self.is_full() { self.beyond + line.len() + 1 } else { 0 };
-        self.line([b"", line, b""], self.beyond <= RESERVE);
+        if self.has_room_for(line.len(), self.beyond <= RESERVE) {
+            self.queue.extend_from_slice(line);
+            self.queue.push(b'\n');
+        }
     }
 
-    /// Takes a line without its newline, in parts, or only counts it.
-    fn line(&mut self, parts: [&[u8]; 3], keep: bool) {
-        let size = parts.iter().map(|part| part.len()).sum::<usize>() + 2 + REPORT_MAX;
-        if !keep || self.queue.try_reserve(size).is_err() {
+    /// Makes room for a line of so many bytes, or counts it as dropped.
+    fn has_room_for(&mut self, size: usize, keep: bool) -> bool {
+        if !keep || self.queue.try_reserve(size + 2 + REPORT_MAX).is_err() {
             self.dropped += 1;
-            return;
+            return false;
         }
         self.report();
-        // What is short is copied byte by byte, and what is empty not at all: a call of memcpy costs as much for these as
-        // for a line, the more so where libc copies by `rep movs` (musl).
-        let [prefix, begun, rest] = parts;
-        self.queue.extend(prefix.iter().copied());
-        if !begun.is_empty() {
-            self.queue.extend_from_slice(begun);
+        true
+    }
+
+    /// Takes a line without its newline, in three parts. In its text, the last two, each carriage return but one that ends
+    /// the line becomes `\r` in two characters: on a terminal what follows it would stand in the place of the prefix.
+    fn line(&mut self, [prefix, begun, rest]: [&[u8]; 3], has_cr: bool) {
+        let size = prefix.len() + begun.len() + rest.len();
+        if !self.has_room_for(if has_cr { 2 * size } else { size }, true) {
+            return;
         }
-        self.queue.extend_from_slice(rest);
+        // What is short is copied byte by byte, and what is empty not at all: a call of memcpy costs as much for these as
+        // for a line, the more so if libc copies by `rep movs` (musl).
+        self.queue.extend(prefix.iter().copied());
+        if has_cr {
+            let mut text = begun.iter().chain(rest).copied().peekable();
+            while let Some(byte) = text.next() {
+                match byte {
+                    b'\r' if text.peek().is_some() => self.queue.extend_from_slice(b"\\r"),
+                    byte => self.queue.push(byte),
+                }
+            }
+        } else {
+            if !begun.is_empty() {
+                self.queue.extend_from_slice(begun);
+            }
+            self.queue.extend_from_slice(rest);
+        }
         self.queue.push(b'\n');
     }
 
@@ -137,7 +165,10 @@ impl Sink {
             self.queue.push(b'\n');
         }
         if self.dropped > 0 {
-            self.queue.extend_from_slice(format!("{}{REPORT}", self.dropped).as_bytes());
+            let text = format!("{}{REPORT}", self.dropped);
+            let line = if self.output == Output::Json { json::warning(&text) } else { text };
+            self.queue.extend_from_slice(line.as_bytes());
+            self.queue.push(b'\n');
             self.dropped = 0;
         }
     }
@@ -214,8 +245,18 @@ impl Sink {
 /// One pipe of one generation of a daemon.
 pub struct Stream {
     fd: OwnedFd,
-    prefix: String,
+    /// What stands before each line: `[NAME] `, or the part of an object that is the same for all.
+    head: String,
+    /// The line that was begun.
     partial: Vec<u8>,
+    /// A carriage return is in it, or may be in what is fed.
+    has_cr: bool,
+    /// Which part of its line that will be.
+    part: Part,
+    /// What was read and found no room in the sink.
+    rest: Vec<u8>,
+    /// When it was read, if that is shown.
+    time: String,
     /// How much of it is still wanted.
     left: usize,
     /// How many reads in a row failed.
@@ -234,20 +275,55 @@ pub struct Stream {
     pub ended: bool,
 }
 
+/// Which stream of which start of which daemon.
+pub struct Source<'a> {
+    /// The daemon.
+    pub daemon: usize,
+    /// Its name.
+    pub name: &'a str,
+    /// Which start of it.
+    pub generation: u64,
+    /// `stdout` or `stderr`.
+    pub stream: &'static str,
+}
+
 impl Stream {
-    /// A stream whose lines begin with `[name] `.
+    /// A stream whose lines go to this sink.
     #[must_use]
-    pub fn new(fd: OwnedFd, name: &str, daemon: usize, generation: u64, sink: usize, number: u64) -> Self {
-        let prefix = format!("[{name}] ");
-        let (partial, left) = (Vec::new(), usize::MAX);
-        let (is_watched, ended) = (false, false);
-        Self { fd, prefix, partial, left, failed: 0, daemon, generation, sink, number, is_watched, ended }
+    pub fn new(fd: OwnedFd, from: &Source<'_>, sink: usize, number: u64, output: Output) -> Self {
+        let head = match output {
+            Output::Prefix => format!("[{}] ", from.name),
+            Output::Json => json::head(from.name, from.stream),
+        };
+        Self {
+            fd,
+            head,
+            partial: Vec::new(),
+            has_cr: false,
+            part: Part::Whole,
+            rest: Vec::new(),
+            time: String::new(),
+            left: usize::MAX,
+            failed: 0,
+            daemon: from.daemon,
+            generation: from.generation,
+            sink,
+            number,
+            is_watched: false,
+            ended: false,
+        }
     }
 
     /// What poll(2) waits for.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Something of it was read that the sink had no room for: until it has, nobody else may write there.
+    #[must_use]
+    pub fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
     }
 
     /// No more is wanted than what is in the pipe now: its writer may never end.
@@ -258,10 +334,16 @@ impl Stream {
         self.left = usize::try_from(there).unwrap_or(0);
     }
 
-    /// Reads once and tells how much. What is read for a sink that is full is dropped: only what a daemon that is
-    /// being ended writes is read then.
-    pub fn pump(&mut self, buffer: &mut [u8], sink: &mut Sink) -> usize {
-        let keep = !sink.is_full();
+    /// Feeds what was left over, or else reads once; tells how much. What the sink has no room for is kept, or, if the
+    /// daemon is being ended, dropped.
+    pub fn pump(&mut self, buffer: &mut [u8], sink: &mut Sink, may_drop: bool) -> usize {
+        if self.has_rest() {
+            let rest = std::mem::take(&mut self.rest);
+            self.feed(&rest, sink, may_drop);
+            let fed = rest.len() - self.rest.len();
+            self.end(sink);
+            return fed;
+        }
         let most = buffer.len().min(self.left);
         let n = match nix::unistd::read(&self.fd, buffer.get_mut(..most).unwrap_or_default()) {
             Err(Errno::EAGAIN | Errno::EINTR) => return 0,
@@ -273,46 +355,152 @@ impl Stream {
             read => read.unwrap_or(0),
         };
         self.failed = 0;
-        self.left -= n;
-        self.feed(buffer.get(..n).unwrap_or_default(), sink, keep);
-        if n == 0 || self.left == 0 {
+        if sink.output == Output::Json {
+            self.time = json::time();
+        }
+        // At its end there is nothing left to want.
+        self.left = if n == 0 { 0 } else { self.left - n };
+        self.feed(buffer.get(..n).unwrap_or_default(), sink, may_drop);
+        self.end(sink);
+        n
+    }
+
+    fn end(&mut self, sink: &mut Sink) {
+        if self.left == 0 && !self.has_rest() {
             self.ended = true;
             self.finish(sink);
         }
-        n
     }
 
     /// Prints a last line that has no newline.
     pub fn finish(&mut self, sink: &mut Sink) {
         if !self.partial.is_empty() {
-            self.emit(b"", sink, true);
+            self.emit(b"", false, sink);
         }
     }
 
-    /// Ends the line that was begun with this rest of it.
-    fn emit(&mut self, rest: &[u8], sink: &mut Sink, keep: bool) {
-        sink.line([self.prefix.as_bytes(), &self.partial, rest], keep);
+    /// Counts what is left over as dropped.
+    pub fn give_up(&mut self, sink: &mut Sink) {
+        let rest = std::mem::take(&mut self.rest);
+        self.feed(&rest, sink, true);
+    }
+
+    /// Ends the line that was begun with this rest of it. `is_cut`: more of it follows.
+    fn emit(&mut self, rest: &[u8], is_cut: bool, sink: &mut Sink) {
+        let next = if is_cut { Part::Last } else { Part::Whole };
+        let last = std::mem::replace(&mut self.part, next);
+        let part = if is_cut { Part::Begun } else { last };
+        match sink.output {
+            Output::Prefix => sink.line([self.head.as_bytes(), &self.partial, rest], self.has_cr),
+            Output::Json => {
+                let line = if self.partial.is_empty() {
+                    rest
+                } else {
+                    self.partial.extend_from_slice(rest);
+                    &self.partial
+                };
+                if sink.has_room_for(json::size(self.head.len() + line.len()), true) {
+                    json::object(&mut sink.queue, &self.time, &self.head, line, part);
+                    sink.queue.push(b'\n');
+                }
+            }
+        }
         self.partial.clear();
     }
 
-    fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink, keep: bool) {
-        if keep {
-            let _ = sink.queue.try_reserve(bytes.len() + bytes.len() / 8);
-        }
+    fn drop_line(&mut self, sink: &mut Sink) {
+        sink.dropped += 1;
+        self.partial.clear();
+        self.part = Part::Whole;
+    }
+
+    /// Takes lines apart, until the sink is full.
+    fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink, may_drop: bool) {
+        self.has_cr = memchr::memchr(b'\r', bytes).is_some() || self.partial.contains(&b'\r');
+        let _ = sink.queue.try_reserve((bytes.len() + bytes.len() / 8).min(HIGH));
         while !bytes.is_empty() {
-            let room = LINE_MAX - self.partial.len();
+            let is_full = sink.is_full();
+            if is_full && !may_drop {
+                self.rest = bytes.to_vec();
+                return;
+            }
+            let room = LINE_MAX.saturating_sub(self.partial.len());
             // A newline right behind the longest line belongs to it.
             let window = bytes.get(..=room).unwrap_or(bytes);
             let (line, rest) = match memchr::memchr(b'\n', window) {
                 Some(at) => (bytes.get(..at), bytes.get(at + 1..)),
-                None if window.len() > room => (bytes.get(..room), bytes.get(room..)),
+                None if window.len() > room => {
+                    let (line, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+                    self.partial.extend_from_slice(line);
+                    let cut = cut(&self.partial, rest);
+                    let next = self.partial.split_off(cut);
+                    if is_full {
+                        self.drop_line(sink);
+                    } else {
+                        self.emit(b"", true, sink);
+                    }
+                    self.partial = next;
+                    bytes = rest;
+                    continue;
+                }
                 None => {
                     self.partial.extend_from_slice(bytes);
                     return;
                 }
             };
-            self.emit(line.unwrap_or_default(), sink, keep);
+            if is_full {
+                self.drop_line(sink);
+            } else {
+                self.emit(line.unwrap_or_default(), false, sink);
+            }
             bytes = rest.unwrap_or_default();
+        }
+    }
+}
+
+/// Where a line that is too long is cut: at its end, or before a letter in UTF-8 that goes on in what follows.
+fn cut(line: &[u8], next: &[u8]) -> usize {
+    for back in 1..=3 {
+        let Some(at) = line.len().checked_sub(back) else { break };
+        let size = match line.get(at) {
+            // Not a letter's first byte.
+            Some(0x80..=0xbf) => continue,
+            Some(0xc2..=0xdf) => 2,
+            Some(0xe0..=0xef) => 3,
+            Some(0xf0..=0xf4) => 4,
+            _ => 1,
+        };
+        let letter: Vec<u8> = line.iter().skip(at).chain(next).take(size).copied().collect();
+        let is_one = match std::str::from_utf8(&letter) {
+            Ok(_) => true,
+            // The rest of it is still to come.
+            Err(e) => e.error_len().is_none(),
+        };
+        return if size > back && is_one { at } else { line.len() };
+    }
+    line.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_line_is_cut_before_a_letter_and_never_within_it_unless_it_is_none() {
+        for (line, next, at) in [
+            (&b"abc"[..], &b"d"[..], 3),
+            ("ab\u{e9}".as_bytes(), b"d", 4),
+            (b"ab\xc3", b"\xa9d", 2),
+            (b"ab\xe2\x82", b"\xac", 2),
+            (b"ab\xe2", b"\x82", 2),
+            (b"ab\xf0\x9f\x98", b"\x80", 2),
+            // No UTF-8: what begins a letter, or goes on with one, alone.
+            (b"ab\xc3", b"d", 3),
+            (b"ab\xa9", b"\xa9", 3),
+            (b"\xa9\xa9\xa9\xa9", b"\xa9", 4),
+            (b"ab\xff", b"\xa9", 3),
+        ] {
+            assert_eq!(cut(line, next), at, "{line:?}");
         }
     }
 }

@@ -1,91 +1,198 @@
-//! Signals of init: what it catches, and what it hands down.
+//! Signals of init: which it takes, which it leaves to the kernel, and how it waits for them.
+//!
+//! Every signal that init cares about stays blocked for good; signalfd(2) tells that one is pending, and
+//! sigtimedwait(2) takes them one by one. So there are no handlers: nothing nests, however many are queued, no call is
+//! ever interrupted, and a child has no disposition to undo before it executes.
 
 use std::fmt;
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, ppoll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
-use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
+
+use crate::table::Signal;
 
 /// The last signal of Linux, on every machine that this runs on.
 const LAST: i32 = 64;
+/// glibc keeps the real-time signals before this one for itself: signal(7).
+const RTMIN: i32 = 34;
+/// systemd's signal for a shutdown: images that were made for systemd have it as their STOPSIGNAL.
+const RTMIN_PLUS_3: i32 = RTMIN + 3;
+/// A request to end the bundle.
+const STOPS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
+/// How many signals one round takes in: a queue of real-time signals must not hold up what was just taken in.
+const ROUND: usize = 64;
+/// How long init waits without its descriptors, if the kernel lets it have none (`RLIMIT_NOFILE` was lowered from
+/// outside), until it looks at them again.
+const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// How many queued signals init lets its user have while there is one more for init. Without an effect on kill(2): a
+/// signal that can't be queued is still pending then, only its sender is unknown (`__sigqueue_alloc` in the kernel: it
+/// is the target's limit that counts).
+const MAX_QUEUED: u64 = 128;
 
-/// The signals that init catches, and those that came.
+/// The signals that init waits for.
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
-    /// The numbers that are caught.
-    pub caught: Vec<i32>,
+    fd: OwnedFd,
+    /// The set, and those in it that end the bundle.
+    all: libc::sigset_t,
+    stops: libc::sigset_t,
+    /// One that was taken while init waited without descriptors.
+    taken: Option<libc::siginfo_t>,
+    /// `RLIMIT_SIGPENDING` as it was: daemons get it back.
+    pub queue_limit: Option<libc::rlimit>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
     /// A child that its SIGCHLD told of; others may have ended since.
     pub told_of: Option<i32>,
-    /// All others.
-    others: SigSet,
 }
 
 impl Signals {
-    /// Catches these signals. `main` has blocked every signal before: the kernel drops, without an error, what PID 1
-    /// neither blocks nor handles (`pid_namespaces`(7)). They stay blocked but while init waits ([`Self::wait`]).
+    /// Begins to wait for these and for the few that init always takes. `main` has blocked every signal before: the
+    /// kernel drops, without an error, what PID 1 neither blocks nor handles (`pid_namespaces`(7)).
     ///
     /// # Errors
-    /// Where no socket pair can be had or a signal can't be caught; init can't run then.
-    pub fn catch(caught: Vec<i32>) -> io::Result<Self> {
-        for number in 1..=LAST {
-            // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction: 32 bytes of zero are SIG_DFL without flags.
-            // The call of libc's leaves out two signals that it keeps for itself. Every signal is blocked here. What
-            // init was started with ignored would else be ignored in its daemons: execve(2) keeps SIG_IGN.
-            unsafe { libc::syscall(libc::SYS_rt_sigaction, number, [0u64; 4].as_ptr(), 0usize, 8usize) };
+    /// No descriptor is left for signalfd(2); init can't run then.
+    pub fn take_over(wired: impl IntoIterator<Item = i32>, is_pid_1: bool) -> io::Result<Self> {
+        let mut wanted = [libc::SIGCHLD, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH].to_vec();
+        wanted.extend(STOPS);
+        // Not wired these change nothing, but the log tells of them.
+        wanted.push(RTMIN_PLUS_3);
+        wanted.extend(wired);
+        // What init was started with ignored would else be ignored in its daemons: execve(2) keeps SIG_IGN.
+        (1..=LAST).for_each(|number| set_disposition(number, libc::SIG_DFL));
+        if is_pid_1 {
+            // A signal at its default that PID 1 doesn't block never gets through, and nobody can fill a queue with it.
+            let unwanted: Vec<i32> = (RTMIN..=LAST).filter(|number| !wanted.contains(number)).collect();
+            for number in &unwanted {
+                // To ignore it drops what is pending already: sigaction(2).
+                set_disposition(*number, libc::SIG_IGN);
+                set_disposition(*number, libc::SIG_DFL);
+            }
+            let unwanted = set_of(&unwanted);
+            // SAFETY: sigprocmask(2) reads a set that was initialised.
+            unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
-        let (read, write) = UnixStream::pair()?;
-        let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, &caught)?;
-        let mut set = SigSet::all();
-        for number in &caught {
-            let mut raw = *set.as_ref();
-            // SAFETY: a sigset_t that SigSet initialised, and a valid signal number.
-            unsafe { libc::sigdelset(&raw mut raw, *number) };
-            // SAFETY: raw came from an initialised set.
-            set = unsafe { SigSet::from_sigset_t_unchecked(raw) };
-        }
+        let (all, stops) = (set_of(&wanted), set_of(&STOPS));
+        // SAFETY: signalfd(2) reads a set that was initialised. nix's own takes no real-time signals.
+        let fd = Errno::result(unsafe { libc::signalfd(-1, &raw const all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
+        // SAFETY: it was made above, and nobody else knows of it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // An init that was executed by another program has that one's children.
-        Ok(Self { delivery, caught, a_child_ended: true, told_of: None, others: set })
+        let (taken, a_child_ended, told_of) = (None, true, None);
+        Ok(Self { fd, all, stops, taken, queue_limit: limit_queue(), a_child_ended, told_of })
     }
 
-    /// Waits for one of these descriptors, or a signal; tells which of the two came. Signals are blocked all the rest of
-    /// the time: a thousand orphans that end while one is reaped are one SIGCHLD then, not a thousand calls of the
-    /// handler, and a child that shares init's handlers until it executes can't run them.
+    /// Waits for one of these descriptors, or a signal; tells which of the two came.
     ///
-    /// Where no handler ran, as at a debugger's coming or a SIGCONT, ppoll(2) goes on, unlike `epoll_wait`(2).
-    pub fn wait(&self, fds: &mut [PollFd<'_>], longest: Option<Duration>) -> (bool, bool) {
-        let ready = ppoll(fds, longest.map(TimeSpec::from), Some(self.others));
-        let is_up = ready.is_ok_and(|n| n > 0);
-        // Where a descriptor is up at once no signal is let in, and under a flood of log one always is.
-        let ready = if is_up { ppoll(&mut [], Some(TimeSpec::from(Duration::ZERO)), Some(self.others)) } else { ready };
-        (is_up, ready.is_err())
+    /// ppoll(2) goes on by itself after a SIGSTOP or at a debugger's coming, unlike `epoll_wait`(2).
+    pub fn wait(&mut self, fds: &[PollFd<'_>], longest: Option<Duration>) -> (bool, bool) {
+        let signals = PollFd::new(self.fd.as_fd(), PollFlags::POLLIN);
+        let mut all: Vec<PollFd<'_>> = fds.iter().cloned().chain([signals]).collect();
+        let is_up = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        match ppoll(&mut all, longest.map(TimeSpec::from), None) {
+            Ok(_) => {
+                let (signals, others) = all.split_last().map_or((false, &[][..]), |(last, rest)| (is_up(last), rest));
+                (others.iter().any(is_up), signals)
+            }
+            Err(Errno::EINTR) => (false, false),
+            // It takes no more descriptors than RLIMIT_NOFILE allows at this moment (EINVAL), and memory (ENOMEM). Those
+            // that init has go on to work, and so they are all looked at.
+            Err(_) => {
+                let longest = longest.map_or(WITHOUT_DESCRIPTORS, |longest| longest.min(WITHOUT_DESCRIPTORS));
+                if self.taken.is_none() {
+                    self.taken = next(&self.all, longest);
+                }
+                (true, self.taken.is_some())
+            }
+        }
     }
 
-    /// The signals caught since the last call, but for SIGCHLD.
+    /// The signals that are pending, but for SIGCHLD; a request to end the bundle comes first.
     pub fn take(&mut self) -> Vec<Caught> {
-        let (children, others): (Vec<_>, Vec<_>) =
-            self.delivery.pending().partition(|info| info.si_signo == libc::SIGCHLD);
-        self.a_child_ended |= !children.is_empty();
-        // SAFETY: the kernel fills in si_pid of every SIGCHLD; whoever sends one can only name another pid.
-        self.told_of = children.last().map(|info| unsafe { info.si_pid() });
-        others.iter().map(|info| Caught { number: info.si_signo, sender: Sender::of(info) }).collect()
+        let stop = next(&self.stops, Duration::ZERO);
+        let taken = self.taken.take();
+        let rest = std::iter::from_fn(|| next(&self.all, Duration::ZERO)).take(ROUND);
+        let mut others = Vec::new();
+        for info in stop.into_iter().chain(taken).chain(rest) {
+            if info.si_signo == libc::SIGCHLD {
+                self.a_child_ended = true;
+                // SAFETY: the kernel fills in si_pid of every SIGCHLD; whoever sends one can only name another pid.
+                self.told_of = Some(unsafe { info.si_pid() });
+            } else {
+                others.push(Caught { number: info.si_signo, sender: Sender::of(&info) });
+            }
+        }
+        others
     }
 }
 
-/// A signal that was caught.
+fn set_of(numbers: &[i32]) -> libc::sigset_t {
+    let mut set = *SigSet::empty().as_ref();
+    for number in numbers {
+        // SAFETY: the set was initialised, and the number is a signal's. nix's own takes no real-time signals.
+        unsafe { libc::sigaddset(&raw mut set, *number) };
+    }
+    set
+}
+
+/// Takes one pending signal of a set, the one with the lowest number: sigtimedwait(2).
+fn next(set: &libc::sigset_t, longest: Duration) -> Option<libc::siginfo_t> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let longest = TimeSpec::from(longest);
+    // SAFETY: the set was initialised, `info` is valid for a write, and the time is on this stack.
+    let number = unsafe { libc::sigtimedwait(set, info.as_mut_ptr(), longest.as_ref()) };
+    // SAFETY: zeroed, and filled in if there was a signal.
+    (number > 0).then(|| unsafe { info.assume_init() })
+}
+
+/// To `SIG_DFL` or `SIG_IGN`. (It fails for KILL and STOP alone.)
+fn set_disposition(number: i32, to: libc::sighandler_t) {
+    let action = [to as u64, 0, 0, 0];
+    // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction, 32 bytes that begin with the handler; no flags.
+    // The call of libc's leaves out two signals that it keeps for itself.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
+}
+
+/// Lowers the number of signals that may be queued for init, and tells what it was. Only the soft limit: the hard one
+/// can't be raised again without privilege, and daemons would be born with it.
+fn limit_queue() -> Option<libc::rlimit> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_SIGPENDING).ok()?;
+    setrlimit(Resource::RLIMIT_SIGPENDING, soft.min(MAX_QUEUED), hard).ok()?;
+    Some(libc::rlimit { rlim_cur: soft, rlim_max: hard })
+}
+
+/// A signal that was taken.
 pub struct Caught {
     /// Its number.
     pub number: i32,
     /// Where it came from.
     pub sender: Sender,
+}
+
+impl Caught {
+    /// It asks for the end of the bundle.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        STOPS.contains(&self.number)
+    }
+
+    /// What the kernel sends to whoever has a terminal when that is resized, and nobody asked for.
+    #[must_use]
+    pub fn is_resize(&self) -> bool {
+        self.number == libc::SIGWINCH && matches!(self.sender, Sender::Kernel)
+    }
+
+    /// The signal, if the table could name it.
+    #[must_use]
+    pub fn signal(&self) -> Option<Signal> {
+        Signal::from_number(self.number)
+    }
 }
 
 /// Where a signal came from: sigaction(2), `si_code`.
@@ -121,7 +228,7 @@ impl fmt::Display for Sender {
     }
 }
 
-/// Sends a signal; to a group where the number is negative.
+/// Sends a signal; to a group if the number is negative.
 ///
 /// # Errors
 /// ESRCH: there is none. EPERM: there is, but it is another user's.

@@ -1,15 +1,29 @@
-//! Starts a daemon's process.
+//! Starts a daemon's process. A start never blocks whoever asks for it: it forks, and what became of the exec comes
+//! through a pipe that closes with it (`O_CLOEXEC`).
+
+mod child;
+mod report;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::process::ExitCode;
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
-use nix::unistd::{dup3, pipe2};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{ForkResult, fork, pipe2};
+
+use crate::change::store;
+pub use report::{MAX_REPORT, Report};
+
+/// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
+pub const RECOVER: &str = "recover-and-start";
 
 /// All that execve(2) needs, made before the fork: nothing may allocate between fork and exec.
 pub struct Program {
@@ -17,50 +31,25 @@ pub struct Program {
     argv: Vec<CString>,
     envp: Environment,
     ignore: Vec<i32>,
+    recovery: Option<Recovery>,
 }
 
-/// What a daemon's stdio is made of, at numbers below all of init's other descriptors: stdin, and a place for each of
-/// the two pipes' ends, which hold nothing between two starts.
-///
-/// So the child can share init's table of descriptors (`CLONE_FILES`) until it takes a copy of its lowest few:
-/// else the kernel would copy and close again, among 400 daemons, 800 descriptors at each start.
-pub struct Stdio {
-    places: [OwnedFd; 3],
-    can_share: bool,
+/// How a child finds out that a change of its daemon's file was interrupted, and what it executes then.
+struct Recovery {
+    /// The record of the last change.
+    record: CString,
+    /// What an interrupted change leaves beside the file.
+    leftovers: Vec<CString>,
+    argv: Vec<CString>,
 }
 
-impl Stdio {
-    /// Before init opens anything else. `can_share`: `close_range`(2) is there (Linux 5.9), and nothing forbids it.
-    ///
-    /// # Errors
-    /// Where /dev/null can't be opened.
-    pub fn open(can_share: bool) -> std::io::Result<Self> {
-        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
-        let null = OwnedFd::from(null.map_err(|e| std::io::Error::other(format!("/dev/null: {e}")))?);
-        let (out, err) = (null.try_clone()?, null.try_clone()?);
-        Ok(Self { places: [null, out, err], can_share })
-    }
-
-    /// Puts the two pipes' ends in place.
-    fn place(&mut self, out: &OwnedFd, err: &OwnedFd) -> nix::Result<()> {
-        let [_, out_place, err_place] = &mut self.places;
-        dup3(out, out_place, OFlag::O_CLOEXEC)?;
-        dup3(err, err_place, OFlag::O_CLOEXEC)
-    }
-
-    /// Lets go of them. (It can't fail: all of them are open.)
-    fn clear(&mut self) {
-        let [null, out_place, err_place] = &mut self.places;
-        for place in [out_place, err_place] {
-            let _ = dup3(&*null, place, OFlag::O_CLOEXEC);
-        }
-    }
-
-    /// The first number beyond.
-    fn beyond(&self) -> libc::c_uint {
-        let last = self.places.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(2);
-        libc::c_uint::try_from(last + 1).unwrap_or(3)
-    }
+/// What every child gets from whoever starts it.
+#[derive(Clone, Copy)]
+pub struct Parent<'a> {
+    /// /dev/null, its stdin.
+    pub null: BorrowedFd<'a>,
+    /// The limit of queued signals that it gets back.
+    pub queue_limit: Option<libc::rlimit>,
 }
 
 /// An environment, which many daemons share.
@@ -83,7 +72,7 @@ impl Environment {
     }
 }
 
-/// A started process and the ends of the pipes that its output comes through.
+/// A process that was forked, and the ends of its pipes.
 pub struct Started {
     /// The process; it leads a session and a process group of its own.
     pub pid: i32,
@@ -91,199 +80,165 @@ pub struct Started {
     pub stdout: OwnedFd,
     /// Its stderr.
     pub stderr: OwnedFd,
+    /// Closes once it has executed its program, or ended; before that it may tell something: [`Report`].
+    pub report: OwnedFd,
 }
 
-/// Why a daemon's process doesn't run.
-#[derive(Debug)]
+/// Why a daemon's program doesn't run.
+#[derive(Debug, PartialEq, Eq)]
 pub enum NotStarted {
     /// A step before execve(2) failed.
     Before(&'static str, Errno),
     /// execve(2) failed for this program.
     Execute(String, Errno),
+    /// The program is there, but not what it asks to be run by: a script's `#!` line, or an ELF file's loader.
+    NoInterpreter {
+        /// The program.
+        program: String,
+        /// What it asks for.
+        interpreter: String,
+    },
 }
 
 impl NotStarted {
     /// The exit code that it counts as, as a shell has it.
     #[must_use]
     pub fn code(&self) -> i32 {
-        if matches!(self, Self::Execute(_, Errno::ENOENT)) { 127 } else { 126 }
+        match self {
+            Self::Execute(_, Errno::ENOENT) | Self::NoInterpreter { .. } => 127,
+            Self::Before(..) | Self::Execute(..) => 126,
+        }
     }
 }
 
 impl fmt::Display for NotStarted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Before(step, e) => write!(f, "cannot {step}: {}", std::io::Error::from(*e)),
-            Self::Execute(program, e) => write!(f, "cannot execute {program}: {}", std::io::Error::from(*e)),
+            Self::Before(step, e) => write!(f, "cannot {step}: {}", io::Error::from(*e)),
+            Self::Execute(program, e) => write!(f, "cannot execute {program:?}: {}", io::Error::from(*e)),
+            Self::NoInterpreter { program, interpreter } => {
+                write!(f, "cannot execute {program:?}: its interpreter {interpreter:?} is missing")?;
+                if interpreter.ends_with('\r') {
+                    f.write_str(" (the file has Windows line ends)")?;
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+fn c_strings<'a>(all: impl IntoIterator<Item = &'a [u8]>) -> Vec<CString> {
+    all.into_iter().filter_map(|bytes| CString::new(bytes).ok()).collect()
+}
+
+/// What execve(2) takes: pointers, and a null pointer behind them.
+fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
+    list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+impl Recovery {
+    fn new(config: &Path, command: &[String], ignore: &[i32]) -> Self {
+        let ignore: Vec<String> = ignore.iter().map(i32::to_string).collect();
+        let ignore = ignore.join(",");
+        let head = [b"sidecar", RECOVER.as_bytes(), config.as_os_str().as_bytes(), ignore.as_bytes()];
+        let argv = c_strings(head.into_iter().chain(command.iter().map(String::as_bytes)));
+        let (record, leftovers) = store::names_beside(config);
+        let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+        Self { record: c(&record), leftovers: leftovers.iter().map(|path| c(path)).collect(), argv }
     }
 }
 
 impl Program {
-    /// Looks the program up in PATH where its name has no slash. `env` is the daemon's whole environment.
+    /// Looks the program up in PATH if its name has no slash. `env` is the daemon's whole environment, `config` the file
+    /// whose interrupted change is recovered before each start.
     #[must_use]
-    pub fn new(command: &[String], env: &Environment, ignore: Vec<i32>) -> Self {
+    pub fn new(command: &[String], env: &Environment, ignore: Vec<i32>, config: Option<&Path>) -> Self {
         let name = command.first().map_or("", String::as_str);
         let path = env.0.iter().find_map(|pair| pair.to_bytes().strip_prefix(b"PATH="));
         let dirs = OsStr::from_bytes(path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin"));
-        let paths = if name.contains('/') {
+        let paths: Vec<Vec<u8>> = if name.contains('/') {
             vec![name.as_bytes().to_vec()]
         } else {
             std::env::split_paths(dirs).map(|dir| dir.join(name).into_os_string().into_vec()).collect()
         };
-        let c = |bytes: Vec<u8>| CString::new(bytes).ok();
-        Self {
-            paths: paths.into_iter().filter_map(c).collect(),
-            argv: command.iter().filter_map(|a| c(a.as_bytes().to_vec())).collect(),
-            envp: env.clone(),
-            ignore,
-        }
+        let recovery = config.map(|config| Recovery::new(config, command, &ignore));
+        let (paths, argv) = (paths.iter().map(Vec::as_slice), command.iter().map(String::as_bytes));
+        Self { paths: c_strings(paths), argv: c_strings(argv), envp: env.clone(), ignore, recovery }
     }
 
-    /// Starts the process; returns once it has executed its program or failed to.
-    ///
-    /// As `posix_spawn`(3) does, it borrows init's memory until then (`CLONE_VM | CLONE_VFORK`): no page table is
-    /// copied, none of init's pages is copied on a later write, and a failure is told without a pipe. Every signal is
-    /// blocked here (`Signals::wait`): one of init's handlers in the child would write into init's own pipe. See
-    /// [`Stdio`] for its descriptors.
+    /// Forks the process and returns at once. Every signal must be blocked, so that none is served twice.
     ///
     /// # Errors
-    /// The step that failed, and why.
-    pub fn start(&self, stdio: &mut Stdio, caught: &[i32]) -> Result<Started, NotStarted> {
+    /// The step that failed, and why; there is no process then.
+    pub fn start(&self, parent: Parent<'_>) -> Result<Started, NotStarted> {
         let no_pipe = |e| NotStarted::Before("make a pipe", e);
         let (stdout, out) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
         let (stderr, err) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        for fd in [&stdout, &stderr] {
+        let (report, told) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+        for fd in [&stdout, &stderr, &report] {
             // Each end of a pipe is a description of its own: the daemon's stays blocking.
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
         }
-        let pid = stdio.place(&out, &err).map_err(no_pipe).and_then(|()| self.execute(stdio, caught));
-        stdio.clear();
-        Ok(Started { pid: pid?, stdout, stderr })
-    }
-
-    fn execute(&self, stdio: &mut Stdio, caught: &[i32]) -> Result<i32, NotStarted> {
-        let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-            list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-        };
-        let mut child = Child {
-            program: self,
+        for fd in [&out, &err] {
+            // A daemon that gives up being root may still open /dev/stdout and /dev/stderr anew. It does without if not.
+            let _ = fchmod(fd, Mode::from_bits_truncate(0o622));
+        }
+        let child = child::Child {
+            paths: pointers(&self.paths),
             argv: pointers(&self.argv),
             envp: pointers(&self.envp.0),
-            fds: stdio.places.each_ref().map(AsRawFd::as_raw_fd),
-            beyond: stdio.beyond(),
-            shares: false,
-            caught,
-            failed: None,
+            ignore: &self.ignore,
+            queue_limit: parent.queue_limit,
+            stdio: [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
+            report: told.as_raw_fd(),
+            recovery: self.recovery.as_ref().map(|recovery| child::Recovery {
+                record: recovery.record.as_ptr(),
+                leftovers: pointers(&recovery.leftovers),
+                argv: pointers(&recovery.argv),
+            }),
         };
-        let child: *mut Child<'_> = &raw mut child;
-        let mut stack = Stack([std::mem::MaybeUninit::uninit(); STACK]);
-        let mut clone = |shared| {
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | shared;
-            // SAFETY: init has one thread, and it stands still until the child has executed or ended (clone(2)): `child`
-            // and `stack` outlive its use of them. The child makes async-signal-safe calls only, on memory made before.
-            Errno::result(unsafe {
-                (*child).shares = shared != 0;
-                libc::clone(execute, (&raw mut stack.0).cast::<u8>().add(STACK).cast(), flags, child.cast())
-            })
-        };
-        let mut pid = clone(if stdio.can_share { libc::CLONE_FILES } else { 0 });
-        // An emulator that makes a fork of it knows no sharing.
-        if stdio.can_share && pid == Err(Errno::EINVAL) {
-            stdio.can_share = false;
-            pid = clone(0);
+        // SAFETY: init has one thread; the child makes async-signal-safe calls only, on memory made before.
+        match unsafe { fork() }.map_err(|e| NotStarted::Before("fork", e))? {
+            ForkResult::Parent { child } => Ok(Started { pid: child.as_raw(), stdout, stderr, report }),
+            // SAFETY: this is the child, and all pointers are to strings and arrays that live until its exec.
+            ForkResult::Child => unsafe { child::run(&child) },
         }
-        let pid = pid.map_err(|e| NotStarted::Before("fork", e))?;
-        // SAFETY: the child, which may have written it, is gone from this memory; volatile, as the compiler saw no write.
-        let Some((step, errno)) = (unsafe { (&raw const (*child).failed).read_volatile() }) else { return Ok(pid) };
-        // SAFETY: waitpid(2) on our own child, which has failed to execute and exits at once; no status is kept.
-        while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0 && Errno::last() == Errno::EINTR {}
-        let name = self.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let errno = Errno::from_raw(errno);
-        Err(match step {
-            Step::Descriptors => NotStarted::Before("have descriptors of its own", errno),
-            Step::Execute => NotStarted::Execute(name, errno),
+    }
+
+    /// What a child's report says.
+    #[must_use]
+    pub fn read_report(&self, report: &[u8]) -> Report {
+        report::read(report, &self.paths, &self.argv)
+    }
+}
+
+/// The hidden applet: recovers the interrupted change of a daemon's file, tells init what came of it, and becomes the
+/// daemon. `args` is what [`Program::start`] has written: the file, the ignored signals, the command.
+#[must_use]
+pub fn recover_and_start(args: &[String]) -> ExitCode {
+    let [config, ignore, command @ ..] = args else { return ExitCode::FAILURE };
+    // SAFETY: the child that executed this has put the pipe there, and nobody else in this process knows of it.
+    let pipe = unsafe { BorrowedFd::borrow_raw(child::REPORT_FD) };
+    // Not called by init.
+    if fcntl(pipe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
+        return ExitCode::FAILURE;
+    }
+    if let Some(outcome) = store::recover_before_start(Path::new(config)) {
+        let _ = nix::unistd::write(pipe, &report::recovered(&outcome));
+    }
+    let ignore: Vec<i32> = ignore.split(',').filter_map(|number| number.parse().ok()).collect();
+    let program = Program::new(command, &Environment::inherited(""), ignore, None);
+    // SAFETY: only this thread is left to run; all pointers are to strings and arrays that live until the exec.
+    unsafe {
+        child::execute(&child::Child {
+            paths: pointers(&program.paths),
+            argv: pointers(&program.argv),
+            envp: pointers(&program.envp.0),
+            ignore: &program.ignore,
+            queue_limit: None,
+            stdio: [0, 1, 2],
+            report: child::REPORT_FD,
+            recovery: None,
         })
-    }
-}
-
-/// What the child finds in the memory that it borrows.
-struct Child<'a> {
-    program: &'a Program,
-    argv: Vec<*const libc::c_char>,
-    envp: Vec<*const libc::c_char>,
-    fds: [i32; 3],
-    /// The first number of a descriptor that isn't the daemon's.
-    beyond: libc::c_uint,
-    /// It has init's own table of descriptors so far.
-    shares: bool,
-    caught: &'a [i32],
-    /// Where it could not execute: what failed, and the errno.
-    failed: Option<(Step, i32)>,
-}
-
-/// What can fail in the child.
-#[derive(Clone, Copy)]
-enum Step {
-    Descriptors,
-    Execute,
-}
-
-/// What the child's few calls need, with room to spare.
-const STACK: usize = 8 * 1024;
-
-#[repr(align(16))]
-struct Stack([std::mem::MaybeUninit<u8>; STACK]);
-
-/// The child's side: only async-signal-safe calls (signal-safety(7)), no allocation; it ends, or is another program.
-extern "C" fn execute(child: *mut libc::c_void) -> libc::c_int {
-    let child = child.cast::<Child<'_>>();
-    // SAFETY: `child` is valid and nobody else's while the parent stands still; its pointers are to NUL-terminated
-    // strings and arrays that outlive the call; the rest takes numbers.
-    unsafe {
-        // The copy that this takes has none from `beyond` on. Before it a dup2 would be one of init's own.
-        let unshare = libc::CLOSE_RANGE_UNSHARE;
-        if (*child).shares && libc::syscall(libc::SYS_close_range, (*child).beyond, libc::c_uint::MAX, unshare) != 0 {
-            fail(child, Step::Descriptors, *libc::__errno_location());
-        }
-        libc::setsid();
-        for (fd, target) in (*child).fds.into_iter().zip(0..) {
-            libc::dup2(fd, target);
-        }
-        for signal in (*child).caught {
-            libc::signal(*signal, libc::SIG_DFL);
-        }
-        for signal in &(*child).program.ignore {
-            libc::signal(*signal, libc::SIG_IGN);
-        }
-        let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
-        let mut errno = libc::ENOENT;
-        for path in &(*child).program.paths {
-            libc::execve(path.as_ptr(), (*child).argv.as_ptr(), (*child).envp.as_ptr());
-            let this = *libc::__errno_location();
-            // As execvp(3) does: look on where it isn't, remember that it may not be executed; but no shell.
-            if this != libc::ENOENT && this != libc::ENOTDIR {
-                errno = this;
-                if this != libc::EACCES {
-                    break;
-                }
-            }
-        }
-        fail(child, Step::Execute, errno)
-    }
-}
-
-/// The child's end.
-///
-/// # Safety
-/// `child` is valid and nobody else's.
-unsafe fn fail(child: *mut Child<'_>, step: Step, errno: i32) -> ! {
-    // SAFETY: so it is; _exit(2) takes a number.
-    unsafe {
-        (&raw mut (*child).failed).write_volatile(Some((step, errno)));
-        // Under an emulator that makes a fork of this nobody reads it: the exit code says the same.
-        libc::_exit(if errno == libc::ENOENT { 127 } else { 126 })
     }
 }

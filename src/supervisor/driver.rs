@@ -1,10 +1,10 @@
-//! How the core's decisions are carried out: each action is one call of a [`System`], and its answer is an event.
+//! Carries out what the supervisor decides: each action is one call of a [`System`], and its answer is an event.
 //!
-//! init's shell is one system, the simulated kernel of the tests is another: both run what is written here.
+//! init is one system, the simulated kernel of the tests is another: both run what is written here.
 
 use std::collections::VecDeque;
 
-use super::{Action, Core, Disposition, End, Event, KILL, Level, Moment};
+use super::{Action, Disposition, End, Event, KILL, Level, Moment, Supervisor};
 use crate::table::Signal;
 
 /// What became of a kill(2).
@@ -18,33 +18,68 @@ pub enum Sent {
     Refused,
 }
 
+/// A child that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The child.
+    pub pid: i32,
+    /// How it ended.
+    pub end: End,
+    /// How many OOM kills the memory cgroup has counted since this was last asked; 0 unless the end is signal 9.
+    pub oom_kills: u64,
+}
+
 /// What the actions are done to.
 pub trait System {
     /// The monotonic clock.
     fn now(&mut self) -> Moment;
-    /// Starts a daemon's process; the answer is [`Event::Started`] or [`Event::StartFailed`].
+    /// Starts a daemon's process without waiting for its exec; the answer is [`Event::Started`] or
+    /// [`Event::StartFailed`].
     fn start(&mut self, daemon: usize, generation: u64) -> Event;
-    /// kill(2): a negative pid is a process group, signal 0 only looks.
+    /// kill(2): a negative pid is a process group.
     fn kill(&mut self, pid: i32, signal: i32) -> Sent;
+    /// What became of the exec of a process that was started, if that is known by now and hasn't been told yet:
+    /// [`Event::Executed`] or [`Event::NotExecuted`]. Of one that has ended it is known.
+    fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event>;
+    /// Sends a signal to a process, unless it has left this session by now.
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32);
+    /// The living processes of a session (zombies don't live), without its leader. None if its leader lives: then the
+    /// session is over, and its number was given to another one.
+    fn members(&mut self, sid: i32) -> Vec<i32>;
     /// A child that has ended and isn't reaped yet, which it stays.
-    fn ended(&mut self) -> Option<(i32, End)>;
+    fn ended(&mut self) -> Option<Ended>;
     /// Reaps a child that has ended.
     fn reap(&mut self, pid: i32);
     /// What a process would do with a signal.
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition;
     /// Takes a line for init's log.
     fn tell(&mut self, level: Level, text: String);
+    /// An event is about to be served. Only whoever judges the decisions needs to know.
+    fn serving(&mut self, _: &Event) {}
     /// An event was served: the status may have changed.
-    fn changed(&mut self, core: &Core);
+    fn changed(&mut self, core: &Supervisor);
 }
 
-impl Core {
-    /// Takes in what has happened since the last time. Returns the code to exit with where nothing is left to supervise.
+impl Supervisor {
+    /// Takes in what has happened since the last time. Returns the code to exit with if nothing is left to supervise.
     ///
     /// Deaths come before anything that might signal: SIGCHLDs coalesce, and a pid is only ours until it is reaped.
+    /// What became of an exec comes before the death of its process.
     pub fn take(&mut self, system: &mut impl System, events: impl IntoIterator<Item = Event>) -> Option<i32> {
-        let mut exit = self.take_ended(system);
+        let is_of_an_exec = |event: &Event| matches!(event, Event::Executed { .. } | Event::NotExecuted { .. });
+        let (execs, events): (Vec<Event>, Vec<Event>) = events.into_iter().partition(is_of_an_exec);
+        let mut exit = None;
+        for event in execs {
+            exit = self.serve(system, event).or(exit);
+        }
+        exit = self.take_ended(system).or(exit);
         for event in events {
+            // An exec that was done in time counts, even if nobody has read of it yet.
+            if matches!(event, Event::Stop | Event::Signal(_)) {
+                for (daemon, pid) in self.starting() {
+                    exit = self.take_exec(system, daemon, pid).or(exit);
+                }
+            }
             exit = self.serve(system, event).or(exit);
         }
         loop {
@@ -59,10 +94,18 @@ impl Core {
     /// Takes in every child that has ended.
     pub fn take_ended(&mut self, system: &mut impl System) -> Option<i32> {
         let mut exit = None;
-        while let Some((pid, end)) = system.ended() {
-            exit = self.serve(system, Event::Ended { pid, end }).or(exit);
+        while let Some(Ended { pid, end, oom_kills }) = system.ended() {
+            if let Some((daemon, _)) = self.starting().into_iter().find(|(_, starting)| *starting == pid) {
+                exit = self.take_exec(system, daemon, pid).or(exit);
+            }
+            exit = self.serve(system, Event::Ended { pid, end, oom_kills }).or(exit);
         }
         exit
+    }
+
+    fn take_exec(&mut self, system: &mut impl System, daemon: usize, pid: i32) -> Option<i32> {
+        let event = system.exec_outcome(daemon, pid)?;
+        self.serve(system, event)
     }
 
     /// Serves an event and all that follows from it.
@@ -70,6 +113,7 @@ impl Core {
         let mut exit = None;
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {
+            system.serving(&event);
             for action in self.handle(system.now(), event) {
                 match action {
                     Action::Start(daemon) => {
@@ -86,9 +130,10 @@ impl Core {
                         system.kill(-pgid, KILL);
                     }
                     Action::Reap(pid) => system.reap(pid),
-                    Action::LookAtGroup { daemon, pgid } => {
-                        let empty = system.kill(-pgid, 0) == Sent::Gone;
-                        queue.push_back(Event::Group { daemon, empty });
+                    Action::KillMember { sid, pid, signal } => system.kill_member(sid, pid, signal),
+                    Action::LookAtMembers { daemon, sid } => {
+                        let pids = system.members(sid);
+                        queue.push_back(Event::Members { daemon, sid, pids });
                     }
                     Action::LookAtMask { daemon, pid, signal } => {
                         let disposition = system.disposition(pid, signal);

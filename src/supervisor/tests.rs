@@ -1,4 +1,6 @@
 use super::*;
+use crate::status::{InitState, Outcome};
+use crate::table::Table;
 
 fn table() -> Table {
     let text = "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
@@ -11,12 +13,66 @@ fn at(ms: u64) -> Moment {
 }
 
 /// Both daemons run: alpha as pid 10, beta as pid 11.
-fn running() -> Core {
-    let mut core = Core::new(&table(), &[0, 1]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
-    let _ = core.handle(at(0), Event::Started { daemon: 1, pid: 11 });
-    core
+fn running() -> Supervisor {
+    let mut init = Supervisor::new(&table(), &[0, 1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 10);
+    up(&mut init, 0, 1, 11);
+    init
+}
+
+/// A start works: `pid` has executed the command.
+fn up(init: &mut Supervisor, ms: u64, daemon: usize, pid: i32) {
+    let _ = init.handle(at(ms), Event::Started { daemon, pid });
+    let _ = init.handle(at(ms), Event::Executed { daemon, pid });
+}
+
+fn ended(pid: i32, end: End) -> Event {
+    Event::Ended { pid, end, oom_kills: 0 }
+}
+
+/// The end of a process that leaves nobody behind.
+fn gone(init: &mut Supervisor, ms: u64, daemon: usize, pid: i32, end: End) -> Vec<Action> {
+    let mut actions = init.handle(at(ms), ended(pid, end));
+    actions.extend(init.handle(at(ms), left(daemon, pid, &[])));
+    acts(actions)
+}
+
+/// The clock goes on, and init wakes whenever it has asked to. What it does until then.
+fn pass(init: &mut Supervisor, until: u64) -> Vec<Action> {
+    let mut actions = Vec::new();
+    while let Some(next) = init.next().filter(|next| *next <= at(until)) {
+        assert!(actions.len() < 1000, "it spins: {next:?}");
+        actions.extend(init.handle(next, Event::Time));
+    }
+    actions
+}
+
+/// What is left of a session.
+fn left(daemon: usize, sid: i32, pids: &[i32]) -> Event {
+    Event::Members { daemon, sid, pids: pids.to_vec() }
+}
+
+fn kill(pid: i32, signal: i32) -> Action {
+    Action::Kill { pid, signal }
+}
+
+/// TERM and CONT.
+fn asked(pid: i32) -> [Action; 2] {
+    [kill(pid, TERM), kill(pid, CONT)]
+}
+
+fn member(sid: i32, pid: i32, signal: i32) -> Action {
+    Action::KillMember { sid, pid, signal }
+}
+
+fn look(daemon: usize, sid: i32) -> Action {
+    Action::LookAtMembers { daemon, sid }
+}
+
+/// The lines of the log.
+fn told(actions: &[Action]) -> Vec<&str> {
+    actions.iter().filter_map(|a| if let Action::Tell(_, text) = a { Some(text.as_str()) } else { None }).collect()
 }
 
 fn acts(actions: Vec<Action>) -> Vec<Action> {
@@ -63,354 +119,754 @@ fn whitespace_around_names_is_stripped() {
 
 #[test]
 fn all_succeed_exits_0() {
-    let mut core = running();
-    let _ = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(0) });
-    let actions = core.handle(at(2), Event::Ended { pid: 11, end: End::Code(0) });
-    assert_eq!(acts(actions), [Action::KillGroup(11), Action::Reap(11), Action::Exit(0)]);
+    let mut init = running();
+    let _ = gone(&mut init, 1, 0, 10, End::Code(0));
+    let actions = gone(&mut init, 2, 1, 11, End::Code(0));
+    assert_eq!(actions, [look(1, 11), Action::KillGroup(11), Action::Reap(11), Action::Exit(0)]);
 }
 
 #[test]
 fn a_crash_starts_no_shutdown_and_siblings_live() {
-    let mut core = running();
-    let actions = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(1) });
-    assert_eq!(acts(actions), [Action::KillGroup(10), Action::Reap(10)]);
-    assert_eq!(core.state(), InitState::Running);
-    assert_eq!(core.next(), None);
+    let mut init = running();
+    let actions = gone(&mut init, 1, 0, 10, End::Code(1));
+    assert_eq!(actions, [look(0, 10), Action::KillGroup(10), Action::Reap(10)]);
+    assert_eq!(init.state(), InitState::Running);
+    assert_eq!(init.next(), None);
 }
 
 #[test]
 fn a_crash_and_then_term_exits_with_the_crashers_code() {
-    let mut core = running();
-    let _ = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(1) });
-    let actions = acts(core.handle(at(2), Event::Stop));
-    assert_eq!(actions, [Action::Kill { pid: 11, signal: TERM }, Action::Kill { pid: 11, signal: CONT }]);
-    let actions = acts(core.handle(at(3), Event::Ended { pid: 11, end: End::Signal(TERM) }));
+    let mut init = running();
+    let _ = gone(&mut init, 1, 0, 10, End::Code(1));
+    let actions = acts(init.handle(at(2), Event::Stop));
+    assert_eq!(actions, asked(11));
+    let actions = gone(&mut init, 3, 1, 11, End::Signal(TERM));
     assert_eq!(actions.last(), Some(&Action::Exit(1)));
 }
 
 #[test]
 fn all_that_die_unattended_exit_with_the_maximum() {
-    let mut core = running();
-    let _ = core.handle(at(1), Event::Ended { pid: 10, end: End::Code(3) });
-    let actions = acts(core.handle(at(2), Event::Ended { pid: 11, end: End::Signal(11) }));
+    let mut init = running();
+    let _ = gone(&mut init, 1, 0, 10, End::Code(3));
+    let actions = gone(&mut init, 2, 1, 11, End::Signal(11));
     assert_eq!(actions.last(), Some(&Action::Exit(139)));
 }
 
 #[test]
-fn a_restart_replaces_in_place_once_the_old_group_is_gone() {
-    let mut core = running();
-    let actions = acts(core.handle(at(1), Event::Signal(Signal::USR1)));
-    assert_eq!(actions, [Action::Kill { pid: 11, signal: TERM }, Action::Kill { pid: 11, signal: CONT }]);
-    let actions = acts(core.handle(at(2), Event::Ended { pid: 11, end: End::Signal(TERM) }));
-    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11), Action::LookAtGroup { daemon: 1, pgid: 11 }]);
-    assert!(acts(core.handle(at(2), Event::Group { daemon: 1, empty: false })).is_empty());
-    assert_eq!(acts(core.handle(at(7), Event::Group { daemon: 1, empty: true })), [Action::Start(1)]);
-    let _ = core.handle(at(8), Event::Started { daemon: 1, pid: 12 });
-    let view = core.view(1).unwrap();
+fn a_restart_replaces_in_place_once_nothing_of_the_old_session_is_left() {
+    let mut init = running();
+    assert_eq!(acts(init.handle(at(1), Event::Signal(Signal::USR1))), asked(11));
+    let actions = gone(&mut init, 2, 1, 11, End::Signal(TERM));
+    assert_eq!(actions, [look(1, 11), Action::KillGroup(11), Action::Reap(11), Action::Start(1)]);
+    up(&mut init, 8, 1, 12);
+    let view = init.view(1).unwrap();
     assert_eq!((view.pid, view.generation, view.restarts), (Some(12), 2, 1));
-    assert_eq!(core.last(1).unwrap().outcome, Outcome::Restarted);
-    assert_eq!(core.view(0).unwrap().pid, Some(10));
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Restarted);
+    assert_eq!(init.view(0).unwrap().pid, Some(10));
+}
+
+/// beta was asked to make room for a replacement and has ended at once; these are left of its session.
+fn left_by_a_restart(pids: &[i32]) -> (Supervisor, Vec<Action>) {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(acts(init.handle(at(0), ended(11, End::Code(0)))), [look(1, 11)]);
+    let actions = init.handle(at(0), left(1, 11, pids));
+    (init, actions)
 }
 
 #[test]
-fn a_replacement_starts_after_2_s_even_if_the_old_group_is_not_gone() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(0) });
-    assert!(acts(core.handle(at(1999), Event::Group { daemon: 1, empty: false })).is_empty());
-    assert_eq!(acts(core.handle(at(2000), Event::Group { daemon: 1, empty: false })), [Action::Start(1)]);
+fn what_a_daemon_leaves_of_its_session_in_a_restart_is_asked_before_its_leader_is_reaped() {
+    let (_, actions) = left_by_a_restart(&[13, 14]);
+    let ask = |pid| [member(11, pid, TERM), member(11, pid, CONT)];
+    assert!(told(&actions).iter().any(|line| line.contains("2 processes (pid 13, 14)")), "{actions:?}");
+    assert_eq!(acts(actions), [ask(13).to_vec(), ask(14).to_vec(), vec![Action::Reap(11)]].concat());
+}
+
+#[test]
+fn a_member_that_forks_while_it_is_asked_has_its_child_asked_too_and_nobody_twice() {
+    let (mut init, _) = left_by_a_restart(&[13]);
+    let actions = acts(init.handle(at(5), left(1, 11, &[13, 15])));
+    assert_eq!(actions, [member(11, 15, TERM), member(11, 15, CONT)]);
+    assert!(acts(init.handle(at(10), left(1, 11, &[13, 15]))).is_empty());
+}
+
+#[test]
+fn members_that_were_asked_have_what_remains_of_the_grace_and_are_killed_at_the_deadline() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert!(acts(pass(&mut init, 7000)).is_empty());
+    let _ = init.handle(at(7000), ended(11, End::Code(0)));
+    let _ = init.handle(at(7000), left(1, 11, &[13]));
+    let looks = acts(pass(&mut init, 7004));
+    assert_eq!(looks, []);
+    let _ = init.handle(at(7005), left(1, 11, &[13]));
+    let _ = init.handle(at(7500), left(1, 11, &[13]));
+    let _ = init.handle(at(7999), left(1, 11, &[13]));
+    assert_eq!(acts(init.handle(at(8000), Event::Time)), [look(1, 11)]);
+    let actions = init.handle(at(8000), left(1, 11, &[13]));
+    assert!(told(&actions).contains(&"1 process (pid 13) of beta was left and was killed"), "{actions:?}");
+    assert_eq!(acts(actions), [Action::KillGroup(11), member(11, 13, KILL)]);
+    assert_eq!(acts(init.handle(at(8001), left(1, 11, &[]))), [Action::Start(1)]);
+}
+
+#[test]
+fn members_of_a_daemon_that_used_up_its_grace_are_killed_with_it() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
+    let _ = init.handle(at(8001), ended(11, End::Signal(KILL)));
+    let actions = acts(init.handle(at(8001), left(1, 11, &[13])));
+    assert_eq!(actions, [Action::KillGroup(11), member(11, 13, KILL), Action::Reap(11)]);
+}
+
+#[test]
+fn the_last_member_s_end_is_followed_by_a_look_at_once() {
+    let (mut init, _) = left_by_a_restart(&[13]);
+    let _ = init.handle(at(2), ended(13, End::Signal(TERM)));
+    assert_eq!(init.next(), Some(at(2)));
+    assert_eq!(acts(init.handle(at(2), Event::Time)), [look(1, 11)]);
+    assert_eq!(acts(init.handle(at(2), left(1, 11, &[]))), [Action::Start(1)]);
+}
+
+#[test]
+fn a_shutdown_waits_for_members_that_were_asked_and_they_do_not_change_its_code() {
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 11);
+    let _ = init.handle(at(0), Event::Stop);
+    let _ = init.handle(at(1), ended(11, End::Code(3)));
+    let actions = acts(init.handle(at(1), left(0, 11, &[13])));
+    assert_eq!(actions, [member(11, 13, TERM), member(11, 13, CONT), Action::Reap(11)]);
+    assert_eq!(init.view(0).unwrap().state, DaemonState::Stopping);
+    let _ = init.handle(at(2), ended(13, End::Signal(TERM)));
+    assert_eq!(acts(init.handle(at(2), left(0, 11, &[]))), [Action::Exit(3)]);
+}
+
+#[test]
+fn a_shutdown_while_a_replacement_waits_for_members_ends_once_they_have() {
+    let (mut init, _) = left_by_a_restart(&[13]);
+    let _ = init.handle(at(1), Event::Stop);
+    let _ = gone(&mut init, 2, 0, 10, End::Signal(TERM));
+    assert_eq!(acts(init.handle(at(3), left(1, 11, &[]))), [Action::Exit(0)]);
+}
+
+#[test]
+fn after_a_death_that_nobody_asked_for_the_whole_session_is_killed_at_once() {
+    let mut init = running();
+    let _ = init.handle(at(1), ended(10, End::Code(1)));
+    let actions = init.handle(at(1), left(0, 10, &[13, 14]));
+    assert!(told(&actions).contains(&"2 processes (pid 13, 14) of alpha were left and were killed"), "{actions:?}");
+    let killed = [member(10, 13, KILL), member(10, 14, KILL)];
+    assert_eq!(acts(actions), [&[Action::KillGroup(10)], &killed[..], &[Action::Reap(10)]].concat());
+    assert_eq!(init.view(0).unwrap().state, DaemonState::Exited);
+}
+
+#[test]
+fn what_a_killed_member_has_forked_is_killed_too_and_nobody_twice() {
+    let mut init = running();
+    let _ = init.handle(at(1), ended(10, End::Code(1)));
+    let _ = init.handle(at(1), left(0, 10, &[13]));
+    assert_eq!(acts(init.handle(at(6), Event::Time)), [look(0, 10)]);
+    let actions = acts(init.handle(at(6), left(0, 10, &[13, 15])));
+    assert_eq!(actions, [Action::KillGroup(10), member(10, 15, KILL)]);
+    let actions = init.handle(at(11), left(0, 10, &[]));
+    assert_eq!(told(&actions), ["1 process of alpha came up meanwhile, and was killed too"]);
+    assert_eq!(init.next(), None);
+}
+
+#[test]
+fn a_daemon_that_died_is_started_by_a_restart_once_nothing_of_its_session_is_left() {
+    let mut init = running();
+    let _ = init.handle(at(0), ended(11, End::Code(1)));
+    let _ = init.handle(at(0), left(1, 11, &[13]));
+    assert!(acts(init.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(init.view(1).unwrap().state, DaemonState::Stopping);
+    assert_eq!(acts(init.handle(at(1), Event::Time)), [look(1, 11)]);
+    assert_eq!(acts(init.handle(at(2), left(1, 11, &[]))), [Action::Start(1)]);
+}
+
+#[test]
+fn a_daemon_whose_end_never_comes_is_replaced_2_s_after_its_kill_and_its_end_is_a_stranger_s_then() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(acts(pass(&mut init, 9999)), [kill(11, KILL)]);
+    assert_eq!(acts(init.handle(at(10_000), Event::Time)), [look(1, 11)]);
+    let actions = init.handle(at(10_000), left(1, 11, &[]));
+    assert!(told(&actions)[0].contains("does another process trace it?"), "{actions:?}");
+    assert_eq!(acts(actions), [Action::KillGroup(11), Action::Start(1)]);
+    up(&mut init, 10_000, 1, 12);
+    assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), [Action::Reap(11)]);
+    assert_eq!(init.view(1).unwrap().pid, Some(12));
+}
+
+#[test]
+fn a_daemon_whose_end_never_comes_ends_no_shutdown_later_than_2_s_after_its_kill() {
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 11);
+    let _ = init.handle(at(0), Event::Stop);
+    assert_eq!(acts(pass(&mut init, 9999)), [kill(11, KILL)]);
+    assert_eq!(acts(init.handle(at(10_000), Event::Time)), [look(0, 11)]);
+    let actions = acts(init.handle(at(10_000), left(0, 11, &[])));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Exit(137)]);
+}
+
+#[test]
+fn a_stop_that_takes_long_says_every_3_s_whom_it_waits_for() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let actions = pass(&mut init, 7000);
+    assert_eq!(
+        told(&actions),
+        [
+            "waiting for beta to end since 3 s: pid 11 is left; KILL follows in 5 s",
+            "waiting for beta to end since 6 s: pid 11 is left; KILL follows in 2 s",
+        ]
+    );
+}
+
+#[test]
+fn a_pause_takes_nothing_from_a_grace() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = pass(&mut init, 2000);
+    // It had asked to be woken at 3 s.
+    let actions = init.handle(at(12_000), Event::Time);
+    assert!(told(&actions)[0].contains("init could not run for 9.0 s"), "{actions:?}");
+    assert!(acts(pass(&mut init, 16_999)).is_empty());
+    assert_eq!(acts(pass(&mut init, 17_000)), [kill(11, KILL)]);
+}
+
+#[test]
+fn a_wait_that_is_half_a_second_late_moves_no_deadline() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = init.handle(at(1500), Event::Time);
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
+}
+
+#[test]
+fn while_a_daemon_is_stopping_init_wakes_at_least_once_a_second() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(init.next(), Some(at(1000)));
+    let _ = init.handle(at(700), Event::Signal(Signal::USR1));
+    assert_eq!(init.next(), Some(at(1700)));
+}
+
+#[test]
+fn a_replacement_starts_2_s_after_the_kill_even_if_the_old_session_is_not_gone() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
+    let _ = init.handle(at(8000), ended(11, End::Signal(KILL)));
+    let _ = init.handle(at(8000), left(1, 11, &[13]));
+    for ms in [8400, 8800, 9200, 9600, 9999] {
+        assert!(acts(init.handle(at(ms), left(1, 11, &[13]))).is_empty());
+    }
+    let actions = init.handle(at(10_000), left(1, 11, &[13]));
+    assert!(told(&actions)[0].contains("still not gone 2 s after SIGKILL"), "{actions:?}");
+    assert_eq!(acts(actions), [Action::Start(1)]);
 }
 
 #[test]
 fn a_second_restart_request_sends_no_second_term_and_moves_no_deadline() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    assert!(acts(core.handle(at(5000), Event::Signal(Signal::USR1))).is_empty());
-    assert_eq!(core.next(), Some(at(8000)));
-    assert_eq!(core.last(1).unwrap().seq, 2);
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert!(acts(pass(&mut init, 5000)).is_empty());
+    assert!(acts(init.handle(at(5000), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
+    assert_eq!(init.last(1).unwrap().seq, 2);
 }
 
 #[test]
 fn a_restart_during_a_shutdown_is_a_no_op_and_nothing_is_started() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    let _ = core.handle(at(1), Event::Stop);
-    assert!(acts(core.handle(at(2), Event::Signal(Signal::USR1))).is_empty());
-    assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
-    let actions = acts(core.handle(at(3), Event::Ended { pid: 11, end: End::Signal(TERM) }));
-    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11)]);
-    let actions = acts(core.handle(at(4), Event::Ended { pid: 10, end: End::Signal(TERM) }));
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = init.handle(at(1), Event::Stop);
+    assert!(acts(init.handle(at(2), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Refused);
+    let actions = gone(&mut init, 3, 1, 11, End::Signal(TERM));
+    assert_eq!(actions, [look(1, 11), Action::KillGroup(11), Action::Reap(11)]);
+    let actions = gone(&mut init, 4, 0, 10, End::Signal(TERM));
     assert_eq!(actions.last(), Some(&Action::Exit(143)));
 }
 
 #[test]
 fn a_daemon_that_ignores_term_is_killed_at_the_grace_and_its_minus_9_shows() {
-    let mut core = Core::new(&table(), &[1]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
-    let _ = core.handle(at(100), Event::Stop);
-    assert!(acts(core.handle(at(8099), Event::Time)).is_empty());
-    assert_eq!(acts(core.handle(at(8100), Event::Time)), [Action::Kill { pid: 11, signal: KILL }]);
-    assert_eq!(core.next(), None);
-    let actions = acts(core.handle(at(8101), Event::Ended { pid: 11, end: End::Signal(KILL) }));
-    assert_eq!(actions.last(), Some(&Action::Exit(137)));
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 11);
+    let _ = init.handle(at(100), Event::Stop);
+    assert!(acts(pass(&mut init, 8099)).is_empty());
+    assert_eq!(acts(init.handle(at(8100), Event::Time)), [kill(11, KILL)]);
+    assert_eq!(gone(&mut init, 8101, 0, 11, End::Signal(KILL)).last(), Some(&Action::Exit(137)));
 }
 
 #[test]
 fn a_second_shutdown_request_never_moves_the_deadline() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Stop);
-    assert!(acts(core.handle(at(4000), Event::Stop)).is_empty());
-    assert_eq!(core.next(), Some(at(8000)));
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Stop);
+    assert!(acts(pass(&mut init, 4000)).is_empty());
+    assert!(acts(init.handle(at(4000), Event::Stop)).is_empty());
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(10, KILL), kill(11, KILL)]);
 }
 
 #[test]
 fn a_forward_is_held_until_the_daemon_takes_it_and_reaches_it_alone() {
-    let mut core = running();
+    let mut init = running();
     let look = Action::LookAtMask { daemon: 0, pid: 10, signal: Signal::HUP };
-    assert_eq!(acts(core.handle(at(0), Event::Signal(Signal::HUP))), std::slice::from_ref(&look));
+    assert_eq!(acts(init.handle(at(0), Event::Signal(Signal::HUP))), std::slice::from_ref(&look));
     let mask = |disposition| Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition };
-    assert!(acts(core.handle(at(0), mask(Disposition::NotTaken))).is_empty());
-    assert_eq!(acts(core.handle(at(20), Event::Time)), [look]);
-    let actions = acts(core.handle(at(20), mask(Disposition::Taken)));
-    assert_eq!(actions, [Action::Kill { pid: 10, signal: 1 }]);
-    assert_eq!(core.last(0).unwrap().outcome, Outcome::Delivered);
-    assert_eq!(core.next(), None);
+    assert!(acts(init.handle(at(0), mask(Disposition::NotTaken))).is_empty());
+    assert_eq!(acts(init.handle(at(20), Event::Time)), [look]);
+    let actions = acts(init.handle(at(20), mask(Disposition::Taken)));
+    assert_eq!(actions, [kill(10, 1)]);
+    assert_eq!(init.last(0).unwrap().outcome, Outcome::Delivered);
+    assert_eq!(init.next(), None);
 }
 
 #[test]
 fn a_forward_that_is_never_caught_is_dropped_after_20_s_and_said_so() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    let mut init = running();
     let mask = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::NotTaken };
-    assert!(acts(core.handle(at(20_000), mask)).is_empty());
-    assert_eq!(core.last(0).unwrap().outcome, Outcome::NeverCaught);
+    let _ = init.handle(at(0), Event::Signal(Signal::HUP));
+    for look in 0..1000 {
+        assert!(acts(init.handle(at(20 * look), mask.clone())).is_empty());
+        assert_eq!(init.last(0).unwrap().outcome, Outcome::Held);
+    }
+    assert!(acts(init.handle(at(20_000), mask)).is_empty());
+    assert_eq!(init.last(0).unwrap().outcome, Outcome::NeverCaught);
 }
 
 #[test]
 fn a_forward_that_the_kernel_refuses_is_told_as_failed_and_a_reload_is_no_answer_to_it() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::HUP));
     let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
-    let _ = core.handle(at(0), taken);
-    let _ = core.handle(at(1), Event::NotSent { pid: 10, signal: 1 });
-    let _ = core.handle(at(2), Event::Notify { pid: 10, ready: true, reloading: Some(1_500), errno: 0 });
-    let last = core.last(0).unwrap();
+    let _ = init.handle(at(0), taken);
+    let _ = init.handle(at(1), Event::NotSent { pid: 10, signal: 1 });
+    let _ = init.handle(at(2), Event::Notify { pid: 10, ready: true, reloading: Some(1_500), errno: 0, session: None });
+    let last = init.last(0).unwrap();
     assert_eq!((last.outcome, last.reload_errno), (Outcome::Failed, None));
-    let _ = core.handle(at(3), Event::Signal(Signal::HUP));
-    assert_eq!(core.last(0).unwrap().outcome, Outcome::Held);
+    let _ = init.handle(at(3), Event::Signal(Signal::HUP));
+    assert_eq!(init.last(0).unwrap().outcome, Outcome::Held);
 }
 
 #[test]
 fn a_daemon_that_can_not_be_killed_fails_its_restart_and_runs_on_and_the_next_restart_tries_again() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    let _ = core.handle(at(0), Event::NotSent { pid: 11, signal: TERM });
-    assert_eq!(acts(core.handle(at(8000), Event::Time)), [Action::Kill { pid: 11, signal: KILL }]);
-    assert!(acts(core.handle(at(8000), Event::NotSent { pid: 11, signal: KILL })).is_empty());
-    assert_eq!(core.last(1).unwrap().outcome, Outcome::Failed);
-    assert_eq!((core.view(1).unwrap().state, core.view(1).unwrap().pid), (DaemonState::Running, Some(11)));
-    let actions = acts(core.handle(at(9000), Event::Signal(Signal::USR1)));
-    assert_eq!(actions, [Action::Kill { pid: 11, signal: TERM }, Action::Kill { pid: 11, signal: CONT }]);
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = init.handle(at(0), Event::NotSent { pid: 11, signal: TERM });
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
+    assert!(acts(init.handle(at(8000), Event::NotSent { pid: 11, signal: KILL })).is_empty());
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Failed);
+    assert_eq!((init.view(1).unwrap().state, init.view(1).unwrap().pid), (DaemonState::Running, Some(11)));
+    let actions = acts(init.handle(at(9000), Event::Signal(Signal::USR1)));
+    assert_eq!(actions, asked(11));
 }
 
 #[test]
 fn a_daemon_that_can_not_be_killed_holds_up_no_shutdown_beyond_its_grace() {
-    let mut core = Core::new(&table(), &[1]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
-    let _ = core.handle(at(0), Event::Stop);
-    let _ = core.handle(at(8000), Event::Time);
-    assert_eq!(acts(core.handle(at(8000), Event::NotSent { pid: 11, signal: KILL })), [Action::Exit(137)]);
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 11);
+    let _ = init.handle(at(0), Event::Stop);
+    let _ = pass(&mut init, 8000);
+    assert_eq!(acts(init.handle(at(8000), Event::NotSent { pid: 11, signal: KILL })), [Action::Exit(137)]);
 }
 
 #[test]
 fn a_forward_to_a_daemon_that_is_not_selected_is_a_no_op() {
-    let mut core = Core::new(&table(), &[1]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
-    assert!(acts(core.handle(at(1), Event::Signal(Signal::HUP))).is_empty());
-    assert_eq!(core.last(0).unwrap().outcome, Outcome::Refused);
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 11);
+    assert!(acts(init.handle(at(1), Event::Signal(Signal::HUP))).is_empty());
+    assert_eq!(init.last(0).unwrap().outcome, Outcome::Refused);
 }
 
 #[test]
 fn a_restart_of_a_daemon_that_is_not_selected_is_a_no_op() {
-    let mut core = Core::new(&table(), &[0]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
-    assert!(acts(core.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
-    assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
+    let mut init = Supervisor::new(&table(), &[0]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 10);
+    assert!(acts(init.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Refused);
 }
 
 #[test]
 fn a_shutdown_terminates_all() {
-    let mut core = running();
-    let kill = |pid, signal| Action::Kill { pid, signal };
-    let all = [kill(10, TERM), kill(10, CONT), kill(11, TERM), kill(11, CONT)];
-    assert_eq!(acts(core.handle(at(0), Event::Stop)), all);
-    let _ = core.handle(at(1), Event::Ended { pid: 11, end: End::Signal(TERM) });
-    let actions = acts(core.handle(at(2), Event::Ended { pid: 10, end: End::Signal(TERM) }));
-    assert_eq!(actions.last(), Some(&Action::Exit(143)));
+    let mut init = running();
+    assert_eq!(acts(init.handle(at(0), Event::Stop)), [asked(10), asked(11)].concat());
+    let _ = gone(&mut init, 1, 1, 11, End::Signal(TERM));
+    assert_eq!(gone(&mut init, 2, 0, 10, End::Signal(TERM)).last(), Some(&Action::Exit(143)));
 }
 
 #[test]
 fn asked_to_stop_before_any_daemon_ran_exits_143_and_starts_nothing() {
-    let mut core = Core::new(&table(), &[0, 1]);
-    let _ = core.handle(at(0), Event::Stop);
-    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Exit(143)]);
+    let mut init = Supervisor::new(&table(), &[0, 1]);
+    let _ = init.handle(at(0), Event::Stop);
+    assert_eq!(acts(init.handle(at(0), Event::Begin)), [Action::Exit(143)]);
 }
 
 #[test]
 fn a_restart_that_was_pending_at_the_start_does_nothing_more() {
-    let mut core = Core::new(&table(), &[1]);
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Start(0)]);
-    assert!(acts(core.handle(at(1), Event::Started { daemon: 0, pid: 11 })).is_empty());
-    assert_eq!(core.last(1).unwrap().outcome, Outcome::Restarted);
-    assert_eq!(core.view(0).unwrap().restarts, 0);
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    assert_eq!(acts(init.handle(at(0), Event::Begin)), [Action::Start(0)]);
+    assert!(acts(init.handle(at(1), Event::Started { daemon: 0, pid: 11 })).is_empty());
+    assert!(acts(init.handle(at(1), Event::Executed { daemon: 0, pid: 11 })).is_empty());
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Restarted);
+    assert_eq!(init.view(0).unwrap().restarts, 0);
 }
 
 #[test]
 fn a_dead_daemon_is_simply_started_by_a_restart() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(1) });
-    let actions = acts(core.handle(at(3000), Event::Signal(Signal::USR1)));
-    assert_eq!(actions, [Action::LookAtGroup { daemon: 1, pgid: 11 }]);
-    assert_eq!(acts(core.handle(at(3000), Event::Group { daemon: 1, empty: true })), [Action::Start(1)]);
+    let mut init = running();
+    let _ = gone(&mut init, 0, 1, 11, End::Code(1));
+    assert_eq!(acts(init.handle(at(3000), Event::Signal(Signal::USR1))), [Action::Start(1)]);
 }
 
 #[test]
 fn a_reload_counts_only_where_it_began_after_the_signal_was_delivered() {
-    let mut core = running();
-    let _ = core.handle(at(5), Event::Signal(Signal::HUP));
+    let mut init = running();
+    let _ = init.handle(at(5), Event::Signal(Signal::HUP));
     let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
-    let _ = core.handle(at(5), taken);
-    let reload = |usec| Event::Notify { pid: 10, ready: false, reloading: Some(usec), errno: 0 };
-    let done = Event::Notify { pid: 10, ready: true, reloading: None, errno: 22 };
-    let _ = core.handle(at(6), reload(4_000));
-    let _ = core.handle(at(6), done.clone());
-    assert_eq!(core.last(0).unwrap().reload_errno, None);
-    let _ = core.handle(at(7), reload(5_500));
-    let _ = core.handle(at(7), done);
-    assert_eq!(core.last(0).unwrap().reload_errno, Some(22));
+    let _ = init.handle(at(5), taken);
+    let reload = |usec| Event::Notify { pid: 10, ready: false, reloading: Some(usec), errno: 0, session: None };
+    let done = Event::Notify { pid: 10, ready: true, reloading: None, errno: 22, session: None };
+    let _ = init.handle(at(6), reload(4_000));
+    let _ = init.handle(at(6), done.clone());
+    assert_eq!(init.last(0).unwrap().reload_errno, None);
+    let _ = init.handle(at(7), reload(5_500));
+    let _ = init.handle(at(7), done);
+    assert_eq!(init.last(0).unwrap().reload_errno, Some(22));
 }
 
 #[test]
 fn a_restart_counts_once_its_replacement_is_started_and_not_where_a_shutdown_came_between() {
-    let mut core = running();
-    let _ = core.handle(at(1), Event::Signal(Signal::USR1));
-    assert_eq!(core.view(1).unwrap().restarts, 0);
-    let _ = core.handle(at(2), Event::Stop);
-    let _ = core.handle(at(3), Event::Ended { pid: 11, end: End::Signal(TERM) });
-    let view = core.view(1).unwrap();
+    let mut init = running();
+    let _ = init.handle(at(1), Event::Signal(Signal::USR1));
+    assert_eq!(init.view(1).unwrap().restarts, 0);
+    let _ = init.handle(at(2), Event::Stop);
+    let _ = gone(&mut init, 3, 1, 11, End::Signal(TERM));
+    let view = init.view(1).unwrap();
     assert_eq!((view.generation, view.restarts), (1, 0));
 }
 
 #[test]
 fn a_forward_with_always_that_was_pending_at_the_start_is_sent_once_its_daemon_runs() {
     let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"alpha\", when = \"always\" }\n";
-    let mut core = Core::new(&Table::parse(text, "test").unwrap(), &[0]);
-    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
-    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Start(0)]);
-    let actions = acts(core.handle(at(1), Event::Started { daemon: 0, pid: 10 }));
-    assert_eq!(actions, [Action::Kill { pid: 10, signal: 1 }]);
-    assert_eq!(core.last(0).unwrap().outcome, Outcome::Delivered);
-    assert_eq!(core.next(), None);
+    let mut init = Supervisor::new(&Table::parse(text, "test").unwrap(), &[0]);
+    let _ = init.handle(at(0), Event::Signal(Signal::HUP));
+    assert_eq!(acts(init.handle(at(0), Event::Begin)), [Action::Start(0)]);
+    assert!(acts(init.handle(at(1), Event::Started { daemon: 0, pid: 10 })).is_empty());
+    let actions = acts(init.handle(at(1), Event::Executed { daemon: 0, pid: 10 }));
+    assert_eq!(actions, [kill(10, 1)]);
+    assert_eq!(init.last(0).unwrap().outcome, Outcome::Delivered);
+    assert_eq!(init.next(), None);
 }
 
 #[test]
 fn a_restart_that_comes_together_with_the_last_death_starts_nothing_in_an_init_that_exits() {
-    let mut core = Core::new(&table(), &[1]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 11 });
-    let actions = acts(core.handle(at(1), Event::Ended { pid: 11, end: End::Code(3) }));
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 11);
+    let actions = gone(&mut init, 1, 0, 11, End::Code(3));
     assert_eq!(actions.last(), Some(&Action::Exit(3)));
-    assert!(acts(core.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
-    assert_eq!(core.last(1).unwrap().outcome, Outcome::Refused);
+    assert!(acts(init.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Refused);
 }
 
 #[test]
 fn a_reload_of_the_replacement_is_no_answer_to_a_signal_that_the_old_process_got() {
-    let mut core = Core::new(&table(), &[0]);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(0), Event::Started { daemon: 0, pid: 10 });
-    let _ = core.handle(at(1), Event::Signal(Signal::HUP));
+    let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
+                [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"alpha\" }\n";
+    let mut init = Supervisor::new(&Table::parse(text, "test").unwrap(), &[0, 1]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 10);
+    up(&mut init, 0, 1, 11);
+    let _ = init.handle(at(1), Event::Signal(Signal::HUP));
     let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
-    let _ = core.handle(at(1), taken);
-    let _ = core.handle(at(2), Event::Ended { pid: 10, end: End::Signal(1) });
-    let _ = core.handle(at(3), Event::Started { daemon: 0, pid: 12 });
-    let _ = core.handle(at(4), Event::Notify { pid: 12, ready: false, reloading: Some(3_500), errno: 0 });
-    let _ = core.handle(at(5), Event::Notify { pid: 12, ready: true, reloading: None, errno: 22 });
-    assert_eq!(core.last(0).unwrap().reload_errno, None);
+    let _ = init.handle(at(1), taken);
+    let _ = gone(&mut init, 2, 0, 10, End::Signal(1));
+    let _ = init.handle(at(2), Event::Signal(Signal::USR1));
+    up(&mut init, 3, 0, 12);
+    let notify = |ready, reloading| Event::Notify { pid: 12, ready, reloading, errno: 22, session: Some(12) };
+    let _ = init.handle(at(4), notify(false, Some(3_500)));
+    let _ = init.handle(at(5), notify(true, None));
+    assert_eq!(init.last(0).unwrap().reload_errno, None);
 }
 
 #[test]
 fn the_last_look_at_a_held_signal_is_no_later_than_its_20_s() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
+    let mut init = running();
     let mask = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::NotTaken };
-    let _ = core.handle(at(19_990), mask);
-    assert_eq!(core.next(), Some(at(20_000)));
+    let _ = init.handle(at(0), Event::Signal(Signal::HUP));
+    for look in 0..1000 {
+        let _ = init.handle(at(20 * look), mask.clone());
+    }
+    let _ = init.handle(at(19_990), mask);
+    assert_eq!(init.next(), Some(at(20_000)));
 }
 
 #[test]
-fn the_last_look_at_an_old_group_is_no_later_than_its_2_s() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(0) });
-    let _ = core.handle(at(1998), Event::Group { daemon: 1, empty: false });
-    assert_eq!(core.next(), Some(at(2000)));
+fn the_last_look_at_an_old_session_is_no_later_than_its_2_s() {
+    let mut init = running();
+    let _ = init.handle(at(0), ended(11, End::Code(0)));
+    for look in 0..=199 {
+        let _ = init.handle(at(10 * look), left(1, 11, &[13]));
+    }
+    let _ = init.handle(at(1998), left(1, 11, &[13]));
+    assert_eq!(init.next(), Some(at(2000)));
 }
 
 #[test]
 fn a_daemon_that_blocks_every_signal_for_a_moment_as_a_fork_does_gets_no_forward_then() {
-    let mut core = running();
+    let mut init = running();
     let mask = |disposition| Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition };
-    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
-    assert!(acts(core.handle(at(0), mask(Disposition::Blocked))).is_empty());
-    assert!(acts(core.handle(at(20), mask(Disposition::NotTaken))).is_empty());
+    let _ = init.handle(at(0), Event::Signal(Signal::HUP));
+    assert!(acts(init.handle(at(0), mask(Disposition::Blocked))).is_empty());
+    assert!(acts(init.handle(at(20), mask(Disposition::NotTaken))).is_empty());
     // Far apart, and with a fork at each look: nothing is known.
-    assert!(acts(core.handle(at(40), mask(Disposition::Blocked))).is_empty());
+    assert!(acts(init.handle(at(40), mask(Disposition::Blocked))).is_empty());
     for look in 1..49 {
-        assert!(acts(core.handle(at(3_000 + 20 * look), mask(Disposition::Blocked))).is_empty());
+        assert!(acts(init.handle(at(300 + 20 * look), mask(Disposition::Blocked))).is_empty());
     }
     // One that goes on blocking them takes them in its own way.
-    assert_eq!(acts(core.handle(at(5_000), mask(Disposition::Blocked))), [Action::Kill { pid: 10, signal: 1 }]);
+    assert_eq!(acts(init.handle(at(1_280), mask(Disposition::Blocked))), [kill(10, 1)]);
 }
 
 #[test]
 fn an_end_that_nobody_asked_for_is_a_warning_in_the_log_and_one_that_was_asked_for_is_not() {
-    let mut core = running();
+    let mut init = running();
     let level = |actions: Vec<Action>| {
         actions.into_iter().find_map(|a| if let Action::Tell(level, _) = a { Some(level) } else { None })
     };
-    assert_eq!(level(core.handle(at(1), Event::Ended { pid: 10, end: End::Code(0) })), Some(Level::Warn));
-    let _ = core.handle(at(2), Event::Stop);
-    assert_eq!(level(core.handle(at(3), Event::Ended { pid: 11, end: End::Code(0) })), Some(Level::Info));
+    assert_eq!(level(init.handle(at(1), ended(10, End::Code(0)))), Some(Level::Warn));
+    let _ = init.handle(at(2), Event::Stop);
+    assert_eq!(level(init.handle(at(3), ended(11, End::Code(0)))), Some(Level::Info));
 }
 
 #[test]
-fn an_old_group_is_looked_at_when_it_is_due_and_not_whenever_something_else_is() {
-    let mut core = running();
-    let _ = core.handle(at(0), Event::Signal(Signal::USR1));
-    let _ = core.handle(at(0), Event::Ended { pid: 11, end: End::Code(0) });
-    let _ = core.handle(at(0), Event::Group { daemon: 1, empty: false });
-    assert!(acts(core.handle(at(4), Event::Time)).is_empty());
-    assert_eq!(acts(core.handle(at(5), Event::Time)), [Action::LookAtGroup { daemon: 1, pgid: 11 }]);
+fn an_old_session_is_looked_at_when_it_is_due_and_not_whenever_something_else_is() {
+    let (mut init, _) = left_by_a_restart(&[13]);
+    assert!(acts(init.handle(at(4), Event::Time)).is_empty());
+    assert_eq!(acts(init.handle(at(5), Event::Time)), [look(1, 11)]);
 }
 
 #[test]
 fn a_signal_that_is_held_for_a_daemon_before_its_start_wakes_nobody() {
-    let mut core = Core::new(&table(), &[0]);
-    let _ = core.handle(at(0), Event::Signal(Signal::HUP));
-    assert_eq!(core.next(), None);
-    let _ = core.handle(at(0), Event::Begin);
-    let _ = core.handle(at(7), Event::Started { daemon: 0, pid: 10 });
-    assert_eq!(core.next(), Some(at(7)));
+    let mut init = Supervisor::new(&table(), &[0]);
+    let _ = init.handle(at(0), Event::Signal(Signal::HUP));
+    assert_eq!(init.next(), None);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 7, 0, 10);
+    assert_eq!(init.next(), Some(at(7)));
 }
 
 #[test]
-fn a_core_without_daemons_exits_0_as_soon_as_it_begins() {
-    let mut core = Core::new(&table(), &[]);
-    assert_eq!(acts(core.handle(at(0), Event::Begin)), [Action::Exit(0)]);
+fn a_supervisor_without_daemons_exits_0_as_soon_as_it_begins() {
+    let mut init = Supervisor::new(&table(), &[]);
+    assert_eq!(acts(init.handle(at(0), Event::Begin)), [Action::Exit(0)]);
+}
+
+/// beta alone, forked as pid 11; its exec is under way.
+fn starting() -> Supervisor {
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    let _ = init.handle(at(0), Event::Started { daemon: 0, pid: 11 });
+    init
+}
+
+#[test]
+fn a_daemon_whose_exec_is_under_way_is_shown_as_starting_and_then_as_running() {
+    let mut init = starting();
+    let shown = |init: &Supervisor| (init.view(0).unwrap().state, init.view(0).unwrap().pid);
+    assert_eq!(shown(&init), (DaemonState::Starting, Some(11)));
+    assert_eq!(init.next(), None);
+    let _ = init.handle(at(500), Event::Executed { daemon: 0, pid: 11 });
+    assert_eq!(shown(&init), (DaemonState::Running, Some(11)));
+}
+
+#[test]
+fn a_command_that_can_not_be_executed_fails_once_its_process_has_ended() {
+    let mut init = starting();
+    let why = "cannot execute \"b\"".to_owned();
+    let actions = init.handle(at(1), Event::NotExecuted { daemon: 0, pid: 11, code: 127, why });
+    assert_eq!(told(&actions), ["cannot start beta: cannot execute \"b\"; counts as exited 127"]);
+    let actions = acts(init.handle(at(1), ended(11, End::Code(127))));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11), Action::Exit(127)]);
+    let view = init.view(0).unwrap();
+    assert_eq!((view.state, view.last_exit.unwrap().code), (DaemonState::Failed, Some(127)));
+}
+
+#[test]
+fn a_start_without_a_process_fails_at_once() {
+    let mut init = Supervisor::new(&table(), &[1]);
+    let _ = init.handle(at(0), Event::Begin);
+    let failed = Event::StartFailed { daemon: 0, code: 126, why: "no fork".to_owned() };
+    assert_eq!(acts(init.handle(at(0), failed)), [Action::Exit(126)]);
+    assert_eq!(init.view(0).unwrap().state, DaemonState::Failed);
+}
+
+#[test]
+fn a_shutdown_kills_one_whose_exec_never_comes_at_its_grace() {
+    let mut init = starting();
+    assert_eq!(acts(init.handle(at(0), Event::Stop)), asked(11));
+    assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
+    let actions = init.handle(at(8001), ended(11, End::Signal(KILL)));
+    assert!(told(&actions)[0].ends_with("on request, before its command was executed"), "{actions:?}");
+    assert_eq!(acts(actions), [Action::KillGroup(11), Action::Reap(11), Action::Exit(137)]);
+    assert_eq!(init.view(0).unwrap().state, DaemonState::Failed);
+}
+
+#[test]
+fn one_that_somebody_else_kills_before_its_exec_counts_as_exited_126() {
+    let mut init = starting();
+    let actions = init.handle(at(1), ended(11, End::Signal(KILL)));
+    assert!(told(&actions)[0].ends_with("before its command was executed; counts as exited 126"), "{actions:?}");
+    assert_eq!(acts(actions).last(), Some(&Action::Exit(126)));
+}
+
+#[test]
+fn one_that_executes_its_command_while_it_is_asked_to_end_ends_as_any_other() {
+    let mut init = starting();
+    let _ = init.handle(at(0), Event::Stop);
+    let _ = init.handle(at(1), Event::Executed { daemon: 0, pid: 11 });
+    assert_eq!(gone(&mut init, 2, 0, 11, End::Signal(TERM)).last(), Some(&Action::Exit(143)));
+}
+
+#[test]
+fn a_restart_of_one_whose_exec_is_under_way_changes_nothing_and_that_start_is_it() {
+    let mut init = starting();
+    assert!(acts(init.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
+    assert_eq!(init.last(1).unwrap().outcome, Outcome::Restarting);
+    let _ = init.handle(at(2), Event::Executed { daemon: 0, pid: 11 });
+    assert_eq!((init.last(1).unwrap().outcome, init.view(0).unwrap().generation), (Outcome::Restarted, 1));
+}
+
+#[test]
+fn a_restart_of_one_whose_exec_hangs_for_longer_than_its_grace_stops_it_and_starts_another() {
+    let mut init = starting();
+    assert_eq!(acts(init.handle(at(8_001), Event::Signal(Signal::USR1))), asked(11));
+    let actions = acts(init.handle(at(8_002), ended(11, End::Signal(TERM))));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11), Action::Start(0)]);
+    let _ = init.handle(at(8_002), Event::Started { daemon: 0, pid: 12 });
+    let _ = init.handle(at(8_003), Event::Executed { daemon: 0, pid: 12 });
+    assert_eq!((init.last(1).unwrap().outcome, init.view(0).unwrap().generation), (Outcome::Restarted, 2));
+}
+
+#[test]
+fn a_signal_is_held_until_the_exec_and_looked_after_from_then_on() {
+    let mut init = Supervisor::new(&table(), &[0]);
+    let _ = init.handle(at(0), Event::Begin);
+    let _ = init.handle(at(0), Event::Started { daemon: 0, pid: 10 });
+    assert!(acts(init.handle(at(1), Event::Signal(Signal::HUP))).is_empty());
+    assert_eq!(init.next(), None);
+    let _ = init.handle(at(50_000), Event::Executed { daemon: 0, pid: 10 });
+    let mask = Action::LookAtMask { daemon: 0, pid: 10, signal: Signal::HUP };
+    assert_eq!(acts(init.handle(at(50_000), Event::Time)), [mask]);
+    assert_eq!(init.last(0).unwrap().outcome, Outcome::Held);
+}
+
+#[test]
+fn rtmin_3_asks_for_a_shutdown_unless_it_is_wired() {
+    let mut init = running();
+    let actions = acts(init.handle(at(0), Event::Signal(Signal::RealTime(3))));
+    assert_eq!(actions, [asked(10), asked(11)].concat());
+    assert_eq!(init.state(), InitState::Stopping);
+    let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[signals]\n\"RTMIN+3\" = { restart = \"alpha\" }\n";
+    let mut init = Supervisor::new(&Table::parse(text, "test").unwrap(), &[0]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 10);
+    let _ = init.handle(at(0), Event::Signal(Signal::RealTime(3)));
+    assert_eq!((init.state(), init.last(0).unwrap().outcome), (InitState::Running, Outcome::Restarting));
+}
+
+#[test]
+fn a_signal_that_is_not_wired_changes_nothing_and_the_log_warns_of_an_inherited_stopsignal() {
+    let mut init = running();
+    let actions = init.handle(at(0), Event::Signal(Signal::USR2));
+    let text = "SIGUSR2 isn't wired to anything; nothing was done. If `docker stop` sent it, the image sets STOPSIGNAL: \
+                set it to SIGTERM";
+    assert_eq!(actions, [Action::Tell(Level::Warn, text.to_owned())]);
+}
+
+#[test]
+fn a_death_by_sigkill_while_the_oom_killer_was_at_work_says_so() {
+    let mut init = running();
+    let actions = init.handle(at(1), Event::Ended { pid: 10, end: End::Signal(KILL), oom_kills: 1 });
+    assert!(told(&actions)[0].contains("OOM killer has killed 1 process of this container"), "{actions:?}");
+    let _ = init.handle(at(1), left(0, 10, &[]));
+    let _ = init.handle(at(1), Event::Signal(Signal::USR1));
+    let _ = pass(&mut init, 8001);
+    let actions = init.handle(at(8001), Event::Ended { pid: 11, end: End::Signal(KILL), oom_kills: 1 });
+    assert!(!told(&actions)[0].contains("OOM"), "init itself sent that one: {actions:?}");
+}
+
+#[test]
+fn a_daemon_that_exits_0_within_a_second_of_its_start_gets_a_hint_that_it_must_not_go_into_the_background() {
+    let hint = |ms, end| {
+        let mut init = running();
+        told(&init.handle(at(ms), ended(10, end))).iter().any(|line| line.contains("background"))
+    };
+    assert!(hint(999, End::Code(0)));
+    assert!(!hint(1000, End::Code(0)));
+    assert!(!hint(999, End::Code(1)));
+    let mut init = running();
+    let _ = init.handle(at(1), Event::Stop);
+    assert_eq!(told(&init.handle(at(2), ended(10, End::Code(0)))).len(), 1, "it was asked to end");
+}
+
+#[test]
+fn a_reaped_orphan_is_told_at_debug_with_its_pid_and_how_it_ended() {
+    let actions = running().handle(at(1), ended(99, End::Signal(11)));
+    let text = "reaped pid 99, which is no daemon's: it was killed by signal 11".to_owned();
+    assert_eq!(actions, [Action::Reap(99), Action::Tell(Level::Debug, text)]);
+}
+
+/// alpha says READY=1 when it is ready; it runs as pid 10.
+fn notifying() -> Supervisor {
+    let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nready = { notify = true }\n[signals]\n\
+                USR1 = { restart = \"alpha\" }\n";
+    let mut init = Supervisor::new(&Table::parse(text, "test").unwrap(), &[0]);
+    let _ = init.handle(at(0), Event::Begin);
+    up(&mut init, 0, 0, 10);
+    init
+}
+
+fn ready(pid: i32, session: Option<i32>) -> Event {
+    Event::Notify { pid, ready: true, reloading: None, errno: 0, session }
+}
+
+#[test]
+fn a_ready_of_another_process_than_the_daemon_s_own_does_not_count_and_is_told_once_a_generation() {
+    for session in [Some(10), None] {
+        let mut init = notifying();
+        let actions = init.handle(at(1), ready(13, session));
+        assert!(
+            told(&actions)[0].starts_with("READY=1 came from pid 13, which isn't alpha's own process"),
+            "{actions:?}"
+        );
+        assert!(!init.view(0).unwrap().notified);
+        assert!(init.handle(at(2), ready(13, session)).is_empty());
+        let _ = init.handle(at(3), Event::Signal(Signal::USR1));
+        let _ = gone(&mut init, 3, 0, 10, End::Code(0));
+        up(&mut init, 3, 0, 12);
+        assert_eq!(init.handle(at(4), ready(13, session.map(|_| 12))).len(), 1);
+    }
+}
+
+#[test]
+fn a_ready_of_a_process_that_init_does_not_see_is_not_told() {
+    assert!(notifying().handle(at(1), ready(0, None)).is_empty());
+}
+
+#[test]
+fn a_ready_that_comes_before_the_exec_is_told_counts() {
+    let mut init = starting();
+    let _ = init.handle(at(1), ready(11, Some(11)));
+    let _ = init.handle(at(1), Event::Executed { daemon: 0, pid: 11 });
+    assert!(init.view(0).unwrap().notified);
 }

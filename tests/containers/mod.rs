@@ -13,6 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 pub const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
+
+/// The binary under test: another one than this build's, if `SIDECAR_BINARY` names it. It takes the image's place too.
+pub fn binary() -> String {
+    std::env::var("SIDECAR_BINARY").unwrap_or_else(|_| SIDECAR.to_owned())
+}
+
 /// What a bundle is run with in the README.
 const HARDENED: [&str; 7] = [
     "--read-only",
@@ -125,7 +131,11 @@ impl Container {
 
     /// A bundle of the image under test, hardened, that runs but needn't be ready yet.
     pub fn bundle(options: &[&str]) -> Self {
-        Self::run(&[&HARDENED, options].concat(), &image(), &[])
+        let other = std::env::var("SIDECAR_BINARY").map(|path| format!("--volume={path}:/usr/local/bin/sidecar:ro"));
+        let mut all = HARDENED.to_vec();
+        all.extend(other.as_deref());
+        all.extend(options);
+        Self::run(&all, &image(), &[])
     }
 
     /// One that has this daemon table in place of the built-in one. Its daemons need not be real ones.

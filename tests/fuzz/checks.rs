@@ -9,12 +9,12 @@ use sidecar::change::reason::Shortfall;
 use sidecar::change::record::Record;
 use sidecar::host::engine::BundleRef;
 use sidecar::host::identify::identify;
-use sidecar::init::relay::{LINE_MAX, Sink, Stream};
+use sidecar::init::relay::{LINE_MAX, Sink, Source, Stream};
 use sidecar::page;
 use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request};
 use sidecar::status::Page;
 use sidecar::supervisor::select;
-use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Ready, Signal, Table};
+use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, Signal, Table};
 use sidecar::text::Plain;
 
 /// A table is one that init can run, or an error in a line that is there.
@@ -140,40 +140,83 @@ fn is_plain(text: &Plain) {
     assert!(text.as_str().len() <= 320 && text.as_str().bytes().all(|b| matches!(b, b' '..=b'~')), "{text:?}");
 }
 
-/// A daemon's output comes out as whole lines behind its name, whatever it wrote in whichever portions.
+/// A daemon's output comes out as whole lines behind its name, or as objects, whatever it wrote in whichever portions.
 pub fn lines(data: &[u8]) {
     let Some((portion, text)) = data.split_first() else { return };
     // What a pipe takes at once.
     let text = text.get(..32_768).unwrap_or(text);
     let portion = usize::from(*portion) * 40 + 1;
+    let mut pieces = Vec::new();
+    for line in text.strip_suffix(b"\n").unwrap_or(text).split(|b| *b == b'\n').filter(|_| !text.is_empty()) {
+        pieces.extend(pieces_of(line));
+    }
+
+    let said = relayed(text, portion, Output::Prefix);
+    let mut wanted = Vec::new();
+    for (piece, _) in &pieces {
+        wanted.extend(b"[d] ");
+        let (last, begin) =
+            piece.split_last().map_or((&[][..], &[][..]), |(last, begin)| (std::slice::from_ref(last), begin));
+        wanted.extend(begin.iter().flat_map(|b| if *b == b'\r' { b"\\r".to_vec() } else { vec![*b] }));
+        wanted.extend([last, b"\n"].concat());
+    }
+    assert_eq!(String::from_utf8_lossy(&said), String::from_utf8_lossy(&wanted));
+
+    let said = String::from_utf8(relayed(text, portion, Output::Json)).unwrap();
+    let mut objects = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    for (piece, is_last) in pieces {
+        let object = objects.next().unwrap();
+        assert_eq!((&object["daemon"], object["partial"].is_null()), (&"d".into(), is_last));
+        match object["record"].as_object() {
+            Some(_) => assert_eq!(serde_json::from_slice::<serde_json::Value>(piece).unwrap(), object["record"]),
+            None => assert_eq!(object["line"], *String::from_utf8_lossy(piece)),
+        }
+    }
+    assert!(objects.next().is_none());
+}
+
+/// What a line is split into, and whether each piece is the last.
+fn pieces_of(mut line: &[u8]) -> Vec<(&[u8], bool)> {
+    let mut pieces = Vec::new();
+    while line.len() > LINE_MAX {
+        let mut at = LINE_MAX;
+        let mut begin = 0;
+        for chunk in line.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                if begin < LINE_MAX && begin + c.len_utf8() > LINE_MAX {
+                    at = begin;
+                }
+                begin += c.len_utf8();
+            }
+            begin += chunk.invalid().len();
+        }
+        let (piece, rest) = line.split_at(at);
+        pieces.push((piece, false));
+        line = rest;
+    }
+    pieces.push((line, true));
+    pieces
+}
+
+fn relayed(text: &[u8], portion: usize, output: Output) -> Vec<u8> {
     let (read, write) = nix::unistd::pipe().unwrap();
     let mut write = File::from(write);
     write.write_all(text).unwrap();
     drop(write);
     let mut file = File::from(nix::sys::memfd::memfd_create("lines", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap());
-    let mut sink = Sink::open(file.as_fd()).unwrap();
-    let mut stream = Stream::new(read, "d", 0, 1, 0, 0);
+    let mut sink = Sink::open(file.as_fd(), output).unwrap();
+    let source = Source { daemon: 0, name: "d", generation: 1, stream: "stdout" };
+    let mut stream = Stream::new(read, &source, 0, 0, output);
     let mut buffer = vec![0; portion];
     while !stream.ended {
-        stream.pump(&mut buffer, &mut sink);
+        stream.pump(&mut buffer, &mut sink, false);
         sink.flush();
     }
     assert!(!sink.is_waiting());
     let mut said = Vec::new();
     file.rewind().unwrap();
     file.read_to_end(&mut said).unwrap();
-
-    let mut wanted = Vec::new();
-    for line in text.strip_suffix(b"\n").unwrap_or(text).split(|b| *b == b'\n') {
-        let parts = line.chunks(LINE_MAX).chain(line.is_empty().then_some(&b""[..]));
-        for part in parts {
-            wanted.extend([b"[d] ", part, b"\n"].concat());
-        }
-    }
-    if text.is_empty() {
-        wanted.clear();
-    }
-    assert_eq!(String::from_utf8_lossy(&said), String::from_utf8_lossy(&wanted));
+    said
 }
 
 /// What is selected is of the table, in its order, each once; all where nothing is named.

@@ -82,6 +82,13 @@ impl Setup {
         self
     }
 
+    /// DIR/hung is a file system that answers nobody: whoever looks there waits until it is killed.
+    pub fn with_hung_mount(self) -> Self {
+        let script = "mkdir DIR/hung; exec 3<>/dev/fuse; mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 none \
+                      DIR/hung; sleep 1000 <&3 & exec 3>&-; exec \"$@\"";
+        self.wrapped(&["sh", "-c", script, "-"])
+    }
+
     /// As a user whom nobody else is, not even this test run by somebody else, with `prlimit`'s options.
     pub fn under_user(mut self, limits: &[&str]) -> Self {
         static USER: AtomicU32 = AtomicU32::new(0);

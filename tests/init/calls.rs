@@ -131,30 +131,39 @@ const COUNTED: [i64; 9] = [
     libc::SYS_epoll_ctl,
 ];
 
+/// Both of its daemons run, and init waits.
+fn at_rest(table: &str) -> Bundle {
+    let bundle = Bundle::start(table);
+    for daemon in [0, 1] {
+        bundle.wait_for_generation(daemon, 1);
+    }
+    bundle
+}
+
 #[test]
-fn a_restart_is_one_clone_two_pipes_four_kills_three_looks_for_children_and_two_pages() {
-    let bundle = Bundle::start(TWO_THAT_REST);
-    bundle.wait_for("err", "starting beta");
-    bundle.wait_for_generation(1, 1);
+fn a_restart_is_one_fork_three_pipes_three_kills_three_looks_for_children_and_three_pages() {
+    let bundle = at_rest(TWO_THAT_REST);
     let calls = count(
         bundle.pid(),
         &COUNTED,
         || bundle.signal("USR1"),
-        || bundle.page()["status"]["daemons"][1]["generation"] == 2,
+        || bundle.daemon(1)["generation"] == 2 && bundle.daemon(1)["state"] == "running",
     );
     let expected = [
         (libc::SYS_clone, 1),
-        (libc::SYS_pipe2, 2),
-        // TERM, CONT, KILL to the group, and a look at whether that is empty.
-        (libc::SYS_kill, 4),
+        // stdout, stderr, and what became of the exec.
+        (libc::SYS_pipe2, 3),
+        // TERM, CONT, and KILL to the group.
+        (libc::SYS_kill, 3),
         // The one that ended, seen and reaped, and then none.
         (WAITID_ONE, 1),
         (libc::SYS_waitid, 1),
         (libc::SYS_wait4, 1),
-        (libc::SYS_memfd_create, 2),
-        // The pipes' ends, put in place and let go of, and the page twice.
-        (libc::SYS_dup3, 6),
-        (libc::SYS_epoll_ctl, 2),
+        // It is stopping, starting, running.
+        (libc::SYS_memfd_create, 3),
+        (libc::SYS_dup3, 3),
+        // The old pipes out, the three new ones in, and the last of these out.
+        (libc::SYS_epoll_ctl, 6),
     ];
     assert_eq!(calls, BTreeMap::from(expected));
 }
@@ -162,9 +171,7 @@ fn a_restart_is_one_clone_two_pipes_four_kills_three_looks_for_children_and_two_
 #[test]
 fn an_orphan_is_seen_and_reaped_and_nothing_else_happens() {
     let table = TWO_THAT_REST.replace("$LEAVE", "exec sh -c 'while ! test -e DIR/left; do sleep 0.02; done'");
-    let bundle = Bundle::start(&table);
-    bundle.wait_for("err", "starting beta");
-    bundle.wait_for_generation(1, 1);
+    let bundle = at_rest(&table);
     // The shell's own child ends too, and is the shell's to reap; the other one is init's.
     let before = bundle.children().len();
     let calls = count(
@@ -185,9 +192,7 @@ const LOOK: i64 = libc::SYS_epoll_pwait;
 fn a_burst_that_fills_a_pipe_is_found_read_and_written_in_one_call_each() {
     let burst =
         "while ! test -e DIR/go; do sleep 0.02; done; dd if=DIR/burst bs=65536 count=1 status=none; exec sleep 1000;";
-    let bundle = Bundle::start(&TWO_THAT_REST.replace("while ! test -e DIR/go; do sleep 0.02; done;", burst));
-    bundle.wait_for("err", "starting beta");
-    bundle.wait_for_generation(1, 1);
+    let bundle = at_rest(&TWO_THAT_REST.replace("while ! test -e DIR/go; do sleep 0.02; done;", burst));
     let line = "a line of 64 bytes with its newline, of which a pipe holds 1024\n";
     bundle.write("burst", &line.repeat(1024));
     let relayed = format!("[alpha] {line}").repeat(1024);

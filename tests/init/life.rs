@@ -119,7 +119,7 @@ fn a_command_that_is_not_found_counts_as_127_and_one_that_may_not_run_as_126_wit
         let mut bundle = Bundle::start(&format!("[[daemon]]\nname = \"alpha\"\ncommand = [\"{command}\"]\n"));
         assert_eq!(bundle.exit_code(), code, "{command}");
         let log = bundle.read("err");
-        assert!(log.contains(&format!("cannot start alpha: cannot execute {command}: ")), "{log}");
+        assert!(log.contains(&format!("cannot start alpha: cannot execute {command:?}: ")), "{log}");
     }
     // A script without a first line that says by what: ENOEXEC, for which glibc's execvp asks a shell.
     let bundle = Bundle::start(
@@ -182,7 +182,7 @@ fn a_dead_daemon_is_simply_started_by_a_restart() {
 fn an_old_worker_is_gone_before_the_replacement_starts() {
     let bundle = Bundle::start(&TWO.replace(
         "printf 'no newline'; exec sleep 1000",
-        "echo run >> DIR/runs; sh -c 'trap : TERM; exec 9> DIR/lock; flock -n 9 || echo old worker lives; while :; do sleep 0.02; done' & wait",
+        "echo run >> DIR/runs; sh -c 'trap : TERM; exec 9> DIR/lock; flock -n 9; test $? != 1 || echo old worker lives; while :; do sleep 0.02; done' & wait",
     ));
     bundle.wait_for("runs", "run\n");
     for generation in 2..6 {
@@ -276,6 +276,7 @@ fn what_left_its_group_and_session_holds_up_neither_a_restart_nor_the_end_and_it
 fn without_a_descriptor_left_a_restart_fails_the_old_page_is_taken_away_and_both_come_back() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
+    bundle.wait_for_generation(1, 1);
     let limit = |soft: libc::rlim_t| {
         let limit = libc::rlimit { rlim_cur: soft, rlim_max: 1024 };
         // SAFETY: prlimit(2) reads the limit it is given and writes none.

@@ -6,11 +6,13 @@
 mod bundle;
 mod calls;
 mod faults;
+mod hostile;
 mod life;
 mod output;
 mod short;
 mod shutdown;
 mod signals;
+mod start;
 mod status;
 
 use bundle::{Bundle, Setup, TWO};

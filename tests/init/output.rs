@@ -119,7 +119,7 @@ fn wait_until_stuck(bundle: &Bundle) {
     bundle.wait_until("a daemon that is blocked", || {
         thread::sleep(Duration::from_millis(100));
         let now = bundle.children().into_iter().map(written).max().unwrap_or(0);
-        now == std::mem::replace(&mut before, now) && now > 300_000
+        now == std::mem::replace(&mut before, now) && now > 150_000
     });
 }
 
@@ -164,6 +164,111 @@ fn a_long_line_is_split_at_8192_bytes_and_a_last_one_without_newline_is_printed(
         out.lines().map(|l| l.strip_prefix("[d0] ").unwrap()).map(|l| (l.len(), l.chars().next())).collect();
     let (x, y) = (Some('x'), Some('y'));
     assert_eq!(lines, [(8192, x), (8192, x), (3616, x), (8192, y), (0, None), (4, Some('l'))]);
+}
+
+#[test]
+fn a_long_line_is_cut_before_a_letter_and_never_within_it() {
+    let letters = "print 'x', \"\\xc3\\xa9\" x 10_000, \"\\n\"";
+    let mut bundle = setup(&[letters]).start();
+    assert_eq!(bundle.exit_code(), 0);
+    let out = String::from_utf8(fs::read(bundle.dir.join("out")).unwrap()).unwrap();
+    let lengths: Vec<usize> = out.lines().map(|l| l.strip_prefix("[d0] ").unwrap().len()).collect();
+    assert_eq!(lengths, [8191, 8192, 3618]);
+}
+
+#[test]
+fn a_carriage_return_within_a_line_forges_no_others_prefix() {
+    let mut bundle = setup(&["print \"a\\r[d1] forged\\r\\r\\n\"; print \"crlf\\r\\n\"; print \"\\rend\\r\""]).start();
+    assert_eq!(bundle.exit_code(), 0);
+    assert_eq!(bundle.read("out"), "[d0] a\\r[d1] forged\\r\r\n[d0] crlf\r\n[d0] \\rend\r\n");
+}
+
+#[test]
+fn a_flood_of_blank_lines_costs_init_no_more_memory_than_its_bound_and_loses_none() {
+    let (reader, writer) = pipe().unwrap();
+    // F_SETPIPE_SZ: a pipe of 1 MiB.
+    let script = "fcntl(STDOUT, 1031, 1 << 20); my $n = 0; while ($n < 3_000_000) { $n += syswrite(STDOUT, \"\\n\" x 500_000) } \
+                  print \"end\\n\"; sleep 1000";
+    let name = "d".repeat(63);
+    let table = format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"perl\", \"-e\", '''$| = 1; {script}''']\n");
+    let mut bundle = Setup::new(&table).stdout(&writer).start();
+    drop(writer);
+    bundle.wait_for_generation(0, 1);
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
+        let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let before = memory();
+    // Nobody reads yet.
+    thread::sleep(Duration::from_secs(1));
+    let text = read_all(reader);
+    bundle.wait_until("all of it", || text.bytes.lock().unwrap().ends_with(b"] end\n"));
+    assert!(memory() < before + 4096, "{before} kB have become {} kB", memory());
+    bundle.signal("TERM");
+    assert_eq!(bundle.exit_code(), 143);
+    let lines = text.whole();
+    assert_eq!(lines.lines().count(), 3_000_001);
+}
+
+#[test]
+fn with_output_json_every_line_is_an_object_that_tells_whose_it_is() {
+    let script = r#"
+        print "{\"msg\": \"short\"}\n", "text\n", "crlf\r\n", "a\r[d1] b\n", "bin \xff\xfe\0\n", "{\"a\":1} {}\n";
+        print STDERR "{\"daemon\":\"other\"}\n"; print "\xc3\xa9" x 6000, "\n", "unfinished"; exit 3"#;
+    let table = format!("output = \"json\"\n{}", perls(&[script]));
+    let mut bundle = Setup::new(&table).select("d0").start();
+    assert_eq!(bundle.exit_code(), 3);
+    let objects = |name: &str| -> Vec<serde_json::Value> {
+        let text = String::from_utf8(fs::read(bundle.dir.join(name)).unwrap()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    };
+    let out = objects("out");
+    for object in &out {
+        assert_eq!((&object["daemon"], &object["stream"]), (&"d0".into(), &"stdout".into()));
+        assert_eq!(object["time"].as_str().unwrap().len(), "2026-11-27T22:00:00.123Z".len());
+    }
+    assert_eq!(out[0]["record"]["msg"], "short");
+    let lines: Vec<Option<&str>> = out[1..6].iter().map(|object| object["line"].as_str()).collect();
+    assert_eq!(lines, ["text", "crlf\r", "a\r[d1] b", "bin \u{fffd}\u{fffd}\0", "{\"a\":1} {}"].map(Some));
+    assert_eq!((&out[6]["partial"], out[6]["line"].as_str().unwrap().len()), (&true.into(), 8192));
+    assert_eq!((&out[7]["partial"], out[7]["line"].as_str().unwrap().len()), (&serde_json::Value::Null, 3808));
+    assert_eq!(out[8]["line"], "unfinished");
+    let err = objects("err");
+    let of = |stream: &str| err.iter().filter(|object| object["stream"] == stream).cloned().collect::<Vec<_>>();
+    assert_eq!((&of("stderr")[0]["daemon"], &of("stderr")[0]["record"]["daemon"]), (&"d0".into(), &"other".into()));
+    let own = of("init");
+    assert_eq!((&own[0]["level"], &own[0]["line"]), (&"info".into(), &"starting d0".into()));
+    assert_eq!(own.last().unwrap()["level"], "warn");
+    // What SIDECAR_LOG_FORMAT says goes for init's own lines.
+    let mut bundle = Setup::new(&table).select("d0").env("SIDECAR_LOG_FORMAT", "text").start();
+    assert_eq!(bundle.exit_code(), 3);
+    assert!(bundle.read("err").contains(" INFO starting d0\n") && bundle.read("err").contains("\"stream\":\"stderr\""));
+}
+
+#[test]
+fn with_output_json_what_is_dropped_is_counted_in_an_object_too() {
+    let (reader, writer) = pipe().unwrap();
+    let table = format!("output = \"json\"\n{}", perls(&[ENDLESS]));
+    let mut bundle = Setup::new(&table).select("d0").stdout(&writer).start();
+    drop(writer);
+    wait_until_stuck(&bundle);
+    bundle.signal("USR1");
+    bundle.wait_until("what it wrote", || bundle.dir.join("wrote").exists());
+    let wrote: u64 = bundle.read("wrote").parse().unwrap();
+    let text = read_all(reader);
+    let told = |text: &str| {
+        let objects = text.lines().map_while(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let lines: Vec<_> =
+            objects.map(|object| (object["stream"].clone(), object["line"].as_str().unwrap().to_owned())).collect();
+        let dropped = lines.iter().filter(|(stream, _)| stream == "init").map(|(_, line)| dropped(line)).sum::<u64>();
+        (lines.iter().filter(|(stream, _)| stream == "stdout").count() as u64, dropped)
+    };
+    bundle.wait_until("a report", || told(&text.so_far()).1 > 0);
+    bundle.signal("TERM");
+    assert_eq!(bundle.exit_code(), 143);
+    let (lines, dropped) = told(&text.whole());
+    assert_eq!(lines + dropped, wrote);
 }
 
 #[test]

@@ -292,6 +292,7 @@ fn who_floods_the_log_or_the_notify_socket_or_makes_orphans_without_end_holds_up
         let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
         let mut bundle = Setup::new(&table).stderr(&null).start();
         bundle.wait_for_generation(1, 1);
+        bundle.wait_for_generation(0, 1);
         for generation in 2..7 {
             bundle.signal("USR1");
             bundle.wait_for_generation(0, generation);

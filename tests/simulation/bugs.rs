@@ -21,9 +21,14 @@ pub enum Bug {
     ReplacementMeetsTheOldWorker,
     PageReadHalfWritten,
     ForkTakenForAHandler,
+    MembersKilledUnasked,
+    MemberOutsideTheGroupForgotten,
+    ExecThatNeverComesBlocksAShutdown,
+    TracedChildWaitedForForEver,
+    GraceRunsOnInAPause,
 }
 
-pub const ALL: [Bug; 13] = [
+pub const ALL: [Bug; 18] = [
     Bug::OneWaitForOneSigchld,
     Bug::GroupKilledAfterTheReap,
     Bug::MaskInherited,
@@ -37,6 +42,11 @@ pub const ALL: [Bug; 13] = [
     Bug::ReplacementMeetsTheOldWorker,
     Bug::PageReadHalfWritten,
     Bug::ForkTakenForAHandler,
+    Bug::MembersKilledUnasked,
+    Bug::MemberOutsideTheGroupForgotten,
+    Bug::ExecThatNeverComesBlocksAShutdown,
+    Bug::TracedChildWaitedForForEver,
+    Bug::GraceRunsOnInAPause,
 ];
 
 /// The bug that is planted, and what it needs to remember.
@@ -89,6 +99,34 @@ impl Planted {
         self.restarts.iter().find(|(s, _)| *s == signal).map(|(_, wire)| *wire)
     }
 
+    /// What init sees of those that are left of a session.
+    pub fn members(&self, kernel: &Kernel, sid: i32, all: Vec<i32>) -> Vec<i32> {
+        match self.bug {
+            // It doesn't look again.
+            Some(Bug::ReplacementMeetsTheOldWorker) if kernel.by_pid(sid).is_none() => Vec::new(),
+            Some(Bug::MemberOutsideTheGroupForgotten) => {
+                let is_in_group = |pid: &i32| kernel.processes.iter().any(|p| p.pid == *pid && p.pgid == sid);
+                all.into_iter().filter(is_in_group).collect()
+            }
+            _ => all,
+        }
+    }
+
+    /// The signal that a member gets.
+    pub fn kill_member(&self, signal: i32) -> i32 {
+        if signal == TERM && self.is(Bug::MembersKilledUnasked) { KILL } else { signal }
+    }
+
+    /// It sees nothing of a pause.
+    pub fn runs_in_a_pause(&self) -> bool {
+        self.is(Bug::GraceRunsOnInAPause)
+    }
+
+    /// It waits in place for the end of whom it has killed.
+    pub fn waits_for_the_traced(&self) -> bool {
+        self.is(Bug::TracedChildWaitedForForEver)
+    }
+
     pub fn mask(&self) -> u64 {
         if self.is(Bug::MaskInherited) { u64::MAX } else { 0 }
     }
@@ -121,12 +159,14 @@ impl Planted {
     /// What becomes of a call of kill(2).
     pub fn kill(&mut self, pid: i32, signal: i32, kernel: &Kernel, judge: &Judge) -> Option<(i32, i32)> {
         let daemon = (0..judge.daemons()).find(|d| judge.pid(*d) == Some(pid));
+        let is_starting = kernel.processes.iter().any(|p| p.pid == pid && !p.executed);
         match (self.bug, signal) {
+            (Some(Bug::ExecThatNeverComesBlocksAShutdown), _) if is_starting => None,
             (Some(Bug::GroupKilledAfterTheReap), KILL) if pid < 0 => {
                 self.to_kill = Some(-pid);
                 None
             }
-            (Some(Bug::ReplacementMeetsTheOldWorker), 0) | (Some(Bug::StoppedProcessNeverGetsItsTerm), CONT) => None,
+            (Some(Bug::StoppedProcessNeverGetsItsTerm), CONT) => None,
             (Some(Bug::DeadlineMovedByASecondTerm), KILL) if pid > 0 && kernel.now < self.moved_to => {
                 self.timers.push((daemon.unwrap_or(0), 0, self.moved_to));
                 None

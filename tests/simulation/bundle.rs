@@ -441,6 +441,8 @@ impl Bundle {
             DaemonState::Running => {
                 (self.state, self.starts_again, self.gone_at) = (DaemonState::Stopping, true, self.now + self.slow);
             }
+            // That start is it.
+            DaemonState::Starting => {}
             DaemonState::Stopping => self.starts_again = true,
             DaemonState::Exited | DaemonState::Failed => self.start(),
         }

@@ -3,16 +3,20 @@
 //! Nothing here looks at how the core decides: what is true is worked out again, from requests served and calls made.
 
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome};
-use sidecar::supervisor::{Core, Event};
+use sidecar::supervisor::{Event, Supervisor};
 use sidecar::table::{Action, Table};
 
 use crate::kernel::{CONT, End, KILL, Kernel, Life, Millis, TERM, Uid, bit};
 
-/// How long a replacement waits at most for the old group to be gone.
-const CLEARING: Millis = 2_000;
+/// How long init waits at most for the end of what it has killed.
+const GIVE_UP: Millis = 2_000;
+/// How late init may be woken, and still not see a pause.
+const LATE: Millis = 500;
 /// How long a signal is held at most.
 const HOLD: Millis = 20_000;
-/// How far apart the looks at a group or a mask are at most.
+/// How long init sleeps at most while a daemon is stopping.
+const TICK: Millis = 1_000;
+/// How far apart the looks at a session or a mask are at most.
 const LOOK: Millis = 50;
 
 /// A daemon's process, as the kernel knows it.
@@ -21,16 +25,43 @@ struct Process {
     uid: Uid,
     pid: i32,
     since: Millis,
-    termed: Option<Millis>,
+    /// What has become of its exec: `Err` is the code that it counts as.
+    executed: Option<Result<(), i32>>,
+    termed: bool,
+    /// When it, or what it left, is to be killed, if it was asked to end.
+    deadline: Option<Millis>,
     continued: bool,
-    killed: bool,
+    killed: Option<Millis>,
+    /// Its group was killed once it had ended.
     swept: bool,
+    /// Since when it isn't init's any more: reaped, or given up.
     reaped: Option<Millis>,
+    /// What is left of its session.
+    left: Left,
+}
+
+/// What a daemon's process leaves of its session, as far as it concerns init.
+#[derive(Clone, Debug, Default)]
+struct Left {
+    /// Nobody, as init has seen, or it has given up.
+    is_settled: bool,
+    asked: Vec<Uid>,
+    /// Who was asked and is yet to be told to go on.
+    to_continue: Vec<Uid>,
+    /// When they were killed first.
+    killed: Option<Millis>,
+    /// A replacement was to start after them, and a shutdown came: it waits for them.
+    is_waited_for: bool,
 }
 
 impl Process {
     fn is_being_ended(&self) -> bool {
-        self.termed.is_some() || self.killed
+        self.termed || self.killed.is_some()
+    }
+
+    /// It has ended, it was asked to, and others of its session have yet to.
+    fn is_waited_for(&self) -> bool {
+        self.reaped.is_some() && !self.left.is_settled && (self.is_being_ended() || self.left.is_waited_for)
     }
 }
 
@@ -49,7 +80,8 @@ struct Slot {
     /// What the log said, and what it has yet to say.
     says_start: bool,
     owes_term: bool,
-    owes_end: bool,
+    says_end: bool,
+    owes_killed: bool,
     says_left: bool,
     grace: Millis,
     starts: u64,
@@ -61,11 +93,17 @@ struct Slot {
     wanted: Option<Millis>,
     /// Since when nothing of the old group is there.
     gone: Option<Millis>,
+    generation: u64,
     ready: bool,
     reloading: Option<u64>,
 }
 
 impl Slot {
+    fn keeps_init(&self) -> bool {
+        let is_waited_for = self.process.as_ref().is_some_and(Process::is_waited_for);
+        self.unreaped().is_some() || self.wanted.is_some() || is_waited_for
+    }
+
     fn unreaped(&self) -> Option<&Process> {
         self.process.as_ref().filter(|p| p.reaped.is_none())
     }
@@ -119,12 +157,20 @@ pub enum Mark {
     SignalAfterTheEnd,
     Late,
     SeenBlocked,
+    Paused,
+    MemberAsked,
+    MemberKilledAtDeadline,
+    MemberKilledAtOnce,
+    MemberOfAnotherGroup,
+    ExecLate,
+    StoppedBeforeExec,
+    GivenUpTraced,
 }
 
 pub const MARKS: usize = Mark::ALL.len();
 
 impl Mark {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 36] = [
         Self::Replaced,
         Self::DeadStarted,
         Self::StartFailed,
@@ -153,6 +199,14 @@ impl Mark {
         Self::SignalAfterTheEnd,
         Self::Late,
         Self::SeenBlocked,
+        Self::Paused,
+        Self::MemberAsked,
+        Self::MemberKilledAtDeadline,
+        Self::MemberKilledAtOnce,
+        Self::MemberOfAnotherGroup,
+        Self::ExecLate,
+        Self::StoppedBeforeExec,
+        Self::GivenUpTraced,
     ];
 }
 
@@ -188,12 +242,13 @@ macro_rules! broken {
 }
 
 impl Judge {
-    pub fn new(table: &Table, selected: &[usize], no_masks: bool, marks: [u64; MARKS]) -> Self {
+    pub fn new(table: &Table, selected: &[usize], no_masks: bool, marks: &[u64; MARKS]) -> Self {
         let slot = |i: &usize| Slot {
             name: table.daemons[*i].name.clone(),
             says_start: false,
             owes_term: false,
-            owes_end: false,
+            says_end: false,
+            owes_killed: false,
             says_left: false,
             grace: u64::try_from(table.daemons[*i].grace.as_millis()).unwrap_or(u64::MAX),
             starts: 0,
@@ -203,6 +258,7 @@ impl Judge {
             last_exit: None,
             wanted: None,
             gone: None,
+            generation: 0,
             ready: false,
             reloading: None,
         };
@@ -219,7 +275,7 @@ impl Judge {
             says_never: 0,
             no_masks,
             broken: None,
-            marks,
+            marks: *marks,
         }
     }
 
@@ -244,6 +300,20 @@ impl Judge {
         any
     }
 
+    /// init could not run for so long: nobody loses that time.
+    pub fn lose(&mut self, lost: Millis) {
+        self.mark(Mark::Paused);
+        for process in self.slots.iter_mut().filter_map(|slot| slot.process.as_mut()) {
+            let times = [&mut process.deadline, &mut process.killed, &mut process.left.killed];
+            times.into_iter().flatten().for_each(|at| *at += lost);
+        }
+        for request in &mut self.requests {
+            if let Expected::Held(since) = &mut request.expected {
+                *since += lost;
+            }
+        }
+    }
+
     /// init takes this in now.
     pub fn serving(&mut self, event: &Event, now: Millis) {
         match event {
@@ -265,6 +335,9 @@ impl Judge {
                 }
                 for slot in 0..self.slots.len() {
                     if self.slots[slot].wanted.take().is_some() {
+                        if let Some(process) = &mut self.slots[slot].process {
+                            process.left.is_waited_for = true;
+                        }
                         self.mark(Mark::ShutdownCutRestart);
                     }
                     self.set(slot, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
@@ -278,7 +351,33 @@ impl Judge {
                 let Some(at) = self.table.wiring.iter().position(|w| w.signal == *signal) else { return };
                 self.signal(at, now);
             }
-            Event::Notify { pid, ready, reloading, errno } => {
+            Event::Executed { daemon, pid } => {
+                let slot = &mut self.slots[*daemon];
+                let Some(process) = slot.process.as_mut().filter(|p| p.pid == *pid && p.reaped.is_none()) else {
+                    return;
+                };
+                process.executed = Some(Ok(()));
+                if process.since < now {
+                    self.marks[Mark::ExecLate as usize] += 1;
+                }
+                if process.is_being_ended() {
+                    return;
+                }
+                for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(*daemon)) {
+                    if let Expected::Held(since) = &mut request.expected {
+                        *since = now;
+                    }
+                }
+                self.set(*daemon, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
+            }
+            Event::NotExecuted { daemon, pid, code, .. } => {
+                let slot = &mut self.slots[*daemon];
+                let Some(process) = slot.process.as_mut().filter(|p| p.pid == *pid && p.reaped.is_none()) else {
+                    return;
+                };
+                process.executed = Some(Err(*code));
+            }
+            Event::Notify { pid, ready, reloading, errno, .. } => {
                 let from = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == *pid && !p.is_being_ended());
                 let Some(at) = self.slots.iter().position(from) else { return };
                 let slot = &mut self.slots[at];
@@ -312,7 +411,13 @@ impl Judge {
             None => Expected::Is(Outcome::Refused),
             Some(slot) => match &self.table.wiring[at].action {
                 Action::Restart => {
-                    if begun {
+                    let grace = self.slots[slot].grace;
+                    let is_starting = |p: &Process| {
+                        p.executed != Some(Ok(())) && !p.is_being_ended() && now.saturating_sub(p.since) <= grace
+                    };
+                    if self.slots[slot].unreaped().is_some_and(is_starting) {
+                        // That start is it.
+                    } else if begun {
                         let slot = &mut self.slots[slot];
                         slot.wanted = slot.wanted.or(Some(now));
                     } else {
@@ -364,18 +469,20 @@ impl Judge {
         if !self.slots[at].failed
             && let Some(old) = self.slots[at].process.clone()
         {
-            let left = kernel
-                .processes
-                .iter()
-                .find(|p| p.family == Some((at, old.uid)) && Some(p.uid) != came.ok().map(|c| c.0));
-            let due = old.reaped.is_some_and(|reaped| now >= reaped + CLEARING);
+            let is_left = |p: &&crate::kernel::Process| {
+                let is_new = Some(p.uid) == came.ok().map(|c| c.0);
+                // Its end may have come, and can't be seen.
+                p.family == Some((at, old.uid)) && p.uid != old.uid && !is_new && !matches!(p.life, Life::Zombie(_))
+            };
+            let left = kernel.processes.iter().find(is_left);
+            let due = old.left.killed.or(old.killed).is_some_and(|killed| now >= killed + GIVE_UP);
             match left {
                 Some(left) if !due => {
                     let pid = left.pid;
                     broken!(
                         self,
-                        "no process of an old group is there when its replacement starts",
-                        "daemon {at} was started while pid {pid} of its old group was there"
+                        "no process of an old session is there when its replacement starts",
+                        "daemon {at} was started while pid {pid} of its old session was there"
                     );
                 }
                 Some(left) => {
@@ -407,28 +514,124 @@ impl Judge {
                     uid,
                     pid,
                     since: now,
-                    termed: None,
+                    executed: None,
+                    termed: false,
+                    deadline: None,
                     continued: false,
-                    killed: false,
+                    killed: None,
                     swept: false,
                     reaped: None,
+                    left: Left::default(),
                 });
-                for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(at)) {
-                    if let Expected::Held(since) = &mut request.expected {
-                        *since = now;
-                    }
-                }
-                self.set(at, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
             }
             Err(code) => {
-                slot.failed = true;
-                slot.part = Some(Part::Code(code));
-                slot.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-                self.set(at, |e| e == Expected::Is(Outcome::Restarting), Outcome::Failed);
-                self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
-                self.mark(Mark::StartFailed);
+                self.failed(at, code);
             }
         }
+    }
+
+    /// A daemon's command was not executed.
+    fn failed(&mut self, at: usize, code: i32) {
+        let slot = &mut self.slots[at];
+        slot.failed = true;
+        slot.part = Some(Part::Code(code));
+        slot.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
+        if self.slots[at].wanted.is_none() {
+            self.set(at, |e| e == Expected::Is(Outcome::Restarting), Outcome::Failed);
+        }
+        self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
+        self.mark(Mark::StartFailed);
+    }
+
+    /// Whom a KILL of a daemon's session meets: each was asked before, if its daemon was and had grace left.
+    fn judge_kill(&mut self, kernel: &Kernel, at: usize, is_met: impl Fn(&crate::kernel::Process) -> bool) {
+        let now = kernel.now;
+        let Some(process) = &mut self.slots[at].process else { return };
+        let is_member = |p: &&crate::kernel::Process| {
+            p.family == Some((at, process.uid)) && p.uid != process.uid && p.life == Life::Alive && is_met(p)
+        };
+        let met: Vec<_> = kernel.processes.iter().filter(is_member).map(|p| (p.uid, p.pid)).collect();
+        let was_asked = process.is_being_ended();
+        let is_due = process.killed.is_some() || process.deadline.is_some_and(|deadline| now >= deadline);
+        process.left.killed.get_or_insert(now);
+        let early = met.iter().find(|(uid, _)| was_asked && !is_due && !process.left.asked.contains(uid)).copied();
+        let early_asked = was_asked && !is_due && !met.is_empty();
+        if !met.is_empty() {
+            let is_first = process.left.killed == Some(now);
+            self.slots[at].owes_killed |= is_first;
+            self.mark(if was_asked { Mark::MemberKilledAtDeadline } else { Mark::MemberKilledAtOnce });
+        }
+        if let Some((_, pid)) = early {
+            broken!(self, "what is left of a session is asked before it is killed", "pid {pid} of daemon {at}");
+        } else if early_asked {
+            broken!(self, "a deadline never moves", "KILL for {met:?} of daemon {at}");
+        }
+    }
+
+    /// init is about to send a signal to a member of a session.
+    pub fn kill_member(&mut self, kernel: &Kernel, sid: i32, pid: i32, signal: i32) {
+        let Some(target) = kernel.by_pid(pid).map(|i| kernel.processes[i].clone()) else { return };
+        let owner = |s: &Slot| s.process.as_ref().is_some_and(|p| p.pid == sid);
+        let Some((at, leader)) = target.family.filter(|(at, _)| self.slots.get(*at).is_some_and(owner)) else {
+            broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
+            return;
+        };
+        let Some(process) = &mut self.slots[at].process else { return };
+        if process.uid != leader || target.uid == leader {
+            broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
+            return;
+        }
+        let is_other_group = target.pgid != sid;
+        match signal {
+            TERM if process.left.asked.contains(&target.uid) => {
+                broken!(self, "one TERM a stop", "a second TERM for pid {pid}");
+            }
+            TERM => {
+                process.left.asked.push(target.uid);
+                process.left.to_continue.push(target.uid);
+                self.mark(Mark::MemberAsked);
+                if is_other_group {
+                    self.mark(Mark::MemberOfAnotherGroup);
+                }
+            }
+            CONT => process.left.to_continue.retain(|uid| *uid != target.uid),
+            KILL => self.judge_kill(kernel, at, |p| p.uid == target.uid),
+            _ => broken!(self, "a forward reaches its daemon alone", "signal {signal} for member {pid}"),
+        }
+    }
+
+    /// init looks who is left of a session.
+    pub fn looked_at_session(&mut self, kernel: &Kernel, sid: i32, is_empty: bool) {
+        let now = kernel.now;
+        // Others may have had the number before.
+        let is_of = |s: &Slot| s.process.as_ref().is_some_and(|p| p.pid == sid && !p.left.is_settled);
+        let unreaped = self.slots.iter().position(|s| s.unreaped().is_some_and(|p| p.pid == sid));
+        let at = unreaped.or_else(|| self.slots.iter().position(is_of));
+        let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
+            broken!(self, "no process is looked at that isn't ours", "session {sid}");
+            return;
+        };
+        let Some(process) = &mut slot.process else { return };
+        let is_given_up = |killed: Option<Millis>| killed.is_some_and(|killed| now >= killed + GIVE_UP);
+        let is_end_seen = |p: &crate::kernel::Process| !p.traced && matches!(p.life, Life::Zombie(_));
+        let leader = kernel.by_uid(process.uid).map(|i| &kernel.processes[i]);
+        if process.reaped.is_none() && !leader.is_some_and(is_end_seen) {
+            if !is_given_up(process.killed) {
+                broken!(self, "a stop goes on 2 s after SIGKILL", "session {sid} is given up too soon");
+                return;
+            }
+            process.reaped = Some(now);
+            slot.part = Some(if self.stopping.is_some() { Part::Code(128 + KILL) } else { Part::Own(KILL) });
+            slot.last_exit = Some(LastExit { code: None, signal: Some(KILL), by_init: true });
+            (slot.ready, slot.reloading) = (false, None);
+            process.left.is_settled = is_empty;
+            self.marks[Mark::GivenUpTraced as usize] += 1;
+            for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(at)) {
+                request.delivered = None;
+            }
+            return;
+        }
+        process.left.is_settled |= is_empty || is_given_up(process.left.killed);
     }
 
     /// init is about to send a signal, to a process or with a negative pid to a group.
@@ -440,12 +643,15 @@ impl Judge {
         if self.exited.is_some() {
             broken!(self, "init does nothing after its end", "signal {signal} for {pid}");
         }
-        let of = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == pid.abs());
+        if pid < 0 {
+            return self.kill_group(kernel, -pid, signal);
+        }
+        let of = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == pid);
         let Some(at) = self.slots.iter().position(of) else {
             broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
             return;
         };
-        let Some(target) = kernel.by_pid(pid.abs()).map(|i| &kernel.processes[i]) else {
+        let Some(target) = kernel.by_pid(pid).map(|i| &kernel.processes[i]) else {
             broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
             return;
         };
@@ -455,13 +661,6 @@ impl Judge {
         let Some(process) = &mut self.slots[at].process else { return };
         if process.uid != target.uid {
             broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
-            return;
-        }
-        if pid < 0 {
-            process.swept = true;
-            if signal != KILL || !is_zombie {
-                broken!(self, "a group is killed once its daemon's process has ended", "signal {signal} for {pid}");
-            }
             return;
         }
         let is_asked = asked || stopping.is_some();
@@ -474,23 +673,24 @@ impl Judge {
             }
             TERM if grace == 0 => broken!(self, "a grace of 0 kills at once", "TERM for pid {pid}"),
             TERM => {
-                process.termed = Some(now);
+                process.termed = true;
+                process.deadline = Some(now + grace);
                 if is_stopped {
                     self.mark(Mark::StoppedTermed);
                 }
             }
             CONT => process.continued = true,
-            KILL if process.killed => broken!(self, "one KILL a stop", "a second KILL for pid {pid}"),
+            KILL if process.killed.is_some() => broken!(self, "one KILL a stop", "a second KILL for pid {pid}"),
             KILL => {
-                process.killed = true;
-                match process.termed {
+                process.killed = Some(now);
+                match process.deadline {
                     None if grace == 0 => self.mark(Mark::KilledAtOnce),
-                    Some(since) if now >= since.saturating_add(grace) => self.mark(Mark::KilledAtDeadline),
-                    since => {
+                    Some(deadline) if now >= deadline => self.mark(Mark::KilledAtDeadline),
+                    deadline => {
                         broken!(
                             self,
                             "a deadline never moves",
-                            "KILL for pid {pid}, asked at {since:?}, grace {grace}"
+                            "KILL for pid {pid}, due at {deadline:?}, grace {grace}"
                         );
                     }
                 }
@@ -511,6 +711,30 @@ impl Judge {
         if self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused) {
             self.mark(Mark::HeldEndedWithProcess);
         }
+    }
+
+    fn kill_group(&mut self, kernel: &Kernel, pgid: i32, signal: i32) {
+        let of = |s: &Slot| s.process.as_ref().is_some_and(|p| p.pid == pgid);
+        let is_there = |s: &Slot| {
+            let ours = |p: &crate::kernel::Process| p.family.map(|(_, uid)| uid) == s.process.as_ref().map(|p| p.uid);
+            kernel.processes.iter().any(|p| p.sid == pgid && ours(p))
+        };
+        let Some(at) = self.slots.iter().position(|s| of(s) && is_there(s)) else {
+            broken!(
+                self,
+                "no signal is sent to a pid that isn't ours at that moment",
+                "signal {signal} for group {pgid}"
+            );
+            return;
+        };
+        let Some(process) = &mut self.slots[at].process else { return };
+        process.swept = true;
+        let is_alive = |p: &crate::kernel::Process| p.uid == process.uid && !matches!(p.life, Life::Zombie(_));
+        let is_given_up = process.reaped.is_some();
+        if signal != KILL || (kernel.processes.iter().any(is_alive) && !is_given_up) {
+            broken!(self, "a group is killed once its daemon's process has ended", "signal {signal} for {pgid}");
+        }
+        self.judge_kill(kernel, at, |p| p.pgid == pgid);
     }
 
     /// init sends a daemon's process a signal that means nothing to init itself.
@@ -545,7 +769,9 @@ impl Judge {
             self.slots.iter_mut().filter(|s| s.name == name).for_each(|s| s.owes_term = false);
         } else if text.contains(" exited ") || text.contains(" was killed by signal ") {
             let is = |s: &&mut Slot| text.strip_prefix(&s.name).is_some_and(|rest| rest.starts_with(" (pid "));
-            self.slots.iter_mut().filter(is).for_each(|s| s.owes_end = false);
+            self.slots.iter_mut().filter(is).for_each(|s| s.says_end = true);
+        } else if text.contains(" left and ") {
+            self.slots.iter_mut().filter(|s| text.contains(&s.name)).for_each(|s| s.owes_killed = false);
         } else if text.contains("still not gone") {
             self.slots.iter_mut().filter(|s| text.contains(&s.name)).for_each(|s| s.says_left = true);
         } else if text.contains("nothing was done") {
@@ -589,10 +815,41 @@ impl Judge {
             return;
         };
         let slot = &mut self.slots[at];
-        slot.owes_end = true;
+        let says_end = std::mem::take(&mut slot.says_end);
         let Some(process) = &mut slot.process else { return };
         process.reaped = Some(kernel.now);
-        let (swept, termed, killed) = (process.swept, process.termed.is_some(), process.killed);
+        let (swept, termed, killed) = (process.swept, process.termed, process.killed);
+        let asked_nobody = process.left.asked.is_empty();
+        let (executed, being_ended) = (process.executed, process.is_being_ended());
+        if executed != Some(Ok(())) {
+            process.left.is_settled = true;
+        }
+        if killed.is_some_and(|killed| kernel.now > killed + GIVE_UP + LATE) {
+            broken!(self, "a stop goes on 2 s after SIGKILL", "pid {pid} of daemon {at}, killed at {killed:?}");
+        }
+        if !swept && asked_nobody {
+            broken!(self, "the group is killed before its leader is reaped", "pid {pid} of daemon {at}");
+        }
+        if !says_end && !matches!(executed, Some(Err(_))) {
+            broken!(self, "a start, a stop and an end are logged", "not the end of daemon {at}");
+        }
+        if executed != Some(Ok(())) {
+            if being_ended {
+                self.mark(Mark::StoppedBeforeExec);
+            }
+            let is_own =
+                matches!(end, End::Signal(TERM) if termed) || matches!(end, End::Signal(KILL) if killed.is_some());
+            self.failed(at, executed.and_then(Result::err).unwrap_or(126));
+            if let (End::Signal(signal), true, None | Some(Ok(()))) = (end, is_own, executed) {
+                let slot = &mut self.slots[at];
+                slot.part = Some(Part::Own(signal));
+                slot.last_exit = Some(LastExit { code: None, signal: Some(signal), by_init: true });
+                (slot.ready, slot.reloading) = (false, None);
+            }
+            return;
+        }
+        let killed = killed.is_some();
+        let slot = &mut self.slots[at];
         let (code, signal) = match end {
             End::Code(code) => (Some(code), None),
             End::Signal(signal) => (None, Some(signal)),
@@ -605,9 +862,6 @@ impl Judge {
             End::Signal(signal) => Part::Code(128 + signal),
         });
         (slot.ready, slot.reloading) = (false, None);
-        if !swept {
-            broken!(self, "the group is killed before its leader is reaped", "pid {pid} of daemon {at}");
-        }
         if self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused) {
             self.mark(Mark::HeldEndedWithProcess);
         }
@@ -639,7 +893,7 @@ impl Judge {
         if code != should {
             broken!(self, "the exit code equals a second computation", "{code}, should be {should}");
         }
-        if let Some(at) = self.slots.iter().position(|s| s.unreaped().is_some() || s.wanted.is_some()) {
+        if let Some(at) = self.slots.iter().position(Slot::keeps_init) {
             broken!(self, "init ends when it should and never sooner", "it ended while daemon {at} was not at its end");
         }
         if !self.begun {
@@ -649,11 +903,11 @@ impl Judge {
     }
 
     /// After every event: what status shows is what is.
-    pub fn compare(&mut self, core: &Core, now: Millis) {
+    pub fn compare(&mut self, core: &Supervisor, now: Millis) {
         if self.owes_refusal {
             broken!(self, "what is refused is logged", "it was not");
         }
-        if let Some(at) = self.slots.iter().position(|s| s.owes_term || s.owes_end || s.says_start) {
+        if let Some(at) = self.slots.iter().position(|s| s.owes_term || s.owes_killed || s.says_start) {
             broken!(self, "a start, a stop and an end are logged", "not so of daemon {at}");
         }
         for at in 0..self.slots.len() {
@@ -665,16 +919,23 @@ impl Judge {
             let process = slot.unreaped();
             let state = match process {
                 Some(process) if process.is_being_ended() => DaemonState::Stopping,
-                Some(_) => DaemonState::Running,
-                None if slot.wanted.is_some() => DaemonState::Stopping,
+                Some(process) if process.executed == Some(Ok(())) => DaemonState::Running,
+                Some(_) => DaemonState::Starting,
+                None if slot.keeps_init() => DaemonState::Stopping,
                 None if slot.failed => DaemonState::Failed,
                 None => DaemonState::Exited,
             };
             let since = process.map(|p| std::time::Duration::from_millis(p.since));
             let truth = (state, process.map(|p| p.pid), since, slot.starts, slot.starts.saturating_sub(1));
             let shown = (view.state, view.pid, view.since, view.generation, view.restarts);
-            let ends = self.stopping.is_some() || process.is_some_and(Process::is_being_ended);
+            let is_cleared = slot.process.as_ref().is_some_and(|p| p.reaped.is_some() && slot.keeps_init());
+            let ends = self.stopping.is_some() || process.is_some_and(Process::is_being_ended) || is_cleared;
+            let is_back = view.generation < slot.generation;
             let (last_exit, ready) = (slot.last_exit, slot.ready);
+            if is_back {
+                broken!(self, "a generation never goes back", "daemon {at}: {}", view.generation);
+            }
+            self.slots[at].generation = view.generation;
             if shown != truth {
                 broken!(self, "status equals the truth", "daemon {at}: {shown:?}, is {truth:?}");
             }
@@ -736,9 +997,9 @@ impl Judge {
     }
 
     /// init waits: everything that was to be done at this moment is done.
-    pub fn rest(&mut self, kernel: &Kernel, core: &Core) {
+    pub fn rest(&mut self, kernel: &Kernel, core: &Supervisor) {
         let now = kernel.now;
-        let is_left = |p: &&crate::kernel::Process| p.parent == 0 && matches!(p.life, Life::Zombie(_));
+        let is_left = |p: &&crate::kernel::Process| p.parent == 0 && !p.traced && matches!(p.life, Life::Zombie(_));
         if let Some(zombie) = kernel.processes.iter().find(is_left) {
             broken!(self, "every child is reaped exactly once", "pid {} is left a zombie", zombie.pid);
         }
@@ -756,53 +1017,39 @@ impl Judge {
                         process.pid
                     );
                 }
-                if process.termed.is_some() && !process.continued {
+                if process.termed && !process.continued {
                     broken!(self, "a stopped process gets its TERM", "no CONT for pid {} of daemon {at}", process.pid);
                 }
-                if let (Some(termed), false) = (process.termed, process.killed) {
-                    let deadline = termed.saturating_add(self.slots[at].grace);
+                if let (Some(deadline), None) = (process.deadline, process.killed)
+                    && (now >= deadline || next.is_none_or(|next| next > deadline))
+                {
+                    broken!(
+                        self,
+                        "a deadline never moves",
+                        "pid {} of daemon {at}, due at {deadline}, now {now}",
+                        process.pid
+                    );
+                }
+                if process.killed.is_some_and(|killed| now >= killed + GIVE_UP) {
+                    broken!(self, "a stop goes on 2 s after SIGKILL", "pid {} of daemon {at}", process.pid);
+                }
+                if process.is_being_ended() {
                     must_wake = true;
-                    if now >= deadline || next.is_none_or(|next| next > deadline) {
-                        broken!(
-                            self,
-                            "a deadline never moves",
-                            "pid {} of daemon {at}, due at {deadline}, now {now}",
-                            process.pid
-                        );
+                    if next.is_none_or(|next| next > now + TICK) {
+                        broken!(self, "a stopping init wakes once a second", "due at {next:?}, now {now}");
                     }
                 }
                 continue;
             }
-            if wanted.is_none() {
-                continue;
-            }
-            must_wake = true;
-            if kernel.has_group(process.pid) {
-                self.slots[at].gone = None;
-            } else {
-                let gone = *self.slots[at].gone.get_or_insert(now);
-                if now > gone + LOOK {
-                    broken!(
-                        self,
-                        "a replacement starts when the old group is gone",
-                        "daemon {at}, gone since {gone}, now {now}"
-                    );
-                }
-            }
-            if process.reaped.is_some_and(|reaped| now >= reaped + CLEARING) {
-                broken!(
-                    self,
-                    "a replacement starts at the latest 2 s after",
-                    "daemon {at}, ended at {:?}, now {now}",
-                    process.reaped
-                );
-            }
-            if next.is_none_or(|next| next > now + LOOK) {
-                broken!(self, "a replacement starts when the old group is gone", "daemon {at} is not looked at again");
-            }
+            self.rest_after_the_end(kernel, at, &process, next);
+            must_wake |= !process.left.is_settled;
         }
         for at in 0..self.requests.len() {
             let Expected::Held(since) = self.requests[at].expected else { continue };
+            let process = self.targets[at].and_then(|slot| self.slots[slot].unreaped());
+            if process.is_some_and(|p| p.executed != Some(Ok(()))) {
+                continue;
+            }
             must_wake = true;
             if now >= since + HOLD {
                 broken!(self, "a signal is held for 20 s", "wire {at} is held since {since}, now {now}");
@@ -824,9 +1071,62 @@ impl Judge {
         }
     }
 
+    /// The same for a daemon whose process has ended.
+    fn rest_after_the_end(&mut self, kernel: &Kernel, at: usize, process: &Process, next: Option<Millis>) {
+        let now = kernel.now;
+        let left = &process.left;
+        let is_member = |p: &&crate::kernel::Process| p.family == Some((at, process.uid)) && p.uid != process.uid;
+        let members = || kernel.processes.iter().filter(is_member);
+        let alive = || members().filter(|p| p.life == Life::Alive);
+        let is_waited_for = self.slots[at].wanted.is_some() || process.is_waited_for();
+        if !process.is_being_ended() {
+            if let Some(member) = alive().next() {
+                broken!(
+                    self,
+                    "after a death that nobody asked for its session is killed at once",
+                    "pid {} of daemon {at} is left",
+                    member.pid
+                );
+            }
+        } else if !left.is_settled && left.killed.is_none() {
+            let is_asked = |p: &crate::kernel::Process| left.asked.contains(&p.uid) || p.late;
+            if let Some(member) = alive().find(|p| !is_asked(p)) {
+                broken!(
+                    self,
+                    "what is left of a session is asked before it is killed",
+                    "pid {} of daemon {at} isn't",
+                    member.pid
+                );
+            }
+            if alive().next().is_some() && process.deadline.is_some_and(|deadline| now >= deadline) {
+                broken!(self, "a deadline never moves", "daemon {at} has members at its deadline");
+            }
+        }
+        if let Some(uid) = left.to_continue.first() {
+            broken!(self, "a stopped process gets its TERM", "no CONT for a member of daemon {at}, uid {uid}");
+        }
+        if !is_waited_for {
+            return;
+        }
+        if left.killed.is_some_and(|killed| now >= killed + GIVE_UP) && !left.is_settled {
+            broken!(self, "a stop goes on 2 s after SIGKILL", "daemon {at}, killed at {:?}", left.killed);
+        }
+        if members().any(|p| !matches!(p.life, Life::Zombie(_))) {
+            self.slots[at].gone = None;
+        } else {
+            let gone = *self.slots[at].gone.get_or_insert(now);
+            if now > gone + LOOK {
+                broken!(self, "init goes on when the old session is gone", "daemon {at}, gone since {gone}, now {now}");
+            }
+        }
+        if next.is_none_or(|next| next > now + LOOK) {
+            broken!(self, "init goes on when the old session is gone", "daemon {at} is not looked at again");
+        }
+    }
+
     /// Nothing is left to supervise.
     fn is_over(&self) -> bool {
-        self.begun && self.slots.iter().all(|s| s.unreaped().is_none() && s.wanted.is_none())
+        self.begun && !self.slots.iter().any(Slot::keeps_init)
     }
 
     /// The schedule and all of its time are over.
@@ -847,8 +1147,7 @@ impl Judge {
 
     /// When a daemon that was asked to end is to be killed.
     pub fn due(&self, at: usize) -> Option<Millis> {
-        let slot = self.slots.get(at)?;
-        Some(slot.unreaped()?.termed?.saturating_add(slot.grace))
+        self.slots.get(at)?.unreaped()?.deadline
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -45,6 +45,8 @@ pub enum Exec {
 #[allow(clippy::struct_excessive_bools, reason = "each is a habit of its own")]
 pub struct Nature {
     pub exec: Exec,
+    /// From the fork to the exec, or to its failure; `None`: it hangs for ever.
+    pub exec_after: Option<Millis>,
     /// When it has its handlers; `None`: it never has any.
     pub catches_at: Option<Millis>,
     /// It takes its signals by signalfd(2), which blocks them, rather than by handlers.
@@ -59,6 +61,19 @@ pub struct Nature {
     pub forks_at: Option<(Millis, Kind)>,
     /// It reaps its own children.
     pub reaps: bool,
+    pub members: Members,
+}
+
+/// What the processes do that it forks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// Die of a TERM.
+    Die,
+    /// Are done with their work so much later.
+    Finish(Millis),
+    IgnoreTerm,
+    /// Fork at each TERM, and end then.
+    Fork,
 }
 
 /// Where a daemon's worker lives.
@@ -77,6 +92,7 @@ pub enum Kind {
 /// Nothing out of the ordinary.
 pub const PLAIN: Nature = Nature {
     exec: Exec::Works,
+    exec_after: Some(0),
     catches_at: Some(5),
     blocks: false,
     blocks_all: false,
@@ -86,6 +102,7 @@ pub const PLAIN: Nature = Nature {
     dies_at: None,
     forks_at: None,
     reaps: true,
+    members: Members::Die,
 };
 
 impl Nature {
@@ -107,6 +124,7 @@ impl Nature {
                 2 => Exec::Denied,
                 _ => Exec::Works,
             },
+            exec_after: *rng.pick(&[Some(0), Some(0), Some(0), Some(0), Some(1), Some(30), Some(5_000), None]),
             catches_at: *rng.pick(&[None, Some(0), Some(1), Some(7), Some(30), Some(400), Some(3_000), Some(25_000)]),
             blocks: rng.one_in(4),
             blocks_all: rng.one_in(2),
@@ -116,6 +134,13 @@ impl Nature {
             dies_at: rng.one_in(5).then(|| (*rng.pick(&[0, 1, 10, 500, 9_000]), end(&mut rng))),
             forks_at: rng.one_in(3).then(|| (*rng.pick(&[0, 3, 60]), Kind::draw(&mut rng))),
             reaps: !rng.one_in(4),
+            members: *rng.pick(&[
+                Members::Die,
+                Members::Finish(3),
+                Members::Finish(700),
+                Members::IgnoreTerm,
+                Members::Fork,
+            ]),
         }
     }
 }
@@ -135,16 +160,23 @@ pub enum Life {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Process {
     pub uid: Uid,
     pub pid: i32,
     pub parent: Uid,
     pub pgid: i32,
     pub sid: i32,
-    /// The daemon in whose group it was born, and that process.
+    /// The daemon in whose session it was born, and that process.
     pub family: Option<(usize, Uid)>,
     pub life: Life,
     pub stopped: bool,
+    /// Another process traces it: init doesn't see its end.
+    pub traced: bool,
+    /// It was forked when its parent was asked to end.
+    pub late: bool,
+    /// It is its program, and no copy of init any more.
+    pub executed: bool,
     pub caught: u64,
     pub blocked: u64,
     pub pending: u64,
@@ -167,6 +199,15 @@ enum Do {
     Catch,
     Fork(Kind),
     Unveil,
+    Untrace,
+    Exec,
+    /// What its exec failed with is told; it exits.
+    Fail(i32),
+}
+
+/// Whether it is of a daemon's session, and doesn't lead it.
+fn is_member(p: &Process) -> bool {
+    p.family.is_some() && p.sid != p.pid
 }
 
 /// The kernel.
@@ -179,6 +220,8 @@ pub struct Kernel {
     /// Signals that wait for init: each standard one once, SIGCHLD apart.
     pub signals: Vec<i32>,
     pub sigchld: bool,
+    /// What came of execs, and init hasn't read yet: `Err` is the exit code. A pipe that is closed by a death says Ok.
+    pub execs: Vec<(i32, Result<(), i32>)>,
     last_pid: i32,
     last_uid: Uid,
     pub pids: i32,
@@ -194,6 +237,7 @@ impl Kernel {
             agenda: Vec::new(),
             signals: Vec::new(),
             sigchld: false,
+            execs: Vec::new(),
             last_pid: 1,
             last_uid: 0,
             pids: 300,
@@ -206,6 +250,7 @@ impl Kernel {
         self.processes.clear();
         self.agenda.clear();
         self.signals.clear();
+        self.execs.clear();
         self.now = 1_000;
         (self.sigchld, self.last_pid, self.last_uid, self.pids) = (false, 1, 0, pids);
         (self.reused, self.coalesced) = (false, false);
@@ -221,6 +266,15 @@ impl Kernel {
 
     pub fn by_pid(&self, pid: i32) -> Option<usize> {
         self.processes.iter().position(|p| p.pid == pid)
+    }
+
+    /// The living processes of a session, without its leader.
+    pub fn members(&self, sid: i32) -> Vec<i32> {
+        let is_alive = |p: &&Process| !matches!(p.life, Life::Zombie(_));
+        if self.processes.iter().any(|p| p.pid == sid && p.life == Life::Alive) {
+            return Vec::new();
+        }
+        self.processes.iter().filter(is_alive).filter(|p| p.sid == sid && p.pid != sid).map(|p| p.pid).collect()
     }
 
     pub fn has_group(&self, pgid: i32) -> bool {
@@ -254,6 +308,9 @@ impl Kernel {
             family: like.and_then(|p| p.family),
             life: Life::Alive,
             stopped: false,
+            traced: false,
+            late: false,
+            executed: true,
             caught: 0,
             blocked: 0,
             pending: 0,
@@ -264,15 +321,40 @@ impl Kernel {
         Some(self.processes.len() - 1)
     }
 
-    /// fork(2), setsid(2) and execve(2) of a daemon, with the mask that init hands down.
-    pub fn start(&mut self, daemon: usize, nature: Nature, blocked: u64) -> Option<(Uid, i32)> {
+    /// fork(2) and setsid(2) of a daemon, with the mask that init hands down; its exec follows.
+    pub fn start(&mut self, daemon: usize, nature: Nature, exec: Exec, blocked: u64) -> Option<(Uid, i32)> {
         let index = self.add(0, None, nature)?;
-        let (uid, pid, now) = {
-            let p = self.processes.get_mut(index)?;
-            p.family = Some((daemon, p.uid));
-            p.blocked = blocked;
-            (p.uid, p.pid, self.now)
+        let p = self.processes.get_mut(index)?;
+        p.family = Some((daemon, p.uid));
+        p.blocked = blocked;
+        p.executed = false;
+        let (uid, pid, now) = (p.uid, p.pid, self.now);
+        let then = match exec {
+            Exec::Works => Do::Exec,
+            Exec::NotFound => Do::Fail(127),
+            Exec::Denied | Exec::NoFork => Do::Fail(126),
         };
+        match nature.exec_after {
+            Some(0) => self.exec(index, then),
+            Some(after) => self.agenda.push((now + after, uid, then)),
+            None => {}
+        }
+        Some((uid, pid))
+    }
+
+    fn exec(&mut self, index: usize, what: Do) {
+        let Some(p) = self.processes.get_mut(index) else { return };
+        if p.life != Life::Alive {
+            return;
+        }
+        if let Do::Fail(code) = what {
+            self.execs.push((p.pid, Err(code)));
+            p.executed = true;
+            return self.die(index, End::Code(code));
+        }
+        p.executed = true;
+        self.execs.push((p.pid, Ok(())));
+        let (uid, nature, now) = (p.uid, p.nature, self.now);
         if let Some(after) = nature.catches_at {
             self.agenda.push((now + after, uid, Do::Catch));
         }
@@ -282,25 +364,29 @@ impl Kernel {
         if let Some((after, kind)) = nature.forks_at {
             self.agenda.push((now + after, uid, Do::Fork(kind)));
         }
-        Some((uid, pid))
     }
 
     pub fn fork(&mut self, parent: usize, kind: Kind) {
         let Some(p) = self.processes.get(parent) else { return };
-        if p.life != Life::Alive || p.stopped {
+        if p.life != Life::Alive || p.stopped || !p.executed {
             return;
         }
         let (parent_uid, nature) = (p.uid, p.nature);
         let of = if kind == Kind::Orphan { 0 } else { parent_uid };
-        let Some(index) = self.add(of, Some(parent), Nature { dying: nature.dying, ..PLAIN }) else { return };
+        let (term, ignores_term) = match nature.members {
+            Members::Finish(after) => ((after, 0), false),
+            members => (PLAIN.term, members == Members::IgnoreTerm),
+        };
+        let nature = Nature { dying: nature.dying, members: nature.members, term, ignores_term, ..PLAIN };
+        let Some(index) = self.add(of, Some(parent), nature) else { return };
         let Some(p) = self.processes.get_mut(index) else { return };
         match kind {
             Kind::Worker | Kind::Orphan => {}
             Kind::Group => p.pgid = p.pid,
-            Kind::Away => (p.pgid, p.sid) = (p.pid, p.pid),
+            Kind::Away => (p.pgid, p.sid, p.family) = (p.pid, p.pid, None),
         }
-        if kind != Kind::Worker && kind != Kind::Orphan {
-            p.family = None;
+        if matches!(nature.members, Members::Finish(_)) && kind != Kind::Away {
+            p.caught |= bit(TERM);
         }
     }
 
@@ -365,6 +451,14 @@ impl Kernel {
             if is_term && nature.ignores_term {
                 continue;
             }
+            if is_term && nature.members == Members::Fork && self.processes.get(index).is_some_and(is_member) {
+                // One child, of a kind that doesn't fork again.
+                self.fork(index, Kind::Group);
+                if let Some(child) = self.processes.last_mut().filter(|child| child.parent == uid) {
+                    child.nature.members = Members::Die;
+                    child.late = true;
+                }
+            }
             if is_caught {
                 if is_term {
                     let (after, code) = nature.term;
@@ -398,13 +492,20 @@ impl Kernel {
         let Some(p) = self.processes.get_mut(index) else { return };
         let Life::Dying(end) = p.life else { return };
         p.life = Life::Zombie(end);
+        if !std::mem::replace(&mut p.executed, true) {
+            self.execs.push((p.pid, Ok(())));
+        }
         let parent = p.parent;
+        let traced = p.traced;
         for child in self.processes.iter_mut().filter(|p| p.parent == uid) {
             child.parent = 0;
             if matches!(child.life, Life::Zombie(_)) {
                 self.coalesced |= self.sigchld;
                 self.sigchld = true;
             }
+        }
+        if traced {
+            return;
         }
         if parent == 0 {
             self.coalesced |= self.sigchld;
@@ -417,6 +518,19 @@ impl Kernel {
         }
     }
 
+    /// Another process traces it for so long.
+    pub fn trace(&mut self, index: usize, millis: Millis) {
+        let Some(p) = self.processes.get_mut(index) else { return };
+        if p.life == Life::Alive && !std::mem::replace(&mut p.traced, true) {
+            self.agenda.push((self.now + millis, p.uid, Do::Untrace));
+        }
+    }
+
+    /// No process runs for so long.
+    pub fn freeze(&mut self, millis: Millis) {
+        self.agenda.iter_mut().for_each(|(at, ..)| *at += millis);
+    }
+
     pub fn reap(&mut self, pid: i32) {
         self.processes.retain(|p| p.pid != pid);
     }
@@ -424,7 +538,7 @@ impl Kernel {
     /// The handlers are in place now.
     pub fn catch(&mut self, index: usize) {
         let Some(p) = self.processes.get_mut(index) else { return };
-        if p.life != Life::Alive {
+        if p.life != Life::Alive || !p.executed {
             return;
         }
         let wanted = bit(HUP) | bit(USR2) | bit(TERM) | bit(WINCH) | bit(35);
@@ -457,6 +571,12 @@ impl Kernel {
         let is_stopped = self.processes.get(index).is_some_and(|p| p.stopped);
         match what {
             Do::Finish => self.finish(uid),
+            Do::Untrace => {
+                if let Some(p) = self.processes.get_mut(index) {
+                    p.traced = false;
+                    self.sigchld |= p.parent == 0 && matches!(p.life, Life::Zombie(_));
+                }
+            }
             Do::Unveil => {
                 if let Some(p) = self.processes.get_mut(index) {
                     p.is_veiled = false;
@@ -468,6 +588,7 @@ impl Kernel {
             Do::End(end) => self.die(index, end),
             Do::Catch => self.catch(index),
             Do::Fork(kind) => self.fork(index, kind),
+            Do::Exec | Do::Fail(_) => self.exec(index, what),
         }
         true
     }

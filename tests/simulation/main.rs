@@ -108,9 +108,14 @@ finds! {
     a_forward_before_the_handler_is_found: ForwardBeforeTheHandler, "no signal reaches a process that doesn't catch it";
     a_stale_pid_signalled_is_found: StalePidSignalled, "no signal is sent to a pid that isn't ours at that moment";
     a_stopped_process_that_never_gets_its_term_is_found: StoppedProcessNeverGetsItsTerm, "a stopped process gets its TERM";
-    a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old group is there when its replacement starts";
+    a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old session is there when its replacement starts";
     a_page_read_half_written_is_found: PageReadHalfWritten, "a page is read whole";
     a_fork_that_blocks_all_signals_taken_for_a_handler_is_found: ForkTakenForAHandler, "no signal reaches a process that doesn't catch it";
+    members_killed_without_being_asked_are_found: MembersKilledUnasked, "what is left of a session is asked before it is killed";
+    a_member_outside_the_group_that_is_forgotten_is_found: MemberOutsideTheGroupForgotten, "after a death that nobody asked for its session is killed at once";
+    an_exec_that_never_comes_and_blocks_a_shutdown_is_found: ExecThatNeverComesBlocksAShutdown, "status equals the truth";
+    a_traced_child_that_is_waited_for_for_ever_is_found: TracedChildWaitedForForEver, "a stop goes on 2 s after SIGKILL";
+    a_grace_that_runs_on_in_a_pause_is_found: GraceRunsOnInAPause, "a deadline never moves";
 }
 
 fn kept(report: &change::Report) {

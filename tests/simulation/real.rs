@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use sidecar::status::{DaemonState, InitState, LastExit, Outcome, PAGE_FD, Page};
-use sidecar::supervisor::{Core, Event};
+use sidecar::supervisor::{Event, Supervisor};
 use sidecar::table::Table;
 
 use crate::judge::MARKS;
-use crate::kernel::{CONT, Exec, HUP, KILL, Millis, Nature, SEGV, STOP, TERM, USR1, USR2};
+use crate::kernel::{CONT, Exec, HUP, KILL, Kind, Members, Millis, Nature, SEGV, STOP, TERM, USR1, USR2};
 use crate::schedule::{Rng, Schedule, Step, What, When};
 use crate::world::World;
 
-/// Longer than any grace of these tables; of the simulated clock.
-const CONSEQUENCES: Millis = 600;
+/// Longer than any grace of these tables that is used up; of the simulated clock.
+const CONSEQUENCES: Millis = 1_600;
 /// How long the real ones may take to get there.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,22 +30,27 @@ const HABITS: [(&str, Nature); 6] = [
     // Outlives its grace.
     ("trap '' TERM; trap : HUP USR2 WINCH; SAY; while :; do sleep 0.05; done", Nature { ignores_term: true, ..PLAIN }),
     // Leaves a worker in its group.
-    ("sleep 1000 & exec sleep 1000", Nature { catches_at: None, ..PLAIN }),
+    ("sleep 1000 & exec sleep 1000", Nature { catches_at: None, forks_at: WORKER, ..PLAIN }),
     // Leaves one that ignores what it may.
-    ("(trap '' TERM HUP; exec sleep 1000) & exec sleep 1000", Nature { catches_at: None, ..PLAIN }),
+    (
+        "trap '' TERM HUP; sleep 1000 & trap - TERM HUP; exec sleep 1000",
+        Nature { catches_at: None, forks_at: WORKER, members: Members::IgnoreTerm, ..PLAIN },
+    ),
     ("", Nature { exec: Exec::NotFound, ..PLAIN }),
 ];
 
 const PLAIN: Nature = Nature { catches_at: Some(0), ..crate::kernel::PLAIN };
+const WORKER: Option<(Millis, Kind)> = Some((0, Kind::Worker));
 
 /// What status shows at a moment of rest.
 type Shown = (InitState, Vec<(DaemonState, u64, u64, Option<LastExit>)>, Vec<Option<(u64, Outcome)>>);
 
 /// What status shows after init's start and after each step with its consequences, and the code that init exits with.
 fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>, Option<i32>) {
-    let mut world = World::new(schedule, table, None, [0; MARKS]);
-    let mut core = Core::new(table, &schedule.selected);
+    let mut world = World::new(schedule, table, None, &[0; MARKS]);
+    let mut core = Supervisor::new(table, &schedule.selected);
     world.take(&mut core, vec![Event::Begin]);
+    world.work(&mut core);
     world.wait(&mut core, consequences, true);
     let mut shown = vec![shown(&core, table)];
     for step in &schedule.steps {
@@ -61,7 +66,7 @@ fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>
     (shown, world.judge.exited)
 }
 
-fn shown(core: &Core, table: &Table) -> Shown {
+fn shown(core: &Supervisor, table: &Table) -> Shown {
     let daemon = |i: usize| core.view(i).map(|v| (v.state, v.generation, v.restarts, v.last_exit));
     let daemons = (0..table.daemons.len()).map_while(daemon).collect();
     let signals = (0..table.wiring.len()).map(|i| core.last(i).map(|l| (l.seq, l.outcome))).collect();
@@ -170,7 +175,11 @@ fn draw(seed: u64, dir: &std::path::Path) -> (String, Schedule) {
             "[\"/no/such\"]".to_owned()
         };
         // One that obeys has the time that it takes on a busy machine.
-        let slow = if nature.ignores_term { "300ms" } else { "15s" };
+        let slow = match nature.members {
+            _ if nature.ignores_term => "300ms",
+            Members::IgnoreTerm => "1s",
+            _ => "15s",
+        };
         let grace = *rng.pick(&["0ms", slow, slow]);
         let _ = writeln!(text, "[[daemon]]\nname = {name:?}\ncommand = {command}\ngrace = {grace:?}");
     }

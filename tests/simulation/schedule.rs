@@ -72,6 +72,10 @@ pub enum What {
     Note(usize, Note, bool),
     /// Somebody reads the status page.
     Read,
+    /// Another process traces a daemon's for so long.
+    Trace(usize, Millis),
+    /// The container is paused: nobody runs, and the clock goes on.
+    Pause(Millis),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,14 +191,14 @@ impl Schedule {
             schedule.steps.push(Step { what: What::Signal(signal), when: When::Before });
         }
         while schedule.steps.len() < length {
-            let kind = rng.below(32);
+            let kind = rng.below(34);
             if left_out & (1 << kind) != 0 && kind > 6 {
                 continue;
             }
             let what = what(kind, &mut rng, schedule.selected.len());
             let when = match rng.below(8) {
                 0 => When::Unserved,
-                1 | 2 if !matches!(what, What::Wait(_)) => When::Within(rng.below(12) as u32),
+                1 | 2 if !matches!(what, What::Wait(_) | What::Pause(_)) => When::Within(rng.below(12) as u32),
                 _ => When::Served,
             };
             schedule.steps.push(Step { what, when });
@@ -293,6 +297,8 @@ fn what(kind: u64, rng: &mut Rng, daemons: usize) -> What {
         26 => What::Refuse(*rng.pick(&[Exec::NoFork, Exec::NotFound, Exec::Denied])),
         27 => What::Catch(daemon),
         28 => What::Veil(daemon, 1 + rng.below(300)),
+        32 => What::Trace(daemon, *rng.pick(&[40, 1_000, 9_000, 60_000])),
+        33 => What::Pause(*rng.pick(&[400, 900, 1_600, 9_000, 30_000])),
         29 | 30 => What::Note(daemon, *rng.pick(&[Note::Ready, Note::Reloading, Note::Refused]), rng.one_in(5)),
         _ => What::Read,
     }

@@ -1,10 +1,8 @@
 //! The real core on the simulated kernel, event by event, with the judge looking on.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
-use sidecar::supervisor::{Core, Disposition, Event, Level, Sent, System};
+use sidecar::supervisor::{Disposition, Ended, Event, Level, Sent, Supervisor, System};
 use sidecar::table::{Signal, Table};
 
 use crate::bugs::{Bug, Planted};
@@ -14,6 +12,8 @@ use crate::schedule::{Note, Schedule, Step, What, When};
 
 /// No schedule takes longer than this after its last step: the longest grace and some.
 const LONGEST: Millis = 120_000;
+/// An init that is woken later than this could not run.
+const LATE: Millis = 500;
 /// More looks at the clock than this at one moment are spinning, too.
 const SPINS: u32 = 100_000;
 /// More rounds than this at one moment is spinning.
@@ -36,7 +36,6 @@ pub struct World {
     refuse: Option<Exec>,
     within: Vec<(u32, What)>,
     notes: Vec<Event>,
-    current: Rc<RefCell<Option<Event>>>,
     /// The status page: two halves, which are one thing to a reader.
     page: (u64, u64),
     events: u64,
@@ -57,7 +56,7 @@ macro_rules! trace {
 
 /// Runs a schedule.
 pub fn run(schedule: &Schedule, tables: &[Table], bug: Option<Bug>, marks: &mut [u64; MARKS]) -> Outcome {
-    let mut world = World::new(schedule, &tables[schedule.table], bug, *marks);
+    let mut world = World::new(schedule, &tables[schedule.table], bug, marks);
     world.run(&tables[schedule.table]);
     *marks = world.judge.marks;
     Outcome { broken: world.judge.broken, events: world.events, exit: world.judge.exited }
@@ -65,14 +64,14 @@ pub fn run(schedule: &Schedule, tables: &[Table], bug: Option<Bug>, marks: &mut 
 
 /// The same, told line by line.
 pub fn tell(schedule: &Schedule, tables: &[Table], bug: Option<Bug>) -> Vec<String> {
-    let mut world = World::new(schedule, &tables[schedule.table], bug, [0; MARKS]);
+    let mut world = World::new(schedule, &tables[schedule.table], bug, &[0; MARKS]);
     world.trace = Some(Vec::new());
     world.run(&tables[schedule.table]);
     world.trace.take().unwrap_or_default()
 }
 
 impl World {
-    pub fn new(schedule: &Schedule, table: &Table, bug: Option<Bug>, marks: [u64; MARKS]) -> Self {
+    pub fn new(schedule: &Schedule, table: &Table, bug: Option<Bug>, marks: &[u64; MARKS]) -> Self {
         let mut kernel = Kernel::new();
         kernel.boot(schedule.pids);
         Self {
@@ -82,7 +81,6 @@ impl World {
             refuse: None,
             within: Vec::new(),
             notes: Vec::new(),
-            current: Rc::new(RefCell::new(None)),
             page: (0, 0),
             events: 0,
             spins: (0, 0),
@@ -93,7 +91,7 @@ impl World {
     }
 
     fn run(&mut self, table: &Table) {
-        let mut core = Core::new(table, &self.schedule.selected);
+        let mut core = Supervisor::new(table, &self.schedule.selected);
         let steps = std::mem::take(&mut self.schedule.steps);
         let (before, after): (Vec<Step>, Vec<Step>) = steps.into_iter().partition(|s| s.when == When::Before);
         for step in before {
@@ -110,6 +108,7 @@ impl World {
             }
             match (step.what, step.when) {
                 (What::Wait(millis), when) => self.wait(&mut core, millis, when != When::Unserved),
+                (What::Pause(millis), _) => self.pause(&mut core, millis),
                 (what, When::Within(n)) => self.within.push((n, what)),
                 (what, when) => {
                     self.happen(what);
@@ -133,7 +132,7 @@ impl World {
     }
 
     /// Nothing disturbs any more: init must end.
-    fn come_to_rest(&mut self, core: &mut Core) {
+    fn come_to_rest(&mut self, core: &mut Supervisor) {
         for (_, what) in std::mem::take(&mut self.within) {
             self.happen(what);
         }
@@ -160,13 +159,13 @@ impl World {
         }
     }
 
-    fn due(&self, core: &Core) -> Option<Millis> {
+    fn due(&self, core: &Supervisor) -> Option<Millis> {
         let core = core.next().map(|at| u64::try_from(at.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
         core.into_iter().chain(self.planted.next()).min()
     }
 
     /// The clock goes on; init wakes when it is due, unless it doesn't get to run.
-    pub fn wait(&mut self, core: &mut Core, millis: Millis, is_served: bool) {
+    pub fn wait(&mut self, core: &mut Supervisor, millis: Millis, is_served: bool) {
         let until = self.kernel.now + millis;
         while !self.is_over() {
             let next = [self.kernel.next(), self.due(core).filter(|_| is_served)].into_iter().flatten().min();
@@ -182,19 +181,43 @@ impl World {
             if self.due(core).is_some_and(|due| due < until) {
                 self.judge.mark(Mark::Late);
             }
+            self.lose(core, until);
             self.work(core);
         }
     }
 
+    /// The container stands still, and the clock goes on.
+    fn pause(&mut self, core: &mut Supervisor, millis: Millis) {
+        trace!(self, "  Pause({millis})");
+        self.kernel.freeze(millis);
+        let until = self.kernel.now + millis;
+        self.lose(core, until);
+        if self.planted.runs_in_a_pause() {
+            return self.wait(core, millis, true);
+        }
+        self.kernel.now = until;
+        self.work(core);
+    }
+
+    /// From when init had asked to be woken until then it can't run.
+    fn lose(&mut self, core: &Supervisor, until: Millis) {
+        let asked = core.next().map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+        let lost = asked.map_or(0, |asked| until.saturating_sub(asked));
+        if lost > LATE {
+            self.judge.lose(lost);
+        }
+    }
+
     /// init works for as long as there is work, as the shell's poll loop does.
-    pub fn work(&mut self, core: &mut Core) {
+    pub fn work(&mut self, core: &mut Supervisor) {
         for round in 0.. {
             if self.is_over() {
                 return;
             }
             self.planted.before_work(&mut self.kernel, &mut self.judge);
             let is_due = self.due(core).is_some_and(|due| due <= self.kernel.now);
-            if !self.kernel.sigchld && self.kernel.signals.is_empty() && self.notes.is_empty() && !is_due {
+            let is_told = self.kernel.sigchld || !self.kernel.signals.is_empty() || !self.kernel.execs.is_empty();
+            if !is_told && self.notes.is_empty() && !is_due {
                 break;
             }
             if round > ROUNDS {
@@ -202,6 +225,9 @@ impl World {
                 return;
             }
             let mut events = std::mem::take(&mut self.notes);
+            for (pid, came) in std::mem::take(&mut self.kernel.execs) {
+                events.extend(self.exec_event(pid, came));
+            }
             events.extend(self.signals());
             self.take(core, events);
         }
@@ -217,12 +243,10 @@ impl World {
         std::mem::take(&mut self.kernel.signals).into_iter().filter_map(event).collect()
     }
 
-    pub fn take(&mut self, core: &mut Core, events: Vec<Event>) {
+    pub fn take(&mut self, core: &mut Supervisor, events: Vec<Event>) {
         if self.planted.waits_in_place(&events) {
             return self.take_and_wait_in_place(core, events);
         }
-        let current = Rc::clone(&self.current);
-        let events = events.into_iter().inspect(|event| *current.borrow_mut() = Some(event.clone()));
         if let Some(code) = core.take(self, events) {
             trace!(self, "init exits {code}");
             self.judge.exit(code);
@@ -230,16 +254,14 @@ impl World {
     }
 
     /// A bug that a real init shipped: a restart that is not over until the old process has ended.
-    fn take_and_wait_in_place(&mut self, core: &mut Core, events: Vec<Event>) {
+    fn take_and_wait_in_place(&mut self, core: &mut Supervisor, events: Vec<Event>) {
         for event in events {
             let wire = match &event {
                 Event::Signal(signal) => self.planted.wire(*signal),
                 _ => None,
             };
             let target = wire.and_then(|w| self.judge.target(w)).and_then(|d| self.judge.pid(d));
-            let current = Rc::clone(&self.current);
-            let events = std::iter::once(event).inspect(|event| *current.borrow_mut() = Some(event.clone()));
-            if let Some(code) = core.take(self, events) {
+            if let Some(code) = core.take(self, [event]) {
                 self.judge.exit(code);
             }
             let Some(pid) = target else { continue };
@@ -260,7 +282,12 @@ impl World {
         trace!(self, "  {what:?}");
         let leader = |world: &Self, daemon| world.judge.pid(daemon).and_then(|pid| world.kernel.by_pid(pid));
         match what {
-            What::Wait(_) => {}
+            What::Wait(_) | What::Pause(_) => {}
+            What::Trace(daemon, millis) => {
+                if let Some(index) = leader(self, daemon) {
+                    self.kernel.trace(index, millis);
+                }
+            }
             What::Signal(signal) => self.kernel.signal(signal),
             What::Hit(daemon, signal) => {
                 if let Some(pid) = self.judge.pid(daemon) {
@@ -309,7 +336,8 @@ impl World {
                     Note::Reloading => (false, Some(micros), 0),
                     Note::Refused => (true, None, 22),
                 };
-                self.notes.push(Event::Notify { pid: sender.pid, ready, reloading, errno });
+                let session = Some(sender.sid);
+                self.notes.push(Event::Notify { pid: sender.pid, ready, reloading, errno, session });
             }
             What::Read => {
                 self.judge.mark(Mark::PageRead);
@@ -320,6 +348,14 @@ impl World {
                 }
             }
         }
+    }
+
+    fn exec_event(&self, pid: i32, came: Result<(), i32>) -> Option<Event> {
+        let daemon = (0..self.judge.daemons()).find(|d| self.judge.pid(*d) == Some(pid))?;
+        Some(match came {
+            Ok(()) => Event::Executed { daemon, pid },
+            Err(code) => Event::NotExecuted { daemon, pid, code, why: String::new() },
+        })
     }
 
     /// A system call: what happens meanwhile happens before it.
@@ -348,13 +384,15 @@ impl System for World {
             "init never spins: it does, at {at} ms; --schedules 1 --seed {}",
             self.schedule.seed
         );
-        let event = self.current.borrow_mut().take();
-        if let Some(event) = event {
-            trace!(self, "{event:?}");
-            self.judge.serving(&event, self.kernel.now);
-            self.planted.serving(&event, &self.kernel, &self.judge);
-        }
         self.kernel.moment()
+    }
+
+    fn serving(&mut self, event: &Event) {
+        if !matches!(event, Event::Time | Event::Ended { .. } | Event::Members { .. } | Event::Mask { .. }) {
+            trace!(self, "{event:?}");
+        }
+        self.judge.serving(event, self.kernel.now);
+        self.planted.serving(event, &self.kernel, &self.judge);
     }
 
     fn start(&mut self, daemon: usize, generation: u64) -> Event {
@@ -362,8 +400,8 @@ impl System for World {
         let nature = self.schedule.nature(daemon, generation);
         let exec = self.refuse.take().unwrap_or(nature.exec);
         let blocked = self.planted.mask();
-        let started = (exec == Exec::Works).then(|| self.kernel.start(daemon, nature, blocked)).flatten();
-        let came = started.ok_or(if exec == Exec::NotFound { 127 } else { 126 });
+        let started = (exec != Exec::NoFork).then(|| self.kernel.start(daemon, nature, exec, blocked)).flatten();
+        let came = started.ok_or(126);
         trace!(self, "init: start {daemon} -> {came:?}");
         self.judge.start(&self.kernel, daemon, blocked, came);
         match came {
@@ -388,16 +426,50 @@ impl System for World {
         } else {
             self.kernel.kill(pid, signal)
         };
+        if signal == KILL && self.planted.waits_for_the_traced() {
+            let is_traced = |kernel: &Kernel| kernel.processes.iter().any(|p| p.pid == pid && p.traced);
+            while let Some(next) = self.kernel.next().filter(|_| is_traced(&self.kernel)) {
+                self.kernel.now = self.kernel.now.max(next);
+                while self.kernel.step() {}
+            }
+        }
         if found { Sent::Yes } else { Sent::Gone }
     }
 
-    fn ended(&mut self) -> Option<(i32, End)> {
+    fn exec_outcome(&mut self, _: usize, pid: i32) -> Option<Event> {
+        self.enter();
+        let at = self.kernel.execs.iter().position(|(of, _)| *of == pid)?;
+        let (_, came) = self.kernel.execs.remove(at);
+        self.exec_event(pid, came)
+    }
+
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
+        self.enter();
+        let signal = self.planted.kill_member(signal);
+        let process = self.kernel.by_pid(pid).and_then(|i| self.kernel.processes.get(i));
+        if process.is_some_and(|p| p.sid == sid) {
+            trace!(self, "init: kill member {pid} of {sid}, signal {signal}");
+            self.judge.kill_member(&self.kernel, sid, pid, signal);
+            self.kernel.kill(pid, signal);
+        }
+    }
+
+    fn members(&mut self, sid: i32) -> Vec<i32> {
+        self.enter();
+        let all = self.kernel.members(sid);
+        let pids = self.planted.members(&self.kernel, sid, all);
+        trace!(self, "init: look at session {sid}: {pids:?}");
+        self.judge.looked_at_session(&self.kernel, sid, pids.is_empty());
+        pids
+    }
+
+    fn ended(&mut self) -> Option<Ended> {
         self.enter();
         if !self.planted.waits() {
             return None;
         }
         let mut zombies = self.kernel.processes.iter().filter_map(|p| match p.life {
-            Life::Zombie(end) if p.parent == 0 => Some((p.pid, end)),
+            Life::Zombie(end) if p.parent == 0 && !p.traced => Some((p.pid, end)),
             _ => None,
         });
         // The kernel has them by age, but the one that SIGCHLD told of comes first.
@@ -405,7 +477,7 @@ impl System for World {
         if let Some((pid, end)) = end {
             trace!(self, "init: pid {pid} has ended, {end:?}");
         }
-        end
+        end.map(|(pid, end)| Ended { pid, end, oom_kills: 0 })
     }
 
     fn reap(&mut self, pid: i32) {
@@ -455,7 +527,7 @@ impl System for World {
         trace!(self, "init says: {text}");
     }
 
-    fn changed(&mut self, core: &Core) {
+    fn changed(&mut self, core: &Supervisor) {
         self.events += 1;
         if self.planted.tears_pages() {
             self.page.0 += 1;

@@ -1,0 +1,169 @@
+//! Between fork and exec: nothing but async-signal-safe calls (signal-safety(7)) on memory that was made before the fork.
+//!
+//! Whatever blocks here (a command or a file on a mount that hangs, a SIGSTOP) blocks this child alone.
+
+use nix::libc;
+
+use super::report::{HEAD, Step};
+
+/// Where a child has the pipe that its report goes through.
+pub const REPORT_FD: i32 = 3;
+/// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.
+const CLOSED_ONE_BY_ONE: i32 = 4096;
+/// What a record is read for, up to this many bytes.
+const INTERRUPTED: &[u8] = b"\"interrupted\"";
+const MAX_RECORD: usize = 16 * 1024;
+
+/// What the child needs. Lists end with a null pointer, as execve(2) has them.
+pub struct Child<'a> {
+    pub paths: Vec<*const libc::c_char>,
+    pub argv: Vec<*const libc::c_char>,
+    pub envp: Vec<*const libc::c_char>,
+    pub ignore: &'a [i32],
+    pub queue_limit: Option<libc::rlimit>,
+    pub stdio: [i32; 3],
+    pub report: i32,
+    pub recovery: Option<Recovery>,
+}
+
+/// See [`super::Recovery`].
+pub struct Recovery {
+    pub record: *const libc::c_char,
+    pub leftovers: Vec<*const libc::c_char>,
+    pub argv: Vec<*const libc::c_char>,
+}
+
+/// The child's side of the fork.
+///
+/// # Safety
+/// It is the child of a process with one thread, and all pointers are valid.
+pub unsafe fn run(child: &Child<'_>) -> ! {
+    // SAFETY: as promised; the calls take numbers, or pointers to what is on this stack.
+    unsafe {
+        libc::setsid();
+        for (fd, target) in child.stdio.into_iter().zip(0..) {
+            if libc::dup2(fd, target) < 0 {
+                fail(child, Step::Descriptors, errno(), 0, &[]);
+            }
+        }
+        if child.report != REPORT_FD && libc::dup3(child.report, REPORT_FD, libc::O_CLOEXEC) < 0 {
+            fail(child, Step::Descriptors, errno(), 0, &[]);
+        }
+        // exec would close them too, but what is stopped before that must keep nothing of init's alive.
+        let beyond = REPORT_FD + 1;
+        if libc::syscall(libc::SYS_close_range, beyond, libc::c_uint::MAX, 0) != 0 {
+            for fd in beyond..CLOSED_ONE_BY_ONE {
+                libc::close(fd);
+            }
+        }
+        if let Some(limit) = &child.queue_limit {
+            libc::setrlimit(libc::RLIMIT_SIGPENDING, limit);
+        }
+        // From here on a signal ends it, as it would end the daemon.
+        let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+        if let Some(recovery) = child.recovery.as_ref().filter(|recovery| is_interrupted(recovery)) {
+            libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
+            libc::execve(c"/proc/self/exe".as_ptr(), recovery.argv.as_ptr(), child.envp.as_ptr());
+            fail(child, Step::Recover, errno(), 0, &[]);
+        }
+        execute(child)
+    }
+}
+
+/// Executes the program, or tells why not and ends.
+///
+/// # Safety
+/// All pointers are valid, and no other thread runs.
+pub unsafe fn execute(child: &Child<'_>) -> ! {
+    // SAFETY: as promised; the rest takes numbers, or pointers to what is on this stack.
+    unsafe {
+        // Rust's runtime ignores it, in the applet that recovers.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in child.ignore {
+            libc::signal(*signal, libc::SIG_IGN);
+        }
+        let mut why = libc::ENOENT;
+        for path in list(&child.paths) {
+            libc::execve(path, child.argv.as_ptr(), child.envp.as_ptr());
+            let this = errno();
+            // As execvp(3) does: look on where it isn't, remember that it may not be executed; but no shell.
+            if this != libc::ENOENT && this != libc::ENOTDIR {
+                why = this;
+                if this != libc::EACCES {
+                    break;
+                }
+            }
+        }
+        if why == libc::ENOENT {
+            // One that is there after all asks for an interpreter that isn't: its first bytes tell for which.
+            let mut head = [0u8; HEAD];
+            for (path, index) in list(&child.paths).zip(0u16..) {
+                let fd = libc::open(path, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
+                let size = if fd < 0 { -1 } else { libc::read(fd, head.as_mut_ptr().cast(), HEAD) };
+                if let Some(head) = usize::try_from(size).ok().and_then(|size| head.get(..size)) {
+                    fail(child, Step::Execute, why, index, head);
+                }
+            }
+        }
+        fail(child, Step::Execute, why, 0, &[])
+    }
+}
+
+fn list(pointers: &[*const libc::c_char]) -> impl Iterator<Item = *const libc::c_char> {
+    pointers.iter().copied().take_while(|pointer| !pointer.is_null())
+}
+
+fn errno() -> i32 {
+    // SAFETY: it is this thread's.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Whether a change of the daemon's file may have been interrupted. What can't be told is left to those who can read
+/// all of it.
+///
+/// # Safety
+/// All pointers are valid.
+unsafe fn is_interrupted(recovery: &Recovery) -> bool {
+    // SAFETY: as promised; the rest takes numbers, or pointers to what is on this stack.
+    unsafe {
+        for path in list(&recovery.leftovers) {
+            let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+            if libc::lstat(path, stat.as_mut_ptr()) == 0 {
+                return true;
+            }
+        }
+        let fd = libc::open(recovery.record, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOFOLLOW);
+        if fd < 0 {
+            return !matches!(errno(), libc::ENOENT | libc::ENOTDIR);
+        }
+        let mut record = [0u8; MAX_RECORD];
+        let mut size = 0;
+        while let Some(rest) = record.get_mut(size..).filter(|rest| !rest.is_empty()) {
+            match usize::try_from(libc::read(fd, rest.as_mut_ptr().cast(), rest.len())) {
+                Ok(0) => break,
+                Ok(n) => size += n,
+                Err(_) => return true,
+            }
+        }
+        libc::close(fd);
+        let record = record.get(..size).unwrap_or_default();
+        size == MAX_RECORD || record.windows(INTERRUPTED.len()).any(|bytes| bytes == INTERRUPTED)
+    }
+}
+
+/// Tells what failed, and ends.
+///
+/// # Safety
+/// The report's pipe is open.
+unsafe fn fail(child: &Child<'_>, step: Step, errno: i32, path: u16, head: &[u8]) -> ! {
+    let (report, size) = super::report::failed(step, errno, path, head);
+    // Before it was put in its place.
+    let fd = if matches!(step, Step::Descriptors) { child.report } else { REPORT_FD };
+    // SAFETY: the array is on this stack, and has that many bytes. The pipe is empty and takes them all.
+    unsafe {
+        libc::write(fd, report.as_ptr().cast(), size);
+        libc::_exit(if errno == libc::ENOENT { 127 } else { 126 })
+    }
+}

@@ -1,0 +1,327 @@
+//! The bundle as a whole: who is started, what a signal does, the shutdown, and the exit code.
+
+use std::time::Duration;
+
+use super::daemon::Daemon;
+use super::{Action, Event, Level, Moment, TERM, View};
+use crate::status::{InitState, Last, Outcome};
+use crate::table::{Action as RuleAction, Signal, Table};
+
+/// An init that wakes so much later than it asked to could not run meanwhile: its container was paused, say.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often init wakes at least while a daemon is stopping, to see most of a pause.
+const TICK: Duration = Duration::from_secs(1);
+/// How systemd's images ask for a shutdown: an image's STOPSIGNAL that a bundle may have inherited.
+const RTMIN_3: Signal = Signal::RealTime(3);
+
+/// A signal that init serves, and what became of the last one.
+#[derive(Debug)]
+pub(super) struct SignalRule {
+    signal: Signal,
+    action: RuleAction,
+    target: String,
+    /// `None`: its daemon isn't selected.
+    daemon: Option<usize>,
+    seq: u64,
+    last: Option<(Outcome, Moment)>,
+    /// When it was sent to the process that its daemon has now.
+    delivered: Option<Moment>,
+    reload_errno: Option<i32>,
+}
+
+/// The serving of one event: its time, and what it leads to.
+pub(super) struct Turn<'a> {
+    pub(super) now: Moment,
+    /// A shutdown is under way.
+    pub(super) is_stopping: bool,
+    rules: &'a mut [SignalRule],
+    actions: Vec<Action>,
+}
+
+impl Turn<'_> {
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    pub(super) fn tell(&mut self, level: Level, text: String) {
+        self.actions.push(Action::Tell(level, text));
+    }
+
+    /// A bug. PID 1 goes on, and a test doesn't.
+    pub(super) fn impossible(&mut self, what: &str) {
+        debug_assert!(false, "{what}");
+        self.tell(Level::Warn, format!("a bug in init: {what}; ignored"));
+    }
+
+    fn rules_of(&mut self, daemon: usize) -> impl Iterator<Item = &mut SignalRule> {
+        self.rules.iter_mut().filter(move |rule| rule.daemon == Some(daemon))
+    }
+
+    /// Every rule that waits for this daemon's restart has its outcome now.
+    pub(super) fn restart_ends(&mut self, daemon: usize, outcome: Outcome) {
+        let now = self.now;
+        for rule in self.rules_of(daemon).filter(|rule| rule.last.is_some_and(|(o, _)| o == Outcome::Restarting)) {
+            rule.last = Some((outcome, now));
+        }
+    }
+
+    /// A signal that was to be forwarded has its outcome now.
+    pub(super) fn signal_ends(&mut self, signal: Signal, outcome: Outcome) {
+        if let Some(rule) = self.rules.iter_mut().find(|rule| rule.signal == signal) {
+            rule.last = Some((outcome, self.now));
+            rule.delivered = (outcome == Outcome::Delivered).then_some(self.now);
+        }
+    }
+
+    pub(super) fn forward_failed(&mut self, signal: i32) {
+        if let Some(signal) = self.rules.iter().map(|rule| rule.signal).find(|s| s.number() == signal) {
+            self.signal_ends(signal, Outcome::Failed);
+        }
+    }
+
+    /// What a later process reloads is no answer to a signal that this one got.
+    pub(super) fn process_ends(&mut self, daemon: usize) {
+        self.rules_of(daemon).for_each(|rule| rule.delivered = None);
+    }
+
+    /// A daemon has ended the reload that it began at `began`, in microseconds.
+    pub(super) fn reload_ends(&mut self, daemon: usize, began: u64, errno: i32) {
+        for rule in self.rules_of(daemon) {
+            if rule.delivered.is_some_and(|at| u128::from(began) >= at.as_micros()) {
+                rule.reload_errno = Some(errno);
+            }
+        }
+    }
+}
+
+/// How far init is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Nothing was started yet.
+    Fresh,
+    Begun,
+    /// Nothing is left to supervise: the code to exit with was told.
+    Over,
+}
+
+/// The decisions of init: one for each run.
+#[derive(Debug)]
+pub struct Supervisor {
+    daemons: Vec<Daemon>,
+    rules: Vec<SignalRule>,
+    progress: Progress,
+    is_stopping: bool,
+    /// When the last event was served.
+    last: Moment,
+}
+
+impl Supervisor {
+    /// For the selected daemons of a table, given as indices in table order.
+    #[must_use]
+    pub fn new(table: &Table, selected: &[usize]) -> Self {
+        let specs = selected.iter().filter_map(|i| table.daemons.get(*i));
+        let daemons: Vec<Daemon> = (0..).zip(specs).map(|(index, spec)| Daemon::new(index, spec)).collect();
+        let rules = table.wiring.iter().map(|rule| {
+            let target = table.daemons.get(rule.daemon).map_or_else(String::new, |d| d.name.clone());
+            let daemon = daemons.iter().position(|d| d.name() == target);
+            let (signal, action) = (rule.signal, rule.action.clone());
+            SignalRule { signal, action, target, daemon, seq: 0, last: None, delivered: None, reload_errno: None }
+        });
+        let rules = rules.collect();
+        Self { daemons, rules, progress: Progress::Fresh, is_stopping: false, last: Moment::ZERO }
+    }
+
+    /// Decides what follows from an event at `now`.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        let actions = self.make_up_for_a_pause(now);
+        let Self { daemons, rules, is_stopping, .. } = self;
+        let mut turn = Turn { now, is_stopping: *is_stopping, rules, actions };
+        let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
+        match event {
+            Event::Begin => {
+                self.progress = Progress::Begun;
+                if !turn.is_stopping {
+                    for daemon in daemons {
+                        daemon.start(&mut turn);
+                    }
+                }
+            }
+            Event::Stop => shut_down(daemons, is_stopping, &mut turn),
+            Event::Signal(signal) => {
+                if turn.rules.iter().any(|rule| rule.signal == signal) {
+                    serve(signal, daemons, self.progress, &mut turn);
+                } else if signal == RTMIN_3 {
+                    turn.tell(Level::Info, format!("SIG{signal} isn't wired to anything: it asks for a shutdown"));
+                    shut_down(daemons, is_stopping, &mut turn);
+                } else {
+                    let text = format!(
+                        "SIG{signal} isn't wired to anything; nothing was done. If `docker stop` sent it, the image \
+                         sets STOPSIGNAL: set it to SIGTERM"
+                    );
+                    turn.tell(Level::Warn, text);
+                }
+            }
+            Event::Started { daemon, .. }
+            | Event::Executed { daemon, .. }
+            | Event::NotExecuted { daemon, .. }
+            | Event::StartFailed { daemon, .. }
+            | Event::Members { daemon, .. }
+            | Event::Mask { daemon, .. } => {
+                if let Some(daemon) = daemons.get_mut(daemon) {
+                    daemon.answered(event, &mut turn);
+                }
+            }
+            Event::Ended { pid, end, oom_kills } => {
+                if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
+                    daemon.ended(end, oom_kills, &mut turn);
+                } else {
+                    turn.act(Action::Reap(pid));
+                    turn.tell(Level::Debug, format!("reaped pid {pid}, which is no daemon's: it {end}"));
+                    for daemon in daemons {
+                        daemon.orphan_ended(pid, now);
+                    }
+                }
+            }
+            Event::NotSent { pid, signal } => {
+                if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
+                    daemon.not_sent(signal, &mut turn);
+                }
+            }
+            Event::Notify { pid, ready, reloading, errno, session } => {
+                if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
+                    daemon.notify(ready, reloading, errno, &mut turn);
+                } else if ready {
+                    strangers_ready(pid, session, daemons, &mut turn);
+                }
+            }
+            Event::Time => daemons.iter_mut().for_each(|d| d.time(&mut turn)),
+        }
+        let mut actions = turn.actions;
+        if self.progress == Progress::Begun && self.daemons.iter().all(|d| d.is_over(self.is_stopping)) {
+            self.progress = Progress::Over;
+            actions.push(Action::Exit(self.exit_code()));
+        }
+        actions
+    }
+
+    /// Grace is time in which a daemon can do something, and while the container is paused it can't.
+    fn make_up_for_a_pause(&mut self, now: Moment) -> Vec<Action> {
+        let asked = self.next().map(|next| next.max(self.last));
+        self.last = now;
+        let Some(lost) = asked.map(|asked| now.saturating_sub(asked)).filter(|lost| *lost > PAUSE) else {
+            return Vec::new();
+        };
+        self.daemons.iter_mut().for_each(|d| d.move_deadlines(lost));
+        if !self.daemons.iter().any(Daemon::has_deadline) {
+            return Vec::new();
+        }
+        let text = format!(
+            "init could not run for {:.1} s (a pause of the container?): graces last as much longer",
+            lost.as_secs_f64()
+        );
+        vec![Action::Tell(Level::Info, text)]
+    }
+
+    /// When [`Event::Time`] is due, if nothing happens before.
+    #[must_use]
+    pub fn next(&self) -> Option<Moment> {
+        let tick = self.daemons.iter().any(Daemon::has_deadline).then(|| self.last + TICK);
+        self.daemons.iter().filter_map(Daemon::next).chain(tick).min()
+    }
+
+    /// What init does as a whole.
+    #[must_use]
+    pub fn state(&self) -> InitState {
+        if self.is_stopping { InitState::Stopping } else { InitState::Running }
+    }
+
+    /// What status shows of a daemon.
+    #[must_use]
+    pub fn view(&self, daemon: usize) -> Option<View> {
+        self.daemons.get(daemon).map(Daemon::view)
+    }
+
+    /// What became of the last signal of a rule, by its index in the table's wiring.
+    #[must_use]
+    pub fn last(&self, rule: usize) -> Option<Last> {
+        let rule = self.rules.get(rule)?;
+        let (outcome, at) = rule.last?;
+        let age_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+        Some(Last { seq: rule.seq, outcome, age_ms, reload_errno: rule.reload_errno })
+    }
+
+    /// Whether the daemon is being ended, so that its output must be read come what may: a process that is
+    /// blocked on a full pipe can't obey its TERM.
+    #[must_use]
+    pub fn is_being_ended(&self, daemon: usize) -> bool {
+        self.is_stopping || self.daemons.get(daemon).is_some_and(Daemon::is_being_ended)
+    }
+
+    /// Those of whose exec nothing is known, and their processes.
+    pub(super) fn starting(&self) -> Vec<(usize, i32)> {
+        (0..).zip(&self.daemons).filter_map(|(daemon, d)| Some((daemon, d.starting()?))).collect()
+    }
+
+    fn exit_code(&self) -> i32 {
+        match self.daemons.iter().filter_map(Daemon::code).max() {
+            Some(code) if code < 0 => 128 - code,
+            Some(code) => code,
+            None if self.is_stopping => 128 + TERM,
+            None => 0,
+        }
+    }
+}
+
+fn shut_down(daemons: &mut [Daemon], is_stopping: &mut bool, turn: &mut Turn<'_>) {
+    if std::mem::replace(is_stopping, true) {
+        turn.tell(Level::Info, "a shutdown is under way already; no deadline moves".to_owned());
+        return;
+    }
+    turn.is_stopping = true;
+    for daemon in daemons {
+        daemon.shut_down(turn);
+    }
+}
+
+/// Does what a signal's rule says.
+fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut Turn<'_>) {
+    let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) else { return };
+    rule.seq += 1;
+    (rule.delivered, rule.reload_errno) = (None, None);
+    let (action, target) = (rule.action.clone(), rule.target.clone());
+    let daemon = rule.daemon.and_then(|daemon| daemons.get_mut(daemon));
+    let outcome = match daemon {
+        // It came together with the last death; init is as good as gone.
+        _ if progress == Progress::Over => Err("every daemon has ended, and so does init"),
+        None => Err("it isn't selected"),
+        Some(_) if turn.is_stopping => Err("a shutdown is under way"),
+        Some(daemon) => match action {
+            RuleAction::Restart => {
+                daemon.restart(turn);
+                Ok(Outcome::Restarting)
+            }
+            RuleAction::Forward { always } => daemon.forward(signal, always, turn),
+        },
+    };
+    let outcome = outcome.unwrap_or_else(|why| {
+        turn.tell(Level::Warn, format!("SIG{signal} for {target}: {why}; nothing was done"));
+        Outcome::Refused
+    });
+    if let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) {
+        rule.last = Some((outcome, turn.now));
+    }
+}
+
+/// A READY=1 that no daemon's own process sent. One that has ended by the receipt, as systemd-notify has, tells no
+/// session: any daemon that waits may be meant.
+fn strangers_ready(pid: i32, session: Option<i32>, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    // Who shares the network namespace alone has no say here, and no pid.
+    if pid <= 0 {
+        return;
+    }
+    let is_daemons = session.is_some_and(|sid| daemons.iter().any(|d| d.pid() == Some(sid)));
+    let is_meant = |d: &&mut Daemon| d.may_be_misnotified() && (!is_daemons || d.pid() == session);
+    if let Some(daemon) = daemons.iter_mut().find(is_meant) {
+        daemon.tell_of_stranger(pid, turn);
+    }
+}

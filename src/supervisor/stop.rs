@@ -1,0 +1,218 @@
+//! A stop of one daemon: first of its process, then of what else is left of its session.
+
+use std::time::Duration;
+
+use super::bundle::Turn;
+use super::{Action, CONT, KILL, Level, Moment, TERM};
+
+/// How long init waits for the end of what it has killed.
+const GIVE_UP: Duration = Duration::from_secs(2);
+/// How soon a session is looked at again; twice as late each time, up to the second.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_millis(40);
+/// How often a stop says whom it waits for.
+const REPORT: Duration = Duration::from_secs(3);
+/// How many pids a line of the log names.
+const NAMED: usize = 10;
+
+/// How far a stop is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stop {
+    pub(super) phase: Phase,
+    pub(super) after: After,
+    /// When it was begun, and when it says next whom it waits for.
+    since: Moment,
+    pub(super) report: Moment,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Phase {
+    /// Whoever is left at the deadline is killed.
+    Asked { deadline: Moment },
+    /// Init goes on at this moment, whoever is left. `asked`: there was a TERM before the KILL.
+    Killed { asked: bool, give_up: Moment },
+}
+
+/// What follows a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Replacement,
+    /// Nothing: the daemon was asked to end.
+    Nothing,
+    /// Nothing: it ended by itself.
+    Death,
+}
+
+/// A session whose leader has ended.
+#[derive(Debug)]
+pub(super) struct Clearing {
+    pub(super) sid: i32,
+    /// Until its leader is reaped, the numbers of session and group can't have been given to anybody else.
+    pub(super) is_leader_reaped: bool,
+    pub(super) stop: Stop,
+    /// Who was there at the last look, without those whose end init has seen since.
+    pub(super) left: Vec<i32>,
+    /// Who has had the signal of this phase.
+    signalled: Vec<i32>,
+    /// `None`: nobody was killed. Else how many were killed after the log has told of the first ones.
+    more_killed: Option<usize>,
+    pub(super) look: Moment,
+    pause: Duration,
+}
+
+impl Phase {
+    /// After a signal at `now` that a process can't refuse.
+    pub(super) fn killed(now: Moment, asked: bool) -> Self {
+        Self::Killed { asked, give_up: now + GIVE_UP }
+    }
+
+    pub(super) fn was_asked(self) -> bool {
+        matches!(self, Self::Asked { .. } | Self::Killed { asked: true, .. })
+    }
+
+    pub(super) fn due(self) -> Moment {
+        match self {
+            Self::Asked { deadline } => deadline,
+            Self::Killed { give_up, .. } => give_up,
+        }
+    }
+}
+
+impl Stop {
+    pub(super) fn new(now: Moment, phase: Phase, after: After) -> Self {
+        Self { phase, after, since: now, report: now + REPORT }
+    }
+
+    /// Everybody who is left gets SIGKILL now.
+    pub(super) fn killed(self, now: Moment) -> Self {
+        Self { phase: Phase::killed(now, self.phase.was_asked()), ..self }
+    }
+
+    pub(super) fn move_by(&mut self, lost: Duration) {
+        match &mut self.phase {
+            Phase::Asked { deadline } => *deadline += lost,
+            Phase::Killed { give_up, .. } => *give_up += lost,
+        }
+        self.report += lost;
+    }
+
+    /// Says whom a stop that takes long waits for.
+    pub(super) fn report(&mut self, name: &str, whom: &str, turn: &mut Turn<'_>) {
+        if self.report > turn.now {
+            return;
+        }
+        self.report = turn.now + REPORT;
+        let seconds = |d: Duration| format!("{:.0} s", d.as_secs_f64());
+        let waits = seconds(turn.now.saturating_sub(self.since));
+        let left = seconds(self.phase.due().saturating_sub(turn.now));
+        let next = match self.phase {
+            Phase::Asked { .. } => format!("KILL follows in {left}"),
+            Phase::Killed { .. } => format!("it was killed, and init goes on in {left}"),
+        };
+        turn.tell(Level::Info, format!("waiting for {name} to end since {waits}: {whom} is left; {next}"));
+    }
+}
+
+impl Clearing {
+    pub(super) fn new(sid: i32, is_leader_reaped: bool, stop: Stop, now: Moment) -> Self {
+        let (left, signalled) = (Vec::new(), Vec::new());
+        Self { sid, is_leader_reaped, stop, left, signalled, more_killed: None, look: now, pause: FIRST_LOOK }
+    }
+
+    /// Sends the members their signals. True once there is nobody to wait for any more.
+    pub(super) fn is_done(&mut self, name: &str, pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
+        let is_first = !std::mem::replace(&mut self.is_leader_reaped, true);
+        if let Phase::Asked { deadline } = self.stop.phase
+            && deadline <= turn.now
+            && !pids.is_empty()
+        {
+            self.stop.phase = Phase::killed(turn.now, true);
+            self.signalled.clear();
+        }
+        // A pid that is gone may come again, as another process.
+        self.signalled.retain(|pid| pids.contains(pid));
+        let new: Vec<i32> = pids.iter().copied().filter(|pid| !self.signalled.contains(pid)).collect();
+        match self.stop.phase {
+            Phase::Asked { .. } if !new.is_empty() => self.ask(name, &new, is_first, turn),
+            Phase::Asked { .. } => {}
+            Phase::Killed { .. } => self.kill(name, &new, is_first, turn),
+        }
+        if is_first {
+            // Nobody was seen: whoever forked during the look is at least not left in the group.
+            if pids.is_empty() && matches!(self.stop.phase, Phase::Asked { .. }) {
+                turn.act(Action::KillGroup(self.sid));
+            }
+            turn.act(Action::Reap(self.sid));
+        }
+        let is_given_up = matches!(self.stop.phase, Phase::Killed { give_up, .. } if give_up <= turn.now);
+        if pids.is_empty() || is_given_up {
+            if let Some(more) = self.more_killed.filter(|more| *more > 0) {
+                let were = if more == 1 { "was" } else { "were" };
+                let text = format!("{} of {name} came up meanwhile, and {were} killed too", processes(more));
+                turn.tell(Level::Warn, text);
+            }
+            if !pids.is_empty() {
+                let text = format!("{} of {name} still not gone 2 s after SIGKILL; going on", named(&pids));
+                turn.tell(Level::Warn, text);
+            }
+            return true;
+        }
+        self.left = pids;
+        self.look = self.stop.phase.due().min(turn.now + self.pause);
+        self.pause = LONGEST_LOOK.min(self.pause * 2);
+        false
+    }
+
+    fn ask(&mut self, name: &str, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
+        if is_first {
+            turn.tell(Level::Info, format!("forwarding SIGTERM to what {name} has left: {}", named(new)));
+        }
+        for pid in new {
+            turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: TERM });
+            turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: CONT });
+        }
+        self.signalled.extend(new);
+    }
+
+    /// The end of a process that is no daemon's: it may be the last that is waited for here.
+    pub(super) fn orphan_ended(&mut self, pid: i32, now: Moment) {
+        let count = self.left.len();
+        self.left.retain(|left| *left != pid);
+        self.signalled.retain(|signalled| *signalled != pid);
+        if count > 0 && self.left.is_empty() {
+            self.look = now;
+        }
+    }
+
+    fn kill(&mut self, name: &str, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
+        if is_first || !new.is_empty() {
+            turn.act(Action::KillGroup(self.sid));
+        }
+        if new.is_empty() {
+            return;
+        }
+        for pid in new {
+            turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: KILL });
+        }
+        if let Some(more) = &mut self.more_killed {
+            *more += new.len();
+        } else {
+            self.more_killed = Some(0);
+            let were = if new.len() == 1 { "was left and was killed" } else { "were left and were killed" };
+            turn.tell(Level::Warn, format!("{} of {name} {were}", named(new)));
+        }
+        self.signalled.extend(new);
+        self.pause = FIRST_LOOK;
+    }
+}
+
+pub(super) fn processes(count: usize) -> String {
+    if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
+}
+
+/// How many they are, and which.
+pub(super) fn named(pids: &[i32]) -> String {
+    let names: Vec<String> = pids.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if pids.len() > NAMED { ", …" } else { "" };
+    format!("{} (pid {}{more})", processes(pids.len()), names.join(", "))
+}

@@ -1,0 +1,93 @@
+//! Starting a daemon never holds up init, and what became of the exec is told.
+
+use std::fs;
+
+use super::{Bundle, Setup, TWO};
+
+/// alpha's program is on a file system that answers nobody.
+const HANGS: &str = r#"
+grace = "200ms"
+[[daemon]]
+name = "alpha"
+command = ["DIR/hung/program"]
+[[daemon]]
+name = "beta"
+command = ["sleep", "1000"]
+[signals]
+USR1 = { restart = "beta" }
+"#;
+
+#[test]
+fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone_and_dies_of_a_term() {
+    let mut bundle = Setup::new(HANGS).with_hung_mount().start();
+    bundle.wait_for_generation(1, 1);
+    assert_eq!(bundle.daemon(0)["state"], "starting");
+    bundle.signal("USR1");
+    bundle.wait_for_generation(1, 2);
+    assert_eq!(bundle.daemon(0)["state"], "starting");
+    bundle.signal("TERM");
+    // Even there a TERM ends what has no handler for it.
+    assert_eq!(bundle.exit_code(), 143);
+}
+
+#[test]
+fn a_file_on_a_mount_that_hangs_whose_change_may_have_been_interrupted_delays_its_own_daemon_alone() {
+    let table = HANGS.replace(
+        "command = [\"DIR/hung/program\"]",
+        "command = [\"sleep\", \"1000\"]\nconfig = { path = \"DIR/hung/config\" }",
+    );
+    let mut bundle = Setup::new(&table).with_hung_mount().start();
+    bundle.wait_for_generation(1, 1);
+    assert_eq!(bundle.daemon(0)["state"], "starting");
+    bundle.signal("TERM");
+    // Even there a TERM ends what has no handler for it.
+    assert_eq!(bundle.exit_code(), 143);
+}
+
+#[test]
+fn a_child_that_has_not_executed_yet_holds_no_descriptor_of_inits() {
+    let bundle = Setup::new(HANGS).with_hung_mount().start();
+    bundle.wait_for_generation(1, 1);
+    let is_alpha = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sidecar\n");
+    let alpha = bundle.children().into_iter().find(is_alpha).unwrap();
+    bundle.wait_until("four descriptors: stdio, and the pipe that tells of its exec", || {
+        fs::read_dir(format!("/proc/{alpha}/fd")).unwrap().count() == 4
+    });
+}
+
+#[test]
+fn a_daemon_that_gave_up_being_root_can_open_its_stdout_and_stderr_anew() {
+    let script = "echo out > /dev/stdout; echo err > /dev/stderr";
+    let table = format!(
+        "[[daemon]]\nname = \"alpha\"\ncommand = [\"setpriv\", \"--reuid=12345\", \"--regid=12345\", \
+         \"--clear-groups\", \"sh\", \"-c\", \"{script}\"]\n"
+    );
+    let mut bundle = Bundle::start(&table);
+    assert_eq!(bundle.exit_code(), 0, "{}", bundle.read("err"));
+    assert_eq!(bundle.read("out"), "[alpha] out\n");
+    assert!(bundle.read("err").contains("[alpha] err\n"));
+}
+
+#[test]
+fn a_script_whose_interpreter_is_missing_is_told_by_that_interpreters_name() {
+    let table = "[[daemon]]\nname = \"alpha\"\ncommand = [\"DIR/script\"]\n";
+    let write = "printf '#!/bin/sh\\r\\necho\\r\\n' > DIR/script; chmod +x DIR/script; exec \"$@\"";
+    let mut bundle = Setup::new(table).wrapped(&["sh", "-c", write, "-"]).start();
+    assert_eq!(bundle.exit_code(), 127);
+    let log = bundle.read("err");
+    assert!(
+        log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_at_each_start_and_the_next_one_tries_again() {
+    let bundle =
+        Bundle::start(&TWO.replace("[\"sh\", \"-c\", \"printf 'no newline'; exec sleep 1000\"]", "[\"DIR/program\"]"));
+    bundle.wait_for("err", "/program\": No such file or directory");
+    bundle.wait_until("a failure", || bundle.daemon(1)["state"] == "failed");
+    std::os::unix::fs::symlink("/bin/cat", bundle.dir.join("program")).unwrap();
+    bundle.signal("USR1");
+    bundle.wait_until("its end", || bundle.daemon(1)["last_exit"]["code"] == 0);
+}
