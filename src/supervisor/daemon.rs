@@ -31,6 +31,8 @@ const LOOK_AT_MASK: Duration = Duration::from_millis(20);
 const LASTING: u32 = 50;
 /// How long a signal is held for a daemon that doesn't catch it.
 const HOLD: Duration = Duration::from_secs(20);
+/// What a process counts as that a shutdown leaves behind: no sibling's 0 hides that it was still there.
+const UNENDED: i32 = 128 + KILL;
 /// A daemon that exits 0 so soon has probably put itself into the background.
 const TOO_SOON: Duration = Duration::from_secs(1);
 
@@ -275,6 +277,7 @@ impl Daemon {
         }
         turn.tell(Level::Warn, format!("cannot start {}: {why}; counts as exited {code}", self.name));
         self.fail(code, turn);
+        turn.restart_ends(self.index, Outcome::Failed);
     }
 
     /// It has no process, and its command was not executed.
@@ -283,14 +286,15 @@ impl Daemon {
         self.code = Some(code);
         self.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
         self.drop_held(turn);
-        turn.restart_ends(self.index, Outcome::Failed);
     }
 
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
         match &mut self.state {
             // It was asked for before the first start, or while a start is under way: that start is it.
-            State::Fresh | State::Forking | State::Starting(..) => {}
-            State::Running(_) => {
+            State::Fresh | State::Forking => {}
+            // Unless it hangs, on a mount that doesn't answer, say.
+            State::Starting(process, _) if turn.now.saturating_sub(process.since) <= self.grace => {}
+            State::Starting(..) | State::Running(_) => {
                 turn.tell(Level::Info, format!("restarting {}", self.name));
                 self.ask_to_end(After::Replacement, turn);
             }
@@ -346,7 +350,7 @@ impl Daemon {
                 turn.tell(Level::Warn, format!("{} (pid {}) can't be killed", self.name, process.pid));
                 if turn.is_stopping {
                     self.state = State::Exited;
-                    self.code = Some(-KILL);
+                    self.code = Some(UNENDED);
                 } else if exec == Exec::Done {
                     self.state = State::Running(process);
                 } else {
@@ -422,20 +426,35 @@ impl Daemon {
     }
 
     fn ended_before_its_exec(&mut self, process: Process, exec: Exec, end: End, turn: &mut Turn<'_>) {
-        let code = match exec {
-            Exec::Failed(code) => code,
-            _ => 126,
+        let phase = self.stop().map(|stop| stop.phase);
+        let sent = |signal| match phase {
+            Some(Phase::Killed { asked, .. }) => signal == KILL || asked && signal == TERM,
+            Some(Phase::Asked { .. }) => signal == TERM,
+            None => false,
         };
-        if exec == Exec::Pending {
-            let by = if self.is_being_ended() { "on request, " } else { "" };
+        let (code, counts) = match (exec, end) {
+            (Exec::Failed(code), _) => (code, String::new()),
+            // As of any other that ends on request: a bundle that is stopped while it starts has not failed.
+            (_, End::Signal(signal)) if sent(signal) => (-signal, String::new()),
+            _ => (126, "; counts as exited 126".to_owned()),
+        };
+        if exec != Exec::Failed(code) {
+            let by = if phase.is_some() { "on request, " } else { "" };
             let (name, pid) = (&self.name, process.pid);
-            let text =
-                format!("{name} (pid {pid}) {end}, {by}before its command was executed; counts as exited {code}");
-            turn.tell(Level::Warn, text);
+            turn.tell(Level::Warn, format!("{name} (pid {pid}) {end}, {by}before its command was executed{counts}"));
         }
         turn.act(Action::KillGroup(process.pid));
         turn.act(Action::Reap(process.pid));
+        let is_replaced = self.stop().is_some_and(|stop| stop.after == After::Replacement);
         self.fail(code, turn);
+        if code < 0 {
+            self.set_last_exit(end, true);
+        }
+        if is_replaced {
+            self.start(turn);
+        } else {
+            turn.restart_ends(self.index, Outcome::Failed);
+        }
     }
 
     /// A process has ended that is no daemon's.
@@ -470,7 +489,7 @@ impl Daemon {
         );
         turn.tell(Level::Warn, text);
         turn.process_ends(self.index);
-        self.code = Some(-KILL);
+        self.code = Some(if turn.is_stopping { UNENDED } else { -KILL });
         self.set_last_exit(End::Signal(KILL), true);
         if members.is_empty() {
             turn.act(Action::KillGroup(pid));

@@ -711,14 +711,22 @@ fn a_start_without_a_process_fails_at_once() {
 }
 
 #[test]
-fn a_shutdown_of_one_whose_exec_never_comes_kills_it_at_its_grace_and_counts_it_as_failed() {
+fn a_shutdown_kills_one_whose_exec_never_comes_at_its_grace() {
     let mut init = starting();
     assert_eq!(acts(init.handle(at(0), Event::Stop)), asked(11));
     assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
     let actions = init.handle(at(8001), ended(11, End::Signal(KILL)));
-    assert!(told(&actions)[0].ends_with("before its command was executed; counts as exited 126"), "{actions:?}");
-    assert_eq!(acts(actions), [Action::KillGroup(11), Action::Reap(11), Action::Exit(126)]);
+    assert!(told(&actions)[0].ends_with("on request, before its command was executed"), "{actions:?}");
+    assert_eq!(acts(actions), [Action::KillGroup(11), Action::Reap(11), Action::Exit(137)]);
     assert_eq!(init.view(0).unwrap().state, DaemonState::Failed);
+}
+
+#[test]
+fn one_that_somebody_else_kills_before_its_exec_counts_as_exited_126() {
+    let mut init = starting();
+    let actions = init.handle(at(1), ended(11, End::Signal(KILL)));
+    assert!(told(&actions)[0].ends_with("before its command was executed; counts as exited 126"), "{actions:?}");
+    assert_eq!(acts(actions).last(), Some(&Action::Exit(126)));
 }
 
 #[test]
@@ -736,6 +744,17 @@ fn a_restart_of_one_whose_exec_is_under_way_changes_nothing_and_that_start_is_it
     assert_eq!(init.last(1).unwrap().outcome, Outcome::Restarting);
     let _ = init.handle(at(2), Event::Executed { daemon: 0, pid: 11 });
     assert_eq!((init.last(1).unwrap().outcome, init.view(0).unwrap().generation), (Outcome::Restarted, 1));
+}
+
+#[test]
+fn a_restart_of_one_whose_exec_hangs_for_longer_than_its_grace_stops_it_and_starts_another() {
+    let mut init = starting();
+    assert_eq!(acts(init.handle(at(8_001), Event::Signal(Signal::USR1))), asked(11));
+    let actions = acts(init.handle(at(8_002), ended(11, End::Signal(TERM))));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11), Action::Start(0)]);
+    let _ = init.handle(at(8_002), Event::Started { daemon: 0, pid: 12 });
+    let _ = init.handle(at(8_003), Event::Executed { daemon: 0, pid: 12 });
+    assert_eq!((init.last(1).unwrap().outcome, init.view(0).unwrap().generation), (Outcome::Restarted, 2));
 }
 
 #[test]

@@ -411,7 +411,10 @@ impl Judge {
             None => Expected::Is(Outcome::Refused),
             Some(slot) => match &self.table.wiring[at].action {
                 Action::Restart => {
-                    let is_starting = |p: &Process| p.executed != Some(Ok(())) && !p.is_being_ended();
+                    let grace = self.slots[slot].grace;
+                    let is_starting = |p: &Process| {
+                        p.executed != Some(Ok(())) && !p.is_being_ended() && now.saturating_sub(p.since) <= grace
+                    };
                     if self.slots[slot].unreaped().is_some_and(is_starting) {
                         // That start is it.
                     } else if begun {
@@ -533,7 +536,9 @@ impl Judge {
         slot.failed = true;
         slot.part = Some(Part::Code(code));
         slot.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-        self.set(at, |e| e == Expected::Is(Outcome::Restarting), Outcome::Failed);
+        if self.slots[at].wanted.is_none() {
+            self.set(at, |e| e == Expected::Is(Outcome::Restarting), Outcome::Failed);
+        }
         self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
         self.mark(Mark::StartFailed);
     }
@@ -616,7 +621,7 @@ impl Judge {
                 return;
             }
             process.reaped = Some(now);
-            slot.part = Some(Part::Own(KILL));
+            slot.part = Some(if self.stopping.is_some() { Part::Code(128 + KILL) } else { Part::Own(KILL) });
             slot.last_exit = Some(LastExit { code: None, signal: Some(KILL), by_init: true });
             (slot.ready, slot.reloading) = (false, None);
             process.left.is_settled = is_empty;
@@ -832,7 +837,16 @@ impl Judge {
             if being_ended {
                 self.mark(Mark::StoppedBeforeExec);
             }
-            return self.failed(at, executed.and_then(Result::err).unwrap_or(126));
+            let is_own =
+                matches!(end, End::Signal(TERM) if termed) || matches!(end, End::Signal(KILL) if killed.is_some());
+            self.failed(at, executed.and_then(Result::err).unwrap_or(126));
+            if let (End::Signal(signal), true, None | Some(Ok(()))) = (end, is_own, executed) {
+                let slot = &mut self.slots[at];
+                slot.part = Some(Part::Own(signal));
+                slot.last_exit = Some(LastExit { code: None, signal: Some(signal), by_init: true });
+                (slot.ready, slot.reloading) = (false, None);
+            }
+            return;
         }
         let killed = killed.is_some();
         let slot = &mut self.slots[at];

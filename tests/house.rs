@@ -1,0 +1,75 @@
+//! Which way the arrows go between the rooms of `src/` (drawn in `src/lib.rs`), held by reading the code.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a file uses, beyond comments and its own unit tests.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let shipped = text.split("#[cfg(test)]").next().unwrap();
+    shipped.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn files(rooms: &[&str]) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    for room in rooms {
+        let path = root.join(room);
+        if path.is_dir() {
+            let inside = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+            found.extend(inside.filter(|file| file.file_name().is_some_and(|name| name != "tests.rs")));
+        } else {
+            found.push(path);
+        }
+    }
+    assert!(found.len() >= rooms.len() && found.iter().all(|file| file.is_file()), "{found:?}");
+    found
+}
+
+/// Fails with the lines of these rooms that name one of `forbidden`.
+fn none_names(rooms: &[&str], forbidden: &[&str]) {
+    let mut wrong = Vec::new();
+    for file in files(rooms) {
+        for line in code(&file).lines().filter(|line| forbidden.iter().any(|word| line.contains(word))) {
+            wrong.push(format!("{}: {}", file.display(), line.trim()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_runs_in_a_bundle_knows_nothing_of_the_host() {
+    let rooms = ["init", "launch", "supervisor", "change", "helper.rs", "protocol.rs", "page.rs", "status.rs", "table"];
+    none_names(&rooms, &["crate::host", "super::host"]);
+}
+
+#[test]
+fn decisions_make_no_system_call_and_read_no_clock() {
+    let rooms = [
+        "supervisor",
+        "change/proof.rs",
+        "change/reason.rs",
+        "change/record.rs",
+        "change/recovery.rs",
+        "change/transaction.rs",
+    ];
+    let hands = [
+        "nix::",
+        "libc::",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "Instant::now",
+        "SystemTime",
+        "unsafe",
+    ];
+    none_names(&rooms, &hands);
+}
+
+#[test]
+fn init_does_not_know_the_helper() {
+    none_names(&["init", "launch", "supervisor"], &["crate::helper"]);
+}
