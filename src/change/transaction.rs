@@ -401,7 +401,7 @@ impl<'a, H: Hands> Change<'a, H> {
         }
         if why.is_none() {
             let placed = restored.now.as_ref().map(Placed::of);
-            let up = self.restart(name, plan).and_then(|()| nobody_wrote(files, placed.as_ref()));
+            let up = self.revive(name, plan, files, placed.as_ref());
             why = because(up)?;
             if why.as_ref().is_some_and(|why| !is_as_it_was(why, record.was_dead)) {
                 outcome = RecordedOutcome::Down;
@@ -681,7 +681,7 @@ impl<'a, H: Hands> Change<'a, H> {
         };
         let why = if restored.was_theirs { Reason::file(files.path(), FileFault::Changed) } else { why };
         let placed = restored.now.as_ref().map(Placed::of);
-        let up = self.restart(&daemon.name, &daemon.plan).and_then(|()| nobody_wrote(files, placed.as_ref()));
+        let up = self.revive(&daemon.name, &daemon.plan, files, placed.as_ref());
         let back = because(up)?;
         self.end.back_ms = self.hands.now_ms().saturating_sub(started);
         let back = back.filter(|back| !is_as_it_was(back, daemon.was_dead));
@@ -733,6 +733,15 @@ impl<'a, H: Hands> Change<'a, H> {
     /// How long the way back may take: the grace and the time-out again.
     fn way_back_ms(&self, plan: &Plan) -> u64 {
         plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
+    }
+
+    /// Restarts the daemon with what lies there, which must be the same afterwards, whatever became of the daemon.
+    fn revive(&mut self, name: &str, plan: &Plan, files: &mut H::Files, placed: Option<&Placed>) -> Tried<()> {
+        let up = self.restart(name, plan);
+        if up != Err(Stop::Killed) {
+            nobody_wrote(files, placed)?;
+        }
+        up
     }
 
     /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
