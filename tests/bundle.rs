@@ -581,6 +581,16 @@ fn a_push_of_3000_branches_that_a_restart_a_stop_or_a_kill_interrupts_leaves_no_
     }
 }
 
+#[test]
+fn a_lock_and_objects_that_a_killed_push_has_left_behind_are_gone_at_git_gate_s_next_start() {
+    let bundle = Container::bundle(&["--env=GIT_GATE_REPOSITORIES=work", "--volume=/var/lib/git-gate"]).ready();
+    let left = "cd /var/lib/git-gate/work.git; mkdir objects/tmp_objdir-incoming-x; touch refs/heads/main.lock packed-refs.lock";
+    assert_eq!(bundle.try_exec(&["sh", "-c", left]).0, 0);
+    assert_eq!(sidecar(&["apply", "--signal=RTMIN+1", &bundle.name]).0, 0);
+    let find = ["find", "/var/lib/git-gate/work.git", "-name", "*.lock", "-o", "-name", "tmp_objdir*"];
+    assert_eq!(bundle.try_exec(&find).1, "");
+}
+
 /// A server that keeps its data in memory until it is asked to end, behind a start script that doesn't `exec` it.
 const KEEPER: &str = r#"
 [[daemon]]
