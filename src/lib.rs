@@ -14,7 +14,7 @@
 //!     table   protocol   page   status   text
 //! ```
 //!
-//! `init` knows nothing of `host`. What decides (`supervisor`, `change::transaction`, `change::proof`) makes no system
+//! `init` knows nothing of `host`. What decides (`supervisor`; `change::{transaction, recovery, proof}`) makes no system
 //! call: the simulation runs the very same code.
 
 pub mod change;
