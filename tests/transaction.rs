@@ -76,6 +76,9 @@ USR2 = { restart = "beta" }
 HUP = { forward = "beta" }
 "#;
 
+/// Of the table.
+const ALPHA_READY: &str = r#"ready = { exec = ["sh", "-c", "read pid < DIR/ready && kill -0 $pid"] }"#;
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 struct Bundle {
@@ -1235,8 +1238,7 @@ fn a_port_that_an_old_process_holds_is_not_taken_for_the_daemon_s() {
     let start = format!("ready; setsid python3 -c '{server}' & sleep 0.3; while :; do sleep 1; done");
     let bundle = Bundle::with(|table| {
         let ready = format!("ready = {{ tcp = \"127.0.0.1:{port}\" }}");
-        let probe = "ready = { exec = [\"sh\", \"-c\", \"read pid < DIR/ready && kill -0 $pid\"] }";
-        let table = table.replace(probe, &ready);
+        let table = table.replace(ALPHA_READY, &ready);
         table.replace("while :; do sleep 0.02; done", &start.replace("ready; ", ""))
     });
     // Its server is in a session of its own, and outlives it.
@@ -1245,6 +1247,49 @@ fn a_port_that_an_old_process_holds_is_not_taken_for_the_daemon_s() {
     assert!(error.contains(&format!("port {port} is held by pid ")) && error.contains("(python3)"), "{report}");
     assert_ne!(report["outcome"], "live");
     assert_eq!(bundle.sidecar(&["status", "--ready", "--json"])["daemons"][0]["ready"], false);
+}
+
+#[test]
+fn a_port_that_was_held_before_the_restart_by_one_that_can_not_be_looked_at_is_not_taken_for_the_daemon_s() {
+    // As in docker, root may not look at another user's descriptors, and init has adopted the server.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!(
+        "use IO::Socket; $s = IO::Socket::INET->new(LocalAddr => \"127.0.0.1:{port}\", Listen => 9, ReuseAddr => 1) or die $!; $s->accept while 1"
+    );
+    let start = "setsid sh -c \"echo \\$\\$ > DIR/parent; setpriv --reuid=1000 --clear-groups perl DIR/server & wait\" & \
+                 while :; do sleep 1; done";
+    let mut bundle = Bundle::with(|table| {
+        let ready = format!("ready = {{ tcp = \"127.0.0.1:{port}\" }}");
+        let start = format!("echo '{server}' > DIR/server; {start}");
+        table.replace(ALPHA_READY, &ready).replace("while :; do sleep 0.02; done", &start)
+    });
+    bundle.stop();
+    bundle.by = &["setpriv", "--bounding-set=-sys_ptrace"];
+    bundle.boot();
+    let parent = bundle.outside(&bundle.read("parent").trim().parse::<u32>().unwrap().into());
+    kill_all(&[parent]);
+    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=2s"]);
+    let mut host = command.env("LIMITED", "setpriv --bounding-set=-sys_ptrace").spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"new").unwrap();
+    let report = ended(host);
+    assert_ne!(report["outcome"], "live", "{report}");
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains(&format!("port {port} is held by a process that ran before the restart")), "{report}");
+}
+
+#[test]
+fn a_unix_socket_that_an_old_process_listens_on_is_not_taken_for_the_daemon_s() {
+    let bundle = Bundle::with(|table| {
+        let unix = "use IO::Socket; $s = IO::Socket::UNIX->new";
+        let connect = format!("ready = {{ exec = [\"perl\", \"-e\", '{unix}(\"DIR/socket\") or exit 1'] }}");
+        let server = format!("{unix}(Local => \"DIR/socket\", Listen => 9) or exit 1; $s->accept while 1");
+        let start = format!("setsid perl -e '{server}' & while :; do sleep 1; done");
+        table.replace(ALPHA_READY, &connect).replace("while :; do sleep 0.02; done", &start)
+    });
+    let report = bundle.allowlist("new", &["--timeout=2s"]);
+    assert_ne!(report["outcome"], "live", "{report}");
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains(&format!("{} is held by pid ", bundle.dir.join("socket").display())), "{report}");
 }
 
 #[test]

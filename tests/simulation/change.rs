@@ -640,7 +640,7 @@ impl Hands for Sim<'_> {
         let b = &world.bundle;
         let trusts = b.plant == Some(Plant::TakesAStrangersAnswer);
         if b.is_held && !trusts {
-            return Ok(Err(Shortfall::PortHeld { port: 1, by: 9, name: Printable::new("stranger") }));
+            return Ok(Err(Shortfall::SocketHeld { socket: Printable::new("port 1"), by: None }));
         }
         Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady) })
     }
