@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::json;
+use crate::supervisor::{End, Level, Line};
 use crate::table::Output;
 
 /// What the log holds between two rounds of the poll loop, in bytes.
@@ -106,6 +107,29 @@ pub fn set_up(output: Output) {
     if !matches!(format.as_str(), "" | "text" | "json") {
         let used = if form == Form::Text { "text" } else { "json" };
         tracing::warn!("SIDECAR_LOG_FORMAT={format:?} is neither text nor json; using {used}");
+    }
+}
+
+/// Whether lines have fields for a program to read, which in text would only say again what their text says.
+pub fn has_fields() -> bool {
+    BUFFER.lock().is_ok_and(|buffer| buffer.form != Form::Text)
+}
+
+/// Logs a line of the supervisor's. `daemon` is the name of the one that it concerns.
+pub fn tell(line: &Line, daemon: Option<&str>) {
+    let Line { level, text, pid, end, .. } = line;
+    let has_fields = has_fields();
+    let daemon = daemon.filter(|_| has_fields);
+    let pid = pid.filter(|_| has_fields);
+    let (code, signal) = match end.filter(|_| has_fields) {
+        Some(End::Code(code)) => (Some(code), None),
+        Some(End::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    match level {
+        Level::Debug => tracing::debug!(daemon, pid, code, signal, "{text}"),
+        Level::Info => tracing::info!(daemon, pid, code, signal, "{text}"),
+        Level::Warn => tracing::warn!(daemon, pid, code, signal, "{text}"),
     }
 }
 

@@ -22,7 +22,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
-use crate::supervisor::{Disposition, End, Ended, Event, Level, Moment, Sent, Supervisor, System, select};
+use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
 use crate::launch::{Environment, MAX_REPORT, Parent, Program, Report};
@@ -641,12 +641,9 @@ impl System for Shell {
         children::disposition(pid, signal)
     }
 
-    fn tell(&mut self, level: Level, text: String) {
-        match level {
-            Level::Debug => tracing::debug!("{text}"),
-            Level::Info => tracing::info!("{text}"),
-            Level::Warn => tracing::warn!("{text}"),
-        }
+    fn tell(&mut self, line: Line) {
+        let daemon = line.daemon.and_then(|daemon| self.specs.get(daemon)).map(|spec| spec.name.as_str());
+        log::tell(&line, daemon);
     }
 
     fn changed(&mut self, _: &Supervisor) {

@@ -18,10 +18,11 @@ use nix::sys::socket::{
 };
 use nix::unistd::{ForkResult, fork, pipe2};
 
+use super::log;
 use super::signals::kill;
 use crate::change::log::{BY, CHANGE, WARNING};
 use crate::supervisor::Event;
-use crate::text::Plain;
+use crate::text::Printable;
 
 /// Whether a socket takes descriptors (Linux 6.16, asm-generic/socket.h); libc doesn't know it yet. If it doesn't, sendmsg(2)
 /// refuses them to the sender (EPERM).
@@ -212,7 +213,7 @@ impl Message {
     /// What it means for the core; the line of a change is logged instead.
     fn event_or_log(&self) -> Option<Event> {
         if let Some(change) = self.value(CHANGE) {
-            self.log(&Plain::new(change));
+            self.log(&Printable::new(change));
             return None;
         }
         let usec = self.value("MONOTONIC_USEC").and_then(|v| v.parse().ok());
@@ -226,15 +227,16 @@ impl Message {
     }
 
     /// Another user's daemon has no say here.
-    fn log(&self, change: &Plain) {
+    fn log(&self, change: &Printable) {
         if ![0, nix::unistd::geteuid().as_raw()].contains(&self.uid) {
             return;
         }
-        let by = Plain::new(self.value(BY).unwrap_or_default());
+        let by = Printable::new(self.value(BY).unwrap_or_default());
+        let daemon = change.as_str().split_once(": ").map(|(daemon, _)| daemon).filter(|_| log::has_fields());
         if self.value(WARNING).is_none() {
-            tracing::info!(%by, "change of {change}");
+            tracing::info!(daemon, %by, "change of {change}");
         } else {
-            tracing::warn!(%by, "change of {change}");
+            tracing::warn!(daemon, %by, "change of {change}");
         }
     }
 }

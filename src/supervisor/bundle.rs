@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::daemon::Daemon;
-use super::{Action, Event, Level, Moment, TERM, View};
+use super::{Action, Event, Line, Moment, TERM, View};
 use crate::status::{InitState, Last, Outcome};
 use crate::table::{Action as RuleAction, Signal, Table};
 
@@ -43,14 +43,14 @@ impl Turn<'_> {
         self.actions.push(action);
     }
 
-    pub(super) fn tell(&mut self, level: Level, text: String) {
-        self.actions.push(Action::Tell(level, text));
+    pub(super) fn tell(&mut self, line: Line) {
+        self.actions.push(Action::Tell(line));
     }
 
     /// A bug. PID 1 goes on, and a test doesn't.
     pub(super) fn impossible(&mut self, what: &str) {
         debug_assert!(false, "{what}");
-        self.tell(Level::Warn, format!("a bug in init: {what}; ignored"));
+        self.tell(Line::warn(format!("a bug in init: {what}; ignored")));
     }
 
     fn rules_of(&mut self, daemon: usize) -> impl Iterator<Item = &mut SignalRule> {
@@ -151,14 +151,14 @@ impl Supervisor {
                 if turn.rules.iter().any(|rule| rule.signal == signal) {
                     serve(signal, daemons, self.progress, &mut turn);
                 } else if signal == RTMIN_3 {
-                    turn.tell(Level::Info, format!("SIG{signal} isn't wired to anything: it asks for a shutdown"));
+                    turn.tell(Line::info(format!("SIG{signal} isn't wired to anything: it asks for a shutdown")));
                     shut_down(daemons, is_stopping, &mut turn);
                 } else {
                     let text = format!(
                         "SIG{signal} isn't wired to anything; nothing was done. If `docker stop` sent it, the image \
                          sets STOPSIGNAL: set it to SIGTERM"
                     );
-                    turn.tell(Level::Warn, text);
+                    turn.tell(Line::warn(text));
                 }
             }
             Event::Started { daemon, .. }
@@ -176,7 +176,8 @@ impl Supervisor {
                     daemon.ended(end, oom_kills, &mut turn);
                 } else {
                     turn.act(Action::Reap(pid));
-                    turn.tell(Level::Debug, format!("reaped pid {pid}, which is no daemon's: it {end}"));
+                    let text = format!("reaped pid {pid}, which is no daemon's: it {end}");
+                    turn.tell(Line::debug(text).pid(pid).end(end));
                     for daemon in daemons {
                         daemon.orphan_ended(pid, now);
                     }
@@ -219,7 +220,7 @@ impl Supervisor {
             "init could not run for {:.1} s (a pause of the container?): graces last as much longer",
             lost.as_secs_f64()
         );
-        vec![Action::Tell(Level::Info, text)]
+        vec![Action::Tell(Line::info(text))]
     }
 
     /// When [`Event::Time`] is due, if nothing happens before.
@@ -274,7 +275,7 @@ impl Supervisor {
 
 fn shut_down(daemons: &mut [Daemon], is_stopping: &mut bool, turn: &mut Turn<'_>) {
     if std::mem::replace(is_stopping, true) {
-        turn.tell(Level::Info, "a shutdown is under way already; no deadline moves".to_owned());
+        turn.tell(Line::info("a shutdown is under way already; no deadline moves".to_owned()));
         return;
     }
     turn.is_stopping = true;
@@ -288,8 +289,8 @@ fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut 
     let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) else { return };
     rule.seq += 1;
     (rule.delivered, rule.reload_errno) = (None, None);
-    let (action, target) = (rule.action.clone(), rule.target.clone());
-    let daemon = rule.daemon.and_then(|daemon| daemons.get_mut(daemon));
+    let (action, target, index) = (rule.action.clone(), rule.target.clone(), rule.daemon);
+    let daemon = index.and_then(|daemon| daemons.get_mut(daemon));
     let outcome = match daemon {
         // It came together with the last death; init is as good as gone.
         _ if progress == Progress::Over => Err("every daemon has ended, and so does init"),
@@ -304,7 +305,8 @@ fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut 
         },
     };
     let outcome = outcome.unwrap_or_else(|why| {
-        turn.tell(Level::Warn, format!("SIG{signal} for {target}: {why}; nothing was done"));
+        let line = Line::warn(format!("SIG{signal} for {target}: {why}; nothing was done"));
+        turn.tell(index.map_or(line.clone(), |daemon| line.of(daemon)));
         Outcome::Refused
     });
     if let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) {

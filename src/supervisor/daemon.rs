@@ -19,8 +19,8 @@
 use std::time::Duration;
 
 use super::bundle::Turn;
-use super::stop::{After, Clearing, Phase, Stop, named, processes};
-use super::{Action, CONT, Disposition, End, Event, KILL, Level, Moment, TERM, View};
+use super::stop::{After, Clearing, Phase, Stop, Who, named, processes};
+use super::{Action, CONT, Disposition, End, Event, KILL, Line, Moment, TERM, View};
 use crate::status::{DaemonState, LastExit, Outcome};
 use crate::table::{Daemon as Spec, Ready, Signal};
 
@@ -218,7 +218,7 @@ impl Daemon {
         self.state = State::Forking;
         self.generation += 1;
         (self.notified, self.reloading, self.told_of_stranger) = (false, None, false);
-        turn.tell(Level::Info, format!("starting {}", self.name));
+        turn.tell(Line::info(format!("starting {}", self.name)).of(self.index));
         turn.act(Action::Start(self.index));
     }
 
@@ -267,15 +267,20 @@ impl Daemon {
         let (State::Starting(process, exec) | State::Stopping(process, exec, _)) = &mut self.state else { return };
         if process.pid == pid && *exec == Exec::Pending {
             *exec = Exec::Failed(code);
-            turn.tell(Level::Warn, format!("cannot start {}: {why}; counts as exited {code}", self.name));
+            self.tell_of_failed_start(code, why, Some(pid), turn);
         }
+    }
+
+    fn tell_of_failed_start(&self, code: i32, why: &str, pid: Option<i32>, turn: &mut Turn<'_>) {
+        let text = format!("cannot start {}: {why}; counts as exited {code}", self.name);
+        turn.tell(Line { pid, ..Line::warn(text).of(self.index).end(End::Code(code)) });
     }
 
     fn start_failed(&mut self, code: i32, why: &str, turn: &mut Turn<'_>) {
         if !matches!(self.state, State::Forking) {
             return turn.impossible("the failure of a start that was not to be");
         }
-        turn.tell(Level::Warn, format!("cannot start {}: {why}; counts as exited {code}", self.name));
+        self.tell_of_failed_start(code, why, None, turn);
         self.fail(code, turn);
         turn.restart_ends(self.index, Outcome::Failed);
     }
@@ -294,8 +299,8 @@ impl Daemon {
             State::Fresh | State::Forking => {}
             // Unless it hangs, on a mount that doesn't answer, say.
             State::Starting(process, _) if turn.now.saturating_sub(process.since) <= self.grace => {}
-            State::Starting(..) | State::Running(_) => {
-                turn.tell(Level::Info, format!("restarting {}", self.name));
+            State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
+                turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(*pid));
                 self.ask_to_end(After::Replacement, turn);
             }
             State::Stopping(.., stop) => stop.after = After::Replacement,
@@ -310,11 +315,11 @@ impl Daemon {
     pub(super) fn shut_down(&mut self, turn: &mut Turn<'_>) {
         self.drop_held(turn);
         turn.restart_ends(self.index, Outcome::Refused);
-        if matches!(self.state, State::Starting(..) | State::Running(_)) {
-            turn.tell(Level::Info, format!("forwarding SIGTERM to {}", self.name));
+        if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
+            turn.tell(Line::info(format!("forwarding SIGTERM to {}", self.name)).of(self.index).pid(pid));
             self.ask_to_end(After::Nothing, turn);
         } else if self.is_being_ended() {
-            turn.tell(Level::Info, format!("{} is stopping already; it keeps its deadline", self.name));
+            turn.tell(Line::info(format!("{} is stopping already; it keeps its deadline", self.name)).of(self.index));
             if let Some(stop) = self.stop_mut() {
                 stop.after = After::Nothing;
             }
@@ -347,7 +352,8 @@ impl Daemon {
         match self.state {
             State::Running(_) => turn.forward_failed(signal),
             State::Stopping(process, exec, _) if signal == KILL => {
-                turn.tell(Level::Warn, format!("{} (pid {}) can't be killed", self.name, process.pid));
+                let text = format!("{} (pid {}) can't be killed", self.name, process.pid);
+                turn.tell(Line::warn(text).of(self.index).pid(process.pid));
                 if turn.is_stopping {
                     self.state = State::Exited;
                     self.code = Some(UNENDED);
@@ -406,7 +412,6 @@ impl Daemon {
 
     fn tell_of_end(&self, process: Process, end: End, by_init: bool, oom_kills: u64, turn: &mut Turn<'_>) {
         let (name, pid, ran) = (&self.name, process.pid, turn.now.saturating_sub(process.since));
-        let level = if by_init { Level::Info } else { Level::Warn };
         let mut text = format!("{name} (pid {pid}) {end} after {:.3} s", ran.as_secs_f64());
         if end == End::Signal(KILL) && oom_kills > 0 {
             let counted = processes(usize::try_from(oom_kills).unwrap_or(usize::MAX));
@@ -415,13 +420,14 @@ impl Daemon {
                  init last looked"
             );
         }
-        turn.tell(level, text);
+        let line = if by_init { Line::info(text) } else { Line::warn(text) };
+        turn.tell(line.of(self.index).pid(pid).end(end));
         if !by_init && end == End::Code(0) && ran < TOO_SOON {
             let text = format!(
                 "{name} exited 0 within a second of its start: if it puts itself into the background, tell it to stay \
                  in the foreground; init supervises nothing else"
             );
-            turn.tell(Level::Warn, text);
+            turn.tell(Line::warn(text).of(self.index));
         }
     }
 
@@ -441,7 +447,8 @@ impl Daemon {
         if exec != Exec::Failed(code) {
             let by = if phase.is_some() { "on request, " } else { "" };
             let (name, pid) = (&self.name, process.pid);
-            turn.tell(Level::Warn, format!("{name} (pid {pid}) {end}, {by}before its command was executed{counts}"));
+            let text = format!("{name} (pid {pid}) {end}, {by}before its command was executed{counts}");
+            turn.tell(Line::warn(text).of(self.index).pid(pid).end(end));
         }
         turn.act(Action::KillGroup(process.pid));
         turn.act(Action::Reap(process.pid));
@@ -469,7 +476,7 @@ impl Daemon {
         if let State::Clearing(clearing) = &mut self.state
             && clearing.sid == sid
         {
-            if clearing.is_done(&self.name, pids, turn) {
+            if clearing.is_done(Who { daemon: self.index, name: &self.name }, pids, turn) {
                 self.go_on(turn);
             }
         } else if let State::Stopping(process, _, stop) = self.state
@@ -487,7 +494,7 @@ impl Daemon {
         let text = format!(
             "{name} (pid {pid}) still not ended 2 s after SIGKILL (does another process trace it?); going on without"
         );
-        turn.tell(Level::Warn, text);
+        turn.tell(Line::warn(text).of(self.index).pid(pid));
         turn.process_ends(self.index);
         self.code = Some(if turn.is_stopping { UNENDED } else { -KILL });
         self.set_last_exit(End::Signal(KILL), true);
@@ -495,7 +502,7 @@ impl Daemon {
             turn.act(Action::KillGroup(pid));
         }
         let mut clearing = Clearing::new(pid, true, stop, turn.now);
-        let is_done = clearing.is_done(&self.name, members, turn);
+        let is_done = clearing.is_done(Who { daemon: self.index, name: &self.name }, members, turn);
         self.state = State::Clearing(clearing);
         if is_done {
             self.go_on(turn);
@@ -549,7 +556,7 @@ impl Daemon {
             Disposition::Taken => true,
             Disposition::Unknown => {
                 let text = format!("/proc tells no signal masks here; SIG{signal} goes to {} at once", self.name);
-                turn.tell(Level::Warn, text);
+                turn.tell(Line::warn(text).of(self.index));
                 true
             }
             Disposition::Blocked => {
@@ -571,12 +578,12 @@ impl Daemon {
             return;
         }
         let text = format!("{} never caught SIG{signal}, which would have killed it; dropped", self.name);
-        turn.tell(Level::Warn, text);
+        turn.tell(Line::warn(text).of(self.index));
         turn.signal_ends(signal, Outcome::NeverCaught);
     }
 
     fn deliver(&mut self, pid: i32, signal: Signal, turn: &mut Turn<'_>) {
-        turn.tell(Level::Info, format!("forwarding SIG{signal} to {}", self.name));
+        turn.tell(Line::info(format!("forwarding SIG{signal} to {}", self.name)).of(self.index).pid(pid));
         turn.act(Action::Kill { pid, signal: signal.number() });
         turn.signal_ends(signal, Outcome::Delivered);
     }
@@ -585,7 +592,7 @@ impl Daemon {
     fn drop_held(&mut self, turn: &mut Turn<'_>) {
         for held in self.held.drain(..) {
             let text = format!("SIG{} was held for {} and ends with its process", held.signal, self.name);
-            turn.tell(Level::Warn, text);
+            turn.tell(Line::warn(text).of(self.index));
             turn.signal_ends(held.signal, Outcome::Refused);
         }
     }
@@ -622,12 +629,13 @@ impl Daemon {
             "READY=1 came from pid {pid}, which isn't {name}'s own process (pid {own}): it doesn't count. Call sd_notify \
              in that process itself: a script execs its program rather than run systemd-notify"
         );
-        turn.tell(Level::Warn, text);
+        turn.tell(Line::warn(text).of(self.index));
     }
 
     /// A moment that [`Self::next`] named may have come.
     pub(super) fn time(&mut self, turn: &mut Turn<'_>) {
         let (name, daemon, now) = (&self.name, self.index, turn.now);
+        let who = Who { daemon, name };
         match &mut self.state {
             State::Running(Process { pid, .. }) => {
                 for held in self.held.iter().filter(|held| held.look <= now) {
@@ -637,20 +645,21 @@ impl Daemon {
             State::Stopping(Process { pid, .. }, _, stop) => match stop.phase {
                 Phase::Asked { deadline } if deadline <= now => {
                     *stop = stop.killed(now);
-                    turn.tell(Level::Warn, format!("{name} (pid {pid}) outlived its grace; killing it"));
+                    let text = format!("{name} (pid {pid}) outlived its grace; killing it");
+                    turn.tell(Line::warn(text).of(daemon).pid(*pid));
                     turn.act(Action::Kill { pid: *pid, signal: KILL });
                 }
                 Phase::Killed { give_up, .. } if give_up <= now => {
                     turn.act(Action::LookAtMembers { daemon, sid: *pid });
                 }
-                _ => stop.report(name, &format!("pid {pid}"), turn),
+                _ => stop.report(who, &format!("pid {pid}"), turn),
             },
             State::Clearing(clearing) => {
                 if clearing.look <= now {
                     // The answer says when the next look is due.
                     turn.act(Action::LookAtMembers { daemon, sid: clearing.sid });
                 }
-                clearing.stop.report(name, &named(&clearing.left), turn);
+                clearing.stop.report(who, &named(&clearing.left), turn);
             }
             _ => {}
         }

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Action, Disposition, End, Event, KILL, Level, Moment, Supervisor};
+use super::{Action, Disposition, End, Event, KILL, Line, Moment, Supervisor};
 use crate::table::Signal;
 
 /// What became of a kill(2).
@@ -53,7 +53,7 @@ pub trait System {
     /// What a process would do with a signal.
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition;
     /// Takes a line for init's log.
-    fn tell(&mut self, level: Level, text: String);
+    fn tell(&mut self, line: Line);
     /// An event is about to be served. Only whoever judges the decisions needs to know.
     fn serving(&mut self, _: &Event) {}
     /// An event was served: the status may have changed.
@@ -139,7 +139,7 @@ impl Supervisor {
                         let disposition = system.disposition(pid, signal);
                         queue.push_back(Event::Mask { daemon, pid, signal, disposition });
                     }
-                    Action::Tell(level, text) => system.tell(level, text),
+                    Action::Tell(line) => system.tell(line),
                     Action::Exit(code) => exit = Some(code),
                 }
             }

@@ -169,6 +169,51 @@ pub enum Level {
     Warn,
 }
 
+/// A line for init's log. What stands beside its text is in the text too, for a program that reads the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// How loud it is.
+    pub level: Level,
+    /// What it says.
+    pub text: String,
+    /// The daemon that it concerns.
+    pub daemon: Option<usize>,
+    /// The process that it concerns.
+    pub pid: Option<i32>,
+    /// How that ended, or what it counts as.
+    pub end: Option<End>,
+}
+
+impl Line {
+    fn new(level: Level, text: String) -> Self {
+        Self { level, text, daemon: None, pid: None, end: None }
+    }
+
+    fn debug(text: String) -> Self {
+        Self::new(Level::Debug, text)
+    }
+
+    fn info(text: String) -> Self {
+        Self::new(Level::Info, text)
+    }
+
+    fn warn(text: String) -> Self {
+        Self::new(Level::Warn, text)
+    }
+
+    fn of(self, daemon: usize) -> Self {
+        Self { daemon: Some(daemon), ..self }
+    }
+
+    fn pid(self, pid: i32) -> Self {
+        Self { pid: Some(pid), ..self }
+    }
+
+    fn end(self, end: End) -> Self {
+        Self { end: Some(end), ..self }
+    }
+}
+
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -212,7 +257,7 @@ pub enum Action {
         signal: Signal,
     },
     /// A line for init's log.
-    Tell(Level, String),
+    Tell(Line),
     /// Nothing is left to supervise: exit with this code.
     Exit(i32),
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bundle::Turn;
-use super::{Action, CONT, KILL, Level, Moment, TERM};
+use super::{Action, CONT, KILL, Line, Moment, TERM};
 
 /// How long init waits for the end of what it has killed.
 const GIVE_UP: Duration = Duration::from_secs(2);
@@ -14,6 +14,13 @@ const LONGEST_LOOK: Duration = Duration::from_millis(40);
 const REPORT: Duration = Duration::from_secs(3);
 /// How many pids a line of the log names.
 const NAMED: usize = 10;
+
+/// Whose stop it is.
+#[derive(Clone, Copy)]
+pub(super) struct Who<'a> {
+    pub(super) daemon: usize,
+    pub(super) name: &'a str,
+}
 
 /// How far a stop is.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +104,7 @@ impl Stop {
     }
 
     /// Says whom a stop that takes long waits for.
-    pub(super) fn report(&mut self, name: &str, whom: &str, turn: &mut Turn<'_>) {
+    pub(super) fn report(&mut self, who: Who<'_>, whom: &str, turn: &mut Turn<'_>) {
         if self.report > turn.now {
             return;
         }
@@ -109,7 +116,8 @@ impl Stop {
             Phase::Asked { .. } => format!("KILL follows in {left}"),
             Phase::Killed { .. } => format!("it was killed, and init goes on in {left}"),
         };
-        turn.tell(Level::Info, format!("waiting for {name} to end since {waits}: {whom} is left; {next}"));
+        let text = format!("waiting for {} to end since {waits}: {whom} is left; {next}", who.name);
+        turn.tell(Line::info(text).of(who.daemon));
     }
 }
 
@@ -120,7 +128,7 @@ impl Clearing {
     }
 
     /// Sends the members their signals. True once there is nobody to wait for any more.
-    pub(super) fn is_done(&mut self, name: &str, pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn is_done(&mut self, who: Who<'_>, pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
         let is_first = !std::mem::replace(&mut self.is_leader_reaped, true);
         if let Phase::Asked { deadline } = self.stop.phase
             && deadline <= turn.now
@@ -133,9 +141,9 @@ impl Clearing {
         self.signalled.retain(|pid| pids.contains(pid));
         let new: Vec<i32> = pids.iter().copied().filter(|pid| !self.signalled.contains(pid)).collect();
         match self.stop.phase {
-            Phase::Asked { .. } if !new.is_empty() => self.ask(name, &new, is_first, turn),
+            Phase::Asked { .. } if !new.is_empty() => self.ask(who, &new, is_first, turn),
             Phase::Asked { .. } => {}
-            Phase::Killed { .. } => self.kill(name, &new, is_first, turn),
+            Phase::Killed { .. } => self.kill(who, &new, is_first, turn),
         }
         if is_first {
             // Nobody was seen: whoever forked during the look is at least not left in the group.
@@ -148,12 +156,12 @@ impl Clearing {
         if pids.is_empty() || is_given_up {
             if let Some(more) = self.more_killed.filter(|more| *more > 0) {
                 let were = if more == 1 { "was" } else { "were" };
-                let text = format!("{} of {name} came up meanwhile, and {were} killed too", processes(more));
-                turn.tell(Level::Warn, text);
+                let text = format!("{} of {} came up meanwhile, and {were} killed too", processes(more), who.name);
+                turn.tell(Line::warn(text).of(who.daemon));
             }
             if !pids.is_empty() {
-                let text = format!("{} of {name} still not gone 2 s after SIGKILL; going on", named(&pids));
-                turn.tell(Level::Warn, text);
+                let text = format!("{} of {} still not gone 2 s after SIGKILL; going on", named(&pids), who.name);
+                turn.tell(Line::warn(text).of(who.daemon));
             }
             return true;
         }
@@ -163,9 +171,10 @@ impl Clearing {
         false
     }
 
-    fn ask(&mut self, name: &str, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
+    fn ask(&mut self, who: Who<'_>, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
         if is_first {
-            turn.tell(Level::Info, format!("forwarding SIGTERM to what {name} has left: {}", named(new)));
+            let text = format!("forwarding SIGTERM to what {} has left: {}", who.name, named(new));
+            turn.tell(Line::info(text).of(who.daemon));
         }
         for pid in new {
             turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: TERM });
@@ -184,7 +193,7 @@ impl Clearing {
         }
     }
 
-    fn kill(&mut self, name: &str, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
+    fn kill(&mut self, who: Who<'_>, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
         if is_first || !new.is_empty() {
             turn.act(Action::KillGroup(self.sid));
         }
@@ -199,7 +208,7 @@ impl Clearing {
         } else {
             self.more_killed = Some(0);
             let were = if new.len() == 1 { "was left and was killed" } else { "were left and were killed" };
-            turn.tell(Level::Warn, format!("{} of {name} {were}", named(new)));
+            turn.tell(Line::warn(format!("{} of {} {were}", named(new), who.name)).of(who.daemon));
         }
         self.signalled.extend(new);
         self.pause = FIRST_LOOK;

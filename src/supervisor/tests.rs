@@ -72,7 +72,7 @@ fn look(daemon: usize, sid: i32) -> Action {
 
 /// The lines of the log.
 fn told(actions: &[Action]) -> Vec<&str> {
-    actions.iter().filter_map(|a| if let Action::Tell(_, text) = a { Some(text.as_str()) } else { None }).collect()
+    actions.iter().filter_map(|a| if let Action::Tell(line) = a { Some(line.text.as_str()) } else { None }).collect()
 }
 
 fn acts(actions: Vec<Action>) -> Vec<Action> {
@@ -641,7 +641,7 @@ fn a_daemon_that_blocks_every_signal_for_a_moment_as_a_fork_does_gets_no_forward
 fn an_end_that_nobody_asked_for_is_a_warning_in_the_log_and_one_that_was_asked_for_is_not() {
     let mut init = running();
     let level = |actions: Vec<Action>| {
-        actions.into_iter().find_map(|a| if let Action::Tell(level, _) = a { Some(level) } else { None })
+        actions.into_iter().find_map(|a| if let Action::Tell(line) = a { Some(line.level) } else { None })
     };
     assert_eq!(level(init.handle(at(1), ended(10, End::Code(0)))), Some(Level::Warn));
     let _ = init.handle(at(2), Event::Stop);
@@ -790,7 +790,7 @@ fn a_signal_that_is_not_wired_changes_nothing_and_the_log_warns_of_an_inherited_
     let actions = init.handle(at(0), Event::Signal(Signal::USR2));
     let text = "SIGUSR2 isn't wired to anything; nothing was done. If `docker stop` sent it, the image sets STOPSIGNAL: \
                 set it to SIGTERM";
-    assert_eq!(actions, [Action::Tell(Level::Warn, text.to_owned())]);
+    assert_eq!(actions, [Action::Tell(Line::warn(text.to_owned()))]);
 }
 
 #[test]
@@ -821,9 +821,10 @@ fn a_daemon_that_exits_0_within_a_second_of_its_start_gets_a_hint_that_it_must_n
 
 #[test]
 fn a_reaped_orphan_is_told_at_debug_with_its_pid_and_how_it_ended() {
-    let actions = running().handle(at(1), ended(99, End::Signal(11)));
+    let end = End::Signal(11);
+    let actions = running().handle(at(1), ended(99, end));
     let text = "reaped pid 99, which is no daemon's: it was killed by signal 11".to_owned();
-    assert_eq!(actions, [Action::Reap(99), Action::Tell(Level::Debug, text)]);
+    assert_eq!(actions, [Action::Reap(99), Action::Tell(Line::debug(text).pid(99).end(end))]);
 }
 
 /// alpha says READY=1 when it is ready; it runs as pid 10.

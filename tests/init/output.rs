@@ -239,7 +239,10 @@ fn with_output_json_every_line_is_an_object_that_tells_whose_it_is() {
     assert_eq!((&of("stderr")[0]["daemon"], &of("stderr")[0]["record"]["daemon"]), (&"d0".into(), &"other".into()));
     let own = of("init");
     assert_eq!((&own[0]["level"], &own[0]["line"]), (&"info".into(), &"starting d0".into()));
-    assert_eq!(own.last().unwrap()["level"], "warn");
+    assert_eq!((&own[0]["daemon"], own[0].get("pid")), (&"d0".into(), None));
+    let end = own.last().unwrap();
+    assert_eq!((&end["level"], &end["daemon"], &end["pid"]), (&"warn".into(), &"d0".into(), &2.into()));
+    assert_eq!((&end["code"], &end["signal"]), (&3.into(), &serde_json::Value::Null));
     // What SIDECAR_LOG_FORMAT says goes for init's own lines.
     let mut bundle = Setup::new(&table).select("d0").env("SIDECAR_LOG_FORMAT", "text").start();
     assert_eq!(bundle.exit_code(), 3);
@@ -499,10 +502,12 @@ fn the_log_has_levels_and_forms_and_a_bad_value_is_a_warning() {
     assert!(log("trace", "text").contains(" INFO starting d0\n"));
     let warn = log("warn", "text");
     assert!(!warn.contains("starting d0") && warn.contains(" WARN d0 (pid 2) exited 1 after "), "{warn}");
+    assert!(warn.ends_with(" s\n") && !warn.contains("code="), "text has no fields beside it: {warn}");
     assert_eq!(log("error", "text"), "");
     let json = log("info", "json");
     let lines: Vec<serde_json::Value> = json.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(lines.iter().any(|l| l["level"] == "INFO" && l["message"] == "starting d0"), "{json}");
+    assert!(lines.iter().any(|l| l["daemon"] == "d0" && l["pid"] == 2 && l["code"] == 1), "{json}");
     let bad = log("loud", "xml");
     for line in ["SIDECAR_LOG=\"loud\" is none of", "SIDECAR_LOG_FORMAT=\"xml\" is neither", " INFO starting d0\n"] {
         assert!(bad.contains(line), "{bad}");

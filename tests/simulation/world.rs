@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidecar::supervisor::{Disposition, Ended, Event, Level, Sent, Supervisor, System};
+use sidecar::supervisor::{Disposition, Ended, Event, Line, Sent, Supervisor, System};
 use sidecar::table::{Signal, Table};
 
 use crate::bugs::{Bug, Planted};
@@ -522,9 +522,9 @@ impl System for World {
         disposition
     }
 
-    fn tell(&mut self, _: Level, text: String) {
-        self.judge.said(&text);
-        trace!(self, "init says: {text}");
+    fn tell(&mut self, line: Line) {
+        self.judge.said(&line.text);
+        trace!(self, "init says: {}", line.text);
     }
 
     fn changed(&mut self, core: &Supervisor) {
