@@ -136,6 +136,11 @@ impl Daemon {
         if let State::Starting(process, Exec::Pending) = self.state { Some(process.pid) } else { None }
     }
 
+    /// Its process, if that was asked to end before anything was known of its exec.
+    pub(super) fn stopping_before_its_exec(&self) -> Option<i32> {
+        if let State::Stopping(process, Exec::Pending, _) = self.state { Some(process.pid) } else { None }
+    }
+
     fn stop(&self) -> Option<&Stop> {
         match &self.state {
             State::Stopping(.., stop) => Some(stop),
