@@ -22,8 +22,8 @@ pub const CODES: &str = "
 Warnings go to stderr.
 
 Exit codes:
-  0  it is a table
-  2  it is none, or usage
+  0  the table is valid
+  2  it isn't, or usage
 ";
 
 /// Validate a daemon table and say what it means; starts nothing. Without FILE it is the one that init would use.
@@ -89,7 +89,7 @@ fn meaning(table: &Table, source: &str) -> String {
         text.push_str("\noutput: each line is a JSON object, init's own too\n");
     }
     if table.wiring.is_empty() {
-        return text + "\nno signal is wired\n";
+        return text + "\nno signal has a rule\n";
     }
     text.push_str("\nsignals\n");
     for rule in &table.wiring {

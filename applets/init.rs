@@ -12,7 +12,7 @@ use crate::args::{self, Early};
 use crate::out;
 
 /// Starts and supervises the selected daemons. Exits with the maximum over its daemons' last exits, 128+N for a
-/// signal N; 2 where the daemon table is wrong.
+/// signal N; 2 if the daemon table is wrong.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Init {

@@ -263,6 +263,11 @@ impl Supervisor {
         (0..).zip(&self.daemons).filter_map(|(daemon, d)| Some((daemon, d.starting()?))).collect()
     }
 
+    /// The daemon of a process that was asked to end before anything was known of its exec.
+    pub(super) fn stopping_before_its_exec(&self, pid: i32) -> Option<usize> {
+        self.daemons.iter().position(|d| d.stopping_before_its_exec() == Some(pid))
+    }
+
     fn exit_code(&self) -> i32 {
         match self.daemons.iter().filter_map(Daemon::code).max() {
             Some(code) if code < 0 => 128 - code,

@@ -3,7 +3,8 @@
 //! | state | a restart request | its process ends | its time is up | a shutdown |
 //! | --- | --- | --- | --- | --- |
 //! | fresh | starts with the rest | – | – | never starts |
-//! | forking, starting | that start is it | failed | – | TERM, stopping |
+//! | forking | that start is it | – | – | – |
+//! | starting | TERM, stopping | failed | – | TERM, stopping |
 //! | running | TERM, stopping | clearing, killed | – | TERM, stopping |
 //! | stopping, asked | a replacement follows | clearing, asked | KILL; stopping, killed | no replacement |
 //! | stopping, killed | a replacement follows | clearing, killed | goes on without its end | no replacement |
@@ -133,6 +134,11 @@ impl Daemon {
     /// Its process, if nothing is known of its exec yet and nobody has asked it to end.
     pub(super) fn starting(&self) -> Option<i32> {
         if let State::Starting(process, Exec::Pending) = self.state { Some(process.pid) } else { None }
+    }
+
+    /// Its process, if that was asked to end before anything was known of its exec.
+    pub(super) fn stopping_before_its_exec(&self) -> Option<i32> {
+        if let State::Stopping(process, Exec::Pending, _) = self.state { Some(process.pid) } else { None }
     }
 
     fn stop(&self) -> Option<&Stop> {
@@ -295,10 +301,10 @@ impl Daemon {
 
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
         match &mut self.state {
-            // It was asked for before the first start, or while a start is under way: that start is it.
+            // It was asked for before the first start: that start is it.
             State::Fresh | State::Forking => {}
-            // Unless it hangs, on a mount that doesn't answer, say.
-            State::Starting(process, _) if turn.now.saturating_sub(process.since) <= self.grace => {}
+            // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
+            // exec may hang.
             State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
                 turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(*pid));
                 self.ask_to_end(After::Replacement, turn);
@@ -445,10 +451,10 @@ impl Daemon {
             _ => (126, "; counts as exited 126".to_owned()),
         };
         if exec != Exec::Failed(code) {
-            let by = if phase.is_some() { "on request, " } else { "" };
             let (name, pid) = (&self.name, process.pid);
-            let text = format!("{name} (pid {pid}) {end}, {by}before its command was executed{counts}");
-            turn.tell(Line::warn(text).of(self.index).pid(pid).end(end));
+            let text = |by| format!("{name} (pid {pid}) {end}, {by}before its command was executed{counts}");
+            let line = if phase.is_some() { Line::info(text("on request, ")) } else { Line::warn(text("")) };
+            turn.tell(line.of(self.index).pid(pid).end(end));
         }
         turn.act(Action::KillGroup(process.pid));
         turn.act(Action::Reap(process.pid));

@@ -97,6 +97,12 @@ impl Supervisor {
         while let Some(Ended { pid, end, oom_kills }) = system.ended() {
             if let Some((daemon, _)) = self.starting().into_iter().find(|(_, starting)| *starting == pid) {
                 exit = self.take_exec(system, daemon, pid).or(exit);
+            } else if let Some(daemon) = self.stopping_before_its_exec(pid)
+                && let Some(event @ Event::NotExecuted { .. }) = system.exec_outcome(daemon, pid)
+            {
+                // Anything else is the pipe that its death has closed. It must not be taken for the exec of a later
+                // process that gets the same pid.
+                exit = self.serve(system, event).or(exit);
             }
             exit = self.serve(system, Event::Ended { pid, end, oom_kills }).or(exit);
         }

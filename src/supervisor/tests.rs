@@ -738,22 +738,13 @@ fn one_that_executes_its_command_while_it_is_asked_to_end_ends_as_any_other() {
 }
 
 #[test]
-fn a_restart_of_one_whose_exec_is_under_way_changes_nothing_and_that_start_is_it() {
+fn a_restart_of_one_whose_exec_is_under_way_stops_it_and_starts_another() {
     let mut init = starting();
-    assert!(acts(init.handle(at(1), Event::Signal(Signal::USR1))).is_empty());
-    assert_eq!(init.last(1).unwrap().outcome, Outcome::Restarting);
-    let _ = init.handle(at(2), Event::Executed { daemon: 0, pid: 11 });
-    assert_eq!((init.last(1).unwrap().outcome, init.view(0).unwrap().generation), (Outcome::Restarted, 1));
-}
-
-#[test]
-fn a_restart_of_one_whose_exec_hangs_for_longer_than_its_grace_stops_it_and_starts_another() {
-    let mut init = starting();
-    assert_eq!(acts(init.handle(at(8_001), Event::Signal(Signal::USR1))), asked(11));
-    let actions = acts(init.handle(at(8_002), ended(11, End::Signal(TERM))));
+    assert_eq!(acts(init.handle(at(1), Event::Signal(Signal::USR1))), asked(11));
+    let actions = acts(init.handle(at(2), ended(11, End::Signal(TERM))));
     assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11), Action::Start(0)]);
-    let _ = init.handle(at(8_002), Event::Started { daemon: 0, pid: 12 });
-    let _ = init.handle(at(8_003), Event::Executed { daemon: 0, pid: 12 });
+    let _ = init.handle(at(2), Event::Started { daemon: 0, pid: 12 });
+    let _ = init.handle(at(3), Event::Executed { daemon: 0, pid: 12 });
     assert_eq!((init.last(1).unwrap().outcome, init.view(0).unwrap().generation), (Outcome::Restarted, 2));
 }
 

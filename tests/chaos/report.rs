@@ -165,7 +165,9 @@ pub fn tell(run: &Run, calls: &Calls, world: &World<'_>) -> Vec<String> {
         let grown = second.saturating_sub(first).min(last.saturating_sub(second));
         let text = "of init's own at rest in the first, second and last third";
         line("memory", &format!("{grown} KiB grown: at most {first}, {second} and {last} KiB {text}"));
-        if grown > 0 {
+        // In a short run some pages are touched for the first time in the last third, too. A leak would go on.
+        let late = if run.took < Duration::from_secs(180) { 16 } else { 0 };
+        if grown > late {
             broken.push(format!("init's memory grew by {grown} KiB from each third to the next"));
         }
     }

@@ -411,13 +411,7 @@ impl Judge {
             None => Expected::Is(Outcome::Refused),
             Some(slot) => match &self.table.wiring[at].action {
                 Action::Restart => {
-                    let grace = self.slots[slot].grace;
-                    let is_starting = |p: &Process| {
-                        p.executed != Some(Ok(())) && !p.is_being_ended() && now.saturating_sub(p.since) <= grace
-                    };
-                    if self.slots[slot].unreaped().is_some_and(is_starting) {
-                        // That start is it.
-                    } else if begun {
+                    if begun {
                         let slot = &mut self.slots[slot];
                         slot.wanted = slot.wanted.or(Some(now));
                     } else {
@@ -603,10 +597,18 @@ impl Judge {
     /// init looks who is left of a session.
     pub fn looked_at_session(&mut self, kernel: &Kernel, sid: i32, is_empty: bool) {
         let now = kernel.now;
-        // Others may have had the number before.
-        let is_of = |s: &Slot| s.process.as_ref().is_some_and(|p| p.pid == sid && !p.left.is_settled);
-        let unreaped = self.slots.iter().position(|s| s.unreaped().is_some_and(|p| p.pid == sid));
-        let at = unreaped.or_else(|| self.slots.iter().position(is_of));
+        // The number may be another's by now: a session that is being cleared comes before a process that has it anew.
+        let is_cleared = |p: &Process| p.reaped.is_some() && !p.left.is_settled;
+        let is_killed = |p: &Process| p.reaped.is_none() && (p.killed.is_some() || p.is_being_ended());
+        let has_ended = |p: &Process| {
+            let is_zombie = |i: usize| matches!(kernel.processes[i].life, Life::Zombie(_));
+            p.reaped.is_none() && kernel.by_uid(p.uid).is_some_and(is_zombie)
+        };
+        let find = |is_it: &dyn Fn(&Process) -> bool| {
+            self.slots.iter().position(|s| s.process.as_ref().is_some_and(|p| p.pid == sid && is_it(p)))
+        };
+        let at =
+            find(&has_ended).or_else(|| find(&is_cleared)).or_else(|| find(&is_killed)).or_else(|| find(&|_| true));
         let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
             broken!(self, "no process is looked at that isn't ours", "session {sid}");
             return;
