@@ -376,12 +376,11 @@ impl Shell {
     /// Reads what a child tells before its exec; once that is all, what came of it.
     fn read_report(&mut self, index: usize) -> Option<Event> {
         let launch = self.launches.get_mut(index)?;
-        loop {
+        // What is longer isn't a report: another process has opened the pipe through /proc, and may write without end.
+        while launch.told.len() < MAX_REPORT {
             let mut bytes = [0; 1024];
             match nix::unistd::read(&launch.report, &mut bytes) {
                 Ok(0) => break,
-                // What is too long isn't a report.
-                Ok(_) if launch.told.len() >= MAX_REPORT => {}
                 Ok(n) => launch.told.extend_from_slice(bytes.get(..n).unwrap_or_default()),
                 Err(_) => return None,
             }
