@@ -319,8 +319,8 @@ fn a_stop_that_takes_long_says_every_3_s_whom_it_waits_for() {
     assert_eq!(
         told(&actions),
         [
-            "waiting for beta to end since 3 s: pid 11 is left; KILL follows in 5 s",
-            "waiting for beta to end since 6 s: pid 11 is left; KILL follows in 2 s",
+            "still waiting for beta to end after 3 s: pid 11; KILL follows in 5 s",
+            "still waiting for beta to end after 6 s: pid 11; KILL follows in 2 s",
         ]
     );
 }
