@@ -338,6 +338,15 @@ fn a_pause_takes_nothing_from_a_grace() {
 }
 
 #[test]
+fn a_look_at_very_many_members_that_takes_long_is_no_pause() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = init.handle(at(100), ended(11, End::Code(0)));
+    let actions = init.handle(at(1100), left(1, 11, &[12]));
+    assert!(told(&actions).iter().all(|line| !line.contains("could not run")), "{actions:?}");
+}
+
+#[test]
 fn a_wait_that_is_half_a_second_late_moves_no_deadline() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
