@@ -72,6 +72,9 @@ impl Signals {
             unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
         let (all, stops) = (set_of(&wanted), set_of(&STOPS));
+        // `main` has blocked all but those that libc keeps for itself.
+        // SAFETY: rt_sigprocmask(2) reads a set that was initialised, its first 8 bytes.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, 0usize, 8usize) };
         // SAFETY: signalfd(2) reads a set that was initialised. nix's own takes no real-time signals.
         let fd = Errno::result(unsafe { libc::signalfd(-1, &raw const all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: it was made above, and nobody else knows of it.
@@ -125,12 +128,12 @@ impl Signals {
     }
 }
 
+/// Made bit by bit: musl's sigaddset(3) refuses RTMIN+0, which it keeps for itself.
 fn set_of(numbers: &[i32]) -> libc::sigset_t {
+    let bits = numbers.iter().fold(0u64, |bits, number| bits | 1 << (number - 1));
     let mut set = *SigSet::empty().as_ref();
-    for number in numbers {
-        // SAFETY: the set was initialised, and the number is a signal's. nix's own takes no real-time signals.
-        unsafe { libc::sigaddset(&raw mut set, *number) };
-    }
+    // SAFETY: on a 64-bit Linux a sigset_t begins with the kernel's own, which has a bit for each of the 64 signals.
+    unsafe { (&raw mut set).cast::<u64>().write_unaligned(bits) };
     set
 }
 
