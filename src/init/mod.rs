@@ -4,12 +4,12 @@
 
 mod children;
 mod json;
+mod limits;
 mod log;
 mod notify;
 mod publish;
 pub mod relay;
 mod signals;
-
 mod watch;
 
 use std::io;
@@ -25,7 +25,7 @@ use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
-use crate::launch::{Environment, MAX_REPORT, Parent, Program, Report};
+use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report};
 use children::{Child, OomKills, session};
 use publish::{Entry, PageFd};
 use relay::{Sink, Source, Stream};
@@ -114,6 +114,8 @@ struct Shell {
     notify: Option<notify::Notify>,
     /// /dev/null, for daemons.
     null: OwnedFd,
+    /// Those that daemons get back.
+    limits: Vec<Limit>,
     output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
@@ -181,6 +183,7 @@ impl Shell {
             signals,
             notify: None,
             null,
+            limits: limits::take_over(),
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -376,12 +379,11 @@ impl Shell {
     /// Reads what a child tells before its exec; once that is all, what came of it.
     fn read_report(&mut self, index: usize) -> Option<Event> {
         let launch = self.launches.get_mut(index)?;
-        loop {
+        // What is longer isn't a report: another process has opened the pipe through /proc, and may write without end.
+        while launch.told.len() < MAX_REPORT {
             let mut bytes = [0; 1024];
             match nix::unistd::read(&launch.report, &mut bytes) {
                 Ok(0) => break,
-                // What is too long isn't a report.
-                Ok(_) if launch.told.len() >= MAX_REPORT => {}
                 Ok(n) => launch.told.extend_from_slice(bytes.get(..n).unwrap_or_default()),
                 Err(_) => return None,
             }
@@ -561,7 +563,7 @@ impl System for Shell {
         };
         // It may have been lost with a low RLIMIT_NOFILE; none of what is opened here may get it.
         self.page.reserve();
-        let parent = Parent { null: self.null.as_fd(), queue_limit: self.signals.queue_limit };
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
         let started = match program.start(parent) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },

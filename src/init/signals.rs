@@ -12,7 +12,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
@@ -31,10 +30,6 @@ const ROUND: usize = 64;
 /// How long init waits without its descriptors, if the kernel lets it have none (`RLIMIT_NOFILE` was lowered from
 /// outside), until it looks at them again.
 const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
-/// How many queued signals init lets its user have while there is one more for init. Without an effect on kill(2): a
-/// signal that can't be queued is still pending then, only its sender is unknown (`__sigqueue_alloc` in the kernel: it
-/// is the target's limit that counts).
-const MAX_QUEUED: u64 = 128;
 
 /// The signals that init waits for.
 pub struct Signals {
@@ -44,8 +39,6 @@ pub struct Signals {
     stops: libc::sigset_t,
     /// One that was taken while init waited without descriptors.
     taken: Option<libc::siginfo_t>,
-    /// `RLIMIT_SIGPENDING` as it was: daemons get it back.
-    pub queue_limit: Option<libc::rlimit>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
     /// A child that its SIGCHLD told of; others may have ended since.
@@ -79,13 +72,16 @@ impl Signals {
             unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
         let (all, stops) = (set_of(&wanted), set_of(&STOPS));
+        // `main` has blocked all but those that libc keeps for itself.
+        // SAFETY: rt_sigprocmask(2) reads a set that was initialised, its first 8 bytes.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, 0usize, 8usize) };
         // SAFETY: signalfd(2) reads a set that was initialised. nix's own takes no real-time signals.
         let fd = Errno::result(unsafe { libc::signalfd(-1, &raw const all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: it was made above, and nobody else knows of it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // An init that was executed by another program has that one's children.
         let (taken, a_child_ended, told_of) = (None, true, None);
-        Ok(Self { fd, all, stops, taken, queue_limit: limit_queue(), a_child_ended, told_of })
+        Ok(Self { fd, all, stops, taken, a_child_ended, told_of })
     }
 
     /// Waits for one of these descriptors, or a signal; tells which of the two came.
@@ -132,12 +128,12 @@ impl Signals {
     }
 }
 
+/// Made bit by bit: musl's sigaddset(3) refuses RTMIN+0, which it keeps for itself.
 fn set_of(numbers: &[i32]) -> libc::sigset_t {
+    let bits = numbers.iter().fold(0u64, |bits, number| bits | 1 << (number - 1));
     let mut set = *SigSet::empty().as_ref();
-    for number in numbers {
-        // SAFETY: the set was initialised, and the number is a signal's. nix's own takes no real-time signals.
-        unsafe { libc::sigaddset(&raw mut set, *number) };
-    }
+    // SAFETY: on a 64-bit Linux a sigset_t begins with the kernel's own, which has a bit for each of the 64 signals.
+    unsafe { (&raw mut set).cast::<u64>().write_unaligned(bits) };
     set
 }
 
@@ -157,14 +153,6 @@ fn set_disposition(number: i32, to: libc::sighandler_t) {
     // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction, 32 bytes that begin with the handler; no flags.
     // The call of libc's leaves out two signals that it keeps for itself.
     unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
-}
-
-/// Lowers the number of signals that may be queued for init, and tells what it was. Only the soft limit: the hard one
-/// can't be raised again without privilege, and daemons would be born with it.
-fn limit_queue() -> Option<libc::rlimit> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_SIGPENDING).ok()?;
-    setrlimit(Resource::RLIMIT_SIGPENDING, soft.min(MAX_QUEUED), hard).ok()?;
-    Some(libc::rlimit { rlim_cur: soft, rlim_max: hard })
 }
 
 /// A signal that was taken.

@@ -4,6 +4,7 @@
 
 use nix::libc;
 
+use super::Limit;
 use super::report::{HEAD, Step};
 
 /// Where a child has the pipe that its report goes through.
@@ -20,7 +21,7 @@ pub struct Child<'a> {
     pub argv: Vec<*const libc::c_char>,
     pub envp: Vec<*const libc::c_char>,
     pub ignore: &'a [i32],
-    pub queue_limit: Option<libc::rlimit>,
+    pub limits: &'a [Limit],
     pub stdio: [i32; 3],
     pub report: i32,
     pub recovery: Option<Recovery>,
@@ -56,8 +57,8 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
                 libc::close(fd);
             }
         }
-        if let Some(limit) = &child.queue_limit {
-            libc::setrlimit(libc::RLIMIT_SIGPENDING, limit);
+        for (resource, limit) in child.limits {
+            libc::setrlimit(*resource as _, limit);
         }
         // From here on a signal ends it, as it would end the daemon.
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::sys::resource::Resource;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
@@ -48,9 +49,12 @@ struct Recovery {
 pub struct Parent<'a> {
     /// /dev/null, its stdin.
     pub null: BorrowedFd<'a>,
-    /// The limit of queued signals that it gets back.
-    pub queue_limit: Option<libc::rlimit>,
+    /// The limits that it gets back.
+    pub limits: &'a [Limit],
 }
+
+/// A limit as it was.
+pub type Limit = (Resource, libc::rlimit);
 
 /// An environment, which many daemons share.
 #[derive(Clone)]
@@ -188,7 +192,7 @@ impl Program {
             argv: pointers(&self.argv),
             envp: pointers(&self.envp.0),
             ignore: &self.ignore,
-            queue_limit: parent.queue_limit,
+            limits: parent.limits,
             stdio: [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
             report: told.as_raw_fd(),
             recovery: self.recovery.as_ref().map(|recovery| child::Recovery {
@@ -235,7 +239,7 @@ pub fn recover_and_start(args: &[String]) -> ExitCode {
             argv: pointers(&program.argv),
             envp: pointers(&program.envp.0),
             ignore: &program.ignore,
-            queue_limit: None,
+            limits: &[],
             stdio: [0, 1, 2],
             report: child::REPORT_FD,
             recovery: None,

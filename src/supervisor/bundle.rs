@@ -133,7 +133,7 @@ impl Supervisor {
 
     /// Decides what follows from an event at `now`.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
-        let actions = self.make_up_for_a_pause(now);
+        let actions = self.make_up_for_a_pause(now, &event);
         let Self { daemons, rules, is_stopping, .. } = self;
         let mut turn = Turn { now, is_stopping: *is_stopping, rules, actions };
         let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
@@ -205,9 +205,11 @@ impl Supervisor {
         actions
     }
 
-    /// Grace is time in which a daemon can do something, and while the container is paused it can't.
-    fn make_up_for_a_pause(&mut self, now: Moment) -> Vec<Action> {
-        let asked = self.next().map(|next| next.max(self.last));
+    /// Grace is time in which a daemon can do something, and while the container is paused it can't. An answer that takes
+    /// long is no pause, but a look at very many processes: else whoever makes these would move the end of a stop.
+    fn make_up_for_a_pause(&mut self, now: Moment, event: &Event) -> Vec<Action> {
+        let is_answer = matches!(event, Event::Members { .. } | Event::Mask { .. });
+        let asked = self.next().map(|next| next.max(self.last)).filter(|_| !is_answer);
         self.last = now;
         let Some(lost) = asked.map(|asked| now.saturating_sub(asked)).filter(|lost| *lost > PAUSE) else {
             return Vec::new();

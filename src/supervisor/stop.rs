@@ -59,7 +59,7 @@ pub(super) struct Clearing {
     pub(super) stop: Stop,
     /// Who was there at the last look, without those whose end init has seen since.
     pub(super) left: Vec<i32>,
-    /// Who has had the signal of this phase.
+    /// Who has had the signal of this phase, in order.
     signalled: Vec<i32>,
     /// `None`: nobody was killed. Else how many were killed after the log has told of the first ones.
     more_killed: Option<usize>,
@@ -116,7 +116,7 @@ impl Stop {
             Phase::Asked { .. } => format!("KILL follows in {left}"),
             Phase::Killed { .. } => format!("it was killed, and init goes on in {left}"),
         };
-        let text = format!("waiting for {} to end since {waits}: {whom} is left; {next}", who.name);
+        let text = format!("still waiting for {} to end after {waits}: {whom}; {next}", who.name);
         turn.tell(Line::info(text).of(who.daemon));
     }
 }
@@ -128,7 +128,9 @@ impl Clearing {
     }
 
     /// Sends the members their signals. True once there is nobody to wait for any more.
-    pub(super) fn is_done(&mut self, who: Who<'_>, pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn is_done(&mut self, who: Who<'_>, mut pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
+        // There may be thousands of them, and PID 1 has other things to do: they are looked up by halves.
+        pids.sort_unstable();
         let is_first = !std::mem::replace(&mut self.is_leader_reaped, true);
         if let Phase::Asked { deadline } = self.stop.phase
             && deadline <= turn.now
@@ -138,8 +140,8 @@ impl Clearing {
             self.signalled.clear();
         }
         // A pid that is gone may come again, as another process.
-        self.signalled.retain(|pid| pids.contains(pid));
-        let new: Vec<i32> = pids.iter().copied().filter(|pid| !self.signalled.contains(pid)).collect();
+        self.signalled.retain(|pid| pids.binary_search(pid).is_ok());
+        let new: Vec<i32> = pids.iter().copied().filter(|pid| self.signalled.binary_search(pid).is_err()).collect();
         match self.stop.phase {
             Phase::Asked { .. } if !new.is_empty() => self.ask(who, &new, is_first, turn),
             Phase::Asked { .. } => {}
@@ -152,6 +154,8 @@ impl Clearing {
             }
             turn.act(Action::Reap(self.sid));
         }
+        self.signalled.extend(new);
+        self.signalled.sort_unstable();
         let is_given_up = matches!(self.stop.phase, Phase::Killed { give_up, .. } if give_up <= turn.now);
         if pids.is_empty() || is_given_up {
             if let Some(more) = self.more_killed.filter(|more| *more > 0) {
@@ -180,7 +184,6 @@ impl Clearing {
             turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: TERM });
             turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: CONT });
         }
-        self.signalled.extend(new);
     }
 
     /// The end of a process that is no daemon's: it may be the last that is waited for here.
@@ -210,7 +213,6 @@ impl Clearing {
             let were = if new.len() == 1 { "was left and was killed" } else { "were left and were killed" };
             turn.tell(Line::warn(format!("{} of {} {were}", named(new), who.name)).of(who.daemon));
         }
-        self.signalled.extend(new);
         self.pause = FIRST_LOOK;
     }
 }

@@ -319,8 +319,8 @@ fn a_stop_that_takes_long_says_every_3_s_whom_it_waits_for() {
     assert_eq!(
         told(&actions),
         [
-            "waiting for beta to end since 3 s: pid 11 is left; KILL follows in 5 s",
-            "waiting for beta to end since 6 s: pid 11 is left; KILL follows in 2 s",
+            "still waiting for beta to end after 3 s: pid 11; KILL follows in 5 s",
+            "still waiting for beta to end after 6 s: pid 11; KILL follows in 2 s",
         ]
     );
 }
@@ -335,6 +335,15 @@ fn a_pause_takes_nothing_from_a_grace() {
     assert!(told(&actions)[0].contains("init could not run for 9.0 s"), "{actions:?}");
     assert!(acts(pass(&mut init, 16_999)).is_empty());
     assert_eq!(acts(pass(&mut init, 17_000)), [kill(11, KILL)]);
+}
+
+#[test]
+fn a_look_at_very_many_members_that_takes_long_is_no_pause() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = init.handle(at(100), ended(11, End::Code(0)));
+    let actions = init.handle(at(1100), left(1, 11, &[12]));
+    assert!(told(&actions).iter().all(|line| !line.contains("could not run")), "{actions:?}");
 }
 
 #[test]

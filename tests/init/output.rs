@@ -348,6 +348,7 @@ fn a_stuck_reader_delays_no_signal_and_no_reap_and_costs_no_line_of_a_daemon_tha
             let setup = if stream == "STDOUT" { setup.stdout(&log.fd) } else { setup.stderr(&log.fd) };
             let mut bundle = setup.start();
             wait_until_stuck(&bundle);
+            bundle.wait_for_generation(0, 1);
             assert!(!bundle.dir.join("said").exists(), "{what}");
             for generation in 2..5 {
                 bundle.signal("USR1");

@@ -186,7 +186,7 @@ fn asked_to_stop_before_any_daemon_ran_exits_143_and_starts_nothing() {
 fn a_wired_signal_that_is_pending_at_the_start_is_served_after_it() {
     let bundle = Setup::new(TWO).wrapped(&["perl", "-MPOSIX", "-e", &pending("HUP USR1")]).start();
     bundle.wait_for("out", "took HUP");
-    assert_eq!(bundle.served("USR1", 1), "restarted");
+    bundle.outcome("USR1", "restarted");
     assert_eq!((&bundle.daemon(1)["generation"], &bundle.daemon(1)["restarts"]), (&1.into(), &0.into()));
 }
 
