@@ -102,7 +102,7 @@ pub fn set_up(output: Output) {
         Form::Object => builder.event_format(Objects).init(),
     }
     if known.is_none() {
-        tracing::warn!("SIDECAR_LOG={level:?} is none of error, warn, info, debug, trace; using info");
+        tracing::warn!("SIDECAR_LOG={level:?} is not error, warn, info, debug or trace; using info");
     }
     if !matches!(format.as_str(), "" | "text" | "json") {
         let used = if form == Form::Text { "text" } else { "json" };

@@ -75,7 +75,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
     let selection = std::env::var_os(SELECTION).map(|v| v.to_string_lossy().into_owned());
     let selection = select(&table, selection.as_deref());
     for name in &selection.unknown {
-        tracing::warn!("{SELECTION} names {name:?}, which is no daemon of the table; ignored");
+        tracing::warn!("{SELECTION} names {name:?}, which is not in the daemon table; ignored");
     }
     if selection.selected.is_empty() {
         tracing::info!("no daemons selected");
@@ -156,7 +156,7 @@ impl Shell {
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
             tracing::warn!(
-                "init isn't PID 1 but {}: what it can't kill at its end outlives it, and signals for the container go to PID 1",
+                "init isn't PID 1 but pid {}: a process that it can't kill will outlive it, and signals to the container go to PID 1",
                 std::process::id()
             );
         }
@@ -214,7 +214,7 @@ impl Shell {
             match notify::Notify::open() {
                 Ok(socket) => self.notify = Some(socket),
                 Err(e) => tracing::warn!(
-                    "no socket for sd_notify: {e}; daemons with notify never count as ready, and no change is logged"
+                    "no socket for sd_notify: {e}; daemons with `notify` will never be ready, and changes are not logged"
                 ),
             }
         }
@@ -408,7 +408,7 @@ impl Shell {
         for caught in self.signals.take() {
             let Some(signal) = caught.signal() else { continue };
             if caught.is_resize() && !self.head.signals.contains_key(&signal.to_string()) {
-                tracing::debug!("the terminal was resized (SIG{signal}, which isn't wired)");
+                tracing::debug!("the terminal was resized (SIG{signal}, which has no signal rule)");
                 continue;
             }
             tracing::info!("received SIG{signal} from {}", caught.sender);
@@ -545,7 +545,7 @@ impl Shell {
             self.signals.wait(&[], Some(Duration::from_millis(10)));
             let _ = self.signals.take();
         }
-        tracing::warn!("some children are left behind: they can't be killed");
+        tracing::warn!("some children can't be killed and are left behind");
     }
 }
 

@@ -91,7 +91,7 @@ impl PageFd {
         let put = text().and_then(|text| sealed(&text)).and_then(|file| self.dup(file.as_raw_fd()));
         if let Err(e) = &put {
             if !self.said {
-                tracing::warn!("no status page: {e}; status and apply can't look into this bundle");
+                tracing::warn!("no status page: {e}; status and apply don't work on this bundle until there is one");
             }
             if self.is_ours && self.dup(self.placeholder.as_raw_fd()).is_err() {
                 self.is_ours = false;

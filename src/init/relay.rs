@@ -22,7 +22,7 @@ const RESERVE: usize = 64 * 1024;
 const READ_FAILURES: u8 = 16;
 
 /// What is told of lines that are lost, behind their number.
-const REPORT: &str = " lines were dropped here: nobody took them in time";
+const REPORT: &str = " lines were dropped here: the reader was too slow";
 /// The longest report, in bytes.
 const REPORT_MAX: usize = 256;
 

@@ -119,7 +119,7 @@ impl fmt::Display for NotStarted {
             Self::NoInterpreter { program, interpreter } => {
                 write!(f, "cannot execute {program:?}: its interpreter {interpreter:?} is missing")?;
                 if interpreter.ends_with('\r') {
-                    f.write_str(" (the file has Windows line ends)")?;
+                    f.write_str(" (the file has Windows line endings)")?;
                 }
                 Ok(())
             }

@@ -82,7 +82,7 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
                 let errno = Errno::from_raw(i32::from_le_bytes([*e0, *e1, *e2, *e3]));
                 let name = |name: Option<&CString>| name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 out.failed = Some(if *step == Step::Descriptors as u8 {
-                    NotStarted::Before("have descriptors of its own", errno)
+                    NotStarted::Before("set up its file descriptors", errno)
                 } else if *step == Step::Recover as u8 {
                     NotStarted::Before("execute /proc/self/exe to recover an interrupted change", errno)
                 } else if let Some(interpreter) = interpreter(head) {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(why(b""), "cannot execute \"x\": No such file or directory (os error 2)");
         assert_eq!(
             why(b"#!/bin/sh\r\necho\r\n"),
-            "cannot execute \"/c/x\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"
+            "cannot execute \"/c/x\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line endings)"
         );
         assert_eq!(why(b"#! /no/such -x\n"), "cannot execute \"/c/x\": its interpreter \"/no/such\" is missing");
         let mine = std::fs::read("/bin/sh").unwrap();

@@ -151,11 +151,11 @@ impl Supervisor {
                 if turn.rules.iter().any(|rule| rule.signal == signal) {
                     serve(signal, daemons, self.progress, &mut turn);
                 } else if signal == RTMIN_3 {
-                    turn.tell(Line::info(format!("SIG{signal} isn't wired to anything: it asks for a shutdown")));
+                    turn.tell(Line::info(format!("SIG{signal} has no signal rule, so it asks for a shutdown")));
                     shut_down(daemons, is_stopping, &mut turn);
                 } else {
                     let text = format!(
-                        "SIG{signal} isn't wired to anything; nothing was done. If `docker stop` sent it, the image \
+                        "SIG{signal} has no signal rule; nothing was done. If `docker stop` sent it, the image \
                          sets STOPSIGNAL: set it to SIGTERM"
                     );
                     turn.tell(Line::warn(text));
@@ -176,7 +176,7 @@ impl Supervisor {
                     daemon.ended(end, oom_kills, &mut turn);
                 } else {
                     turn.act(Action::Reap(pid));
-                    let text = format!("reaped pid {pid}, which is no daemon's: it {end}");
+                    let text = format!("reaped orphan (pid {pid}): it {end}");
                     turn.tell(Line::debug(text).pid(pid).end(end));
                     for daemon in daemons {
                         daemon.orphan_ended(pid, now);
@@ -217,7 +217,7 @@ impl Supervisor {
             return Vec::new();
         }
         let text = format!(
-            "init could not run for {:.1} s (a pause of the container?): graces last as much longer",
+            "init could not run for {:.1} s (was the container paused?); every grace is extended by that time",
             lost.as_secs_f64()
         );
         vec![Action::Tell(Line::info(text))]
@@ -275,7 +275,7 @@ impl Supervisor {
 
 fn shut_down(daemons: &mut [Daemon], is_stopping: &mut bool, turn: &mut Turn<'_>) {
     if std::mem::replace(is_stopping, true) {
-        turn.tell(Line::info("a shutdown is under way already; no deadline moves".to_owned()));
+        turn.tell(Line::info("already shutting down; no deadline changes".to_owned()));
         return;
     }
     turn.is_stopping = true;
@@ -293,7 +293,7 @@ fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut 
     let daemon = index.and_then(|daemon| daemons.get_mut(daemon));
     let outcome = match daemon {
         // It came together with the last death; init is as good as gone.
-        _ if progress == Progress::Over => Err("every daemon has ended, and so does init"),
+        _ if progress == Progress::Over => Err("every daemon has ended and init is about to exit"),
         None => Err("it isn't selected"),
         Some(_) if turn.is_stopping => Err("a shutdown is under way"),
         Some(daemon) => match action {

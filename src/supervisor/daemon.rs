@@ -331,7 +331,7 @@ impl Daemon {
         let (process, exec) = match self.state {
             State::Starting(process, exec) => (process, exec),
             State::Running(process) => (process, Exec::Done),
-            _ => return turn.impossible("a stop of what doesn't run"),
+            _ => return turn.impossible("a stop of a daemon that isn't running"),
         };
         let (now, pid) = (turn.now, process.pid);
         let phase = if self.grace.is_zero() {
@@ -378,7 +378,7 @@ impl Daemon {
             }
             State::Running(process) => (process, None),
             State::Stopping(process, _, stop) => (process, Some(stop)),
-            _ => return turn.impossible("the end of a process that is gone"),
+            _ => return turn.impossible("the end of a process that had already ended"),
         };
         self.drop_held(turn);
         turn.process_ends(self.index);
@@ -425,8 +425,8 @@ impl Daemon {
         turn.tell(line.of(self.index).pid(pid).end(end));
         if !by_init && end == End::Code(0) && ran < TOO_SOON {
             let text = format!(
-                "{name} exited 0 within a second of its start: if it puts itself into the background, tell it to stay \
-                 in the foreground; init supervises nothing else"
+                "{name} exited 0 within a second of its start: if it goes into the background, configure it to stay in \
+                 the foreground: init supervises nothing else"
             );
             turn.tell(Line::warn(text).of(self.index));
         }
@@ -493,7 +493,7 @@ impl Daemon {
     fn go_on_without_its_end(&mut self, pid: i32, stop: Stop, members: Vec<i32>, turn: &mut Turn<'_>) {
         let name = &self.name;
         let text = format!(
-            "{name} (pid {pid}) still not ended 2 s after SIGKILL (does another process trace it?); going on without"
+            "{name} (pid {pid}) has not ended 2 s after SIGKILL (is another process tracing it?); continuing without it"
         );
         turn.tell(Line::warn(text).of(self.index).pid(pid));
         turn.process_ends(self.index);
@@ -541,7 +541,7 @@ impl Daemon {
                 Ok(Outcome::Held)
             }
             State::Stopping(..) | State::Clearing(_) if self.is_being_ended() => Err("it is stopping"),
-            _ => Err("it doesn't run"),
+            _ => Err("it isn't running"),
         }
     }
 
@@ -556,7 +556,10 @@ impl Daemon {
         let is_taken = match disposition {
             Disposition::Taken => true,
             Disposition::Unknown => {
-                let text = format!("/proc tells no signal masks here; SIG{signal} goes to {} at once", self.name);
+                let text = format!(
+                    "/proc shows no signal masks here; sending SIG{signal} to {} without checking for a handler",
+                    self.name
+                );
                 turn.tell(Line::warn(text).of(self.index));
                 true
             }
@@ -592,7 +595,7 @@ impl Daemon {
     /// A held signal ends with the process that it was for.
     fn drop_held(&mut self, turn: &mut Turn<'_>) {
         for held in self.held.drain(..) {
-            let text = format!("SIG{} was held for {} and ends with its process", held.signal, self.name);
+            let text = format!("SIG{} was held for {}; dropped, since that process has ended", held.signal, self.name);
             turn.tell(Line::warn(text).of(self.index));
             turn.signal_ends(held.signal, Outcome::Refused);
         }

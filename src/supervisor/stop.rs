@@ -114,7 +114,7 @@ impl Stop {
         let left = seconds(self.phase.due().saturating_sub(turn.now));
         let next = match self.phase {
             Phase::Asked { .. } => format!("KILL follows in {left}"),
-            Phase::Killed { .. } => format!("it was killed, and init goes on in {left}"),
+            Phase::Killed { .. } => format!("it was killed; init continues without it in {left}"),
         };
         let text = format!("waiting for {} to end since {waits}: {whom} is left; {next}", who.name);
         turn.tell(Line::info(text).of(who.daemon));
@@ -156,11 +156,15 @@ impl Clearing {
         if pids.is_empty() || is_given_up {
             if let Some(more) = self.more_killed.filter(|more| *more > 0) {
                 let were = if more == 1 { "was" } else { "were" };
-                let text = format!("{} of {} came up meanwhile, and {were} killed too", processes(more), who.name);
+                let text = format!("{} of {} appeared meanwhile and {were} killed too", processes(more), who.name);
                 turn.tell(Line::warn(text).of(who.daemon));
             }
             if !pids.is_empty() {
-                let text = format!("{} of {} still not gone 2 s after SIGKILL; going on", named(&pids), who.name);
+                let text = format!(
+                    "{} of {} still not gone 2 s after SIGKILL; continuing without waiting",
+                    named(&pids),
+                    who.name
+                );
                 turn.tell(Line::warn(text).of(who.daemon));
             }
             return true;

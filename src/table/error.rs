@@ -80,7 +80,7 @@ fn shortened(message: &str) -> String {
 /// The parser's words, with what to write instead if they only name its own types.
 fn with_fix(message: &str, value: &str, line: &str) -> String {
     if message == "duplicate key" {
-        return "this key is there already; keep one of the two".to_owned();
+        return "this key is already set; keep one of the two".to_owned();
     }
     if message == "recursion limit" || message.starts_with("cannot recurse") {
         return format!("nested too deeply; no key of a daemon table has {MAX_KEY_PARTS} parts or levels");
@@ -118,19 +118,19 @@ fn of_another_format(message: &str) -> Option<&'static str> {
 fn fix_of(line: &str) -> Option<&'static str> {
     let key = line.split('=').next().unwrap_or_default().trim();
     Some(match key {
-        "name" => r#"write a string, as "proxy""#,
-        "command" | "check" | "exec" => r#"write an array of strings, as ["/bin/a", "--x"]: there is no shell"#,
-        "ignore" => r#"write an array of strings, as ["HUP"]"#,
-        "grace" | "settle" => r#"write a duration in quotes, as "8s""#,
+        "name" => r#"write a string, like "proxy""#,
+        "command" | "check" | "exec" => r#"write an array of strings, like ["/bin/a", "--x"]: there is no shell"#,
+        "ignore" => r#"write an array of strings, like ["HUP"]"#,
+        "grace" | "settle" => r#"write a duration in quotes, like "8s""#,
         "output" => r#"write "prefix" or "json""#,
         "ready" => {
             r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
         }
         "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
-        "signals" | "[[signals]]" => r#"write [signals] and below it lines as USR1 = { restart = "NAME" }"#,
+        "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
         "daemon" => "write [[daemon]]",
         _ if key.starts_with("[daemon") => "write [[daemon]]",
-        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, as "RTMIN+1""#,
+        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, like "RTMIN+1""#,
         _ if Signal::from_name(key.trim_matches('"')).is_some() => {
             r#"write { restart = "NAME" } or { forward = "NAME" }"#
         }

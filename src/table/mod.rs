@@ -157,10 +157,10 @@ impl Table {
             Err(e) => {
                 let hint = match e.kind() {
                     io::ErrorKind::IsADirectory => {
-                        "; docker makes a directory of a bind mount whose source is missing: create the file, then the container anew"
+                        "; docker creates a directory if a bind mount's source is missing: create the file, then recreate the container"
                     }
                     io::ErrorKind::NotFound => "; create it, or name another with --config or SIDECAR_CONFIG",
-                    io::ErrorKind::PermissionDenied => "; let the user that init runs as read it",
+                    io::ErrorKind::PermissionDenied => "; make it readable for the user that init runs as",
                     _ => "",
                 };
                 return Err(TableError::new(&source, None, &format!("cannot read the daemon table: {e}{hint}")));

@@ -157,7 +157,7 @@ fn an_init_that_is_allowed_no_descriptors_any_more_does_not_spin_and_serves_its_
     };
     limit(0);
     bundle.signal("USR2");
-    bundle.wait_for("err", "SIGUSR2 isn't wired");
+    bundle.wait_for("err", "SIGUSR2 has no signal rule");
     let before = ticks(pid);
     std::thread::sleep(Duration::from_secs(2));
     assert!(ticks(pid) - before < 20, "{} ticks in 2 s", ticks(pid) - before);
