@@ -247,7 +247,7 @@ fn a_config_path_names_one_file_in_one_way() {
     }
     assert!(with("/a/../b").unwrap_err().to_string().contains("contains `..`; write the path without it"));
     for path in ["/a/.b.sidecar", "/a/.sidecar-old.b", "/a/.sidecar-new.b", "/a/.sidecar-other.b"] {
-        assert!(with(path).unwrap_err().to_string().contains("gives to files of its own"), "{path}");
+        assert!(with(path).unwrap_err().to_string().contains("reserves for its own files"), "{path}");
     }
 }
 

@@ -292,7 +292,7 @@ fn a_daemon_whose_end_never_comes_is_replaced_2_s_after_its_kill_and_its_end_is_
     assert_eq!(acts(pass(&mut init, 9999)), [kill(11, KILL)]);
     assert_eq!(acts(init.handle(at(10_000), Event::Time)), [look(1, 11)]);
     let actions = init.handle(at(10_000), left(1, 11, &[]));
-    assert!(told(&actions)[0].contains("does another process trace it?"), "{actions:?}");
+    assert!(told(&actions)[0].contains("is another process tracing it?"), "{actions:?}");
     assert_eq!(acts(actions), [Action::KillGroup(11), Action::Start(1)]);
     up(&mut init, 10_000, 1, 12);
     assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), [Action::Reap(11)]);
