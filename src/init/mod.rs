@@ -379,7 +379,7 @@ impl Shell {
             let mut bytes = [0; 1024];
             match nix::unistd::read(&launch.report, &mut bytes) {
                 Ok(0) => break,
-                // Nothing this long is a report.
+                // What is too long isn't a report.
                 Ok(_) if launch.told.len() >= MAX_REPORT => {}
                 Ok(n) => launch.told.extend_from_slice(bytes.get(..n).unwrap_or_default()),
                 Err(_) => return None,

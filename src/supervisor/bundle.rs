@@ -206,7 +206,7 @@ impl Supervisor {
         actions
     }
 
-    /// Moves the deadlines after a pause: a daemon can't use its grace while the container is paused.
+    /// Grace is time in which a daemon can do something, and while the container is paused it can't.
     fn make_up_for_a_pause(&mut self, now: Moment) -> Vec<Action> {
         let asked = self.next().map(|next| next.max(self.last));
         self.last = now;

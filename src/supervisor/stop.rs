@@ -137,7 +137,7 @@ impl Clearing {
             self.stop.phase = Phase::killed(turn.now, true);
             self.signalled.clear();
         }
-        // The pid of a process that is gone may be reused by another one.
+        // A pid that is gone may come again, as another process.
         self.signalled.retain(|pid| pids.contains(pid));
         let new: Vec<i32> = pids.iter().copied().filter(|pid| !self.signalled.contains(pid)).collect();
         match self.stop.phase {
