@@ -1,4 +1,4 @@
-//! What the parser read becomes a checked table, or the first thing that is wrong with it.
+//! Turns the parser's result into a checked table, or returns the first error.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ const MAX_PATH: usize = 4095;
 /// The longest name of a file that leaves room for `.sidecar-other.` before it.
 const MAX_FILE_NAME: usize = 255 - ".sidecar-other.".len();
 
-/// An error with the place that it is about, before the text's lines are counted.
+/// An error and the byte range that it is about; the line number comes later.
 type At<T> = Result<T, (Range<usize>, String)>;
 
 #[derive(Deserialize)]
@@ -81,7 +81,7 @@ pub(super) fn table(text: &str, source: &str) -> Result<Table, TableError> {
     let at = |(span, message): (Range<usize>, String)| {
         TableError::new(source, Some(line_of(text.as_bytes(), span.start)), &message)
     };
-    // The parser would name the key after which it stands, and nobody sees it in an editor.
+    // The parser would only name the key before it, and editors don't show a NUL.
     if let Some(nul) = text.find('\0') {
         return Err(at((nul..nul, "a NUL byte; a daemon table is text".to_owned())));
     }
@@ -230,7 +230,7 @@ fn check_path(path: &str) -> Result<(), String> {
         return Err(format!("config.path = {path:?} names no file; write its absolute path"));
     }
     if path.split('/').any(|part| part == "..") {
-        // Two spellings of one file would pass for two files.
+        // Otherwise two spellings of one path would count as two files.
         return Err(format!("config.path = {path:?} contains `..`; write the path without it"));
     }
     if path.len() > MAX_PATH || file.len() > MAX_FILE_NAME {
