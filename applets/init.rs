@@ -16,8 +16,10 @@ use crate::out;
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Init {
-    /// the daemon table, a TOML file (default: $SIDECAR_CONFIG, else /etc/sidecar/daemons.toml, else the built-in table)
-    #[argh(option)]
+    #[argh(
+        option,
+        description = "the daemon table, a TOML file (default: $SIDECAR_CONFIG, else /etc/sidecar/daemons.toml, else the built-in table)"
+    )]
     config: Option<PathBuf>,
 }
 

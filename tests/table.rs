@@ -1,4 +1,4 @@
-//! What a daemon table may say, and what each error names: line and fix.
+//! What a daemon table may contain, and that each error names the line and the fix.
 
 use std::time::Duration;
 

@@ -46,7 +46,7 @@ pub struct Signals {
     taken: Option<libc::siginfo_t>,
     /// `RLIMIT_SIGPENDING` as it was: daemons get it back.
     pub queue_limit: Option<libc::rlimit>,
-    /// Whether a SIGCHLD came or may have come. Cleared when no ended child is found.
+    /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
     /// The child that the last SIGCHLD named; others may have ended since.
     pub told_of: Option<i32>,
@@ -159,7 +159,7 @@ fn set_disposition(number: i32, to: libc::sighandler_t) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
 }
 
-/// Lowers the number of signals that may be queued for init, and returns the old limit. Only the soft limit: the hard one
+/// Lowers the number of signals that may be queued for init, and tells what it was. Only the soft limit: the hard one
 /// can't be raised again without privilege, and daemons would be born with it.
 fn limit_queue() -> Option<libc::rlimit> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_SIGPENDING).ok()?;
