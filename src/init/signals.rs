@@ -1,4 +1,4 @@
-//! Signals of init: which it takes, which it leaves to the kernel, and how it waits for them.
+//! init's signals: which ones it takes, which ones it leaves to the kernel, and how it waits for them.
 //!
 //! Every signal that init cares about stays blocked for good; signalfd(2) tells that one is pending, and
 //! sigtimedwait(2) takes them one by one. So there are no handlers: nothing nests, however many are queued, no call is
@@ -25,10 +25,10 @@ const RTMIN: i32 = 34;
 const RTMIN_PLUS_3: i32 = RTMIN + 3;
 /// A request to end the bundle.
 const STOPS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
-/// How many signals one round takes in: a queue of real-time signals must not hold up what was just taken in.
+/// How many signals one round takes, so that a long queue of real-time signals doesn't delay the first ones.
 const ROUND: usize = 64;
-/// How long init waits without its descriptors, if the kernel lets it have none (`RLIMIT_NOFILE` was lowered from
-/// outside), until it looks at them again.
+/// If the kernel doesn't let init poll its descriptors (`RLIMIT_NOFILE` was lowered from outside), it waits this long
+/// before it tries again.
 const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// The signals that init waits for.
@@ -41,12 +41,12 @@ pub struct Signals {
     taken: Option<libc::siginfo_t>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
-    /// A child that its SIGCHLD told of; others may have ended since.
+    /// The child that the last SIGCHLD named; others may have ended since.
     pub told_of: Option<i32>,
 }
 
 impl Signals {
-    /// Begins to wait for these and for the few that init always takes. `main` has blocked every signal before: the
+    /// Starts to wait for these signals and the few that init always takes. `main` has already blocked every signal: the
     /// kernel drops, without an error, what PID 1 neither blocks nor handles (`pid_namespaces`(7)).
     ///
     /// # Errors
@@ -54,10 +54,10 @@ impl Signals {
     pub fn take_over(wired: impl IntoIterator<Item = i32>, is_pid_1: bool) -> io::Result<Self> {
         let mut wanted = [libc::SIGCHLD, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH].to_vec();
         wanted.extend(STOPS);
-        // Not wired these change nothing, but the log tells of them.
+        // Without a rule these change nothing, but they are logged.
         wanted.push(RTMIN_PLUS_3);
         wanted.extend(wired);
-        // What init was started with ignored would else be ignored in its daemons: execve(2) keeps SIG_IGN.
+        // Otherwise signals that init was started with ignored would be ignored in its daemons: execve(2) keeps SIG_IGN.
         (1..=LAST).for_each(|number| set_disposition(number, libc::SIG_DFL));
         if is_pid_1 {
             // A signal at its default that PID 1 doesn't block never gets through, and nobody can fill a queue with it.
@@ -79,12 +79,12 @@ impl Signals {
         let fd = Errno::result(unsafe { libc::signalfd(-1, &raw const all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: it was made above, and nobody else knows of it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // An init that was executed by another program has that one's children.
+        // If another program has executed init, that program's children are now init's.
         let (taken, a_child_ended, told_of) = (None, true, None);
         Ok(Self { fd, all, stops, taken, a_child_ended, told_of })
     }
 
-    /// Waits for one of these descriptors, or a signal; tells which of the two came.
+    /// Waits for one of these descriptors or a signal; returns which of the two came.
     ///
     /// ppoll(2) goes on by itself after a SIGSTOP or at a debugger's coming, unlike `epoll_wait`(2).
     pub fn wait(&mut self, fds: &[PollFd<'_>], longest: Option<Duration>) -> (bool, bool) {
@@ -97,8 +97,8 @@ impl Signals {
                 (others.iter().any(is_up), signals)
             }
             Err(Errno::EINTR) => (false, false),
-            // It takes no more descriptors than RLIMIT_NOFILE allows at this moment (EINVAL), and memory (ENOMEM). Those
-            // that init has go on to work, and so they are all looked at.
+            // It fails if there are more descriptors than RLIMIT_NOFILE allows now (EINVAL), or without memory (ENOMEM).
+            // The open ones still work, so all of them are looked at.
             Err(_) => {
                 let longest = longest.map_or(WITHOUT_DESCRIPTORS, |longest| longest.min(WITHOUT_DESCRIPTORS));
                 if self.taken.is_none() {
@@ -109,7 +109,7 @@ impl Signals {
         }
     }
 
-    /// The signals that are pending, but for SIGCHLD; a request to end the bundle comes first.
+    /// The pending signals except SIGCHLD; a request to end the bundle comes first.
     pub fn take(&mut self) -> Vec<Caught> {
         let stop = next(&self.stops, Duration::ZERO);
         let taken = self.taken.take();
@@ -164,13 +164,13 @@ pub struct Caught {
 }
 
 impl Caught {
-    /// It asks for the end of the bundle.
+    /// Whether it asks for a shutdown.
     #[must_use]
     pub fn is_stop(&self) -> bool {
         STOPS.contains(&self.number)
     }
 
-    /// What the kernel sends to whoever has a terminal when that is resized, and nobody asked for.
+    /// Whether it is the SIGWINCH that the kernel sends when a terminal is resized.
     #[must_use]
     pub fn is_resize(&self) -> bool {
         self.number == libc::SIGWINCH && matches!(self.sender, Sender::Kernel)

@@ -1,4 +1,4 @@
-//! What an ordinary process of the same user, or of the network namespace, can do to PID 1: it goes on serving.
+//! Attacks on PID 1 by a process of the same user or in the same network namespace: init must keep working.
 
 use std::fs;
 use std::io::IoSlice;
@@ -40,7 +40,7 @@ fn address(bundle: &Bundle) -> UnixAddr {
     UnixAddr::new_abstract(name.unwrap().strip_prefix('@').unwrap().as_bytes()).unwrap()
 }
 
-/// A socket whose last close takes a minute: there is unsent data, and nobody who takes it.
+/// A socket whose last close takes a minute, since it has unsent data that nobody reads.
 fn lingering() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -52,7 +52,7 @@ fn lingering() -> (TcpStream, TcpStream) {
     (stream, peer)
 }
 
-/// Sends it in a datagram, and lets go of it before init can: the last close is not the sender's to wait for.
+/// Sends the socket in a datagram and closes it before init does, so that the sender's close is not the last one.
 fn send_with(bundle: &Bundle, address: &UnixAddr, stream: TcpStream) -> nix::Result<usize> {
     bundle.signal("STOP");
     bundle.wait_until("a stopped init", || stat(bundle.pid(), 3).as_deref() == Some("T"));
@@ -159,7 +159,7 @@ fn an_init_that_is_allowed_no_descriptors_any_more_does_not_spin_and_serves_its_
     };
     limit(0);
     bundle.signal("USR2");
-    bundle.wait_for("err", "SIGUSR2 isn't wired");
+    bundle.wait_for("err", "SIGUSR2 has no signal rule");
     let before = ticks(pid);
     std::thread::sleep(Duration::from_secs(2));
     assert!(ticks(pid) - before < 20, "{} ticks in 2 s", ticks(pid) - before);

@@ -97,7 +97,7 @@ fn a_script_whose_interpreter_is_missing_is_told_by_that_interpreters_name() {
     assert_eq!(bundle.exit_code(), 127);
     let log = bundle.read("err");
     assert!(
-        log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"),
+        log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line endings)"),
         "{log}"
     );
 }
