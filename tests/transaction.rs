@@ -15,21 +15,22 @@ use serde_json::Value;
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
-/// alpha is restarted by USR1; beta reloads on HUP and says so by `sd_notify`. Each writes what it serves to a file.
+/// alpha is restarted by USR1, and is ready once `DIR/ready` names its own process, not the one before it; beta reloads on HUP and
+/// says so by `sd_notify`. Each writes what it serves to a file.
 const TABLE: &str = r#"
 grace = "1s"
 [[daemon]]
 name = "alpha"
 command = ["sh", "-c", '''
-rm -f DIR/ready; rules=$(cat DIR/conf/rules)
+rules=$(cat DIR/conf/rules)
 case $rules in
   dies) exit 3 ;;
-  late) touch DIR/ready; sleep 0.5; exit 4 ;;
+  late) echo $$ > DIR/ready; sleep 0.5; exit 4 ;;
   stubborn) trap '' TERM ;;
   writes) echo more >> DIR/conf/rules ;;
 esac
 printf %s "$rules" > DIR/serving
-[ "$rules" = unready ] || touch DIR/ready
+[ "$rules" = unready ] || echo $$ > DIR/ready
 while :; do sleep 0.02; done
 ''']
 config = { path = "DIR/conf/rules", check = ["sh", "-c", '''
@@ -43,7 +44,7 @@ case $(cat "$0") in
   stays) setsid sh -c 'touch DIR/away; sleep 20' & until [ -e DIR/away ]; do :; done; echo what it said; exit 1 ;;
 esac
 ''', "{}"] }
-ready = { exec = ["test", "-e", "DIR/ready"] }
+ready = { exec = ["sh", "-c", "read pid < DIR/ready && kill -0 $pid"] }
 settle = "SETTLE"
 
 [[daemon]]
@@ -74,6 +75,9 @@ USR1 = { restart = "alpha" }
 USR2 = { restart = "beta" }
 HUP = { forward = "beta" }
 "#;
+
+/// Of the table.
+const ALPHA_READY: &str = r#"ready = { exec = ["sh", "-c", "read pid < DIR/ready && kill -0 $pid"] }"#;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -109,6 +113,8 @@ impl Bundle {
     }
 
     fn boot(&mut self) {
+        // What another boot's process wrote, which may have had the same pid.
+        let _ = fs::remove_file(self.dir.join("ready"));
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(self.by).args([SIDECAR, "init"]);
         command.arg(format!("--config={}", self.dir.join("table.toml").display()));
@@ -377,8 +383,7 @@ fn a_daemon_that_ignores_term_is_killed_on_the_way_there_and_back() {
 
 #[test]
 fn where_the_old_content_does_not_come_up_either_a_person_must_act() {
-    let bundle =
-        Bundle::with(|table| table.replace("rm -f DIR/ready;", "rm -f DIR/ready; test -e DIR/broken && exit 9;"));
+    let bundle = Bundle::with(|table| table.replace("rules=$(cat", "test -e DIR/broken && exit 9; rules=$(cat"));
     fs::write(bundle.dir.join("broken"), "").unwrap();
     is(&bundle.allowlist("new", &[]), "down", 5, "manual action needed");
     assert_eq!((bundle.read("conf/rules").as_str(), bundle.record()["outcome"].as_str()), ("old", Some("down")));
@@ -838,7 +843,7 @@ fn a_signal_that_comes_late_restarts_the_old_content() {
     let report = ended(host);
     is(&report, "rolled-back", 1, "");
     std::thread::sleep(Duration::from_millis(400));
-    bundle.wait_until("ready", || bundle.read("serving") == "old" && bundle.dir.join("ready").exists());
+    bundle.wait_until("ready", || bundle.read("serving") == "old" && bundle.daemon(0)["state"] == "running");
     bundle.serves("old");
 }
 
@@ -1183,6 +1188,18 @@ fn a_helper_that_is_stopped_is_ended_by_init_once_its_time_is_over() {
 }
 
 #[test]
+fn what_one_that_was_killed_while_it_wrote_its_record_has_left_is_swept_by_the_next_apply_and_by_init() {
+    let bundle = Bundle::start();
+    let unwritten = bundle.dir.join("conf/.rules.sidecar-new");
+    fs::write(&unwritten, "{").unwrap();
+    is(&bundle.allowlist("new", &["--dry-run"]), "dry-run", 0, "");
+    bundle.serves("old");
+    fs::write(&unwritten, "{").unwrap();
+    bundle.signal("USR1");
+    bundle.wait_until("swept", || bundle.left().is_empty());
+}
+
+#[test]
 fn what_one_that_was_killed_before_its_record_has_left_is_swept_by_init() {
     let bundle = Bundle::start();
     fs::write(bundle.dir.join("conf/.sidecar-new.rules"), "new").unwrap();
@@ -1221,7 +1238,7 @@ fn a_port_that_an_old_process_holds_is_not_taken_for_the_daemon_s() {
     let start = format!("ready; setsid python3 -c '{server}' & sleep 0.3; while :; do sleep 1; done");
     let bundle = Bundle::with(|table| {
         let ready = format!("ready = {{ tcp = \"127.0.0.1:{port}\" }}");
-        let table = table.replace("ready = { exec = [\"test\", \"-e\", \"DIR/ready\"] }", &ready);
+        let table = table.replace(ALPHA_READY, &ready);
         table.replace("while :; do sleep 0.02; done", &start.replace("ready; ", ""))
     });
     // Its server is in a session of its own, and outlives it.
@@ -1230,6 +1247,49 @@ fn a_port_that_an_old_process_holds_is_not_taken_for_the_daemon_s() {
     assert!(error.contains(&format!("port {port} is held by pid ")) && error.contains("(python3)"), "{report}");
     assert_ne!(report["outcome"], "live");
     assert_eq!(bundle.sidecar(&["status", "--ready", "--json"])["daemons"][0]["ready"], false);
+}
+
+#[test]
+fn a_port_that_was_held_before_the_restart_by_one_that_can_not_be_looked_at_is_not_taken_for_the_daemon_s() {
+    // As in docker, root may not look at another user's descriptors, and init has adopted the server.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!(
+        "use IO::Socket; $s = IO::Socket::INET->new(LocalAddr => \"127.0.0.1:{port}\", Listen => 9, ReuseAddr => 1) or die $!; $s->accept while 1"
+    );
+    let start = "setsid sh -c \"echo \\$\\$ > DIR/parent; setpriv --reuid=1000 --clear-groups perl DIR/server & wait\" & \
+                 while :; do sleep 1; done";
+    let mut bundle = Bundle::with(|table| {
+        let ready = format!("ready = {{ tcp = \"127.0.0.1:{port}\" }}");
+        let start = format!("echo '{server}' > DIR/server; {start}");
+        table.replace(ALPHA_READY, &ready).replace("while :; do sleep 0.02; done", &start)
+    });
+    bundle.stop();
+    bundle.by = &["setpriv", "--bounding-set=-sys_ptrace"];
+    bundle.boot();
+    let parent = bundle.outside(&bundle.read("parent").trim().parse::<u32>().unwrap().into());
+    kill_all(&[parent]);
+    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=2s"]);
+    let mut host = command.env("LIMITED", "setpriv --bounding-set=-sys_ptrace").spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"new").unwrap();
+    let report = ended(host);
+    assert_ne!(report["outcome"], "live", "{report}");
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains(&format!("port {port} is held by a process that ran before the restart")), "{report}");
+}
+
+#[test]
+fn a_unix_socket_that_an_old_process_listens_on_is_not_taken_for_the_daemon_s() {
+    let bundle = Bundle::with(|table| {
+        let unix = "use IO::Socket; $s = IO::Socket::UNIX->new";
+        let connect = format!("ready = {{ exec = [\"perl\", \"-e\", '{unix}(\"DIR/socket\") or exit 1'] }}");
+        let server = format!("{unix}(Local => \"DIR/socket\", Listen => 9) or exit 1; $s->accept while 1");
+        let start = format!("setsid perl -e '{server}' & while :; do sleep 1; done");
+        table.replace(ALPHA_READY, &connect).replace("while :; do sleep 0.02; done", &start)
+    });
+    let report = bundle.allowlist("new", &["--timeout=2s"]);
+    assert_ne!(report["outcome"], "live", "{report}");
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(error.contains(&format!("{} is held by pid ", bundle.dir.join("socket").display())), "{report}");
 }
 
 #[test]
@@ -1267,7 +1327,7 @@ fn a_file_of_root_s_that_its_group_may_write_becomes_the_bundle_s_own_and_the_re
     {
         mode(name, bits);
     }
-    for name in ["serving", "ready", "beta-serving"] {
+    for name in ["serving", "beta-serving"] {
         fs::remove_file(bundle.dir.join(name)).unwrap();
     }
     bundle.by = &USER;

@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::reason::Shortfall;
-use crate::status::Page;
+use crate::status::{Page, Plan};
 use crate::table::Ready;
 use crate::text::Printable;
 
@@ -23,12 +23,33 @@ const MAX_FDS: usize = 1 << 16;
 /// As far up are ancestors looked for.
 const MAX_DEPTH: usize = 64;
 
-/// A TCP socket that listens.
+/// A TCP or unix socket that listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Listener {
-    addr: SocketAddr,
-    user: u32,
+    at: At,
+    /// Of a unix socket the kernel doesn't tell it.
+    user: Option<u32>,
     inode: u64,
+}
+
+/// Where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum At {
+    Tcp(SocketAddr),
+    Unix(String),
+}
+
+impl Listener {
+    fn tcp(&self) -> Option<SocketAddr> {
+        if let At::Tcp(addr) = self.at { Some(addr) } else { None }
+    }
+
+    fn name(&self) -> Printable {
+        Printable::new(&match &self.at {
+            At::Tcp(addr) => format!("port {}", addr.port()),
+            At::Unix(path) => format!("the socket {path}"),
+        })
+    }
 }
 
 /// A process, as /proc shows it.
@@ -39,6 +60,8 @@ struct Process {
     /// In clock ticks since boot: with it, a pid names one process.
     started: u64,
     user: u32,
+    /// Another user's descriptors can't be seen.
+    is_seen: bool,
     name: String,
 }
 
@@ -79,8 +102,7 @@ impl Past {
         let (_, first) = self.0.first()?;
         let now = look(listeners());
         let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
-        now.listeners
-            .iter()
+        now.tcp()
             .filter(is_new)
             .find_map(|l| now.holders_of(l).find(|pid| now.is_left(page, *pid)).map(|pid| now.held(page, l, pid)))
     }
@@ -94,27 +116,25 @@ impl Seen {
         // init holds sockets for its daemons only.
         let is_others = |pid: &i32| *pid != 1 && self.owner(*pid, &[Some(session)]).is_none();
         let others = |listener: &Listener| self.holders_of(listener).find(is_others).map(|pid| held(listener, pid));
-        let probed = match &plan.ready {
-            Some(Ready::Tcp(addr) | Ready::Http { addr, .. }) => Some(*addr),
-            Some(Ready::Notify | Ready::Exec(_)) | None => None,
-        };
-        let on_probed = |listener: &&Listener| probed.is_some_and(|addr| overlap(listener.addr, addr));
+        let probed = probed(plan);
+        let on_probed = |listener: &&Listener| probed.is_some_and(|addr| overlap(listener, addr));
         // It shares a port of its own with another (SO_REUSEPORT): the kernel picks who gets a connection.
-        let own: Vec<&Listener> =
-            self.listeners.iter().filter(|l| self.holders_of(l).any(|pid| !is_others(&pid))).collect();
-        let on_own = |listener: &&Listener| own.iter().any(|own| overlap(listener.addr, own.addr));
-        let answers = self.listeners.iter().filter(|l| on_probed(l) || on_own(l)).find_map(others);
+        let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| !is_others(&pid))).collect();
+        let on_own = |listener: &&Listener| own.iter().filter_map(|own| own.tcp()).any(|own| overlap(listener, own));
+        let answers = self.tcp().filter(|l| on_probed(l) || on_own(l)).find_map(others);
         if answers.is_some() || probed.is_some() {
             return answers;
         }
         // No address is known: an orphan of no daemon's that listens may be the old process.
         let is_left = |pid: &i32| self.is_left(page, *pid);
-        self.listeners.iter().find_map(|l| self.holders_of(l).find(is_left).map(|pid| held(l, pid)))
+        self.tcp().find_map(|l| self.holders_of(l).find(is_left).map(|pid| held(l, pid)))
     }
 
-    /// Whether a process that was the daemon's own before its restart, `then`, still listens now.
+    /// Whether a process that was the daemon's own before its restart, `then`, still listens now; or whoever it is that
+    /// has listened on its address since before that, unseen.
     fn left_over(&self, page: &Page, daemon: &str, was: &Page, then: &Self) -> Option<Shortfall> {
-        let now = super::proof::find(page, daemon)?.0.pid;
+        let (now, plan) = super::proof::find(page, daemon)?;
+        let now = now.pid;
         let before = super::proof::find(was, daemon)?.0.pid.filter(|pid| Some(*pid) != now)?;
         let is_old = |pid: &i32, process: &Process| {
             then.owner(*pid, &[Some(before)]).is_some()
@@ -122,22 +142,34 @@ impl Seen {
                 && self.owner(*pid, &[now]).is_none()
         };
         let old = self.processes.iter().filter(|(pid, process)| is_old(pid, process));
-        // Another user's descriptors can't be seen: then it's a socket of that user's which listened before.
-        let listens = |listener: &&Listener, pid: i32, process: &Process| match self.holders.get(&listener.inode) {
-            Some(holders) => holders.contains(&pid),
-            None => listener.user == process.user && then.listeners.contains(listener),
+        // What can't be seen of a process: a socket of its user's which listened before.
+        let listens = |listener: &&Listener, pid: i32, process: &Process| {
+            let is_old_one = || listener.user == Some(process.user) && then.listeners.contains(listener);
+            let is_held = self.holders_of(listener).any(|holder| holder == pid);
+            is_held || !process.is_seen && !self.holders.contains_key(&listener.inode) && is_old_one()
         };
         let listener = |(pid, process): (&i32, &Process)| {
             self.listeners.iter().find(|l| listens(l, *pid, process)).map(|l| self.held(page, l, *pid))
         };
-        old.map(listener).find_map(|held| held)
+        let unseen = |listener: &&Listener| {
+            probed(plan).is_some_and(|addr| overlap(listener, addr))
+                && !self.holders.contains_key(&listener.inode)
+                && then.listeners.contains(listener)
+        };
+        let is_unseen =
+            || self.listeners.iter().find(unseen).map(|l| Shortfall::SocketHeld { socket: l.name(), by: None });
+        old.map(listener).find_map(|held| held).or_else(is_unseen)
     }
 
     fn held(&self, page: &Page, listener: &Listener, pid: i32) -> Shortfall {
         let name = self.processes.get(&pid).map_or("?", |process| process.name.as_str());
         let owner = page.status.daemons.iter().find(|other| self.owner(pid, &[other.pid]).is_some());
         let name = Printable::new(owner.map_or(name, |owner| &owner.name));
-        Shortfall::PortHeld { port: listener.addr.port(), by: pid, name }
+        Shortfall::SocketHeld { socket: listener.name(), by: Some((pid, name)) }
+    }
+
+    fn tcp(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().filter(|listener| listener.tcp().is_some())
     }
 
     /// Whether it descends from init, and from no daemon that runs.
@@ -167,14 +199,38 @@ impl Seen {
     }
 }
 
-/// Whether a connection to one may reach the other.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+/// The address that is probed, if it is known.
+fn probed(plan: &Plan) -> Option<SocketAddr> {
+    match &plan.ready {
+        Some(Ready::Tcp(addr) | Ready::Http { addr, .. }) => Some(*addr),
+        Some(Ready::Notify | Ready::Exec(_)) | None => None,
+    }
+}
+
+/// Whether a connection to that address may reach it.
+fn overlap(listener: &Listener, other: SocketAddr) -> bool {
+    let Some(one) = listener.tcp() else { return false };
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     one.port() == other.port() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
 fn listeners() -> Vec<Listener> {
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().flat_map(|table| parse(&read(Path::new(table)))).collect()
+    let tcp = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().flat_map(|table| parse(&read(Path::new(table))));
+    tcp.chain(parse_unix(&read(Path::new("/proc/self/net/unix")))).collect()
+}
+
+/// `proc(5)`: `Num: RefCount Protocol Flags Type St Inode Path`; `SO_ACCEPTCON` is the flag of one that listens.
+fn parse_unix(table: &str) -> Vec<Listener> {
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (flags, inode) = (words.nth(3)?, words.nth(2)?);
+        let is_listening = u32::from_str_radix(flags, 16).ok()? & 0x1_0000 != 0;
+        // The path may hold spaces.
+        let path = words.collect::<Vec<_>>().join(" ");
+        let listener = Listener { at: At::Unix(path), user: None, inode: inode.parse().ok()? };
+        is_listening.then_some(listener)
+    };
+    table.lines().filter_map(parse).collect()
 }
 
 /// `proc_net_tcp(5)`: `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.
@@ -184,7 +240,7 @@ fn parse(table: &str) -> Vec<Listener> {
         let (addr, state, user, inode) = (words.next()?, words.nth(1)?, words.nth(3)?, words.nth(1)?);
         let (ip, port) = addr.split_once(':')?;
         let addr = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
-        (state == "0A").then_some(Listener { addr, user: user.parse().ok()?, inode: inode.parse().ok()? })
+        (state == "0A").then_some(Listener { at: At::Tcp(addr), user: user.parse().ok(), inode: inode.parse().ok()? })
     };
     table.lines().filter_map(parse).collect()
 }
@@ -210,15 +266,24 @@ fn look(listeners: Vec<Listener>) -> Seen {
     for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
         let at = Path::new("/proc").join(pid.to_string());
         let user = fs::metadata(at.join("stat")).map_or(0, |meta| meta.uid());
-        let Some(process) = process(&read(&at.join("stat")), user) else { continue };
-        seen.processes.insert(pid, process);
-        for fd in fs::read_dir(at.join("fd")).into_iter().flatten().flatten().take(MAX_FDS) {
-            let Ok(target) = fs::read_link(fd.path()) else { continue };
+        let Some(mut process) = process(&read(&at.join("stat")), user) else { continue };
+        let fds = fs::read_dir(at.join("fd"));
+        process.is_seen = fds.is_ok();
+        for fd in fds.into_iter().flatten().flatten().take(MAX_FDS) {
+            let target = match fs::read_link(fd.path()) {
+                Ok(target) => target,
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    process.is_seen = false;
+                    break;
+                }
+                Err(_) => continue,
+            };
             let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
             if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
                 seen.holders.entry(inode).or_default().insert(pid);
             }
         }
+        seen.processes.insert(pid, process);
     }
     seen
 }
@@ -229,7 +294,7 @@ fn process(stat: &str, user: u32) -> Option<Process> {
     let (_, name) = head.split_once(" (")?;
     let mut words = tail.split_whitespace().skip(1);
     let (parent, session) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
-    Some(Process { parent, session, started: words.nth(15)?.parse().ok()?, user, name: name.to_owned() })
+    Some(Process { parent, session, started: words.nth(15)?.parse().ok()?, user, is_seen: true, name: name.to_owned() })
 }
 
 fn read(path: &Path) -> String {
@@ -249,11 +314,19 @@ mod tests {
     fn seen(listeners: &[(&str, u64)], processes: &[(i32, i32, i32)], holders: &[(u64, i32)]) -> Seen {
         let mut seen = Seen::default();
         for (addr, inode) in listeners {
-            seen.listeners.push(Listener { addr: addr.parse().unwrap(), user: 9, inode: *inode });
+            let at = addr.parse().map_or_else(|_| At::Unix((*addr).to_owned()), At::Tcp);
+            let user = matches!(at, At::Tcp(_)).then_some(9);
+            seen.listeners.push(Listener { at, user, inode: *inode });
         }
         for (pid, parent, session) in processes {
-            let process =
-                Process { parent: *parent, session: *session, started: 7, user: 9, name: "server".to_owned() };
+            let process = Process {
+                parent: *parent,
+                session: *session,
+                started: 7,
+                user: 9,
+                is_seen: true,
+                name: "server".to_owned(),
+            };
             seen.processes.insert(*pid, process);
         }
         for (inode, pid) in holders {
@@ -263,7 +336,7 @@ mod tests {
     }
 
     fn held(port: u16, by: i32, name: &str) -> Shortfall {
-        Shortfall::PortHeld { port, by, name: Printable::new(name) }
+        Shortfall::SocketHeld { socket: Printable::new(&format!("port {port}")), by: Some((by, Printable::new(name))) }
     }
 
     const OURS: [(i32, i32, i32); 2] = [(12, 1, 12), (17, 1, 17)];
@@ -317,7 +390,10 @@ mod tests {
         let orphans = [(31, 1, 31), (32, 12, 32), (40, 1, 40)];
         for holders in [&[(5, 31)][..], &[]] {
             let then = seen(&[("127.0.0.1:80", 5)], &[&OURS[..], &children].concat(), holders);
-            let now = seen(&[("127.0.0.1:80", 5)], &[&OURS[..1], &orphans].concat(), holders);
+            let mut now = seen(&[("127.0.0.1:80", 5)], &[&OURS[..1], &orphans].concat(), holders);
+            // What can be seen of it tells that it holds nothing: then it is another's, outside of the bundle perhaps.
+            assert_eq!(now.left_over(&page, "pipelock", &was, &then).is_some(), !holders.is_empty());
+            now.processes.get_mut(&31).unwrap().is_seen = false;
             assert_eq!(now.left_over(&page, "pipelock", &was, &then), Some(held(80, 31, "server")));
             assert_eq!(now.left_over(&page, "egress", &was, &then), None);
             let gone = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans[1..]].concat(), holders);
@@ -326,6 +402,24 @@ mod tests {
         let then = seen(&[], &[&OURS[..], &children].concat(), &[]);
         let now = seen(&[("127.0.0.1:80", 6)], &[&OURS[..1], &orphans].concat(), &[]);
         assert_eq!(now.left_over(&page, "pipelock", &was, &then), None, "it listens to nothing");
+        let then = seen(&[("/run/old", 5)], &[&OURS[..], &children].concat(), &[(5, 31)]);
+        let now = seen(&[("/run/old", 5)], &[&OURS[..1], &orphans].concat(), &[(5, 31)]);
+        let by = Some((31, Printable::new("server")));
+        let held = Shortfall::SocketHeld { socket: Printable::new("the socket /run/old"), by };
+        assert_eq!(now.left_over(&page, "pipelock", &was, &then), Some(held));
+    }
+
+    #[test]
+    fn a_port_that_is_probed_and_was_held_before_the_restart_is_an_old_process_s_also_if_nobody_is_seen() {
+        let (was, mut page) = (sample::page(), sample::page());
+        let on = |addr| seen(&[(addr, 5)], &OURS, &[]);
+        let unseen = Shortfall::SocketHeld { socket: Printable::new("port 8888"), by: None };
+        // A forward leaves the process that has always listened.
+        assert_eq!(on("0.0.0.0:8888").left_over(&page, "pipelock", &was, &on("0.0.0.0:8888")), None);
+        page.status.daemons[1].pid = Some(40);
+        assert_eq!(on("0.0.0.0:8888").left_over(&page, "pipelock", &was, &on("0.0.0.0:8888")), Some(unseen));
+        assert_eq!(on("0.0.0.0:8888").left_over(&page, "pipelock", &was, &seen(&[], &OURS, &[])), None, "it is new");
+        assert_eq!(on("0.0.0.0:80").left_over(&page, "pipelock", &was, &on("0.0.0.0:80")), None, "another port");
     }
 
     #[test]
@@ -336,13 +430,27 @@ mod tests {
         let v6 =
             "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1\n";
         if cfg!(target_endian = "little") {
-            assert_eq!(parse(table), [Listener { addr: "127.0.0.1:8888".parse().unwrap(), user: 1000, inode: 777 }]);
-            assert_eq!(parse(v6), [Listener { addr: "[::1]:80".parse().unwrap(), user: 0, inode: 9 }]);
+            assert_eq!(
+                parse(table),
+                [Listener { at: At::Tcp("127.0.0.1:8888".parse().unwrap()), user: Some(1000), inode: 777 }]
+            );
+            assert_eq!(parse(v6), [Listener { at: At::Tcp("[::1]:80".parse().unwrap()), user: Some(0), inode: 9 }]);
         }
         let odd = "31 (a) b) (c) S 1 30 29 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99";
         let process_of = |stat| process(stat, 1000);
-        let expected = Process { parent: 1, session: 29, started: 4711, user: 1000, name: "a) b) (c".to_owned() };
+        let expected =
+            Process { parent: 1, session: 29, started: 4711, user: 1000, is_seen: true, name: "a) b) (c".to_owned() };
         assert_eq!(process_of(odd), Some(expected));
+        let unix = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            ffff: 00000002 00000000 00010000 0001 01 4711 /run/my socket\n\
+            ffff: 00000002 00000000 00010000 0001 01    9 @abstract\n\
+            ffff: 00000003 00000000 00000000 0001 03 4712 /run/connected\n";
+        let listeners = [("/run/my socket", 4711), ("@abstract", 9)].map(|(path, inode)| Listener {
+            at: At::Unix(path.to_owned()),
+            user: None,
+            inode,
+        });
+        assert_eq!(parse_unix(unix), listeners);
         assert_eq!((process_of(""), process_of("1 (x"), parse("\n0: zz\n")), (None, None, Vec::new()));
     }
 
@@ -351,7 +459,7 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = socket.local_addr().unwrap();
         let seen = look(listeners());
-        let ours = seen.listeners.iter().find(|listener| listener.addr == addr).unwrap();
+        let ours = seen.listeners.iter().find(|listener| listener.tcp() == Some(addr)).unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         assert!(seen.holders_of(ours).any(|pid| pid == me), "{seen:?}");
     }

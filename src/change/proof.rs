@@ -282,7 +282,7 @@ impl Proof {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
                 // It was another's port at the last look.
-                None if matches!(self.shortfall, Shortfall::PortHeld { .. }) => {}
+                None if matches!(self.shortfall, Shortfall::SocketHeld { .. }) => {}
                 _ => self.shortfall = Shortfall::NotReady,
             }
             self.asked = Some(daemon.generation);
@@ -598,7 +598,7 @@ mod tests {
         let mut s = Scene::new(Signal::USR1);
         s.restart(31);
         assert_eq!(s.at(0, None), Err(true));
-        let held = Shortfall::PortHeld { port: 8888, by: 9, name: Printable::new("old") };
+        let held = Shortfall::SocketHeld { socket: Printable::new("port 8888"), by: Some((9, Printable::new("old"))) };
         assert_eq!(s.proof.observe(5, &s.page, true, Some(Err(held.clone()))), Look::Wait { probe: true });
         assert_eq!(s.at(10, None), Err(true));
         assert_eq!(s.given_up(), held);

@@ -299,10 +299,10 @@ pub enum Shortfall {
     },
     NotReady,
     NotSettled,
-    PortHeld {
-        port: u16,
-        by: i32,
-        name: Printable,
+    /// By the pid and the name of its process, if that can be seen.
+    SocketHeld {
+        socket: Printable,
+        by: Option<(i32, Printable)>,
     },
     Held,
     NeverCaught,
@@ -627,10 +627,15 @@ impl Shortfall {
                 f,
                 "{daemon} runs{pid} and is ready, but was not for its settling time in time; give a longer --timeout"
             ),
-            Self::PortHeld { port, by, name } => write!(
-                f,
-                "port {port} is held by pid {by} ({name}), so it can't be told that {daemon}{pid} serves; end that process"
-            ),
+            Self::SocketHeld { socket, by } => {
+                match by {
+                    Some((by, name)) => write!(f, "{socket} is held by pid {by} ({name})")?,
+                    None => {
+                        write!(f, "{socket} is held by a process that ran before the restart and can't be looked at")?;
+                    }
+                }
+                write!(f, ", so it can't be told that {daemon}{pid} serves; end that process")
+            }
             Self::Held => write!(f, "{sent} is still held: {daemon} runs{pid} and had no handler for it in time"),
             Self::NeverCaught => {
                 write!(f, "{sent} was dropped: {daemon} runs{pid} and never caught it; it isn't made to reload by it")

@@ -125,6 +125,8 @@ pub enum Name {
     Kept,
     /// `.sidecar-other.NAME`: what a person wrote meanwhile.
     Other,
+    /// `.NAME.sidecar-new`: a record that isn't renamed to its own name yet.
+    NewRecord,
 }
 
 /// What lies under a name.

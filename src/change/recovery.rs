@@ -131,8 +131,10 @@ fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
 /// # Errors
 /// The simulation's helper was killed.
 pub fn sweep(files: &mut impl Files) -> Tried<()> {
-    files.remove(Name::Staged)?;
-    files.remove(Name::Kept)
+    for name in [Name::Staged, Name::Kept, Name::NewRecord] {
+        files.remove(name)?;
+    }
+    Ok(())
 }
 
 /// That it failed is no reason not to go on.

@@ -78,6 +78,7 @@ impl Store {
             Name::Staged => self.beside(".sidecar-new.", ""),
             Name::Kept => self.beside(".sidecar-old.", ""),
             Name::Other => self.beside(".sidecar-other.", ""),
+            Name::NewRecord => self.beside(".", ".sidecar-new"),
         }
     }
 
@@ -185,7 +186,7 @@ impl Files for Store {
     fn write_record(&mut self, record: &Record) -> Tried<()> {
         let failed = |e: io::Error| self.failed(FileStep::Record, e);
         let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
-        let beside = self.beside(".", ".sidecar-new");
+        let beside = self.name(Name::NewRecord);
         self.write_as(&beside, &text, None).map_err(failed)?;
         let renamed = renameat(&self.dir, beside.as_os_str(), &self.dir, self.record_name().as_os_str());
         if let Err(e) = renamed {
@@ -389,14 +390,15 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
 
 /// The record of the last change of the file at `path`, and what an interrupted change leaves beside it.
 #[must_use]
-pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 2]) {
+pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 3]) {
     let beside = |before: &str, after: &str| {
         let mut name = OsString::from(before);
         name.push(path.file_name().unwrap_or_default());
         name.push(after);
         path.with_file_name(name)
     };
-    (beside(".", ".sidecar"), [beside(".sidecar-new.", ""), beside(".sidecar-old.", "")])
+    let left = [beside(".sidecar-new.", ""), beside(".sidecar-old.", ""), beside(".", ".sidecar-new")];
+    (beside(".", ".sidecar"), left)
 }
 
 fn system(path: &Path, step: FileStep, e: &io::Error) -> Reason {

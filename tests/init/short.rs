@@ -33,7 +33,7 @@ fn limit(bundle: &Bundle, size: &str) {
 fn whole_lines(text: &str) -> (Vec<&str>, usize) {
     let (mut whole, mut dropped) = (Vec::new(), 0);
     for line in text.lines().filter(|line| !line.ends_with("xxx")) {
-        let told = line.strip_suffix(" lines were dropped here: nobody took them in time");
+        let told = line.strip_suffix(" lines were dropped here: the reader was too slow");
         if number(line).is_some() || OWN.iter().any(|own| line.get(27..) == Some(own)) {
             whole.push(line);
         } else if let Some(n) = told {

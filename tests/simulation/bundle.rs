@@ -50,7 +50,7 @@ pub struct File {
 /// The files of the one daemon.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    names: [Option<File>; 4],
+    names: [Option<File>; 5],
     pub record: Option<Record>,
     /// Whether the file system knows `RENAME_EXCHANGE` and second names.
     pub is_modern: bool,
@@ -61,7 +61,7 @@ pub struct Disk {
 
 impl Disk {
     fn new(is_modern: bool) -> Self {
-        let mut disk = Self { names: [None; 4], record: None, is_modern, over: None, clock: 1 };
+        let mut disk = Self { names: [None; 5], record: None, is_modern, over: None, clock: 1 };
         disk.put(Name::Path, Content::Old);
         disk
     }
@@ -152,6 +152,7 @@ impl Files for Disk {
 
     fn write_record(&mut self, record: &Record) -> Tried<()> {
         self.record = Some(record.clone());
+        self.clear(Name::NewRecord);
         Ok(())
     }
 

@@ -576,7 +576,8 @@ impl<'a> Sim<'a> {
             let is_edited = disk.path() == Content::Theirs;
             let is_one = serves.is_none() || serves == Some(disk.path()) || !can_say || is_edited;
             world.check(is_one, "never a mix", World::summary);
-            let is_swept = disk.at(Name::Staged).is_none() && disk.at(Name::Kept).is_none();
+            let left = [Name::Staged, Name::Kept, Name::NewRecord].map(|name| disk.at(name));
+            let is_swept = left.iter().all(Option::is_none);
             world.check(is_swept, "nothing is left beside the file", World::summary);
             let is_new = disk.path() == Content::New;
             let is_marked = disk.record.as_ref().is_some_and(|r| r.id == id()) && is_committed(disk.outcome());
@@ -639,7 +640,7 @@ impl Hands for Sim<'_> {
         let b = &world.bundle;
         let trusts = b.plant == Some(Plant::TakesAStrangersAnswer);
         if b.is_held && !trusts {
-            return Ok(Err(Shortfall::PortHeld { port: 1, by: 9, name: Printable::new("stranger") }));
+            return Ok(Err(Shortfall::SocketHeld { socket: Printable::new("port 1"), by: None }));
         }
         Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady) })
     }
@@ -772,9 +773,14 @@ impl Files for Sim<'_> {
             let runs = b.state == DaemonState::Running && offered == Some(b.generation);
             world.check(runs, "what was proven runs still when it is committed", World::summary);
         }
-        // What couldn't be written isn't there.
+        // It is a file of its own until it is renamed. What couldn't be written isn't there.
+        world.bundle.disk.put(Name::NewRecord, Content::New);
         let what = format!("the record says {:?}", record.outcome);
-        world.disk(&what, 3, FileStep::Record, |b| b.disk.write_record(record))
+        let written = world.disk(&what, 3, FileStep::Record, |b| b.disk.write_record(record));
+        if matches!(written, Err(Stop::Because(_))) {
+            world.bundle.disk.clear(Name::NewRecord);
+        }
+        written
     }
 
     fn write(&mut self, name: Name, bytes: &[u8], like: &record::Content) -> Tried<Option<(u32, u32)>> {
