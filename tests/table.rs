@@ -204,8 +204,8 @@ fn names_numbers_and_sizes_out_of_range_are_errors() {
     let many = |n: usize| (0..n).map(|n| daemon(&format!("d{n}"))).collect::<String>();
     assert!(Table::parse(&many(MAX_DAEMONS), "f").is_ok());
     let cases = [
-        (daemon(&"a".repeat(MAX_NAME + 1)), "f:2: name is 64 bytes long, out of range; use at most 63"),
-        (many(26_000), "f:3002: 26000 daemons are out of range; a table holds at most 1000"),
+        (daemon(&"a".repeat(MAX_NAME + 1)), "f:2: name is too long (64 bytes); use at most 63"),
+        (many(26_000), "f:3002: 26000 daemons are too many; a table holds at most 1000"),
         (
             format!("grace = \"9223372036854775808ms\"\n{DAEMON}"),
             "f:1: grace = \"9223372036854775808ms\" is out of range; the longest is a week, \"10080m\"",
@@ -218,14 +218,14 @@ fn names_numbers_and_sizes_out_of_range_are_errors() {
         (format!("{DAEMON}ready = {{ http = \"http://127.0.0.1:0/\" }}\n"), "f:4: ready has port 0"),
         (
             format!("{DAEMON}ready = {{ exec = [\"a\", \"{}\"] }}\n", "x".repeat(131_072)),
-            "f:4: ready.exec has an argument out of range",
+            "f:4: ready.exec has an argument that is too long",
         ),
         (
             format!("[[daemon]]\nname = \"a\"\ncommand = [{}]\n", "\"x\",".repeat(200_000)),
             "f:3: command has more arguments",
         ),
-        (format!("{DAEMON}config = {{ path = \"/{}\" }}\n", "x".repeat(241)), "f:4: config.path is out of range"),
-        (format!("{DAEMON}config = {{ path = \"{}/x\" }}\n", "/x".repeat(2_047)), "f:4: config.path is out of range"),
+        (format!("{DAEMON}config = {{ path = \"/{}\" }}\n", "x".repeat(241)), "f:4: config.path is too long"),
+        (format!("{DAEMON}config = {{ path = \"{}/x\" }}\n", "/x".repeat(2_047)), "f:4: config.path is too long"),
     ];
     for (table, expected) in cases {
         assert!(error(&table).starts_with(expected), "{} is not {expected}", error(&table));

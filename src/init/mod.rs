@@ -586,7 +586,7 @@ impl System for Shell {
             Err(Errno::ESRCH) => Sent::Gone,
             Err(e) => {
                 if signal != 0 {
-                    tracing::warn!("cannot send signal {signal} to {pid}: {}", io::Error::from(e));
+                    tracing::warn!("cannot send signal {signal} to pid {pid}: {}", io::Error::from(e));
                 }
                 Sent::Refused
             }
@@ -619,7 +619,7 @@ impl System for Shell {
                     return Some(Ended { pid, end, oom_kills });
                 }
                 Ok(Some(Child::Traced(pid, signal))) => {
-                    tracing::debug!("pid {pid} traced itself; let go with signal {signal}");
+                    tracing::debug!("pid {pid} traced itself; detached it and passed on signal {signal}");
                     children::detach(pid, signal);
                 }
                 // No further SIGCHLD comes for a child that wasn't looked at.

@@ -284,7 +284,7 @@ impl Daemon {
 
     fn start_failed(&mut self, code: i32, why: &str, turn: &mut Turn<'_>) {
         if !matches!(self.state, State::Forking) {
-            return turn.impossible("the failure of a start that was not to be");
+            return turn.impossible("the failure of a start that was not requested");
         }
         self.tell_of_failed_start(code, why, None, turn);
         self.fail(code, turn);
@@ -325,7 +325,9 @@ impl Daemon {
             turn.tell(Line::info(format!("forwarding SIGTERM to {}", self.name)).of(self.index).pid(pid));
             self.ask_to_end(After::Nothing, turn);
         } else if self.is_being_ended() {
-            turn.tell(Line::info(format!("{} is stopping already; it keeps its deadline", self.name)).of(self.index));
+            turn.tell(
+                Line::info(format!("{} is already stopping; its deadline doesn't change", self.name)).of(self.index),
+            );
             if let Some(stop) = self.stop_mut() {
                 stop.after = After::Nothing;
             }
@@ -635,8 +637,8 @@ impl Daemon {
         let name = &self.name;
         let own = self.pid().unwrap_or(0);
         let text = format!(
-            "READY=1 came from pid {pid}, which isn't {name}'s own process (pid {own}): it doesn't count. Call sd_notify \
-             in that process itself: a script execs its program rather than run systemd-notify"
+            "READY=1 came from pid {pid}, which isn't {name}'s own process (pid {own}), so it doesn't count. Call sd_notify \
+             in that process itself; a script should exec its program instead of running systemd-notify"
         );
         turn.tell(Line::warn(text).of(self.index));
     }

@@ -96,7 +96,7 @@ fn checked(raw: RawTable) -> At<Table> {
     let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g))?;
     let output = raw.output.as_ref().map_or(Ok(Output::default()), check_output)?;
     if let Some(one_more) = raw.daemon.get(MAX_DAEMONS) {
-        let message = format!("{} daemons are out of range; a table holds at most {MAX_DAEMONS}", raw.daemon.len());
+        let message = format!("{} daemons are too many; a table holds at most {MAX_DAEMONS}", raw.daemon.len());
         return Err((one_more.name.span(), message));
     }
     let mut daemons: Vec<Daemon> = Vec::with_capacity(raw.daemon.len());
@@ -170,7 +170,7 @@ fn check_command(key: &str, command: &[String], span: &Range<usize>) -> At<()> {
             wrong(format!("{key} has a NUL byte, which no argument can hold; take it out"))
         }
         Some(_) if command.iter().any(|arg| arg.len() > MAX_ARGUMENT) => wrong(format!(
-            "{key} has an argument out of range; the kernel takes at most {MAX_ARGUMENT} bytes: put it into a file"
+            "{key} has an argument that is too long; the kernel takes at most {MAX_ARGUMENT} bytes: put it into a file"
         )),
         Some(_) if command.iter().map(|arg| arg.len() + 9).sum::<usize>() > MAX_ARGUMENTS => {
             wrong(format!("{key} has more arguments than the kernel takes; put them into a file"))
@@ -188,7 +188,7 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
         return Err((raw.name.span(), message));
     }
     if name.len() > MAX_NAME {
-        let message = format!("name is {} bytes long, out of range; use at most {MAX_NAME}", name.len());
+        let message = format!("name is too long ({} bytes); use at most {MAX_NAME}", name.len());
         return Err((raw.name.span(), message));
     }
     check_command("command", raw.command.get_ref(), &raw.command.span())?;
@@ -235,7 +235,7 @@ fn check_path(path: &str) -> Result<(), String> {
     }
     if path.len() > MAX_PATH || file.len() > MAX_FILE_NAME {
         return Err(format!(
-            "config.path is out of range; use at most {MAX_PATH} bytes, and {MAX_FILE_NAME} for the file's name"
+            "config.path is too long; use at most {MAX_PATH} bytes, and {MAX_FILE_NAME} for the file's name"
         ));
     }
     let is_record = file.starts_with('.') && file.ends_with(".sidecar");
