@@ -20,7 +20,7 @@ use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::log;
 use super::signals::kill;
-use crate::change::log::{BY, CHANGE, WARNING};
+use crate::change::log::{BY, CHANGE, NEW, OLD, WARNING};
 use crate::supervisor::Event;
 use crate::text::Printable;
 
@@ -232,11 +232,13 @@ impl Message {
             return;
         }
         let by = Printable::new(self.value(BY).unwrap_or_default());
+        let [old, new] =
+            [OLD, NEW].map(|key| self.value(key).map(|digits| tracing::field::display(Printable::new(digits))));
         let daemon = change.as_str().split_once(": ").map(|(daemon, _)| daemon).filter(|_| log::has_fields());
         if self.value(WARNING).is_none() {
-            tracing::info!(daemon, %by, "change of {change}");
+            tracing::info!(daemon, %by, old, new, "change of {change}");
         } else {
-            tracing::warn!(daemon, %by, "change of {change}");
+            tracing::warn!(daemon, %by, old, new, "change of {change}");
         }
     }
 }
