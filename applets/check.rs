@@ -23,17 +23,17 @@ Warnings go to stderr.
 
 Exit codes:
   0  the table is valid
-  2  it isn't, or usage
+  2  it is invalid, or a usage error
 ";
 
-/// Validate a daemon table and say what it means; starts nothing. Without FILE it is the one that init would use.
+/// Validate a daemon table and explain what it means; starts nothing. Without FILE, the table that init would use.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Options {
-    /// the table
+    /// the table, as FILE
     #[argh(option)]
     config: Option<PathBuf>,
-    /// the table
+    /// the table to validate
     #[argh(positional, arg_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -96,8 +96,8 @@ fn meaning(table: &Table, source: &str) -> String {
         let name = table.daemons.get(rule.daemon).map_or("?", |daemon| &daemon.name);
         let action = match rule.action {
             Action::Restart => format!("restarts {name}"),
-            Action::Forward { always: false } => format!("is passed on to {name}, once it catches it"),
-            Action::Forward { always: true } => format!("is passed on to {name} at once, caught or not"),
+            Action::Forward { always: false } => format!("is forwarded to {name} once it has a handler"),
+            Action::Forward { always: true } => format!("is forwarded to {name} at once, with or without a handler"),
         };
         let _ = writeln!(text, "  {:<8} {action}", rule.signal.to_string());
     }
@@ -124,7 +124,7 @@ fn warnings(table: &Table) -> Vec<String> {
         let way_back = table.wiring.iter().any(|r| r.daemon == rule.daemon && r.action == Action::Restart);
         if forward && daemon.config.is_some() && !way_back {
             warnings.push(format!(
-                "{signal} is passed on to {name:?}, which has `config`, and no signal restarts it: if a reload kills it, \
+                "{signal} is forwarded to {name:?}, which has `config`, and no signal restarts it: if a reload kills it, \
                  there is no way back; add one under [signals], as in USR2 = {{ restart = {name:?} }}",
                 signal = rule.signal,
                 name = daemon.name
@@ -132,9 +132,9 @@ fn warnings(table: &Table) -> Vec<String> {
         }
         if rule.signal == Signal::WINCH {
             warnings.push(format!(
-                "WINCH {} {:?}, and a terminal that is attached to the container sends WINCH at each resize; \
-                 take \"RTMIN+1\", or HUP, USR1 or USR2 if one is free",
-                if forward { "is passed on to" } else { "restarts" },
+                "WINCH {} {:?}, but a terminal attached to the container sends WINCH at each resize; \
+                 use \"RTMIN+1\", or HUP, USR1 or USR2 if one is free",
+                if forward { "is forwarded to" } else { "restarts" },
                 daemon.name
             ));
         }
@@ -144,7 +144,7 @@ fn warnings(table: &Table) -> Vec<String> {
     {
         let needed = daemon.grace.saturating_add(INIT_TAKES).as_millis().div_ceil(1000) + 1;
         warnings.push(format!(
-            "the grace of {:?} is {}, and docker kills a container 10s after it asked it to stop: set `stop_grace_period: {needed}s` \
+            "the grace of {:?} is {}, but docker kills a container 10s after asking it to stop: set `stop_grace_period: {needed}s` \
              (compose), `docker stop -t {needed}`, or `terminationGracePeriodSeconds: {needed}` (Kubernetes)",
             daemon.name,
             time(daemon.grace)
@@ -181,7 +181,7 @@ mod tests {
         let table = table(sidecar::table::BUILT_IN);
         assert_eq!(warnings(&table), Vec::<String>::new());
         let text = meaning(&table, "test");
-        for line in ["HUP      is passed on to egress, once it catches it", "USR1     restarts pipelock"] {
+        for line in ["HUP      is forwarded to egress once it has a handler", "USR1     restarts pipelock"] {
             assert!(text.contains(line), "{text}");
         }
     }
@@ -197,8 +197,8 @@ mod tests {
     #[test]
     fn winch_with_a_rule_is_warned_of_since_a_terminals_resize_sends_it() {
         let with = |line: &str| warnings(&table(&format!("[[daemon]]\nname='a'\ncommand=['a']\n[signals]\n{line}\n")));
-        assert!(with("WINCH={restart='a'}").concat().starts_with("WINCH restarts \"a\", and a terminal"));
-        assert!(with("WINCH={forward='a'}").concat().contains("take \"RTMIN+1\""));
+        assert!(with("WINCH={restart='a'}").concat().starts_with("WINCH restarts \"a\", but a terminal"));
+        assert!(with("WINCH={forward='a'}").concat().contains("use \"RTMIN+1\""));
         assert!(with("'RTMIN+1'={restart='a'}").is_empty());
     }
 

@@ -11,13 +11,15 @@ use sidecar::table::Table;
 use crate::args::{self, Early};
 use crate::out;
 
-/// Starts and supervises the selected daemons. Exits with the maximum over its daemons' last exits, 128+N for a
-/// signal N; 2 if the daemon table is wrong.
+/// Starts and supervises the selected daemons. Exits with the highest of its daemons' last exit codes, 128+N
+/// for a signal N; 2 if the daemon table is invalid.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Init {
-    /// the daemon table, a TOML file (default: the one that the environment names, /etc/sidecar/daemons.toml, the built-in one)
-    #[argh(option)]
+    #[argh(
+        option,
+        description = "the daemon table, a TOML file (default: $SIDECAR_CONFIG, else /etc/sidecar/daemons.toml, else the built-in table)"
+    )]
     config: Option<PathBuf>,
 }
 

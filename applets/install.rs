@@ -32,13 +32,13 @@ pub fn run(directory: &Path, names: impl Iterator<Item = &'static str>) -> ExitC
 
 fn install(directory: &Path, names: impl Iterator<Item = &'static str>) -> Result<(), String> {
     let program =
-        std::env::current_exe().map_err(|e| format!("cannot tell where this program lies: {e}; no link was made"))?;
+        std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}; no link was made"))?;
     if !program.exists() {
         let program = program.display();
-        return Err(format!("{program} is no longer there to link to; no link was made; run the installed one"));
+        return Err(format!("{program}, to be linked to, is gone; no link was made; run the installed one"));
     }
     if !directory.is_dir() {
-        return Err(format!("{} is no directory; no link was made; create it first", directory.display()));
+        return Err(format!("{} is not a directory; no link was made; create it first", directory.display()));
     }
     let mut todo = Vec::new();
     let mut in_the_way = Vec::new();
@@ -52,7 +52,7 @@ fn install(directory: &Path, names: impl Iterator<Item = &'static str>) -> Resul
     if !in_the_way.is_empty() {
         let files = in_the_way.join(", ");
         return Err(format!(
-            "{files}: not a link of sidecar's; no link was made; move it away or choose another directory"
+            "{files}: not a link to sidecar; no link was made; move it away or choose another directory"
         ));
     }
     for (path, what) in todo {
@@ -61,7 +61,7 @@ fn install(directory: &Path, names: impl Iterator<Item = &'static str>) -> Resul
             Todo::Create => symlink(&program, &path),
             Todo::Replace => replace(&program, &path),
         };
-        done.map_err(|e| format!("cannot make {}: {e}; links before it were made", path.display()))?;
+        done.map_err(|e| format!("cannot make {}: {e}; the links before it were made", path.display()))?;
     }
     Ok(())
 }

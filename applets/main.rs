@@ -57,7 +57,7 @@ const APPLETS: &[Applet] = &[
     },
     Applet {
         name: "apply",
-        about: "the same by any signal that is wired: apply --signal SIG",
+        about: "the same for any signal with a rule: apply --signal SIG",
         inside: false,
         run: Run::Plain(apply::general),
     },
@@ -121,7 +121,7 @@ fn main() -> ExitCode {
 
 /// As any other usage error of that applet, in the form that was asked for.
 fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
-    let message = "an argument is not UTF-8; names and files are given as UTF-8 here";
+    let message = "an argument is not UTF-8; names and paths must be UTF-8";
     if applet.starts_with("apply") {
         apply::usage(applet, args.iter().filter_map(|arg| arg.to_str()), message)
     } else {
@@ -157,7 +157,7 @@ fn meta(args: &[OsString]) -> ExitCode {
         }
         #[cfg(feature = "pages")]
         ["--pages", directory] => pages::run(Path::new(directory)),
-        ["--install"] => out::usage("sidecar", "--install needs the directory that the links are made in"),
+        ["--install"] => out::usage("sidecar", "--install needs the directory to make the links in"),
         args => {
             match args.first() {
                 Some(first) => out::error(&format!("sidecar: no applet {first:?}")),
@@ -176,10 +176,10 @@ fn help() -> String {
     }
     text.push_str(
         "\nOptions:
-  --list           the applets' names
-  --install DIR    a link in DIR for each applet; older links of its own are replaced, nobody else's file is
+  --list           list the applets' names
+  --install DIR    make a link in DIR for each applet; replaces older sidecar links, but no other file
   --version        version, commit and target
-  -h, --help       this; APPLET --help tells more of one
+  -h, --help       show this help; APPLET --help shows that applet's
 ",
     );
     text

@@ -48,13 +48,13 @@ fn write(directory: &Path) -> io::Result<()> {
     };
     let (man, bash, zsh, fish) = (at("man")?, at("bash")?, at("zsh")?, at("fish")?);
     let mut sidecar = bare("sidecar", env!("CARGO_PKG_DESCRIPTION"))
-        .arg(Arg::new("list").long("list").action(ArgAction::SetTrue).help("the applets' names"))
+        .arg(Arg::new("list").long("list").action(ArgAction::SetTrue).help("list the applets' names"))
         .arg(
             Arg::new("install")
                 .long("install")
                 .value_name("DIR")
                 .value_hint(ValueHint::DirPath)
-                .help("a link in DIR for each applet; older links of its own are replaced, nobody else's file is"),
+                .help("make a link in DIR for each applet; replaces older sidecar links, but no other file"),
         )
         .arg(Arg::new("version").long("version").action(ArgAction::SetTrue).help("version and target"));
     for applet in APPLETS {

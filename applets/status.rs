@@ -15,20 +15,20 @@ use crate::out;
 /// What `--help` adds to argh's text.
 pub const CODES: &str = "
 Exit codes:
-  0  every selected daemon runs (with --ready: and is ready)
-  1  not every one does
+  0  every selected daemon is running (with --ready: and ready)
+  1  at least one isn't
   2  usage
   4  PID 1 is not `sidecar init`
 ";
 
-/// Tell what each daemon of this bundle is doing: docker exec BUNDLE /proc/1/exe status.
+/// Show what each daemon of this bundle is doing: docker exec BUNDLE /proc/1/exe status.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Options {
-    /// one JSON object on stdout
+    /// print one JSON object on stdout
     #[argh(switch)]
     json: bool,
-    /// ask each running daemon whether it is ready, for 2 s at most
+    /// also check whether each running daemon is ready, for at most 2 s
     #[argh(switch)]
     ready: bool,
 }

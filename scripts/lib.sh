@@ -54,8 +54,8 @@ ensure_commands() {
   install_packages "${packages[@]}"
 }
 
-# A usable Docker Engine, and the commands that the tests need. Where one is missing: as root on Debian it is
-# installed, an Engine that isn't running is started (and left running); else this fails and says what to do.
+# A usable Docker Engine, and the commands that the tests need. If one is missing: as root on Debian it is
+# installed, and an Engine that isn't running is started (and left running); otherwise this fails and says what to do.
 ensure_engine() {
   local log=/var/log/sidecar-dockerd.log pid tries needs=("${SIDECAR_NEEDS[@]}")
   command -v cargo > /dev/null || fail "cargo is missing: install Rust 1.88 or newer (rustup)"
@@ -130,7 +130,7 @@ ensure_base() (
   fi
   mapfile -t packages < <(missing_packages debootstrap:debootstrap)
   if [ ${#packages[@]} -gt 0 ]; then
-    may_install || fail "no base image: debian:bookworm-slim can't be pulled, and to make one with debootstrap takes root on Debian"
+    may_install || fail "no base image: debian:bookworm-slim can't be pulled, and making one with debootstrap needs root on Debian"
     install_packages "${packages[@]}"
   fi
   [ "$(id -u)" = 0 ] || fail "no base image: debian:bookworm-slim can't be pulled, and debootstrap needs root"
@@ -169,7 +169,7 @@ ensure_gitleaks() {
     gitleaks_image=$official
     return
   fi
-  command -v go > /dev/null || fail "no gitleaks: its image can't be pulled, and to build it from its Go module takes Go 1.24 or newer"
+  command -v go > /dev/null || fail "no gitleaks: its image can't be pulled, and building it from its Go module needs Go 1.24 or newer"
   say "building gitleaks $GITLEAKS_VERSION from its Go module instead"
   build_gitleaks
 }
@@ -192,7 +192,7 @@ ensure_pipelock() {
   filter_tag=pipelock pipelock_packages=''
   if [ -n "${PIPELOCK-}" ]; then
     if [ ! -f "$PIPELOCK" ] || [ ! -x "$PIPELOCK" ]; then
-      fail "PIPELOCK=$PIPELOCK is no program"
+      fail "PIPELOCK=$PIPELOCK is not an executable file"
     fi
     sum=$(sha256sum < "$PIPELOCK")
     pipelock_image=sidecar-pipelock:${sum:0:12}
@@ -235,7 +235,7 @@ build_image() (
   target=$1 tag=$2 status=0 start=$SECONDS
   shift 2
   log=$(mktemp)
-  # A build that fails leaves it to be read, one that Ctrl-C ends doesn't.
+  # If the build fails the log is kept for reading; if Ctrl-C ends it, it isn't.
   trap 'rm -f "$log"' EXIT
   # docker ends at Ctrl-C by an exit of its own, which bash would take for a failure.
   trap 'exit 130' INT

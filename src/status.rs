@@ -1,8 +1,8 @@
 //! The status document: written by init, read by `status` and, through the helper in the bundle, by the host.
 //!
-//! init publishes a [`Page`] in a sealed memfd at descriptor [`PAGE_FD`]. In the page every `*_ms` field that ends
-//! up as an age holds a point of `CLOCK_MONOTONIC` in milliseconds; [`Page::aged`] turns them into ages, so that
-//! an idle init has nothing to update.
+//! init publishes a [`Page`] in a sealed memfd at descriptor [`PAGE_FD`]. In the page, every `*_ms` field that the
+//! document shows as an age holds a time of `CLOCK_MONOTONIC` in milliseconds. [`Page::aged`] turns these into ages, so
+//! that an idle init has nothing to update.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::table::{Config, Ready};
 
-/// The descriptor of PID 1 under which the page is found: `/proc/1/fd/100`.
+/// PID 1's descriptor of the page: `/proc/1/fd/100`.
 pub const PAGE_FD: i32 = 100;
 /// The name of the memfd, as `/proc/1/fd/100` shows it.
 pub const PAGE_NAME: &str = "sidecar-status";
-/// The version of the document; keys may be added within it, none changes its meaning.
+/// The version of the document. Within a version keys may be added, but none changes its meaning.
 pub const SCHEMA: u32 = 1;
 
-/// What init does as a whole.
+/// The state of init as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InitState {
@@ -27,15 +27,15 @@ pub enum InitState {
     Stopping,
 }
 
-/// What one daemon does.
+/// The state of one daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonState {
-    /// It was forked, and its command is yet to be executed.
+    /// It was forked, and its command has not been executed yet.
     Starting,
     /// Its process lives.
     Running,
-    /// Its process, or what is left of its process group, is being ended.
+    /// Its process, or what is left of its session, is being stopped.
     Stopping,
     /// Its process has ended.
     Exited,
@@ -43,7 +43,7 @@ pub enum DaemonState {
     Failed,
 }
 
-/// What became of a wired signal.
+/// The outcome of a signal that has a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -51,13 +51,13 @@ pub enum Outcome {
     Restarting,
     /// The replacement was started.
     Restarted,
-    /// The replacement could not be executed, or the kernel let init neither send the signal nor end the old process.
+    /// The replacement could not be executed, or the kernel refused the signal or the end of the old process.
     Failed,
     /// A forward waits for the daemon's handler.
     Held,
     /// The signal was sent to the daemon.
     Delivered,
-    /// Nothing was done: the daemon isn't selected, doesn't run or is stopping, or init is.
+    /// Nothing was done: the daemon isn't selected, isn't running or is stopping, or init is stopping.
     Refused,
     /// A held signal was dropped: the daemon never caught it.
     NeverCaught,
@@ -68,20 +68,20 @@ pub enum Outcome {
 pub struct Last {
     /// Counts the signals of this kind that were served.
     pub seq: u64,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// Since the outcome last changed.
+    /// The time since the outcome last changed.
     pub age_ms: u64,
     /// For a forward to a daemon with `notify`: the errno with which the daemon ended the reload that it began
-    /// after this signal was delivered, 0 where it obeyed; `None` until it says so.
+    /// after this signal was delivered, 0 if it succeeded; `None` until the daemon says so.
     #[serde(default)]
     pub reload_errno: Option<i32>,
 }
 
-/// A wired signal.
+/// A signal that has a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wired {
-    /// The daemon that the signal is passed on to.
+    /// The daemon that the signal is forwarded to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
     /// The daemon that is replaced.
@@ -94,7 +94,7 @@ pub struct Wired {
 /// How a daemon's last process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
-    /// Its exit code, where it exited; 126 or 127 where it could not be executed.
+    /// Its exit code if it exited; 126 or 127 if it could not be executed.
     pub code: Option<i32>,
     /// The number of the signal that killed it.
     pub signal: Option<i32>,
@@ -107,15 +107,15 @@ pub struct LastExit {
 pub struct Daemon {
     /// Its name in the table.
     pub name: String,
-    /// What it does.
+    /// Its state.
     pub state: DaemonState,
-    /// Its process, where there is one.
+    /// Its process, if there is one.
     pub pid: Option<i32>,
     /// Counts its starts, a failed one too.
     pub generation: u64,
     /// Counts its starts by request after the first.
     pub restarts: u64,
-    /// How long its process has run; `None` where there is none.
+    /// How long its process has run; `None` if there is none.
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
@@ -137,7 +137,7 @@ pub struct Status {
     pub version: String,
     /// init's own pid.
     pub pid: i32,
-    /// What init does.
+    /// The state of init.
     pub state: InitState,
     /// In table order.
     pub selected: Vec<String>,
@@ -149,10 +149,10 @@ pub struct Status {
     pub daemons: Vec<Daemon>,
 }
 
-/// What a reader needs to know of a daemon beyond the public document, to judge whether it is ready.
+/// What a reader needs to know about a daemon beyond the public document, to decide whether it is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// How its readiness is told.
+    /// How to tell whether it is ready.
     pub ready: Option<Ready>,
     /// With `notify`: whether the process of this generation has said READY=1 and is not reloading.
     pub notified: bool,
@@ -160,29 +160,29 @@ pub struct Plan {
     pub settle_ms: u64,
     /// From SIGTERM to SIGKILL, in milliseconds.
     pub grace_ms: u64,
-    /// Its rules.
+    /// Its `config`.
     pub config: Option<Config>,
 }
 
-/// What init publishes.
+/// The page that init publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// The public document, with points of the monotonic clock where it shows ages.
+    /// The public document, with times of the monotonic clock in place of ages.
     pub status: Status,
     /// One for each of `status.daemons`, in their order.
     pub plans: Vec<Plan>,
-    /// The socket on which init takes the log line of a change; `None`: it takes none.
+    /// The socket on which init accepts the log line of a change; `None`: it accepts none.
     #[serde(default)]
     pub socket: Option<String>,
 }
 
-/// A key that is there with the value null, as opposed to one that isn't there.
+/// Tells a key with the value null from a key that is missing.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<serde_json::Value>, D::Error> {
     serde_json::Value::deserialize(deserializer).map(Some)
 }
 
 impl Page {
-    /// The public document with ages in the place of points: `now_ms` is `CLOCK_MONOTONIC` in milliseconds.
+    /// The public document with ages in place of times: `now_ms` is `CLOCK_MONOTONIC` in milliseconds.
     #[must_use]
     pub fn aged(self, now_ms: u64) -> Status {
         let mut status = self.status;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use containers::{Container, Dir, Said, binary, docker, image, said, scratch_image, unique, wait_until};
 use serde_json::Value;
 
-/// The daemons are what a table may hold; here init and the host's applets are what is looked at.
+/// Simple daemons: these tests are about init and the host's applets.
 const TABLE: &str = r#"
 [[daemon]]
 name = "egress"
@@ -224,7 +224,7 @@ fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     assert_ne!(bundle.inspect("{{.State.ExitCode}}"), "137");
 }
 
-/// The one test that lasts as long as its promise says.
+/// The only test that takes as long as the promise it checks.
 #[test]
 fn an_idle_pid_1_makes_no_system_call_for_a_minute() {
     let bundle = Container::bundle(&[]).ready();
@@ -257,7 +257,7 @@ fn the_image_says_what_it_is_and_becomes_healthy_once_every_daemon_is_ready() {
     assert_eq!(owned.1, "sidecar\nsidecar\n");
 }
 
-/// busybox is there for the daemons to be something: in the image itself is nothing but the binary.
+/// The image holds only the binary; busybox is mounted so that there is something to run as daemons.
 #[test]
 fn it_works_from_scratch_with_a_read_only_root_and_without_tmp_as_any_user() {
     let dir = Dir::new();
@@ -310,7 +310,7 @@ fn a_stranger_that_inherits_the_image_s_label_gets_no_signal() {
 }
 
 #[test]
-fn docker_s_own_init_as_pid_1_is_told_and_gets_nothing() {
+fn docker_s_own_init_as_pid_1_is_reported_and_gets_nothing() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &["--init"]);
     let (code, _, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!(code, 4);
@@ -329,7 +329,7 @@ fn a_bundle_in_another_s_pid_namespace_gets_nothing() {
 }
 
 #[test]
-fn what_does_not_run_is_exit_3_and_a_paused_bundle_stays_paused() {
+fn a_bundle_that_is_not_running_is_exit_3_and_a_paused_one_stays_paused() {
     let dir = Dir::new();
     let (stopped, paused) = (Container::with_table(&dir, TABLE, &[]), Container::with_table(&dir, TABLE, &[]));
     docker(&["stop", &stopped.name]);
@@ -431,7 +431,7 @@ fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_
     assert!(err.contains(&format!("; 1 unreachable ({missing}); ")), "{err}");
     let told: BTreeSet<&str> = out.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(told, names);
-    // These daemons have no `notify`: that they have the signal is all that can be known.
+    // These daemons have no `notify`, so all that can be known is that they got the signal.
     assert!(out.lines().all(|line| line.contains(": delivered: egress took HUP and stays up")), "{out}");
 }
 
@@ -509,7 +509,7 @@ fn a_fork_bomb_in_a_daemon_leaves_init_and_the_siblings_alive_and_ends_with_its_
     let processes = || docker(&["top", &bundle.name]).lines().count() - 1;
     wait_until("explosion", || (processes() >= 60).then_some(()));
     let logged = |words: &str| bundle.log().contains(words);
-    // There is no room for another process: that is told, and init goes on.
+    // There is no room for another process: init logs that and continues.
     bundle.kill("USR2");
     wait_until("failure that is told", || logged("cannot start idle").then_some(()));
     assert!(logged("cannot fork") && bundle.is_running(), "{}", bundle.log());
@@ -542,7 +542,7 @@ git for-each-ref --format="update %(refname) $commit" 'refs/heads/b*' | git upda
 touch /tmp/begun; exec git push -q --force git://127.0.0.1:9418/work.git 'refs/heads/b*:refs/heads/b*'
 "#;
 
-/// The same, but once $0 of them have been taken init is asked to restart git-gate.
+/// The same, but asks init to restart git-gate once $0 of them have been taken.
 const INTERRUPTED: &str = r#"
 touch /tmp/begun; sh -c "$1" > /tmp/said 2>&1 & push=$!
 while kill -0 $push 2> /dev/null && [ "$(find /var/lib/git-gate/work.git/refs -type f -newer /tmp/begun | wc -l)" -le "$0" ]; do :; done
@@ -626,7 +626,7 @@ fn a_server_behind_a_start_script_without_exec_is_asked_to_end_and_keeps_its_dat
     has("xx\n");
 }
 
-/// 3 s of work once it is asked to end, and 6 s for it. What it says wakes init up.
+/// It works for 3 s after its TERM and has a grace of 6 s. Its output wakes init up.
 const SAVER: &str = r#"
 [[daemon]]
 name = "saver"
@@ -654,7 +654,7 @@ fn a_stopsignal_of_rtmin_plus_3_ends_the_bundle_at_once() {
 }
 
 #[test]
-fn a_signal_that_is_wired_to_nothing_is_a_warning_with_the_hint_at_the_image_s_stopsignal() {
+fn a_signal_without_a_rule_logs_a_warning_that_hints_at_the_image_s_stopsignal() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &[]).ready();
     bundle.kill("WINCH");
     let told = |line: &&str| line.contains(" WARN ") && line.contains("WINCH") && line.contains("STOPSIGNAL");
@@ -677,7 +677,7 @@ command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", 
 }
 
 #[test]
-fn a_daemon_that_outgrows_the_container_s_memory_is_told_as_an_oom_kill_and_one_that_is_killed_is_not() {
+fn an_oom_kill_is_logged_as_one_and_another_sigkill_is_not() {
     let table = r#"
 [[daemon]]
 name = "hog"

@@ -239,7 +239,7 @@ fn check_says_what_a_table_means_and_where_it_is_wrong() {
     let good = dir.write("good.toml", text);
     let good = good.to_str().unwrap();
     let (code, out, err) = sidecar(&["check", good]);
-    assert!(code == 0 && out.contains("HUP      is passed on to a, once it catches it"), "{out}");
+    assert!(code == 0 && out.contains("HUP      is forwarded to a once it has a handler"), "{out}");
     assert!(err.contains("USR2 = { restart = \"a\" }") && err.contains("stop_grace_period: 62s"), "{err}");
     for args in [&["check", "--config", good][..], &["check", &format!("--config={good}")]] {
         assert_eq!(sidecar(args), (code, out.clone(), err.clone()));

@@ -1,11 +1,11 @@
-//! Which way the arrows go between the rooms of `src/` (drawn in `src/lib.rs`), held by reading the code.
+//! Checks the dependencies between the parts of `src/` (drawn in `src/lib.rs`) by reading the code.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a file uses, beyond comments and its own unit tests.
+/// A file's code, without comments and unit tests.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     let shipped = text.split("#[cfg(test)]").next().unwrap();
@@ -28,7 +28,7 @@ fn files(rooms: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// Fails with the lines of these rooms that name one of `forbidden`.
+/// Fails and lists the lines in these parts that contain one of `forbidden`.
 fn none_names(rooms: &[&str], forbidden: &[&str]) {
     let mut wrong = Vec::new();
     for file in files(rooms) {

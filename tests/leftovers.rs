@@ -1,7 +1,7 @@
-//! The adversary's question to an apply's proof, on a real Engine: an old process outlives its daemon and keeps the
-//! port; is the change still only called live if the new content is served? For each kind of `ready`, each way in which
-//! a process can outlive its daemon, each manner in which its replacement takes that. `scripts/test` runs this;
-//! `SIDECAR_ROUNDS` sets how often each is tried.
+//! On a real Engine: if an old process outlives its daemon and keeps the port, a change may only be called live if the
+//! new content is served. This is tried for each kind of `ready`, each way in which a process can outlive its daemon, and
+//! each reaction of the replacement to a port that is taken. `scripts/test` runs this; `SIDECAR_ROUNDS` sets how often
+//! each is tried.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 #![allow(dead_code, reason = "what another test file needs of the containers")]
@@ -23,7 +23,7 @@ enum Leftover {
     Job,
     /// `su -c USER` makes a session of its own, and waits 2 s before it kills what is in it: the grace is shorter.
     Su,
-    /// A session of its own, and nobody who would end it.
+    /// A session of its own, which nothing ends.
     Session,
     /// The server itself goes into the background.
     Background,
@@ -32,7 +32,7 @@ enum Leftover {
 const LEFTOVERS: [Leftover; 5] =
     [Leftover::Group, Leftover::Job, Leftover::Su, Leftover::Session, Leftover::Background];
 
-/// What a replacement does that finds its port taken. One that loads gives up too, but later than `settle`.
+/// What a replacement does if its port is taken. `loads` gives up too, but later than `settle`.
 const MANNERS: [(&str, &str); 4] =
     [("gives-up", "USR1"), ("loads", "USR2"), ("waits", "RTMIN+1"), ("shares", "RTMIN+2")];
 
@@ -77,7 +77,7 @@ fn array(words: &str) -> String {
 
 fn table(ready: &str, leftover: Leftover) -> String {
     use std::fmt::Write;
-    // Or the bundle would end with the last of the others.
+    // Keeps the bundle running when all others have ended.
     let mut table = "grace = \"300ms\"\n[[daemon]]\nname = \"idle\"\ncommand = [\"sleep\", \"1000\"]\n".to_owned();
     let mut signals = "[signals]\n".to_owned();
     for (n, (manner, signal)) in MANNERS.iter().enumerate() {
@@ -109,7 +109,7 @@ fn python(bundle: &Container, arguments: &[&str]) -> Said {
     bundle.try_exec(&program)
 }
 
-/// One change of each daemon of a fresh bundle. Returns each try, and after it what is wrong about it.
+/// Changes each daemon of a new bundle once. Returns a line for each try, and what is wrong with it, if anything.
 fn changes(ready: &str, leftover: Leftover) -> Vec<(String, Option<&'static str>)> {
     let dir = Dir::new();
     dir.write("server.py", include_str!("leftovers/server.py"));
@@ -119,13 +119,13 @@ fn changes(ready: &str, leftover: Leftover) -> Vec<(String, Option<&'static str>
         std::fs::write(own.join("rules"), "old").unwrap();
     }
     let new = dir.write("new", "new");
-    // su is for root alone, and root needs a capability to kill another's process. All bundles are alike.
+    // Only root may use su, and needs a capability to kill another user's process. All bundles get the same options.
     let options = ["--user=0", "--cap-add=SETUID", "--cap-add=SETGID", "--cap-add=KILL"];
     let bundle = Container::with_table(&dir, &table(ready, leftover), &options);
     let ports: Vec<String> = (0..MANNERS.len()).map(|n| port(n).to_string()).collect();
     let (code, _, err) = python(&bundle, &[&["up"], &*ports.iter().map(String::as_str).collect::<Vec<_>>()].concat());
     assert_eq!(code, 0, "{err}");
-    // What can't be live needn't be waited for.
+    // A change that can't become live needs no long wait.
     let timeout = if leftover.is_swept() { "--timeout=20s" } else { "--timeout=1500ms" };
     let mut tries = Vec::new();
     for (n, (manner, signal)) in MANNERS.iter().enumerate() {
@@ -136,12 +136,12 @@ fn changes(ready: &str, leftover: Leftover) -> Vec<(String, Option<&'static str>
         let served = if served.is_empty() { "nobody" } else { served.trim() };
         let wrong = match (exit, served) {
             (0, "new") => None,
-            (0, _) => Some("it was called live"),
-            _ if leftover.is_swept() => Some("a restart ends this one, so it had to be live"),
+            (0, _) => Some("it was called live although the new content is not served"),
+            _ if leftover.is_swept() => Some("a restart ends this leftover, so the change should be live"),
             // 3: docker took longer than the time-out on a loaded machine, and nothing was sent.
             (1 | 3, "old") | (5, _) => None,
-            (1, _) => Some("nothing was to be changed"),
-            _ => Some("that is no end of a change"),
+            (1, _) => Some("exit 1 means that nothing changed, but the old content is not served"),
+            _ => Some("no change should end with this exit code"),
         };
         let name = leftover.name();
         let line = format!("{ready} {name} {manner}: exit {exit}, served: {served}: {}", (out + &err + &nobody).trim());
@@ -172,7 +172,7 @@ fn no_old_process_that_answers_the_http_probe_makes_a_change_live() {
 }
 
 #[test]
-fn no_old_process_that_answers_the_command_of_an_exec_probe_makes_a_change_live() {
+fn no_old_process_that_answers_an_exec_probe_makes_a_change_live() {
     no_leftover_makes_a_change_live("exec");
 }
 
@@ -182,6 +182,6 @@ fn no_old_process_that_makes_its_replacement_say_ready_makes_a_change_live() {
 }
 
 #[test]
-fn no_old_process_makes_a_change_live_where_no_readiness_is_stated() {
+fn no_old_process_makes_a_change_live_if_its_daemon_has_no_ready() {
     no_leftover_makes_a_change_live("nothing");
 }

@@ -1,4 +1,4 @@
-//! What a daemon table may say, and what each error names: line and fix.
+//! What a daemon table may contain, and that each error names the line and the fix.
 
 use std::time::Duration;
 
@@ -89,8 +89,8 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
             "f:4: invalid type: string \"127.0.0.1:80\"; write { tcp",
         ),
         ("[signals]\nUSR1 = \"a\"\n", "f:2: invalid type: string \"a\"; write { restart"),
-        ("[signals]\nRTMIN+1 = { restart = \"a\" }\n", "f:2: invalid unquoted key.*needs quotes, as \"RTMIN+1\""),
-        ("[[daemon]]\nname = \"-a\"\ncommand = [\"a\"]\n", "f:2: \"-a\" is no daemon's name"),
+        ("[signals]\nRTMIN+1 = { restart = \"a\" }\n", "f:2: invalid unquoted key.*needs quotes, like \"RTMIN+1\""),
+        ("[[daemon]]\nname = \"-a\"\ncommand = [\"a\"]\n", "f:2: \"-a\" is not a valid daemon name"),
         ("[[daemon]]\nname = \"a\"\ncommand = []\n", "f:3: command is empty"),
         ("[[daemon]]\nname = \"a\"\ncommand = [\"\"]\n", "f:3: command has an empty program"),
         ("[[daemon]]\nname = \"a\"\ncommand = [\"a\", \"\\u0000\"]\n", "f:3: command has a NUL byte"),
@@ -104,14 +104,14 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
         ),
     ];
     let wiring = [
-        ("NOPE = { restart = \"alpha\" }", "is no signal"),
-        ("TERM = { restart = \"alpha\" }", "can't be wired"),
-        ("\"RTMIN+31\" = { restart = \"alpha\" }", "is no signal"),
-        ("\"RTMIN+01\" = { restart = \"alpha\" }", "is no signal"),
-        ("\"RTMIN++1\" = { restart = \"alpha\" }", "is no signal"),
+        ("NOPE = { restart = \"alpha\" }", "is not a signal"),
+        ("TERM = { restart = \"alpha\" }", "can't have a rule"),
+        ("\"RTMIN+31\" = { restart = \"alpha\" }", "is not a signal"),
+        ("\"RTMIN+01\" = { restart = \"alpha\" }", "is not a signal"),
+        ("\"RTMIN++1\" = { restart = \"alpha\" }", "is not a signal"),
         ("HUP = {}", "no action"),
         ("HUP = { forward = \"alpha\", restart = \"alpha\" }", "two actions"),
-        ("HUP = { forward = \"nobody\" }", "no daemon of this table"),
+        ("HUP = { forward = \"nobody\" }", "not a daemon in this table"),
         ("HUP = { restart = \"alpha\", when = \"always\" }", "when"),
     ];
     let wiring = wiring.map(|(line, text)| (format!("{DAEMON}[signals]\n{line}\n"), format!("f:5: .*{text}")));
@@ -121,7 +121,7 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
     let same_file = same_file("a", "/x/y") + &same_file("b", "/x//y");
     let cases = cases.map(|(text, error)| (text.to_owned(), error.to_owned()));
     let twice = (twice, "f:5: a second daemon named".to_owned());
-    let same_file = (same_file, "f:6: config.path is that of \"a\" too".to_owned());
+    let same_file = (same_file, "f:6: config.path is also that of \"a\"".to_owned());
     for (text, expected) in cases.into_iter().chain(wiring).chain([twice, same_file]) {
         let error = Table::parse(&text, "f").unwrap_err().to_string();
         let (start, rest) = expected.split_once(".*").unwrap_or((&expected, ""));
@@ -204,8 +204,8 @@ fn names_numbers_and_sizes_out_of_range_are_errors() {
     let many = |n: usize| (0..n).map(|n| daemon(&format!("d{n}"))).collect::<String>();
     assert!(Table::parse(&many(MAX_DAEMONS), "f").is_ok());
     let cases = [
-        (daemon(&"a".repeat(MAX_NAME + 1)), "f:2: name is 64 bytes long, out of range; use at most 63"),
-        (many(26_000), "f:3002: 26000 daemons are out of range; a table holds at most 1000"),
+        (daemon(&"a".repeat(MAX_NAME + 1)), "f:2: name is too long (64 bytes); use at most 63"),
+        (many(26_000), "f:3002: 26000 daemons are too many; a table holds at most 1000"),
         (
             format!("grace = \"9223372036854775808ms\"\n{DAEMON}"),
             "f:1: grace = \"9223372036854775808ms\" is out of range; the longest is a week, \"10080m\"",
@@ -218,14 +218,14 @@ fn names_numbers_and_sizes_out_of_range_are_errors() {
         (format!("{DAEMON}ready = {{ http = \"http://127.0.0.1:0/\" }}\n"), "f:4: ready has port 0"),
         (
             format!("{DAEMON}ready = {{ exec = [\"a\", \"{}\"] }}\n", "x".repeat(131_072)),
-            "f:4: ready.exec has an argument out of range",
+            "f:4: ready.exec has an argument that is too long",
         ),
         (
             format!("[[daemon]]\nname = \"a\"\ncommand = [{}]\n", "\"x\",".repeat(200_000)),
             "f:3: command has more arguments",
         ),
-        (format!("{DAEMON}config = {{ path = \"/{}\" }}\n", "x".repeat(241)), "f:4: config.path is out of range"),
-        (format!("{DAEMON}config = {{ path = \"{}/x\" }}\n", "/x".repeat(2_047)), "f:4: config.path is out of range"),
+        (format!("{DAEMON}config = {{ path = \"/{}\" }}\n", "x".repeat(241)), "f:4: config.path is too long"),
+        (format!("{DAEMON}config = {{ path = \"{}/x\" }}\n", "/x".repeat(2_047)), "f:4: config.path is too long"),
     ];
     for (table, expected) in cases {
         assert!(error(&table).starts_with(expected), "{} is not {expected}", error(&table));
@@ -245,9 +245,9 @@ fn a_config_path_names_one_file_in_one_way() {
             "{error}"
         );
     }
-    assert!(with("/a/../b").unwrap_err().to_string().contains("goes back by `..`; write the path without it"));
+    assert!(with("/a/../b").unwrap_err().to_string().contains("contains `..`; write the path without it"));
     for path in ["/a/.b.sidecar", "/a/.sidecar-old.b", "/a/.sidecar-new.b", "/a/.sidecar-other.b"] {
-        assert!(with(path).unwrap_err().to_string().contains("gives to files of its own"), "{path}");
+        assert!(with(path).unwrap_err().to_string().contains("reserves for its own files"), "{path}");
     }
 }
 
@@ -281,6 +281,6 @@ fn a_key_that_compose_spells_otherwise_is_told_with_ours() {
 #[test]
 fn a_key_that_is_there_twice_is_told_as_that() {
     for text in [format!("grace = \"1s\"\ngrace = \"2s\"\n{DAEMON}"), format!("{DAEMON}name = \"b\"\n")] {
-        assert!(error(&text).ends_with(": this key is there already; keep one of the two"), "{}", error(&text));
+        assert!(error(&text).ends_with(": this key is already set; keep one of the two"), "{}", error(&text));
     }
 }

@@ -21,10 +21,10 @@ logger = logging.getLogger("egress")
 logging.getLogger("mitmproxy.proxy.server").setLevel(logging.WARNING)
 
 
-# How long a word waits for room in init's queue, and how often. Who shares the bundle's network namespace can fill it.
+# How long a message waits for room in init's queue, and how often. Anyone in the bundle's network namespace can fill it.
 SEND_SECONDS = 0.25
 SEND_TRIES = 20
-# Not the proxy's own thread: every connection would wait along. One thread, so that words keep their order.
+# Not the proxy's own thread, where every connection would wait too. One thread, so that messages keep their order.
 sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notify")
 
 
@@ -40,8 +40,8 @@ def notify(*fields: str) -> None:
 
 def send(datagram: bytes, address: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        # The kernel's own time-out. Who waits in the kernel is served in turn; who polls a full queue never gets in.
-        # Python's settimeout polls.
+        # The kernel's own time-out: waiting senders get in by turns, but one that polls a full queue, as Python's
+        # settimeout does, never gets in.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, int(SEND_SECONDS * 1_000_000)))
         for _ in range(SEND_TRIES):
             try:

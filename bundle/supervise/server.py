@@ -154,7 +154,7 @@ async def propose_allowlist(
         raise ToolError("the reason must be one line of printable text")
     if waiting >= MAX_PROPOSALS:
         raise ToolError(f"{MAX_PROPOSALS} proposals wait for the operator already: wait for an answer to one of them")
-    # Before anything is awaited: of a burst of calls only so many may get past the line above.
+    # Before any await, so that a burst of calls can't get past the limit above.
     waiting += 1
     try:
         return await proposed(wanted, reason, ctx)
@@ -163,7 +163,7 @@ async def propose_allowlist(
 
 
 async def proposed(wanted: list[str], reason: str, ctx: Context) -> Answer:
-    """Puts it before the operator and waits."""
+    """Submits the proposal to the operator and waits for the decision."""
     global proposals
     proposals += 1
     number, began = proposals, time.monotonic()

@@ -13,6 +13,10 @@ use crate::text::Printable;
 pub const CHANGE: &str = "X_SIDECAR_CHANGE";
 /// See [`CHANGE`].
 pub const BY: &str = "X_SIDECAR_BY";
+/// The first digits of the sha256 of the content before and after.
+pub const OLD: &str = "X_SIDECAR_OLD";
+/// See [`OLD`].
+pub const NEW: &str = "X_SIDECAR_NEW";
 /// See [`CHANGE`].
 pub const WARNING: &str = "X_SIDECAR_WARNING";
 /// How long init's queue may be full.
@@ -32,12 +36,12 @@ pub fn tell(line: &Line<'_>) {
         _ => return,
     };
     let warning = if line.outcome.exit() == 0 { String::new() } else { format!("{WARNING}=1\n") };
-    let short = |sha256: Option<&Printable>| sha256.and_then(|all| all.as_str().get(..12)).unwrap_or("-").to_owned();
-    let shas = match line.sha256 {
-        (None, None) => String::new(),
-        (old, new) => format!(" old={} new={}", short(old), short(new)),
+    let digits = |key, sha256: Option<&Printable>| {
+        let digits = sha256.and_then(|all| all.as_str().get(..12));
+        digits.map_or_else(String::new, |digits| format!("{key}={digits}\n"))
     };
-    let _ = send(&format!("{CHANGE}={}: {outcome}\n{BY}={}{shas}\n{warning}", line.daemon, line.by));
+    let (old, new) = (digits(OLD, line.sha256.0), digits(NEW, line.sha256.1));
+    let _ = send(&format!("{CHANGE}={}: {outcome}\n{BY}={}\n{old}{new}{warning}", line.daemon, line.by));
 }
 
 fn send(message: &str) -> Option<usize> {

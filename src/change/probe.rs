@@ -62,7 +62,11 @@ fn left(deadline: Instant) -> Option<Duration> {
     deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }
 
-/// The status code of a `GET`. Of the answer only the status line is read, at most 64 bytes.
+/// How much of an answer's rest is read before the connection is closed, in bytes, and for how long.
+const MAX_REST: u64 = 64 << 10;
+const REST_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The status code of a `GET`. Of the answer only the status line counts.
 fn http(addr: SocketAddr, path: &str, deadline: Instant) -> Option<u16> {
     let mut stream = TcpStream::connect_timeout(&addr, left(deadline)?).ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: sidecar\r\nConnection: close\r\n\r\n");
@@ -79,6 +83,9 @@ fn http(addr: SocketAddr, path: &str, deadline: Instant) -> Option<u16> {
         }
     }
     let line = std::str::from_utf8(answer.get(..12)?).ok()?;
+    // To close what has unread bytes resets the connection (tcp(7)), and servers log that as an error of theirs.
+    stream.set_read_timeout(Some(left(deadline).map_or(REST_TIMEOUT, |left| left.min(REST_TIMEOUT)))).ok()?;
+    let _ = std::io::copy(&mut stream.take(MAX_REST), &mut std::io::sink());
     line.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok()
 }
 
@@ -124,6 +131,20 @@ mod tests {
         assert!(!http_ready(b"HTTP/1.1 199 \r\n\r\n"));
         assert!(!http_ready(b"SSH-2.0-OpenSSH_9.2\r\n"));
         assert!(!http_ready(b"HTTP/1.1"));
+    }
+
+    #[test]
+    fn a_probe_reads_the_whole_answer_so_that_the_server_sees_no_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ready = Some(Ready::Http { addr: listener.local_addr().unwrap(), path: "/".to_owned() });
+        let probe = thread::spawn(move || answers(&plan(ready), TIMEOUT));
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 512]).unwrap();
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+        stream.write_all(&[b'x'; 4096]).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(probe.join().unwrap());
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
 
     #[test]

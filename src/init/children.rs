@@ -12,21 +12,21 @@ use super::signals;
 use crate::supervisor::{Disposition, End};
 use crate::table::Signal;
 
-/// A child that wants something of its parent.
+/// A child that needs its parent to act.
 pub enum Child {
     /// It has ended, and isn't reaped.
     Ended(i32, End),
-    /// It traces itself (`PTRACE_TRACEME`) and stands still, by this signal, until its parent lets it go on: ptrace(2).
+    /// It traces itself (`PTRACE_TRACEME`) and was stopped by this signal until its parent resumes it: ptrace(2).
     Traced(i32, i32),
 }
 
-/// The next child that has ended or stands still, if there is one; it stays as it is.
+/// The next child that has ended or was stopped by a trace, if there is one. It is neither reaped nor resumed.
 ///
 /// # Errors
 /// ECHILD: there are none.
 pub fn peek(of: libc::idtype_t, pid: i32) -> nix::Result<Option<Child>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    // One that is traced is told of though nobody asks for WSTOPPED.
+    // A traced child is reported even without WSTOPPED.
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
     while unsafe { libc::waitid(of, pid.cast_unsigned(), info.as_mut_ptr(), flags) } < 0 {
@@ -47,9 +47,9 @@ pub fn peek(of: libc::idtype_t, pid: i32) -> nix::Result<Option<Child>> {
     })
 }
 
-/// Lets go of a child that traces itself, with the signal that it was stopped by: it goes on as if nobody had traced it.
+/// Detaches from a child that traces itself and passes on the signal that stopped it, as if it weren't traced.
 pub fn detach(pid: i32, signal: i32) {
-    // The kernel's own SIGTRAP after an exec is for the tracer alone. (The upper bits tell of a ptrace event.)
+    // The kernel's own SIGTRAP after an exec is for the tracer only. (The upper bits hold a ptrace event.)
     let signal = if signal & 0x7f == libc::SIGTRAP { 0 } else { signal & 0x7f };
     // SAFETY: ptrace(2) takes numbers here.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, 0usize, usize::try_from(signal).unwrap_or(0)) };
@@ -60,7 +60,7 @@ pub fn session(pid: i32) -> Option<i32> {
     getsid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw)
 }
 
-/// Whether there is such a process and it is no zombie.
+/// Whether the process exists and is no zombie.
 fn lives(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
@@ -68,8 +68,8 @@ fn lives(pid: i32) -> bool {
 
 /// The living processes of a session whose leader has ended; `leaders` are those of the daemons.
 ///
-/// What is left of a daemon is an orphan, or an orphan's descendant: without a child of init's that is no daemon's process
-/// there is none, which one read tells. proc(5) warns that `children` may miss some while others are reaped: only init
+/// What is left of a daemon is an orphan, or descends from one. So if all of init's children are daemons' own processes,
+/// there is none, and one read shows that. proc(5) warns that `children` may miss some while others are reaped: only init
 /// reaps its own, and not meanwhile.
 pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     if let Ok(children) = fs::read_to_string("/proc/thread-self/children") {
@@ -81,11 +81,11 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let members: Vec<i32> = pids.filter(|pid| *pid != sid && session(*pid) == Some(sid) && lives(*pid)).collect();
-    // With a leader that lives it is another session, which got that number.
+    // If the leader lives, it is another session that got the same number.
     if !members.is_empty() && lives(sid) { Vec::new() } else { members }
 }
 
-/// Sends a signal to a process if it is of this session: through a pidfd, which can't come to mean another process.
+/// Sends a signal to a process if it is of this session: through a pidfd, which can't refer to another process later.
 pub fn kill_member(sid: i32, pid: i32, signal: i32) {
     // SAFETY: pidfd_open(2) takes numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -109,11 +109,11 @@ pub fn kill_member(sid: i32, pid: i32, signal: i32) {
 pub fn disposition(pid: i32, signal: Signal) -> Disposition {
     let text = match fs::read_to_string(format!("/proc/{pid}/status")) {
         Ok(text) => text,
-        // It isn't reaped yet, so that it would be there if this /proc showed it.
+        // It isn't reaped yet, so if this /proc showed processes, it would be there.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Disposition::Unknown;
         }
-        // No descriptor is left, say: that may be otherwise at the next look.
+        // No descriptor is left, for example; the next look may succeed.
         Err(_) => return Disposition::NotTaken,
     };
     let mask = |key: &str| {
@@ -141,13 +141,13 @@ pub fn disposition(pid: i32, signal: Signal) -> Disposition {
 pub struct OomKills(u64);
 
 impl OomKills {
-    /// From now on.
+    /// Counts from now on.
     #[must_use]
     pub fn count() -> Self {
         Self(oom_kills())
     }
 
-    /// How many there were since the last time.
+    /// How many there were since the last call.
     pub fn since(&mut self) -> u64 {
         let now = oom_kills();
         now.saturating_sub(std::mem::replace(&mut self.0, now))

@@ -9,9 +9,9 @@ use serde::de::IgnoredAny;
 
 use crate::change::clock;
 
-/// A record that is nested more deeply is shown as a line.
+/// An object that is nested more deeply is shown as a line.
 const MAX_LEVELS: usize = 64;
-/// An object of init's own begins with this, behind its time.
+/// An object of init's own begins with this, after its time.
 const OWN_WARNING: &str = r#","daemon":null,"stream":"init","level":"warn","line":""#;
 
 /// Now, as `2026-11-27T22:00:00.123Z`.
@@ -26,12 +26,13 @@ pub fn head(daemon: &str, stream: &str) -> String {
     format!(r#","daemon":"{daemon}","stream":"{stream}","#)
 }
 
-/// The most bytes that an object takes whose head and line have so many: every byte of the line may become `\u001b`.
+/// The most bytes that an object can take, given the length of its head and line: each byte of the line may become
+/// `\u001b`.
 pub fn size(size: usize) -> usize {
     6 * size + 128
 }
 
-/// Which part of a line it is.
+/// Which part of a line an object holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// All of it.
@@ -42,7 +43,7 @@ pub enum Part {
     Last,
 }
 
-/// Writes one. `time` is when the line was read.
+/// Writes an object. `time` is when the line was read.
 pub fn object(to: &mut Vec<u8>, time: &str, head: &str, line: &[u8], part: Part) {
     to.extend_from_slice(b"{\"time\":\"");
     to.extend_from_slice(time.as_bytes());
@@ -53,7 +54,7 @@ pub fn object(to: &mut Vec<u8>, time: &str, head: &str, line: &[u8], part: Part)
         to.extend_from_slice(record.as_bytes());
     } else {
         to.extend_from_slice(b"\"line\":");
-        // Into memory it can't fail.
+        // Writing to memory can't fail.
         let _ = serde_json::to_writer(&mut *to, &String::from_utf8_lossy(line));
     }
     if part == Part::Begun {
@@ -65,12 +66,12 @@ pub fn object(to: &mut Vec<u8>, time: &str, head: &str, line: &[u8], part: Part)
 /// The line's own bytes if they are one object, without the space around it.
 fn record(line: &[u8]) -> Option<&str> {
     let is_space = |c: char| matches!(c, ' ' | '\t' | '\r');
-    // Most lines are none, and that costs no more than a look.
+    // Most lines aren't objects, and this check is cheap.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return None;
     }
     let text = std::str::from_utf8(line).ok()?.trim_matches(is_space);
-    // Between two values it would be in order, and move a terminal's cursor.
+    // Between two values it would be valid JSON, but it moves a terminal's cursor.
     if text.contains('\r') || levels(text) > MAX_LEVELS {
         return None;
     }

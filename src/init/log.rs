@@ -27,13 +27,13 @@ struct Buffer {
     form: Form,
 }
 
-/// The form of a line.
+/// The format of a line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Text,
-    /// As `SIDECAR_LOG_FORMAT=json` alone has it.
+    /// The format of `SIDECAR_LOG_FORMAT=json` without `output = "json"`.
     Json,
-    /// With the keys that daemons' lines have under `output = "json"`.
+    /// With the same keys as daemons' lines under `output = "json"`.
     Object,
 }
 
@@ -56,7 +56,7 @@ impl io::Write for Buffered {
     }
 }
 
-/// Takes what was logged since the last call; lines that found no room are counted in a line of their own.
+/// Takes what was logged since the last call. If lines were dropped for lack of room, one line says how many.
 pub fn take() -> Vec<u8> {
     let Ok(mut buffer) = BUFFER.lock() else { return Vec::new() };
     let mut lines = std::mem::take(&mut buffer.lines);
@@ -102,7 +102,7 @@ pub fn set_up(output: Output) {
         Form::Object => builder.event_format(Objects).init(),
     }
     if known.is_none() {
-        tracing::warn!("SIDECAR_LOG={level:?} is none of error, warn, info, debug, trace; using info");
+        tracing::warn!("SIDECAR_LOG={level:?} is not error, warn, info, debug or trace; using info");
     }
     if !matches!(format.as_str(), "" | "text" | "json") {
         let used = if form == Form::Text { "text" } else { "json" };
@@ -110,7 +110,7 @@ pub fn set_up(output: Output) {
     }
 }
 
-/// Whether lines have fields for a program to read, which in text would only say again what their text says.
+/// Whether lines have fields for programs. In text they would only repeat the text.
 pub fn has_fields() -> bool {
     BUFFER.lock().is_ok_and(|buffer| buffer.form != Form::Text)
 }

@@ -4,12 +4,12 @@
 
 mod children;
 mod json;
+mod limits;
 mod log;
 mod notify;
 mod publish;
 pub mod relay;
 mod signals;
-
 mod watch;
 
 use std::io;
@@ -25,7 +25,7 @@ use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
-use crate::launch::{Environment, MAX_REPORT, Parent, Program, Report};
+use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report};
 use children::{Child, OomKills, session};
 use publish::{Entry, PageFd};
 use relay::{Sink, Source, Stream};
@@ -33,24 +33,24 @@ use watch::{For, Watch};
 
 /// Selects daemons by name.
 pub const SELECTION: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
-/// How long init waits at its end for a log's reader that takes nothing.
+/// How long init waits, before it exits, for a reader of the log that reads nothing.
 const DRAIN: Duration = Duration::from_millis(500);
-/// The same for one that takes little at a time, after a shutdown that somebody waits for, and where nobody does.
+/// The same for a slow reader: after a shutdown that somebody waits for, and otherwise.
 const DRAIN_ASKED: Duration = Duration::from_millis(800);
 const DRAIN_ALONE: Duration = Duration::from_secs(5);
-/// How many children one round takes in: whoever makes them without end must not hold up a signal.
+/// How many children one round handles, so that an endless stream of them can't delay a signal.
 const ROUND: usize = 256;
-/// What is read at once, at most. So large that malloc takes it from the kernel as zeros that cost nothing until then.
+/// The most that is read at once. It is so large that malloc maps it from the kernel, and it takes no memory until used.
 const BUFFER: usize = 256 * 1024;
-/// What the descriptors are watched under; a stream has a number of its own.
+/// The numbers that descriptors are watched under; each stream has its own.
 const NOTIFY: u64 = 0;
 const SINKS: u64 = 1;
 const STREAMS: u64 = 3;
-/// How soon what the kernel would not watch is tried again.
+/// How soon init tries again to watch a descriptor that the kernel refused.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
-/// How often one round goes on with what was read and not yet written, as fast as its reader takes it.
+/// How often one round continues to write what was read before, as fast as the reader takes it.
 const FEEDS: usize = 16;
-/// How long init, where it isn't PID 1, waits for children that it killed at its end.
+/// If init isn't PID 1: how long it waits, before it exits, for children that it has killed.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
 
 /// Why init can't begin.
@@ -68,14 +68,14 @@ impl std::error::Error for CannotBegin {}
 /// Runs init to its end and returns its exit code. Every signal must be blocked.
 ///
 /// # Errors
-/// Where the kernel refuses what init can't do without; nothing was started then.
+/// The kernel refused something that init needs; nothing was started.
 pub fn run(table: Table) -> Result<i32, CannotBegin> {
     log::set_up(table.output);
     let mut shell = Shell::new(&table).map_err(|e| CannotBegin(format!("cannot begin: {e}; no daemon was started")))?;
     let selection = std::env::var_os(SELECTION).map(|v| v.to_string_lossy().into_owned());
     let selection = select(&table, selection.as_deref());
     for name in &selection.unknown {
-        tracing::warn!("{SELECTION} names {name:?}, which is no daemon of the table; ignored");
+        tracing::warn!("{SELECTION} names {name:?}, which is not in the daemon table; ignored");
     }
     if selection.selected.is_empty() {
         tracing::info!("no daemons selected");
@@ -88,7 +88,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
     Ok(shell.supervise(core))
 }
 
-/// A step of init's beginning that failed.
+/// Names the step of init's start that failed.
 fn step<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> String {
     move |e| format!("{what}: {}", e.into())
 }
@@ -97,14 +97,14 @@ fn now() -> Moment {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// A process whose exec isn't known of yet.
+/// A process whose exec hasn't been reported yet.
 struct Launch {
     daemon: usize,
     pid: i32,
-    /// What it tells, if it does, until its exec closes the pipe.
+    /// What it has reported so far; its exec closes the pipe.
     report: OwnedFd,
     told: Vec<u8>,
-    /// What the pipe is watched under.
+    /// The number that the pipe is watched under.
     number: u64,
     is_watched: bool,
 }
@@ -114,6 +114,8 @@ struct Shell {
     notify: Option<notify::Notify>,
     /// /dev/null, for daemons.
     null: OwnedFd,
+    /// Those that daemons get back.
+    limits: Vec<Limit>,
     output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
@@ -123,20 +125,20 @@ struct Shell {
     oom_kills: OomKills,
     specs: Vec<Spec>,
     programs: Vec<Program>,
-    /// The wired signals' names, in the order of the table's wiring.
+    /// The names of the signals that have rules, in the table's order.
     wires: Vec<String>,
     page: PageFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
-    /// What is published isn't what it should be.
+    /// The published page is out of date.
     is_stale: bool,
-    /// An event was served: the page may show other than what is.
+    /// An event was handled: the page may be out of date.
     changed: bool,
     watch: Watch,
     /// The number that the next stream is watched under.
     next_number: u64,
-    /// How many children this round has taken in.
+    /// How many children this round has handled.
     taken_in: usize,
     buffer: Vec<u8>,
     is_pid_1: bool,
@@ -156,7 +158,7 @@ impl Shell {
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
             tracing::warn!(
-                "init isn't PID 1 but {}: what it can't kill at its end outlives it, and signals for the container go to PID 1",
+                "init isn't PID 1 but pid {}: a process that it can't kill will outlive it, and signals to the container go to PID 1",
                 std::process::id()
             );
         }
@@ -172,7 +174,7 @@ impl Shell {
         };
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let mut sinks = vec![Sink::open(stderr.as_fd(), table.output).map_err(step("stderr"))?];
-        // Two queues into one file would cut each other's lines.
+        // Two queues that write to the same file would cut each other's lines.
         let id = |fd| nix::sys::stat::fstat(fd).map(|s| (s.st_dev, s.st_ino));
         if id(stdout.as_fd()).map_err(step("stdout"))? != id(stderr.as_fd()).map_err(step("stderr"))? {
             sinks.push(Sink::open(stdout.as_fd(), table.output).map_err(step("stdout"))?);
@@ -181,6 +183,7 @@ impl Shell {
             signals,
             notify: None,
             null,
+            limits: limits::take_over(),
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -214,7 +217,7 @@ impl Shell {
             match notify::Notify::open() {
                 Ok(socket) => self.notify = Some(socket),
                 Err(e) => tracing::warn!(
-                    "no socket for sd_notify: {e}; daemons with notify never count as ready, and no change is logged"
+                    "no socket for sd_notify: {e}; daemons with `notify` will never be ready, and changes are not logged"
                 ),
             }
         }
@@ -236,7 +239,7 @@ impl Shell {
             self.programs.push(Program::new(&spec.command, env, ignore, config));
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
-        // Grown by doubling they would leave holes.
+        // Growing these by doubling would fragment the heap.
         self.streams.reserve_exact(2 * self.specs.len());
         self.entries.reserve_exact(self.specs.len());
         self.programs.shrink_to_fit();
@@ -246,7 +249,7 @@ impl Shell {
         self.publish(&core);
         // Each start copies the page tables of what is there.
         give_back_memory();
-        // What was pending before the first start comes first; what comes from here on is served after it.
+        // Signals that are already pending come before the first start, later ones after it.
         let mut events = self.gather_signals();
         events.push(Event::Begin);
         let mut is_settled = false;
@@ -265,7 +268,7 @@ impl Shell {
         }
     }
 
-    /// Waits for something to happen, moves what daemons wrote, and returns the rest.
+    /// Waits for something to happen, passes on daemons' output, and returns what else happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         let has_more = self.feed_rests(core) || self.taken_in == ROUND;
         let next = if has_more { Some(Moment::ZERO) } else { core.next() };
@@ -296,7 +299,7 @@ impl Shell {
         events
     }
 
-    /// Has the kernel watch what is waited for; tells whether it refused any of it.
+    /// Updates what the kernel watches; returns whether it refused any of it.
     fn watch_all(&mut self, core: &Supervisor) -> bool {
         let mut refused = false;
         let watch = &self.watch;
@@ -330,7 +333,7 @@ impl Shell {
         refused
     }
 
-    /// Goes on with what was read before and found no room. Tells whether there is more of it, and room.
+    /// Continues with output that was read before but had no room. Returns whether there is more of it, and room.
     fn feed_rests(&mut self, core: &Supervisor) -> bool {
         for _ in 0..FEEDS {
             let mut all = (0..self.streams.len()).filter(|i| self.streams.get(*i).is_some_and(Stream::has_rest));
@@ -346,26 +349,25 @@ impl Shell {
         self.streams.get(stream).map_or(usize::MAX, |s| s.daemon)
     }
 
-    /// Whether a stream's lines may go on: nobody's who is being ended wait, the others' until their sink has room.
+    /// Whether a stream may be read: that of a daemon that is being stopped always, others if their sink has room.
     fn may_read(&self, index: usize, core: &Supervisor) -> bool {
         core.is_being_ended(self.daemon_of(index)) || self.has_room(index)
     }
 
-    /// Whether a stream's sink takes its lines. Of all its streams only one may have been read further than there was room.
+    /// Whether a stream's sink has room for it. At most one stream per sink may hold output that had no room.
     fn has_room(&self, index: usize) -> bool {
         let Some(stream) = self.streams.get(index) else { return false };
         let is_first = stream.has_rest() || !self.streams.iter().any(|s| s.sink == stream.sink && s.has_rest());
         is_first && self.sinks.get(stream.sink).is_some_and(|sink| !sink.is_full())
     }
 
-    /// Feeds or reads a stream once and tells how much.
+    /// Feeds or reads a stream once and returns how much.
     fn pump(&mut self, index: usize, may_drop: bool) -> usize {
         let Some(stream) = self.streams.get_mut(index) else { return 0 };
         self.sinks.get_mut(stream.sink).map_or(0, |sink| stream.pump(&mut self.buffer, sink, may_drop))
     }
 
-    /// A descriptor that a child has a copy of, for as long as that hasn't closed it, would be watched beyond its end here:
-    /// epoll(7).
+    /// As long as a child has a copy of a descriptor, epoll(7) would go on watching it even after init has closed it.
     fn let_go_of_ended_streams(&mut self) {
         for stream in self.streams.iter().filter(|s| s.ended && s.is_watched) {
             self.watch.set(stream.fd(), stream.number, For::Reading, false);
@@ -373,15 +375,14 @@ impl Shell {
         self.streams.retain(|s| !s.ended);
     }
 
-    /// Reads what a child tells before its exec; once that is all, what came of it.
+    /// Reads a child's report; once it is complete, returns whether the exec worked.
     fn read_report(&mut self, index: usize) -> Option<Event> {
         let launch = self.launches.get_mut(index)?;
-        loop {
+        // What is longer isn't a report: another process has opened the pipe through /proc, and may write without end.
+        while launch.told.len() < MAX_REPORT {
             let mut bytes = [0; 1024];
             match nix::unistd::read(&launch.report, &mut bytes) {
                 Ok(0) => break,
-                // What is too long isn't a report.
-                Ok(_) if launch.told.len() >= MAX_REPORT => {}
                 Ok(n) => launch.told.extend_from_slice(bytes.get(..n).unwrap_or_default()),
                 Err(_) => return None,
             }
@@ -408,7 +409,7 @@ impl Shell {
         for caught in self.signals.take() {
             let Some(signal) = caught.signal() else { continue };
             if caught.is_resize() && !self.head.signals.contains_key(&signal.to_string()) {
-                tracing::debug!("the terminal was resized (SIG{signal}, which isn't wired)");
+                tracing::debug!("the terminal was resized (SIG{signal}, which has no signal rule)");
                 continue;
             }
             tracing::info!("received SIG{signal} from {}", caught.sender);
@@ -417,13 +418,13 @@ impl Shell {
         events
     }
 
-    /// What the old process wrote comes before what the new one will, its unfinished line too. A pipe that a process
-    /// outside of the old group still holds stays open for one generation more, so that they can't pile up.
+    /// Prints what the old process wrote, an unfinished line too, before the new one starts. If a process outside of the
+    /// old group still holds a pipe, it stays open for one more generation only, so that such pipes can't pile up.
     fn let_go_of_old_streams(&mut self, daemon: usize, generation: u64) {
         for index in 0..self.streams.len() {
             let Some(old) = self.streams.get(index).filter(|s| s.daemon == daemon) else { continue };
             let is_too_old = old.generation + 1 < generation;
-            // As much as a pipe holds by default, and then some; a writer without end isn't waited for.
+            // More than a pipe holds by default; a process that writes without end isn't waited for.
             let may_read = |shell: &Self| is_too_old || shell.has_room(index);
             let is_empty = (0..16).any(|_| may_read(self) && self.pump(index, is_too_old) == 0);
             let Some(stream) = self.streams.get_mut(index) else { continue };
@@ -525,12 +526,12 @@ impl Shell {
         }
     }
 
-    /// What a subreaper still has: a PID 1 takes all with it, anybody else would leave it behind.
+    /// Kills what is left if init isn't PID 1: only the end of a PID 1 ends all other processes.
     fn kill_last_children(&mut self) {
         let until = now() + LAST_CHILDREN;
         let me = std::process::id();
         while now() < until {
-            // No daemon is left whose end could be of interest.
+            // No daemon is left, so how these children end doesn't matter.
             // SAFETY: waitpid(2) with no status, on any child that has ended.
             match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
                 0 => {}
@@ -545,7 +546,7 @@ impl Shell {
             self.signals.wait(&[], Some(Duration::from_millis(10)));
             let _ = self.signals.take();
         }
-        tracing::warn!("some children are left behind: they can't be killed");
+        tracing::warn!("some children can't be killed and are left behind");
     }
 }
 
@@ -559,9 +560,9 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        // It may have been lost with a low RLIMIT_NOFILE; none of what is opened here may get it.
+        // The page's descriptor may have been lost while RLIMIT_NOFILE was low; nothing that is opened here may take its number.
         self.page.reserve();
-        let parent = Parent { null: self.null.as_fd(), queue_limit: self.signals.queue_limit };
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
         let started = match program.start(parent) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
@@ -585,7 +586,7 @@ impl System for Shell {
             Err(Errno::ESRCH) => Sent::Gone,
             Err(e) => {
                 if signal != 0 {
-                    tracing::warn!("cannot send signal {signal} to {pid}: {}", io::Error::from(e));
+                    tracing::warn!("cannot send signal {signal} to pid {pid}: {}", io::Error::from(e));
                 }
                 Sent::Refused
             }
@@ -607,7 +608,7 @@ impl System for Shell {
 
     fn ended(&mut self) -> Option<Ended> {
         while self.signals.a_child_ended && self.taken_in < ROUND {
-            // A look at any child passes by all that live, so that the one that SIGCHLD told of is looked at by itself first.
+            // waitid(2) for any child walks over all live ones, so the child that SIGCHLD named is tried first.
             let told_of = self.signals.told_of.take().and_then(|pid| children::peek(libc::P_PID, pid).ok().flatten());
             let ended = told_of.map_or_else(|| children::peek(libc::P_ALL, 0), |ended| Ok(Some(ended)));
             self.taken_in += 1;
@@ -618,10 +619,10 @@ impl System for Shell {
                     return Some(Ended { pid, end, oom_kills });
                 }
                 Ok(Some(Child::Traced(pid, signal))) => {
-                    tracing::debug!("pid {pid} traced itself; let go with signal {signal}");
+                    tracing::debug!("pid {pid} traced itself; detached it and passed on signal {signal}");
                     children::detach(pid, signal);
                 }
-                // No SIGCHLD comes again for a child that was not looked at.
+                // No further SIGCHLD comes for a child that wasn't looked at.
                 Ok(None) | Err(_) => self.signals.a_child_ended = false,
             }
         }
@@ -651,7 +652,7 @@ impl System for Shell {
     }
 }
 
-/// What was needed to read the table and to start daemons goes back to the kernel: a bundle runs for days.
+/// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) releases only what is free.
@@ -660,7 +661,7 @@ fn give_back_memory() {
     }
 }
 
-/// Those that init was started with beyond its stdio: nobody's here, and they must not reach a daemon.
+/// Closes the descriptors beyond stdio that init was started with: they must not reach a daemon.
 fn close_strangers_descriptors() {
     // SAFETY: close_range(2) takes numbers only, and init has opened nothing yet.
     if unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } == 0 {

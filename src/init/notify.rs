@@ -1,8 +1,8 @@
-//! The `sd_notify`(3) socket. The helper of a change writes to it too: only what goes through init's own queue can't
-//! land in the middle of another line of the log.
+//! The `sd_notify`(3) socket. The helper of a change writes to it too: a line can't land in the middle
+//! of another line of the log only if it goes through init's own queue.
 //!
-//! Anybody in the network namespace can send to it. So nothing that a stranger puts into a datagram may cost init more
-//! than a look at who sent it, and no descriptor that comes along may be init's to close: the last close of a TCP socket
+//! Anybody in the network namespace can send to it. So a stranger's datagram may cost init no
+//! more than a check of who sent it, and init must never close a descriptor that came with one: the last close of a TCP socket
 //! with `SO_LINGER` blocks for as long as its sender chose (socket(7)).
 
 use std::io::{self, IoSliceMut};
@@ -20,21 +20,21 @@ use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::log;
 use super::signals::kill;
-use crate::change::log::{BY, CHANGE, WARNING};
+use crate::change::log::{BY, CHANGE, NEW, OLD, WARNING};
 use crate::supervisor::Event;
 use crate::text::Printable;
 
 /// Whether a socket takes descriptors (Linux 6.16, asm-generic/socket.h); libc doesn't know it yet. If it doesn't, sendmsg(2)
 /// refuses them to the sender (EPERM).
 const SO_PASSRIGHTS: libc::c_int = 83;
-/// How many datagrams one round takes in: whoever sends without end must not hold up a signal.
+/// How many datagrams one round handles, so that an endless stream of them can't delay a signal.
 const ROUND: usize = 256;
 /// How long init waits for a child to take a datagram with descriptors in it.
 const TAKE_AWAY_MS: u16 = 50;
-/// So many descriptors fit into a datagram: `SCM_MAX_FD` of the kernel.
+/// How many descriptors fit into a datagram: the kernel's `SCM_MAX_FD`.
 const MAX_DESCRIPTORS: usize = 253;
 
-/// So many children with a stranger's descriptors may be at work at once.
+/// How many children may be closing a stranger's descriptors at once.
 const MAX_CHILDREN: usize = 8;
 
 /// A datagram socket with an abstract name that the kernel chose: two bundles may share a network namespace.
@@ -42,11 +42,11 @@ pub struct Notify {
     fd: OwnedFd,
     /// What `NOTIFY_SOCKET` is set to.
     pub name: String,
-    /// Whether it is watched.
+    /// Whether epoll watches it.
     pub is_watched: bool,
-    /// The kernel lets no descriptor in.
+    /// Whether the kernel refuses descriptors.
     refuses_descriptors: bool,
-    /// Children that were given a datagram with descriptors in it, and one among them that may not have taken it yet.
+    /// Children that were each given a datagram with descriptors, and the one that may not have taken its datagram yet.
     children: Vec<i32>,
     late: Option<i32>,
     buffer: Box<[u8; 4096]>,
@@ -101,8 +101,8 @@ impl Notify {
         self.late = self.late.filter(|late| *late != pid);
     }
 
-    /// Takes what is there, up to a bound, and tells what it means to the core. What nobody in this pid namespace sent
-    /// costs a call and no more.
+    /// Takes pending datagrams, up to a bound, and passes their meaning to the supervisor. One from outside of this pid
+    /// namespace costs a single call.
     pub fn take(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..ROUND {
@@ -111,13 +111,13 @@ impl Notify {
             } else if !self.may_be_read() {
                 return events;
             } else {
-                // A look installs no descriptor, and what it lets go of the datagram still holds.
+                // Peeking installs no descriptor; the datagram keeps its own.
                 match self.receive(MsgFlags::MSG_PEEK) {
                     Ok(looked) if looked.has_descriptors => {
                         self.give_to_a_child();
                         return events;
                     }
-                    // The same one again: nobody else takes any.
+                    // The same datagram again: nobody else reads from this socket.
                     looked => looked.and_then(|_| self.receive(MsgFlags::empty())),
                 }
             };
@@ -149,7 +149,7 @@ impl Notify {
         Ok(Received { size: message.bytes, pid, uid, has_descriptors })
     }
 
-    /// A child takes the next datagram, and closes what is in it by its end.
+    /// Has a child take the next datagram; the descriptors in it are closed when the child exits.
     fn give_to_a_child(&mut self) {
         let Ok((told, tell)) = pipe2(OFlag::O_CLOEXEC) else { return };
         let (socket, tell_fd) = (self.fd.as_raw_fd(), tell.as_raw_fd());
@@ -159,7 +159,7 @@ impl Notify {
                 drop(tell);
                 self.children.push(child.as_raw());
                 let mut fds = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
-                // Up to now it has run some ten lines. One that somebody has stopped is waited for elsewhere.
+                // It only runs some ten lines before this. If somebody has stopped it, it is waited for elsewhere.
                 if !poll(&mut fds, PollTimeout::from(TAKE_AWAY_MS)).is_ok_and(|n| n > 0) {
                     let _ = kill(child.as_raw(), libc::SIGKILL);
                     self.late = Some(child.as_raw());
@@ -172,11 +172,11 @@ impl Notify {
     }
 }
 
-/// The child's side of [`Notify::give_to_a_child`]. The last close of what comes along may block for as long as its
-/// sender likes, at the latest in its exit.
+/// The child's side of [`Notify::give_to_a_child`]. Closing the descriptors may block for as long as their
+/// sender likes, at the latest in the child's exit.
 ///
 /// # Safety
-/// It is the child of a process with one thread.
+/// The caller is the child of a process with one thread.
 unsafe fn take_away(socket: i32, tell: i32) -> ! {
     let mut text = [0u8; 1];
     // Room for all that fit into a datagram: what can't be installed is closed at once.
@@ -210,7 +210,7 @@ impl Message {
         self.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
     }
 
-    /// What it means for the core; the line of a change is logged instead.
+    /// The event that it means for the supervisor. If it reports a change, that is logged instead.
     fn event_or_log(&self) -> Option<Event> {
         if let Some(change) = self.value(CHANGE) {
             self.log(&Printable::new(change));
@@ -226,17 +226,19 @@ impl Message {
         })
     }
 
-    /// Another user's daemon has no say here.
+    /// Only init's own user may report changes.
     fn log(&self, change: &Printable) {
         if ![0, nix::unistd::geteuid().as_raw()].contains(&self.uid) {
             return;
         }
         let by = Printable::new(self.value(BY).unwrap_or_default());
+        let [old, new] =
+            [OLD, NEW].map(|key| self.value(key).map(|digits| tracing::field::display(Printable::new(digits))));
         let daemon = change.as_str().split_once(": ").map(|(daemon, _)| daemon).filter(|_| log::has_fields());
         if self.value(WARNING).is_none() {
-            tracing::info!(daemon, %by, "change of {change}");
+            tracing::info!(daemon, %by, old, new, "change of {change}");
         } else {
-            tracing::warn!(daemon, %by, "change of {change}");
+            tracing::warn!(daemon, %by, old, new, "change of {change}");
         }
     }
 }

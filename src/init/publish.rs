@@ -11,10 +11,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Plan, Status};
 use crate::supervisor::View;
 
-/// What the page says of one daemon, kept as it was written: at a change of one, four hundred aren't written anew.
+/// One daemon's part of the page, kept as text, so that a change of one daemon doesn't serialize four hundred.
 #[derive(Default)]
 pub struct Entry {
-    /// What it was written from.
+    /// The data that it was written from.
     pub view: Option<View>,
     daemon: Box<[u8]>,
     plan: Box<[u8]>,
@@ -60,17 +60,17 @@ fn join<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = &'a Box<[u8]>>) {
     }
 }
 
-/// The page's descriptor. Its number is taken at the start, and kept if there is no page for a while: the next descriptor
-/// of some forty daemons would get it.
+/// The page's descriptor. Its number is reserved at the start and kept even while there is no page: with some forty
+/// daemons another descriptor would get it.
 pub struct PageFd {
-    /// What lies there if no page does.
+    /// What the descriptor refers to while there is no page.
     placeholder: OwnedFd,
     is_ours: bool,
     said: bool,
 }
 
 impl PageFd {
-    /// `placeholder` is anything but a page; /dev/null, say.
+    /// `placeholder` is anything but a page, for example /dev/null.
     #[must_use]
     pub fn new(placeholder: OwnedFd) -> Self {
         let mut page = Self { placeholder, is_ours: false, said: false };
@@ -85,13 +85,13 @@ impl PageFd {
         }
     }
 
-    /// Replaces the page as a whole. If that fails there is no page, as an old one would go on telling what isn't so any
-    /// more; that is logged, and tried again with the next change.
+    /// Replaces the page as a whole. If that fails there is no page, since the old one would be out of date. The failure
+    /// is logged, and the next change tries again.
     pub fn put(&mut self, text: impl FnOnce() -> io::Result<Vec<u8>>) -> bool {
         let put = text().and_then(|text| sealed(&text)).and_then(|file| self.dup(file.as_raw_fd()));
         if let Err(e) = &put {
             if !self.said {
-                tracing::warn!("no status page: {e}; status and apply can't look into this bundle");
+                tracing::warn!("no status page: {e}; status and apply don't work on this bundle until there is one");
             }
             if self.is_ours && self.dup(self.placeholder.as_raw_fd()).is_err() {
                 self.is_ours = false;

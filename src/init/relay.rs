@@ -18,15 +18,15 @@ pub const LINE_MAX: usize = 8192;
 const HIGH: usize = 256 * 1024;
 /// Room beyond that for init's own lines: a daemon that is faster than the reader must not crowd them out.
 const RESERVE: usize = 64 * 1024;
-/// How often in a row a read may fail until its pipe is given up.
+/// A pipe is given up after this many failed reads in a row.
 const READ_FAILURES: u8 = 16;
 
-/// What is told of lines that are lost, behind their number.
-const REPORT: &str = " lines were dropped here: nobody took them in time";
+/// The text of a report on lost lines, after their number.
+const REPORT: &str = " lines were dropped here: the reader was too slow";
 /// The longest report, in bytes.
 const REPORT_MAX: usize = 256;
 
-/// How many lost lines this line tells of, if it is a report.
+/// How many lost lines this line reports, if it is a report.
 fn told(line: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
     let text = json::own_warning(line).unwrap_or(line);
@@ -34,11 +34,11 @@ fn told(line: &[u8]) -> Option<u64> {
 }
 
 enum Way {
-    /// A description of init's own that doesn't block, or a regular file, which never does for long.
+    /// A non-blocking file description of init's own, or a regular file, which never blocks for long.
     Write,
     /// `MSG_DONTWAIT`: a socket can't be opened again (ENXIO).
     Send,
-    /// Neither goes: a pipe that poll(2) calls writable takes `PIPE_BUF` without blocking (pipe(7)).
+    /// If neither works: a pipe that poll(2) reports as writable takes `PIPE_BUF` without blocking (pipe(7)).
     PollFirst,
 }
 
@@ -52,14 +52,14 @@ pub struct Sink {
     dropped: u64,
     /// Whether it is waited for.
     pub is_watched: bool,
-    /// How much of init's own log came since it was full, in bytes.
+    /// How many bytes of init's own log came since it was full.
     beyond: usize,
-    /// What was written ends within a line.
+    /// Whether the last write ended within a line.
     is_within_a_line: bool,
 }
 
 impl Sink {
-    /// Opens one of init's own streams anew, so that `O_NONBLOCK` is set for nobody else.
+    /// Opens one of init's own streams again, so that `O_NONBLOCK` affects nobody else.
     ///
     /// # Errors
     /// The descriptor isn't open or none is left.
@@ -71,7 +71,7 @@ impl Sink {
             open(path.as_str(), flags, Mode::empty()).ok()
         };
         let (own, way) = match kind {
-            // A file opened anew would be written from its start.
+            // A file that is opened again would be written from its start.
             SFlag::S_IFREG => (None, Way::Write),
             SFlag::S_IFSOCK => (None, Way::Send),
             _ => again().map_or((None, Way::PollFirst), |fd| (Some(fd), Way::Write)),
@@ -121,7 +121,7 @@ impl Sink {
         }
     }
 
-    /// Makes room for a line of so many bytes, or counts it as dropped.
+    /// Makes room for a line of this many bytes, or counts it as dropped.
     fn has_room_for(&mut self, size: usize, keep: bool) -> bool {
         if !keep || self.queue.try_reserve(size + 2 + REPORT_MAX).is_err() {
             self.dropped += 1;
@@ -131,15 +131,15 @@ impl Sink {
         true
     }
 
-    /// Takes a line without its newline, in three parts. In its text, the last two, each carriage return but one that ends
-    /// the line becomes `\r` in two characters: on a terminal what follows it would stand in the place of the prefix.
+    /// Takes a line without its newline, in three parts. In its text, the last two, each carriage return except one at the
+    /// end becomes the two characters `\r`: otherwise a terminal would show what follows in place of the prefix.
     fn line(&mut self, [prefix, begun, rest]: [&[u8]; 3], has_cr: bool) {
         let size = prefix.len() + begun.len() + rest.len();
         if !self.has_room_for(if has_cr { 2 * size } else { size }, true) {
             return;
         }
-        // What is short is copied byte by byte, and what is empty not at all: a call of memcpy costs as much for these as
-        // for a line, the more so if libc copies by `rep movs` (musl).
+        // Short parts are copied byte by byte, and empty ones not at all: a memcpy call costs as much for them as for a
+        // whole line, especially if libc copies with `rep movs` (musl).
         self.queue.extend(prefix.iter().copied());
         if has_cr {
             let mut text = begun.iter().chain(rest).copied().peekable();
@@ -158,7 +158,7 @@ impl Sink {
         self.queue.push(b'\n');
     }
 
-    /// Tells before the next line, or at the end, how many are lost here.
+    /// Reports, before the next line or at the end, how many lines were lost here.
     pub fn report(&mut self) {
         if self.queue.is_empty() && self.is_within_a_line {
             // The rest of that line is lost.
@@ -173,8 +173,8 @@ impl Sink {
         }
     }
 
-    /// How many lines end with the rest of the queue. One of which only the newline is missing does not: that comes with
-    /// the next line.
+    /// How many lines end within the rest of the queue. A line that lacks only its newline doesn't count: the newline
+    /// comes with the next line.
     fn unsent(&self) -> u64 {
         let (sent, rest) = self.queue.split_at_checked(self.sent).unwrap_or((&self.queue, &[]));
         let from = match rest.first() {
@@ -185,7 +185,7 @@ impl Sink {
         lines.map(|line| told(line).unwrap_or(1)).sum()
     }
 
-    /// Writes what goes without waiting; tells whether anything went.
+    /// Writes as much as possible without waiting; returns whether anything was written.
     pub fn flush(&mut self) -> bool {
         let mut progress = false;
         while let Some(rest) = self.queue.get(self.sent..).filter(|rest| !rest.is_empty()) {
@@ -201,7 +201,7 @@ impl Sink {
                     }
                 }
                 Err(Errno::EINTR) => {}
-                // Nobody reads it (EPIPE), or it can't be kept (ENOSPC). That may pass, and daemons go on all the same.
+                // There is no reader (EPIPE) or no space (ENOSPC). That may pass, and the daemons continue anyway.
                 Err(_) => {
                     self.dropped += self.unsent();
                     self.sent = self.queue.len();
@@ -209,7 +209,7 @@ impl Sink {
             }
         }
         if self.queued() == 0 {
-            // Not amid a flood: each burst would ask the kernel for its room anew.
+            // Not during a flood, where each burst would have to allocate again.
             let is_little = std::mem::take(&mut self.sent) <= LINE_MAX;
             self.queue.clear();
             if is_little {
@@ -245,19 +245,19 @@ impl Sink {
 /// One pipe of one generation of a daemon.
 pub struct Stream {
     fd: OwnedFd,
-    /// What stands before each line: `[NAME] `, or the part of an object that is the same for all.
+    /// What comes before each line: `[NAME] `, or the part of an object that is the same for all lines.
     head: String,
     /// The line that was begun.
     partial: Vec<u8>,
-    /// A carriage return is in it, or may be in what is fed.
+    /// Whether it has a carriage return, or what is being fed may have one.
     has_cr: bool,
-    /// Which part of its line that will be.
+    /// Which part of its line the next object holds.
     part: Part,
-    /// What was read and found no room in the sink.
+    /// Output that was read but had no room in the sink.
     rest: Vec<u8>,
     /// When it was read, if that is shown.
     time: String,
-    /// How much of it is still wanted.
+    /// How much of the pipe is still to be read.
     left: usize,
     /// How many reads in a row failed.
     failed: u8,
@@ -267,11 +267,11 @@ pub struct Stream {
     pub generation: u64,
     /// Which sink it goes to.
     pub sink: usize,
-    /// What it is watched under.
+    /// The number that it is watched under.
     pub number: u64,
     /// Whether it is watched.
     pub is_watched: bool,
-    /// Nothing more comes out of it.
+    /// Whether it has ended.
     pub ended: bool,
 }
 
@@ -320,13 +320,13 @@ impl Stream {
         self.fd.as_fd()
     }
 
-    /// Something of it was read that the sink had no room for: until it has, nobody else may write there.
+    /// Whether some of its output had no room in the sink: until that is written, no other stream may write there.
     #[must_use]
     pub fn has_rest(&self) -> bool {
         !self.rest.is_empty()
     }
 
-    /// No more is wanted than what is in the pipe now: its writer may never end.
+    /// Limits what is still read to what is in the pipe now: its writer may never stop.
     pub fn want_no_more(&mut self) {
         let mut there: libc::c_int = 0;
         // SAFETY: FIONREAD writes an int, and `there` is one.
@@ -334,8 +334,8 @@ impl Stream {
         self.left = usize::try_from(there).unwrap_or(0);
     }
 
-    /// Feeds what was left over, or else reads once; tells how much. What the sink has no room for is kept, or, if the
-    /// daemon is being ended, dropped.
+    /// Feeds what was left over, or else reads once; returns how much. What the sink has no room for is kept, or dropped if
+    /// the daemon is being stopped.
     pub fn pump(&mut self, buffer: &mut [u8], sink: &mut Sink, may_drop: bool) -> usize {
         if self.has_rest() {
             let rest = std::mem::take(&mut self.rest);
@@ -347,7 +347,7 @@ impl Stream {
         let most = buffer.len().min(self.left);
         let n = match nix::unistd::read(&self.fd, buffer.get_mut(..most).unwrap_or_default()) {
             Err(Errno::EAGAIN | Errno::EINTR) => return 0,
-            // Whose pipe is closed dies of its next line (SIGPIPE).
+            // If its pipe were closed, the daemon would die at its next line (SIGPIPE).
             Err(_) if self.failed < READ_FAILURES => {
                 self.failed += 1;
                 return 0;
@@ -358,7 +358,7 @@ impl Stream {
         if sink.output == Output::Json {
             self.time = json::time();
         }
-        // At its end there is nothing left to want.
+        // At its end there is nothing left to read.
         self.left = if n == 0 { 0 } else { self.left - n };
         self.feed(buffer.get(..n).unwrap_or_default(), sink, may_drop);
         self.end(sink);
@@ -385,7 +385,7 @@ impl Stream {
         self.feed(&rest, sink, true);
     }
 
-    /// Ends the line that was begun with this rest of it. `is_cut`: more of it follows.
+    /// Ends the line that was begun. `is_cut`: the line was cut here, and more of it follows.
     fn emit(&mut self, rest: &[u8], is_cut: bool, sink: &mut Sink) {
         let next = if is_cut { Part::Last } else { Part::Whole };
         let last = std::mem::replace(&mut self.part, next);
@@ -414,7 +414,7 @@ impl Stream {
         self.part = Part::Whole;
     }
 
-    /// Takes lines apart, until the sink is full.
+    /// Splits the output into lines, until the sink is full.
     fn feed(&mut self, mut bytes: &[u8], sink: &mut Sink, may_drop: bool) {
         self.has_cr = memchr::memchr(b'\r', bytes).is_some() || self.partial.contains(&b'\r');
         let _ = sink.queue.try_reserve((bytes.len() + bytes.len() / 8).min(HIGH));
@@ -458,12 +458,12 @@ impl Stream {
     }
 }
 
-/// Where a line that is too long is cut: at its end, or before a letter in UTF-8 that goes on in what follows.
+/// Where a line that is too long is cut: at its end, or before a UTF-8 character that continues beyond it.
 fn cut(line: &[u8], next: &[u8]) -> usize {
     for back in 1..=3 {
         let Some(at) = line.len().checked_sub(back) else { break };
         let size = match line.get(at) {
-            // Not a letter's first byte.
+            // Not a character's first byte.
             Some(0x80..=0xbf) => continue,
             Some(0xc2..=0xdf) => 2,
             Some(0xe0..=0xef) => 3,
@@ -494,7 +494,7 @@ mod tests {
             (b"ab\xe2\x82", b"\xac", 2),
             (b"ab\xe2", b"\x82", 2),
             (b"ab\xf0\x9f\x98", b"\x80", 2),
-            // No UTF-8: what begins a letter, or goes on with one, alone.
+            // Not UTF-8: a first or a continuation byte alone.
             (b"ab\xc3", b"d", 3),
             (b"ab\xa9", b"\xa9", 3),
             (b"\xa9\xa9\xa9\xa9", b"\xa9", 4),

@@ -1,4 +1,4 @@
-//! Signals of init: which it takes, which it leaves to the kernel, and how it waits for them.
+//! init's signals: which ones it takes, which ones it leaves to the kernel, and how it waits for them.
 //!
 //! Every signal that init cares about stays blocked for good; signalfd(2) tells that one is pending, and
 //! sigtimedwait(2) takes them one by one. So there are no handlers: nothing nests, however many are queued, no call is
@@ -12,7 +12,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
@@ -26,15 +25,11 @@ const RTMIN: i32 = 34;
 const RTMIN_PLUS_3: i32 = RTMIN + 3;
 /// A request to end the bundle.
 const STOPS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
-/// How many signals one round takes in: a queue of real-time signals must not hold up what was just taken in.
+/// How many signals one round takes, so that a long queue of real-time signals doesn't delay the first ones.
 const ROUND: usize = 64;
-/// How long init waits without its descriptors, if the kernel lets it have none (`RLIMIT_NOFILE` was lowered from
-/// outside), until it looks at them again.
+/// If the kernel doesn't let init poll its descriptors (`RLIMIT_NOFILE` was lowered from outside), it waits this long
+/// before it tries again.
 const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
-/// How many queued signals init lets its user have while there is one more for init. Without an effect on kill(2): a
-/// signal that can't be queued is still pending then, only its sender is unknown (`__sigqueue_alloc` in the kernel: it
-/// is the target's limit that counts).
-const MAX_QUEUED: u64 = 128;
 
 /// The signals that init waits for.
 pub struct Signals {
@@ -44,16 +39,14 @@ pub struct Signals {
     stops: libc::sigset_t,
     /// One that was taken while init waited without descriptors.
     taken: Option<libc::siginfo_t>,
-    /// `RLIMIT_SIGPENDING` as it was: daemons get it back.
-    pub queue_limit: Option<libc::rlimit>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
-    /// A child that its SIGCHLD told of; others may have ended since.
+    /// The child that the last SIGCHLD named; others may have ended since.
     pub told_of: Option<i32>,
 }
 
 impl Signals {
-    /// Begins to wait for these and for the few that init always takes. `main` has blocked every signal before: the
+    /// Starts to wait for these signals and the few that init always takes. `main` has already blocked every signal: the
     /// kernel drops, without an error, what PID 1 neither blocks nor handles (`pid_namespaces`(7)).
     ///
     /// # Errors
@@ -61,10 +54,10 @@ impl Signals {
     pub fn take_over(wired: impl IntoIterator<Item = i32>, is_pid_1: bool) -> io::Result<Self> {
         let mut wanted = [libc::SIGCHLD, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH].to_vec();
         wanted.extend(STOPS);
-        // Not wired these change nothing, but the log tells of them.
+        // Without a rule these change nothing, but they are logged.
         wanted.push(RTMIN_PLUS_3);
         wanted.extend(wired);
-        // What init was started with ignored would else be ignored in its daemons: execve(2) keeps SIG_IGN.
+        // Otherwise signals that init was started with ignored would be ignored in its daemons: execve(2) keeps SIG_IGN.
         (1..=LAST).for_each(|number| set_disposition(number, libc::SIG_DFL));
         if is_pid_1 {
             // A signal at its default that PID 1 doesn't block never gets through, and nobody can fill a queue with it.
@@ -79,16 +72,19 @@ impl Signals {
             unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
         let (all, stops) = (set_of(&wanted), set_of(&STOPS));
+        // `main` has blocked all but those that libc keeps for itself.
+        // SAFETY: rt_sigprocmask(2) reads a set that was initialised, its first 8 bytes.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, 0usize, 8usize) };
         // SAFETY: signalfd(2) reads a set that was initialised. nix's own takes no real-time signals.
         let fd = Errno::result(unsafe { libc::signalfd(-1, &raw const all, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) })?;
         // SAFETY: it was made above, and nobody else knows of it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // An init that was executed by another program has that one's children.
+        // If another program has executed init, that program's children are now init's.
         let (taken, a_child_ended, told_of) = (None, true, None);
-        Ok(Self { fd, all, stops, taken, queue_limit: limit_queue(), a_child_ended, told_of })
+        Ok(Self { fd, all, stops, taken, a_child_ended, told_of })
     }
 
-    /// Waits for one of these descriptors, or a signal; tells which of the two came.
+    /// Waits for one of these descriptors or a signal; returns which of the two came.
     ///
     /// ppoll(2) goes on by itself after a SIGSTOP or at a debugger's coming, unlike `epoll_wait`(2).
     pub fn wait(&mut self, fds: &[PollFd<'_>], longest: Option<Duration>) -> (bool, bool) {
@@ -101,8 +97,8 @@ impl Signals {
                 (others.iter().any(is_up), signals)
             }
             Err(Errno::EINTR) => (false, false),
-            // It takes no more descriptors than RLIMIT_NOFILE allows at this moment (EINVAL), and memory (ENOMEM). Those
-            // that init has go on to work, and so they are all looked at.
+            // It fails if there are more descriptors than RLIMIT_NOFILE allows now (EINVAL), or without memory (ENOMEM).
+            // The open ones still work, so all of them are looked at.
             Err(_) => {
                 let longest = longest.map_or(WITHOUT_DESCRIPTORS, |longest| longest.min(WITHOUT_DESCRIPTORS));
                 if self.taken.is_none() {
@@ -113,7 +109,7 @@ impl Signals {
         }
     }
 
-    /// The signals that are pending, but for SIGCHLD; a request to end the bundle comes first.
+    /// The pending signals except SIGCHLD; a request to end the bundle comes first.
     pub fn take(&mut self) -> Vec<Caught> {
         let stop = next(&self.stops, Duration::ZERO);
         let taken = self.taken.take();
@@ -132,12 +128,12 @@ impl Signals {
     }
 }
 
+/// Made bit by bit: musl's sigaddset(3) refuses RTMIN+0, which it keeps for itself.
 fn set_of(numbers: &[i32]) -> libc::sigset_t {
+    let bits = numbers.iter().fold(0u64, |bits, number| bits | 1 << (number - 1));
     let mut set = *SigSet::empty().as_ref();
-    for number in numbers {
-        // SAFETY: the set was initialised, and the number is a signal's. nix's own takes no real-time signals.
-        unsafe { libc::sigaddset(&raw mut set, *number) };
-    }
+    // SAFETY: on a 64-bit Linux a sigset_t begins with the kernel's own, which has a bit for each of the 64 signals.
+    unsafe { (&raw mut set).cast::<u64>().write_unaligned(bits) };
     set
 }
 
@@ -159,14 +155,6 @@ fn set_disposition(number: i32, to: libc::sighandler_t) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
 }
 
-/// Lowers the number of signals that may be queued for init, and tells what it was. Only the soft limit: the hard one
-/// can't be raised again without privilege, and daemons would be born with it.
-fn limit_queue() -> Option<libc::rlimit> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_SIGPENDING).ok()?;
-    setrlimit(Resource::RLIMIT_SIGPENDING, soft.min(MAX_QUEUED), hard).ok()?;
-    Some(libc::rlimit { rlim_cur: soft, rlim_max: hard })
-}
-
 /// A signal that was taken.
 pub struct Caught {
     /// Its number.
@@ -176,13 +164,13 @@ pub struct Caught {
 }
 
 impl Caught {
-    /// It asks for the end of the bundle.
+    /// Whether it asks for a shutdown.
     #[must_use]
     pub fn is_stop(&self) -> bool {
         STOPS.contains(&self.number)
     }
 
-    /// What the kernel sends to whoever has a terminal when that is resized, and nobody asked for.
+    /// Whether it is the SIGWINCH that the kernel sends when a terminal is resized.
     #[must_use]
     pub fn is_resize(&self) -> bool {
         self.number == libc::SIGWINCH && matches!(self.sender, Sender::Kernel)

@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::poll::PollTimeout;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-/// How many descriptors one round takes in; the kernel begins the next round with the others.
+/// How many descriptors one round handles; the kernel reports the others first in the next round.
 const ROUND: usize = 64;
 
-/// What a descriptor is waited for.
+/// What to wait for on a descriptor.
 #[derive(Clone, Copy)]
 pub enum For {
     /// To be read, or closed on the other side.
@@ -27,13 +27,13 @@ impl Watch {
     /// Makes an empty set.
     ///
     /// # Errors
-    /// Where no descriptor is left.
+    /// No descriptor is left.
     pub fn new() -> nix::Result<Self> {
         Ok(Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, found: vec![EpollEvent::empty(); ROUND] })
     }
 
-    /// Takes a descriptor into the set or out of it; tells whether it is in it now. A regular file, which never makes a
-    /// writer wait, never is (EPERM).
+    /// Adds a descriptor to the set or removes it; returns whether it is in the set now. A regular file never is (EPERM), as
+    /// it never makes a writer wait.
     pub fn set(&self, fd: impl AsFd, number: u64, what: For, wanted: bool) -> bool {
         let flags = match what {
             For::Reading => EpollFlags::EPOLLIN,
@@ -46,13 +46,13 @@ impl Watch {
         false
     }
 
-    /// Readable when one is up.
+    /// The set's own descriptor, readable when one in the set is ready.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 
-    /// The numbers of those that are up.
+    /// The numbers of those that are ready.
     pub fn up(&mut self) -> Vec<u64> {
         let count = self.epoll.wait(&mut self.found, PollTimeout::ZERO).unwrap_or(0);
         self.found.iter().take(count).map(EpollEvent::data).collect()

@@ -4,9 +4,10 @@
 
 use nix::libc;
 
+use super::Limit;
 use super::report::{HEAD, Step};
 
-/// Where a child has the pipe that its report goes through.
+/// The child's descriptor of the pipe for its report.
 pub const REPORT_FD: i32 = 3;
 /// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.
 const CLOSED_ONE_BY_ONE: i32 = 4096;
@@ -20,7 +21,7 @@ pub struct Child<'a> {
     pub argv: Vec<*const libc::c_char>,
     pub envp: Vec<*const libc::c_char>,
     pub ignore: &'a [i32],
-    pub queue_limit: Option<libc::rlimit>,
+    pub limits: &'a [Limit],
     pub stdio: [i32; 3],
     pub report: i32,
     pub recovery: Option<Recovery>,
@@ -49,17 +50,17 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         if child.report != REPORT_FD && libc::dup3(child.report, REPORT_FD, libc::O_CLOEXEC) < 0 {
             fail(child, Step::Descriptors, errno(), 0, &[]);
         }
-        // exec would close them too, but what is stopped before that must keep nothing of init's alive.
+        // exec would close them too, but a child that is stopped before that must keep none of init's descriptors open.
         let beyond = REPORT_FD + 1;
         if libc::syscall(libc::SYS_close_range, beyond, libc::c_uint::MAX, 0) != 0 {
             for fd in beyond..CLOSED_ONE_BY_ONE {
                 libc::close(fd);
             }
         }
-        if let Some(limit) = &child.queue_limit {
-            libc::setrlimit(libc::RLIMIT_SIGPENDING, limit);
+        for (resource, limit) in child.limits {
+            libc::setrlimit(*resource as _, limit);
         }
-        // From here on a signal ends it, as it would end the daemon.
+        // From here on a signal ends the child, as it would end the daemon.
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
@@ -72,14 +73,14 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
     }
 }
 
-/// Executes the program, or tells why not and ends.
+/// Executes the program, or reports why it can't and exits.
 ///
 /// # Safety
 /// All pointers are valid, and no other thread runs.
 pub unsafe fn execute(child: &Child<'_>) -> ! {
     // SAFETY: as promised; the rest takes numbers, or pointers to what is on this stack.
     unsafe {
-        // Rust's runtime ignores it, in the applet that recovers.
+        // In the applet that recovers, Rust's runtime has set it to be ignored.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         for signal in child.ignore {
             libc::signal(*signal, libc::SIG_IGN);
@@ -88,7 +89,7 @@ pub unsafe fn execute(child: &Child<'_>) -> ! {
         for path in list(&child.paths) {
             libc::execve(path, child.argv.as_ptr(), child.envp.as_ptr());
             let this = errno();
-            // As execvp(3) does: look on where it isn't, remember that it may not be executed; but no shell.
+            // Like execvp(3): try the next directory if it isn't there, and remember a refusal; but never run a shell.
             if this != libc::ENOENT && this != libc::ENOTDIR {
                 why = this;
                 if this != libc::EACCES {
@@ -97,7 +98,7 @@ pub unsafe fn execute(child: &Child<'_>) -> ! {
             }
         }
         if why == libc::ENOENT {
-            // One that is there after all asks for an interpreter that isn't: its first bytes tell for which.
+            // If the file does exist, its interpreter is missing: the file's first bytes name it.
             let mut head = [0u8; HEAD];
             for (path, index) in list(&child.paths).zip(0u16..) {
                 let fd = libc::open(path, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
@@ -120,8 +121,8 @@ fn errno() -> i32 {
     unsafe { *libc::__errno_location() }
 }
 
-/// Whether a change of the daemon's file may have been interrupted. What can't be told is left to those who can read
-/// all of it.
+/// Whether a change of the daemon's file may have been interrupted. If unsure, it says yes, and the applet that recovers
+/// finds out.
 ///
 /// # Safety
 /// All pointers are valid.
@@ -153,7 +154,7 @@ unsafe fn is_interrupted(recovery: &Recovery) -> bool {
     }
 }
 
-/// Tells what failed, and ends.
+/// Reports what failed, and exits.
 ///
 /// # Safety
 /// The report's pipe is open.

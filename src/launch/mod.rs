@@ -1,5 +1,5 @@
-//! Starts a daemon's process. A start never blocks whoever asks for it: it forks, and what became of the exec comes
-//! through a pipe that closes with it (`O_CLOEXEC`).
+//! Starts a daemon's process. A start never blocks its caller: it forks, and the result of the exec comes through
+//! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
 mod report;
@@ -16,6 +16,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::sys::resource::Resource;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
@@ -25,7 +26,7 @@ pub use report::{MAX_REPORT, Report};
 /// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
 pub const RECOVER: &str = "recover-and-start";
 
-/// All that execve(2) needs, made before the fork: nothing may allocate between fork and exec.
+/// Everything that execve(2) needs, made before the fork: nothing may allocate between fork and exec.
 pub struct Program {
     paths: Vec<CString>,
     argv: Vec<CString>,
@@ -43,14 +44,17 @@ struct Recovery {
     argv: Vec<CString>,
 }
 
-/// What every child gets from whoever starts it.
+/// What every child gets from the process that starts it.
 #[derive(Clone, Copy)]
 pub struct Parent<'a> {
     /// /dev/null, its stdin.
     pub null: BorrowedFd<'a>,
-    /// The limit of queued signals that it gets back.
-    pub queue_limit: Option<libc::rlimit>,
+    /// The limits that it gets back.
+    pub limits: &'a [Limit],
 }
+
+/// A limit as it was.
+pub type Limit = (Resource, libc::rlimit);
 
 /// An environment, which many daemons share.
 #[derive(Clone)]
@@ -80,28 +84,28 @@ pub struct Started {
     pub stdout: OwnedFd,
     /// Its stderr.
     pub stderr: OwnedFd,
-    /// Closes once it has executed its program, or ended; before that it may tell something: [`Report`].
+    /// Closes once it has executed its program or ended; before that it may carry a [`Report`].
     pub report: OwnedFd,
 }
 
-/// Why a daemon's program doesn't run.
+/// Why a daemon's program wasn't started.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotStarted {
     /// A step before execve(2) failed.
     Before(&'static str, Errno),
     /// execve(2) failed for this program.
     Execute(String, Errno),
-    /// The program is there, but not what it asks to be run by: a script's `#!` line, or an ELF file's loader.
+    /// The program exists, but its interpreter doesn't: that of a script's `#!` line, or an ELF file's loader.
     NoInterpreter {
         /// The program.
         program: String,
-        /// What it asks for.
+        /// The missing interpreter.
         interpreter: String,
     },
 }
 
 impl NotStarted {
-    /// The exit code that it counts as, as a shell has it.
+    /// The exit code that it counts as, the same as in a shell.
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
@@ -119,7 +123,7 @@ impl fmt::Display for NotStarted {
             Self::NoInterpreter { program, interpreter } => {
                 write!(f, "cannot execute {program:?}: its interpreter {interpreter:?} is missing")?;
                 if interpreter.ends_with('\r') {
-                    f.write_str(" (the file has Windows line ends)")?;
+                    f.write_str(" (the file has Windows line endings)")?;
                 }
                 Ok(())
             }
@@ -131,7 +135,7 @@ fn c_strings<'a>(all: impl IntoIterator<Item = &'a [u8]>) -> Vec<CString> {
     all.into_iter().filter_map(|bytes| CString::new(bytes).ok()).collect()
 }
 
-/// What execve(2) takes: pointers, and a null pointer behind them.
+/// An array as execve(2) takes it: pointers, and a null pointer at the end.
 fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
     list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
@@ -180,7 +184,7 @@ impl Program {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
         }
         for fd in [&out, &err] {
-            // A daemon that gives up being root may still open /dev/stdout and /dev/stderr anew. It does without if not.
+            // So that a daemon that drops root can still open /dev/stdout and /dev/stderr. If this fails, it can't.
             let _ = fchmod(fd, Mode::from_bits_truncate(0o622));
         }
         let child = child::Child {
@@ -188,7 +192,7 @@ impl Program {
             argv: pointers(&self.argv),
             envp: pointers(&self.envp.0),
             ignore: &self.ignore,
-            queue_limit: parent.queue_limit,
+            limits: parent.limits,
             stdio: [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
             report: told.as_raw_fd(),
             recovery: self.recovery.as_ref().map(|recovery| child::Recovery {
@@ -205,14 +209,14 @@ impl Program {
         }
     }
 
-    /// What a child's report says.
+    /// Reads a child's report.
     #[must_use]
     pub fn read_report(&self, report: &[u8]) -> Report {
         report::read(report, &self.paths, &self.argv)
     }
 }
 
-/// The hidden applet: recovers the interrupted change of a daemon's file, tells init what came of it, and becomes the
+/// The hidden applet: recovers the interrupted change of a daemon's file, reports the result to init, and becomes the
 /// daemon. `args` is what [`Program::start`] has written: the file, the ignored signals, the command.
 #[must_use]
 pub fn recover_and_start(args: &[String]) -> ExitCode {
@@ -235,7 +239,7 @@ pub fn recover_and_start(args: &[String]) -> ExitCode {
             argv: pointers(&program.argv),
             envp: pointers(&program.envp.0),
             ignore: &program.ignore,
-            queue_limit: None,
+            limits: &[],
             stdio: [0, 1, 2],
             report: child::REPORT_FD,
             recovery: None,

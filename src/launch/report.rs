@@ -1,4 +1,4 @@
-//! What a child tells through its pipe before its exec, and how that is read.
+//! What a child reports through its pipe before its exec, and how that is read.
 
 use std::ffi::CString;
 
@@ -7,7 +7,7 @@ use nix::libc;
 
 use super::NotStarted;
 
-/// How much a child tells of a program whose interpreter is missing: the first bytes of its file.
+/// How many bytes of a program's file a child reports if the interpreter is missing.
 pub const HEAD: usize = 2048;
 /// No report is longer: what was recovered, and why the program wasn't executed.
 pub const MAX_REPORT: usize = 8192;
@@ -24,7 +24,7 @@ const NOT_RECOVERED: u8 = b'E';
 /// What can fail in a child.
 #[derive(Clone, Copy)]
 pub enum Step {
-    /// Its own descriptors.
+    /// Setting up its descriptors.
     Descriptors = 1,
     /// The recovery of an interrupted change can't be executed.
     Recover,
@@ -32,10 +32,10 @@ pub enum Step {
     Execute,
 }
 
-/// What came of a child up to its exec.
+/// What happened in a child before its exec.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What became of a change that was interrupted: settled, or why not.
+    /// The result of recovering an interrupted change: what was done, or why it failed.
     pub recovered: Option<Result<String, String>>,
     /// Why the program wasn't executed, if it wasn't. (Or the child was killed before.)
     pub failed: Option<NotStarted>,
@@ -66,7 +66,7 @@ pub fn recovered(outcome: &Result<String, String>) -> Vec<u8> {
     [&[kind], &size[..], text].concat()
 }
 
-/// Reads it. What can't be read counts as not told.
+/// Reads a report. Parts that can't be read are left out.
 pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
     let mut out = Report::default();
     loop {
@@ -82,7 +82,7 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
                 let errno = Errno::from_raw(i32::from_le_bytes([*e0, *e1, *e2, *e3]));
                 let name = |name: Option<&CString>| name.map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 out.failed = Some(if *step == Step::Descriptors as u8 {
-                    NotStarted::Before("have descriptors of its own", errno)
+                    NotStarted::Before("set up its file descriptors", errno)
                 } else if *step == Step::Recover as u8 {
                     NotStarted::Before("execute /proc/self/exe to recover an interrupted change", errno)
                 } else if let Some(interpreter) = interpreter(head) {
@@ -98,11 +98,11 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
     }
 }
 
-/// What a program whose file begins so is run by: `#!` and a path (execve(2)), or the loader of an ELF file (elf(5)).
+/// The interpreter of a program whose file begins like this: that of a `#!` line (execve(2)), or an ELF file's loader.
 fn interpreter(head: &[u8]) -> Option<String> {
     let path = if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|b| *b == b'\n').next()?.trim_ascii_start();
-        // A carriage return is a part of the name, to the kernel too.
+        // A carriage return is part of the name, as it is for the kernel.
         line.split(|b| matches!(b, b' ' | b'\t')).next()?
     } else if head.starts_with(b"\x7fELF\x02\x01") {
         loader(head)?
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(why(b""), "cannot execute \"x\": No such file or directory (os error 2)");
         assert_eq!(
             why(b"#!/bin/sh\r\necho\r\n"),
-            "cannot execute \"/c/x\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"
+            "cannot execute \"/c/x\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line endings)"
         );
         assert_eq!(why(b"#! /no/such -x\n"), "cannot execute \"/c/x\": its interpreter \"/no/such\" is missing");
         let mine = std::fs::read("/bin/sh").unwrap();

@@ -7,14 +7,15 @@ use super::{Action, Event, Line, Moment, TERM, View};
 use crate::status::{InitState, Last, Outcome};
 use crate::table::{Action as RuleAction, Signal, Table};
 
-/// An init that wakes so much later than it asked to could not run meanwhile: its container was paused, say.
+/// If init wakes up this much later than it asked to, it could not run in between, for example because its container was
+/// paused.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How often init wakes at least while a daemon is stopping, to see most of a pause.
+/// While a daemon is stopping, init wakes up at least this often, so that it notices most of a pause.
 const TICK: Duration = Duration::from_secs(1);
-/// How systemd's images ask for a shutdown: an image's STOPSIGNAL that a bundle may have inherited.
+/// RTMIN+3: the STOPSIGNAL of images made for systemd, which a bundle's image may have inherited.
 const RTMIN_3: Signal = Signal::RealTime(3);
 
-/// A signal that init serves, and what became of the last one.
+/// A signal rule, and the outcome of the last signal that it applied to.
 #[derive(Debug)]
 pub(super) struct SignalRule {
     signal: Signal,
@@ -29,7 +30,7 @@ pub(super) struct SignalRule {
     reload_errno: Option<i32>,
 }
 
-/// The serving of one event: its time, and what it leads to.
+/// The handling of one event: its time, and the actions that follow from it.
 pub(super) struct Turn<'a> {
     pub(super) now: Moment,
     /// A shutdown is under way.
@@ -47,7 +48,7 @@ impl Turn<'_> {
         self.actions.push(Action::Tell(line));
     }
 
-    /// A bug. PID 1 goes on, and a test doesn't.
+    /// A bug in init. PID 1 continues; a test fails.
     pub(super) fn impossible(&mut self, what: &str) {
         debug_assert!(false, "{what}");
         self.tell(Line::warn(format!("a bug in init: {what}; ignored")));
@@ -57,7 +58,7 @@ impl Turn<'_> {
         self.rules.iter_mut().filter(move |rule| rule.daemon == Some(daemon))
     }
 
-    /// Every rule that waits for this daemon's restart has its outcome now.
+    /// Sets the outcome of every rule that waits for this daemon's restart.
     pub(super) fn restart_ends(&mut self, daemon: usize, outcome: Outcome) {
         let now = self.now;
         for rule in self.rules_of(daemon).filter(|rule| rule.last.is_some_and(|(o, _)| o == Outcome::Restarting)) {
@@ -65,7 +66,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A signal that was to be forwarded has its outcome now.
+    /// Sets the outcome of a forward.
     pub(super) fn signal_ends(&mut self, signal: Signal, outcome: Outcome) {
         if let Some(rule) = self.rules.iter_mut().find(|rule| rule.signal == signal) {
             rule.last = Some((outcome, self.now));
@@ -79,12 +80,12 @@ impl Turn<'_> {
         }
     }
 
-    /// What a later process reloads is no answer to a signal that this one got.
+    /// If a later process reloads, that doesn't answer a signal that this one got.
     pub(super) fn process_ends(&mut self, daemon: usize) {
         self.rules_of(daemon).for_each(|rule| rule.delivered = None);
     }
 
-    /// A daemon has ended the reload that it began at `began`, in microseconds.
+    /// A daemon has finished the reload that it began at `began`, in microseconds.
     pub(super) fn reload_ends(&mut self, daemon: usize, began: u64, errno: i32) {
         for rule in self.rules_of(daemon) {
             if rule.delivered.is_some_and(|at| u128::from(began) >= at.as_micros()) {
@@ -97,13 +98,13 @@ impl Turn<'_> {
 /// How long init outlives its last daemon, if it was ever sent a wired signal.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How far init is.
+/// The stage that init has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Nothing was started yet.
     Fresh,
     Begun,
-    /// Nothing is left to supervise: the code to exit with was told.
+    /// Nothing is left to supervise, and the exit code was given.
     Over,
 }
 
@@ -121,7 +122,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// For the selected daemons of a table, given as indices in table order.
+    /// Supervises the selected daemons of a table; `selected` has their indices in table order.
     #[must_use]
     pub fn new(table: &Table, selected: &[usize]) -> Self {
         let specs = selected.iter().filter_map(|i| table.daemons.get(*i));
@@ -138,7 +139,7 @@ impl Supervisor {
 
     /// Decides what follows from an event at `now`.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
-        let actions = self.make_up_for_a_pause(now);
+        let actions = self.make_up_for_a_pause(now, &event);
         let Self { daemons, rules, is_stopping, .. } = self;
         let mut turn = Turn { now, is_stopping: *is_stopping, rules, actions };
         let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
@@ -156,11 +157,11 @@ impl Supervisor {
                 if turn.rules.iter().any(|rule| rule.signal == signal) {
                     serve(signal, daemons, self.progress, &mut turn);
                 } else if signal == RTMIN_3 {
-                    turn.tell(Line::info(format!("SIG{signal} isn't wired to anything: it asks for a shutdown")));
+                    turn.tell(Line::info(format!("SIG{signal} has no signal rule, so it asks for a shutdown")));
                     shut_down(daemons, is_stopping, &mut turn);
                 } else {
                     let text = format!(
-                        "SIG{signal} isn't wired to anything; nothing was done. If `docker stop` sent it, the image \
+                        "SIG{signal} has no signal rule; nothing was done. If `docker stop` sent it, the image \
                          sets STOPSIGNAL: set it to SIGTERM"
                     );
                     turn.tell(Line::warn(text));
@@ -181,7 +182,7 @@ impl Supervisor {
                     daemon.ended(end, oom_kills, &mut turn);
                 } else {
                     turn.act(Action::Reap(pid));
-                    let text = format!("reaped pid {pid}, which is no daemon's: it {end}");
+                    let text = format!("reaped orphan (pid {pid}): it {end}");
                     turn.tell(Line::debug(text).pid(pid).end(end));
                     for daemon in daemons {
                         daemon.orphan_ended(pid, now);
@@ -228,9 +229,11 @@ impl Supervisor {
         now >= *self.exits_at.get_or_insert(now + LINGER)
     }
 
-    /// Grace is time in which a daemon can do something, and while the container is paused it can't.
-    fn make_up_for_a_pause(&mut self, now: Moment) -> Vec<Action> {
-        let asked = self.next().map(|next| next.max(self.last));
+    /// Grace is time in which a daemon can do something, and while the container is paused it can't. An answer that takes
+    /// long is no pause, but a look at very many processes: else whoever makes these would move the end of a stop.
+    fn make_up_for_a_pause(&mut self, now: Moment, event: &Event) -> Vec<Action> {
+        let is_answer = matches!(event, Event::Members { .. } | Event::Mask { .. });
+        let asked = self.next().map(|next| next.max(self.last)).filter(|_| !is_answer);
         self.last = now;
         let Some(lost) = asked.map(|asked| now.saturating_sub(asked)).filter(|lost| *lost > PAUSE) else {
             return Vec::new();
@@ -240,13 +243,13 @@ impl Supervisor {
             return Vec::new();
         }
         let text = format!(
-            "init could not run for {:.1} s (a pause of the container?): graces last as much longer",
+            "init could not run for {:.1} s (was the container paused?); every grace is extended by that time",
             lost.as_secs_f64()
         );
         vec![Action::Tell(Line::info(text))]
     }
 
-    /// When [`Event::Time`] is due, if nothing happens before.
+    /// When [`Event::Time`] is due, unless another event comes first.
     #[must_use]
     pub fn next(&self) -> Option<Moment> {
         let tick = self.daemons.iter().any(Daemon::has_deadline).then(|| self.last + TICK);
@@ -266,7 +269,7 @@ impl Supervisor {
         self.daemons.get(daemon).map(Daemon::view)
     }
 
-    /// What became of the last signal of a rule, by its index in the table's wiring.
+    /// The outcome of a rule's last signal, by the rule's index in the table.
     #[must_use]
     pub fn last(&self, rule: usize) -> Option<Last> {
         let rule = self.rules.get(rule)?;
@@ -275,14 +278,14 @@ impl Supervisor {
         Some(Last { seq: rule.seq, outcome, age_ms, reload_errno: rule.reload_errno })
     }
 
-    /// Whether the daemon is being ended, so that its output must be read come what may: a process that is
-    /// blocked on a full pipe can't obey its TERM.
+    /// Whether the daemon is being stopped. Its output must be read then even if there is no room for it: a process
+    /// that is blocked on a full pipe can't obey its TERM.
     #[must_use]
     pub fn is_being_ended(&self, daemon: usize) -> bool {
         self.is_stopping || self.daemons.get(daemon).is_some_and(Daemon::is_being_ended)
     }
 
-    /// Those of whose exec nothing is known, and their processes.
+    /// The daemons whose exec has not been reported yet, and their processes.
     pub(super) fn starting(&self) -> Vec<(usize, i32)> {
         (0..).zip(&self.daemons).filter_map(|(daemon, d)| Some((daemon, d.starting()?))).collect()
     }
@@ -304,7 +307,7 @@ impl Supervisor {
 
 fn shut_down(daemons: &mut [Daemon], is_stopping: &mut bool, turn: &mut Turn<'_>) {
     if std::mem::replace(is_stopping, true) {
-        turn.tell(Line::info("a shutdown is under way already; no deadline moves".to_owned()));
+        turn.tell(Line::info("already shutting down; no deadline changes".to_owned()));
         return;
     }
     turn.is_stopping = true;
@@ -313,7 +316,7 @@ fn shut_down(daemons: &mut [Daemon], is_stopping: &mut bool, turn: &mut Turn<'_>
     }
 }
 
-/// Does what a signal's rule says.
+/// Applies the rule of a signal.
 fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut Turn<'_>) {
     let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) else { return };
     rule.seq += 1;
@@ -321,8 +324,8 @@ fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut 
     let (action, target, index) = (rule.action.clone(), rule.target.clone(), rule.daemon);
     let daemon = index.and_then(|daemon| daemons.get_mut(daemon));
     let outcome = match daemon {
-        // It came together with the last death; init is as good as gone.
-        _ if progress == Progress::Over => Err("every daemon has ended, and so does init"),
+        // The signal came together with the last death, and init is about to exit.
+        _ if progress == Progress::Over => Err("every daemon has ended and init is about to exit"),
         None => Err("it isn't selected"),
         Some(_) if turn.is_stopping => Err("a shutdown is under way"),
         Some(daemon) => match action {
@@ -343,10 +346,10 @@ fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut 
     }
 }
 
-/// A READY=1 that no daemon's own process sent. One that has ended by the receipt, as systemd-notify has, tells no
-/// session: any daemon that waits may be meant.
+/// Handles a READY=1 that didn't come from a daemon's own process. If the sender has ended already, as systemd-notify
+/// has, its session is unknown, and any daemon that still waits may be meant.
 fn strangers_ready(pid: i32, session: Option<i32>, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
-    // Who shares the network namespace alone has no say here, and no pid.
+    // A sender that shares only the network namespace has no pid here and doesn't count.
     if pid <= 0 {
         return;
     }

@@ -13,9 +13,9 @@
 //! | exited, failed | starts | – | – | – |
 //!
 //! Clearing: the daemon's process has ended, and other processes of its session are left, its members. If it ended on
-//! request they are asked too and have what remains of its grace; if nobody asked, they are killed at once. Once none
-//! is left the replacement starts, or the daemon has exited. Where the kernel refuses the KILL, a stopping daemon runs
-//! on, or in a shutdown counts as killed.
+//! request, they get a TERM too and have the rest of its grace; otherwise they are killed at once. Once none
+//! is left the replacement starts, or the daemon has exited. If the kernel refuses the KILL, a stopping daemon runs
+//! on; in a shutdown it counts as killed.
 
 use std::time::Duration;
 
@@ -25,16 +25,16 @@ use super::{Action, CONT, Disposition, End, Event, KILL, Line, Moment, TERM, Vie
 use crate::status::{DaemonState, LastExit, Outcome};
 use crate::table::{Daemon as Spec, Ready, Signal};
 
-/// How often init looks whether a daemon catches a held signal.
+/// How often init checks whether a daemon catches a held signal.
 const LOOK_AT_MASK: Duration = Duration::from_millis(20);
-/// In how many looks in a row, a second's worth, a daemon must block every signal for that to be its way of taking
-/// them. Looks, not time: on a busy machine two of them may be far apart, with a fork at each.
+/// If a daemon blocks every signal in this many checks in a row (a second's worth), it reads them with signalfd(2).
+/// Checks are counted, not time: on a busy machine two of them may be far apart, and the daemon may fork at each.
 const LASTING: u32 = 50;
 /// How long a signal is held for a daemon that doesn't catch it.
 const HOLD: Duration = Duration::from_secs(20);
-/// What a process counts as that a shutdown leaves behind: no sibling's 0 hides that it was still there.
+/// The exit code of a process that outlives the shutdown, so that a sibling's 0 doesn't hide it.
 const UNENDED: i32 = 128 + KILL;
-/// A daemon that exits 0 so soon has probably put itself into the background.
+/// A daemon that exits 0 this soon has probably gone into the background.
 const TOO_SOON: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +68,11 @@ enum Exec {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     signal: Signal,
-    /// Sent without a look as soon as there is a process.
+    /// Sent as soon as there is a process, without checking for a handler.
     always: bool,
     until: Moment,
     look: Moment,
-    /// In how many looks in a row the daemon blocked every signal.
+    /// In how many checks in a row the daemon blocked every signal.
     blocked: u32,
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Daemon {
     notified: bool,
     /// The `MONOTONIC_USEC` of a reload under way.
     reloading: Option<u64>,
-    /// The log has said of this generation that somebody else's READY=1 doesn't count.
+    /// Whether the log has warned, for this generation, that another process's READY=1 doesn't count.
     told_of_stranger: bool,
 }
 
@@ -157,17 +157,17 @@ impl Daemon {
         }
     }
 
-    /// It was asked to end, or what it left was.
+    /// Whether it, or what is left of its session, was asked to end.
     pub(super) fn is_being_ended(&self) -> bool {
         self.stop().is_some_and(|stop| stop.after != After::Death)
     }
 
-    /// It, or what it left, has yet to end.
+    /// Whether it, or what is left of its session, is still being waited for.
     pub(super) fn has_deadline(&self) -> bool {
         self.stop().is_some()
     }
 
-    /// Nothing of it keeps init going.
+    /// Whether init needn't wait for it any more.
     pub(super) fn is_over(&self, is_stopping: bool) -> bool {
         match &self.state {
             State::Exited | State::Failed => true,
@@ -228,7 +228,7 @@ impl Daemon {
         turn.act(Action::Start(self.index));
     }
 
-    /// What came of an action of its.
+    /// Handles the result of one of its actions.
     pub(super) fn answered(&mut self, event: Event, turn: &mut Turn<'_>) {
         match event {
             Event::Started { pid, .. } => self.started(pid, turn),
@@ -255,7 +255,7 @@ impl Daemon {
                 *exec = Exec::Done;
                 return;
             }
-            // Its end was taken in before.
+            // Its end was handled already.
             _ => return,
         }
         for held in &mut self.held {
@@ -284,7 +284,7 @@ impl Daemon {
 
     fn start_failed(&mut self, code: i32, why: &str, turn: &mut Turn<'_>) {
         if !matches!(self.state, State::Forking) {
-            return turn.impossible("the failure of a start that was not to be");
+            return turn.impossible("the failure of a start that was not requested");
         }
         self.tell_of_failed_start(code, why, None, turn);
         self.fail(code, turn);
@@ -301,7 +301,7 @@ impl Daemon {
 
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
         match &mut self.state {
-            // It was asked for before the first start: that start is it.
+            // Requested before the first start, which fulfils it.
             State::Fresh | State::Forking => {}
             // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
             // exec may hang.
@@ -325,7 +325,9 @@ impl Daemon {
             turn.tell(Line::info(format!("forwarding SIGTERM to {}", self.name)).of(self.index).pid(pid));
             self.ask_to_end(After::Nothing, turn);
         } else if self.is_being_ended() {
-            turn.tell(Line::info(format!("{} is stopping already; it keeps its deadline", self.name)).of(self.index));
+            turn.tell(
+                Line::info(format!("{} is already stopping; its deadline doesn't change", self.name)).of(self.index),
+            );
             if let Some(stop) = self.stop_mut() {
                 stop.after = After::Nothing;
             }
@@ -336,7 +338,7 @@ impl Daemon {
         let (process, exec) = match self.state {
             State::Starting(process, exec) => (process, exec),
             State::Running(process) => (process, Exec::Done),
-            _ => return turn.impossible("a stop of what doesn't run"),
+            _ => return turn.impossible("a stop of a daemon that isn't running"),
         };
         let (now, pid) = (turn.now, process.pid);
         let phase = if self.grace.is_zero() {
@@ -383,7 +385,7 @@ impl Daemon {
             }
             State::Running(process) => (process, None),
             State::Stopping(process, _, stop) => (process, Some(stop)),
-            _ => return turn.impossible("the end of a process that is gone"),
+            _ => return turn.impossible("the end of a process that had already ended"),
         };
         self.drop_held(turn);
         turn.process_ends(self.index);
@@ -399,7 +401,7 @@ impl Daemon {
         let now = turn.now;
         let stop = match stop {
             None => Stop::new(now, Phase::killed(now, false), After::Death),
-            // No grace is left for its members.
+            // Its members have no grace left.
             Some(stop) if was_killed => stop.killed(now),
             Some(stop) => stop,
         };
@@ -430,8 +432,8 @@ impl Daemon {
         turn.tell(line.of(self.index).pid(pid).end(end));
         if !by_init && end == End::Code(0) && ran < TOO_SOON {
             let text = format!(
-                "{name} exited 0 within a second of its start: if it puts itself into the background, tell it to stay \
-                 in the foreground; init supervises nothing else"
+                "{name} exited 0 within a second of its start: if it goes into the background, configure it to stay in \
+                 the foreground: init supervises nothing else"
             );
             turn.tell(Line::warn(text).of(self.index));
         }
@@ -446,7 +448,7 @@ impl Daemon {
         };
         let (code, counts) = match (exec, end) {
             (Exec::Failed(code), _) => (code, String::new()),
-            // As of any other that ends on request: a bundle that is stopped while it starts has not failed.
+            // Like any daemon that ends on request: a bundle that is stopped while it starts has not failed.
             (_, End::Signal(signal)) if sent(signal) => (-signal, String::new()),
             _ => (126, "; counts as exited 126".to_owned()),
         };
@@ -477,7 +479,7 @@ impl Daemon {
         }
     }
 
-    /// These are left of a session of its.
+    /// Handles the list of processes that are left in its session.
     fn members(&mut self, sid: i32, pids: Vec<i32>, turn: &mut Turn<'_>) {
         if let State::Clearing(clearing) = &mut self.state
             && clearing.sid == sid
@@ -493,12 +495,12 @@ impl Daemon {
         }
     }
 
-    /// Its process was killed, and its end never comes: another process traces it, say. Once it does come it is the
-    /// end of a child that nobody knows.
+    /// Its process was killed but doesn't end, for example because another process traces it. If it ends later, init
+    /// reaps it like any orphan.
     fn go_on_without_its_end(&mut self, pid: i32, stop: Stop, members: Vec<i32>, turn: &mut Turn<'_>) {
         let name = &self.name;
         let text = format!(
-            "{name} (pid {pid}) still not ended 2 s after SIGKILL (does another process trace it?); going on without"
+            "{name} (pid {pid}) has not ended 2 s after SIGKILL (is another process tracing it?); continuing without it"
         );
         turn.tell(Line::warn(text).of(self.index).pid(pid));
         turn.process_ends(self.index);
@@ -515,7 +517,7 @@ impl Daemon {
         }
     }
 
-    /// Nobody is waited for any more.
+    /// There is nothing left to wait for.
     fn go_on(&mut self, turn: &mut Turn<'_>) {
         if self.stop().is_some_and(|stop| stop.after == After::Replacement) {
             self.start(turn);
@@ -546,7 +548,7 @@ impl Daemon {
                 Ok(Outcome::Held)
             }
             State::Stopping(..) | State::Clearing(_) if self.is_being_ended() => Err("it is stopping"),
-            _ => Err("it doesn't run"),
+            _ => Err("it isn't running"),
         }
     }
 
@@ -561,7 +563,10 @@ impl Daemon {
         let is_taken = match disposition {
             Disposition::Taken => true,
             Disposition::Unknown => {
-                let text = format!("/proc tells no signal masks here; SIG{signal} goes to {} at once", self.name);
+                let text = format!(
+                    "/proc shows no signal masks here; sending SIG{signal} to {} without checking for a handler",
+                    self.name
+                );
                 turn.tell(Line::warn(text).of(self.index));
                 true
             }
@@ -594,16 +599,16 @@ impl Daemon {
         turn.signal_ends(signal, Outcome::Delivered);
     }
 
-    /// A held signal ends with the process that it was for.
+    /// Drops the held signals when the process that they were for ends.
     fn drop_held(&mut self, turn: &mut Turn<'_>) {
         for held in self.held.drain(..) {
-            let text = format!("SIG{} was held for {} and ends with its process", held.signal, self.name);
+            let text = format!("SIG{} was held for {}; dropped, since that process has ended", held.signal, self.name);
             turn.tell(Line::warn(text).of(self.index));
             turn.signal_ends(held.signal, Outcome::Refused);
         }
     }
 
-    /// Its own process says something. (It has executed its command then, even if that is yet to be told.)
+    /// A message from its own process. (So it has executed its command, even if that wasn't reported yet.)
     pub(super) fn notify(&mut self, ready: bool, reloading: Option<u64>, errno: i32, turn: &mut Turn<'_>) {
         if !matches!(self.state, State::Starting(..) | State::Running(_)) {
             return;
@@ -621,7 +626,7 @@ impl Daemon {
         }
     }
 
-    /// Whether it waits for a READY=1 that a process other than its own may have sent by mistake, untold so far.
+    /// Whether it still waits for its READY=1 and the log hasn't warned yet that another process sent one.
     pub(super) fn may_be_misnotified(&self) -> bool {
         let is_up = matches!(self.state, State::Starting(..) | State::Running(_));
         self.notifies && is_up && !self.notified && !self.told_of_stranger
@@ -632,13 +637,13 @@ impl Daemon {
         let name = &self.name;
         let own = self.pid().unwrap_or(0);
         let text = format!(
-            "READY=1 came from pid {pid}, which isn't {name}'s own process (pid {own}): it doesn't count. Call sd_notify \
-             in that process itself: a script execs its program rather than run systemd-notify"
+            "READY=1 came from pid {pid}, which isn't {name}'s own process (pid {own}), so it doesn't count. Call sd_notify \
+             in that process itself; a script should exec its program instead of running systemd-notify"
         );
         turn.tell(Line::warn(text).of(self.index));
     }
 
-    /// A moment that [`Self::next`] named may have come.
+    /// The time that [`Self::next`] returned may have come.
     pub(super) fn time(&mut self, turn: &mut Turn<'_>) {
         let (name, daemon, now) = (&self.name, self.index, turn.now);
         let who = Who { daemon, name };
@@ -662,7 +667,7 @@ impl Daemon {
             },
             State::Clearing(clearing) => {
                 if clearing.look <= now {
-                    // The answer says when the next look is due.
+                    // The answer sets when the next check is due.
                     turn.act(Action::LookAtMembers { daemon, sid: clearing.sid });
                 }
                 clearing.stop.report(who, &named(&clearing.left), turn);

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::{Action, Disposition, End, Event, KILL, Line, Moment, Supervisor};
 use crate::table::Signal;
 
-/// What became of a kill(2).
+/// The result of a kill(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// It was sent.
@@ -29,7 +29,7 @@ pub struct Ended {
     pub oom_kills: u64,
 }
 
-/// What the actions are done to.
+/// What carries out the actions.
 pub trait System {
     /// The monotonic clock.
     fn now(&mut self) -> Moment;
@@ -38,25 +38,25 @@ pub trait System {
     fn start(&mut self, daemon: usize, generation: u64) -> Event;
     /// kill(2): a negative pid is a process group.
     fn kill(&mut self, pid: i32, signal: i32) -> Sent;
-    /// What became of the exec of a process that was started, if that is known by now and hasn't been told yet:
-    /// [`Event::Executed`] or [`Event::NotExecuted`]. Of one that has ended it is known.
+    /// Whether the exec of a started process worked, if that is known by now and wasn't reported before:
+    /// [`Event::Executed`] or [`Event::NotExecuted`]. Once the process has ended it is always known.
     fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event>;
     /// Sends a signal to a process, unless it has left this session by now.
     fn kill_member(&mut self, sid: i32, pid: i32, signal: i32);
-    /// The living processes of a session (zombies don't live), without its leader. None if its leader lives: then the
-    /// session is over, and its number was given to another one.
+    /// The live processes of a session (no zombies), without its leader. Empty if the leader lives: the old session is
+    /// gone then, and its number belongs to a new one.
     fn members(&mut self, sid: i32) -> Vec<i32>;
-    /// A child that has ended and isn't reaped yet, which it stays.
+    /// A child that has ended and isn't reaped yet. This doesn't reap it.
     fn ended(&mut self) -> Option<Ended>;
     /// Reaps a child that has ended.
     fn reap(&mut self, pid: i32);
     /// What a process would do with a signal.
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition;
-    /// Takes a line for init's log.
+    /// Writes a line to init's log.
     fn tell(&mut self, line: Line);
-    /// An event is about to be served. Only whoever judges the decisions needs to know.
+    /// Called before each event is handled; only the simulation's judge needs it.
     fn serving(&mut self, _: &Event) {}
-    /// An event was served: the status may have changed.
+    /// Called after each event: the status may have changed.
     fn changed(&mut self, core: &Supervisor);
 }
 
@@ -64,7 +64,7 @@ impl Supervisor {
     /// Takes in what has happened since the last time. Returns the code to exit with if nothing is left to supervise.
     ///
     /// Deaths come before anything that might signal: SIGCHLDs coalesce, and a pid is only ours until it is reaped.
-    /// What became of an exec comes before the death of its process.
+    /// The result of an exec comes before the death of its process.
     pub fn take(&mut self, system: &mut impl System, events: impl IntoIterator<Item = Event>) -> Option<i32> {
         let is_of_an_exec = |event: &Event| matches!(event, Event::Executed { .. } | Event::NotExecuted { .. });
         let (execs, events): (Vec<Event>, Vec<Event>) = events.into_iter().partition(is_of_an_exec);
@@ -74,7 +74,7 @@ impl Supervisor {
         }
         exit = self.take_ended(system).or(exit);
         for event in events {
-            // An exec that was done in time counts, even if nobody has read of it yet.
+            // An exec that succeeded in time counts, even if its report wasn't read yet.
             if matches!(event, Event::Stop | Event::Signal(_)) {
                 for (daemon, pid) in self.starting() {
                     exit = self.take_exec(system, daemon, pid).or(exit);
@@ -114,7 +114,7 @@ impl Supervisor {
         self.serve(system, event)
     }
 
-    /// Serves an event and all that follows from it.
+    /// Handles an event and everything that follows from it.
     fn serve(&mut self, system: &mut impl System, event: Event) -> Option<i32> {
         let mut exit = None;
         let mut queue = VecDeque::from([event]);
@@ -127,7 +127,7 @@ impl Supervisor {
                         queue.push_back(system.start(daemon, generation));
                     }
                     Action::Kill { pid, signal } => {
-                        // One that is gone already is told of by its end.
+                        // If it is gone already, its end will be reported.
                         if system.kill(pid, signal) == Sent::Refused {
                             queue.push_back(Event::NotSent { pid, signal });
                         }

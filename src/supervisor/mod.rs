@@ -1,7 +1,7 @@
 //! What init decides: events in, actions out. No clock, no system call, no global.
 //!
-//! The time comes with the event, as a point of the monotonic clock. A deadline lives in the state that it is for,
-//! so one of an earlier stop can't fire in a later one.
+//! The time comes with the event, as a point of the monotonic clock. Each deadline is stored in the state that it belongs to,
+//! so a deadline of an earlier stop can't fire in a later one.
 //!
 //! `daemon` is the life of one daemon and `stop` its end, `bundle` is what concerns them all, `driver` carries the actions out on a
 //! [`System`]: init itself, or the simulated kernel of the tests.
@@ -32,9 +32,9 @@ const CONT: i32 = 18;
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(i32),
-    /// By this signal.
+    /// This signal killed it.
     Signal(i32),
 }
 
@@ -47,13 +47,13 @@ impl fmt::Display for End {
     }
 }
 
-/// What a process would do with a signal, as `/proc/PID/status` tells.
+/// What a process would do with a signal, according to `/proc/PID/status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// It catches it (`SigCgt`), or blocks it among chosen ones (`SigBlk`, signalfd(2)).
+    /// It catches it (`SigCgt`), or blocks it and some others (`SigBlk`), as a process that uses signalfd(2) does.
     Taken,
     /// It blocks every signal, SIGSEGV too: as libc does for the length of a fork or of a thread's start, vfork(2)
-    /// until the child has executed. A signal that is sent meanwhile is served afterwards, by death.
+    /// until the child has executed. A signal that is sent meanwhile is delivered afterwards and kills it.
     Blocked,
     /// It does neither: the signal would kill it, or be lost.
     NotTaken,
@@ -64,21 +64,21 @@ pub enum Disposition {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Start the daemons. Signals that were pending before come before it.
+    /// Start the daemons. Signals that were already pending are delivered as events before this one.
     Begin,
     /// TERM, INT or QUIT.
     Stop,
-    /// A wired signal, or one that could be wired.
+    /// A signal that has a rule, or could have one.
     Signal(Signal),
-    /// The fork of a start worked. What became of the exec comes as [`Event::Executed`] or [`Event::NotExecuted`].
+    /// The fork of a start worked. Whether its exec worked comes later, as [`Event::Executed`] or [`Event::NotExecuted`].
     Started {
         /// Which daemon.
         daemon: usize,
         /// Its process, which leads a session and a process group of its own.
         pid: i32,
     },
-    /// The close-on-exec pipe of a start was closed without a word: the command runs. (Or the child was killed before
-    /// its exec, which looks the same; its end follows.)
+    /// The close-on-exec pipe of a start was closed without a report: the command runs. (If the child was killed
+    /// before its exec, that looks the same; its end follows.)
     Executed {
         /// Which daemon.
         daemon: usize,
@@ -111,7 +111,7 @@ pub enum Event {
         pid: i32,
         /// How it ended.
         end: End,
-        /// How many OOM kills the memory cgroup has counted since init last looked. It looks if the end is signal 9.
+        /// How many OOM kills the memory cgroup has counted since init last looked. 0 unless signal 9 killed the child.
         oom_kills: u64,
     },
     /// The answer to an [`Action::Kill`] that the kernel refused.
@@ -127,7 +127,7 @@ pub enum Event {
         daemon: usize,
         /// The session: the pid of the process that led it.
         sid: i32,
-        /// Its living processes (a zombie doesn't live), without its leader.
+        /// Its live processes (no zombies), without its leader.
         pids: Vec<i32>,
     },
     /// The answer to [`Action::LookAtMask`].
@@ -154,25 +154,25 @@ pub enum Event {
         /// The sender's session (getsid(2)) at the receipt; `None` if the sender is gone already.
         session: Option<i32>,
     },
-    /// A moment that [`Supervisor::next`] named has come.
+    /// The time that [`Supervisor::next`] returned has come.
     Time,
 }
 
-/// How loud a line of init's log is.
+/// The level of a line in init's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Of interest only to somebody who looks for something.
+    /// Useful only for troubleshooting.
     Debug,
-    /// Everyday.
+    /// Normal operation.
     Info,
-    /// Something was not as asked for.
+    /// Something did not go as requested.
     Warn,
 }
 
-/// A line for init's log. What stands beside its text is in the text too, for a program that reads the log.
+/// A line for init's log. The other fields repeat what the text says, for programs that read the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How loud it is.
+    /// Its level.
     pub level: Level,
     /// What it says.
     pub text: String,
@@ -220,7 +220,7 @@ impl Line {
 pub enum Action {
     /// Start the daemon; answered by [`Event::Started`] or [`Event::StartFailed`].
     Start(usize),
-    /// Send a signal to a process that is not reaped yet; answered by [`Event::NotSent`] where that is refused.
+    /// Send a signal to a process that is not reaped yet; answered by [`Event::NotSent`] if the kernel refuses.
     Kill {
         /// The process.
         pid: i32,
@@ -240,14 +240,14 @@ pub enum Action {
         /// The signal's number.
         signal: i32,
     },
-    /// Tell which processes of a session are left; answered by [`Event::Members`].
+    /// List the remaining processes of a session; answered by [`Event::Members`].
     LookAtMembers {
         /// For which daemon.
         daemon: usize,
         /// The session.
         sid: i32,
     },
-    /// Tell what a process would do with a signal; answered by [`Event::Mask`].
+    /// Find out what a process would do with a signal; answered by [`Event::Mask`].
     LookAtMask {
         /// For which daemon.
         daemon: usize,
@@ -265,15 +265,15 @@ pub enum Action {
 /// What status shows of one daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// What it does.
+    /// Its state.
     pub state: DaemonState,
     /// Its process.
     pub pid: Option<i32>,
-    /// When that was started.
+    /// When that process was started.
     pub since: Option<Moment>,
-    /// Counts its starts.
+    /// How often it was started.
     pub generation: u64,
-    /// Counts those by request.
+    /// How many of those were requested.
     pub restarts: u64,
     /// How its last process ended.
     pub last_exit: Option<LastExit>,

@@ -5,38 +5,38 @@ use std::time::Duration;
 use super::bundle::Turn;
 use super::{Action, CONT, KILL, Line, Moment, TERM};
 
-/// How long init waits for the end of what it has killed.
+/// How long init waits for a process to end after it has sent SIGKILL.
 const GIVE_UP: Duration = Duration::from_secs(2);
-/// How soon a session is looked at again; twice as late each time, up to the second.
+/// The first and the longest pause between two looks at a session; it doubles each time.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LONGEST_LOOK: Duration = Duration::from_millis(40);
-/// How often a stop says whom it waits for.
+/// How often a stop logs which processes it waits for.
 const REPORT: Duration = Duration::from_secs(3);
-/// How many pids a line of the log names.
+/// How many pids a log line lists.
 const NAMED: usize = 10;
 
-/// Whose stop it is.
+/// The daemon that is being stopped.
 #[derive(Clone, Copy)]
 pub(super) struct Who<'a> {
     pub(super) daemon: usize,
     pub(super) name: &'a str,
 }
 
-/// How far a stop is.
+/// The phase that a stop has reached.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stop {
     pub(super) phase: Phase,
     pub(super) after: After,
-    /// When it was begun, and when it says next whom it waits for.
+    /// When it began, and when it next logs which processes it waits for.
     since: Moment,
     pub(super) report: Moment,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
-    /// Whoever is left at the deadline is killed.
+    /// What is left at the deadline is killed.
     Asked { deadline: Moment },
-    /// Init goes on at this moment, whoever is left. `asked`: there was a TERM before the KILL.
+    /// Init stops waiting at `give_up`, even if processes are left. `asked`: a TERM was sent before the KILL.
     Killed { asked: bool, give_up: Moment },
 }
 
@@ -57,18 +57,18 @@ pub(super) struct Clearing {
     /// Until its leader is reaped, the numbers of session and group can't have been given to anybody else.
     pub(super) is_leader_reaped: bool,
     pub(super) stop: Stop,
-    /// Who was there at the last look, without those whose end init has seen since.
+    /// The processes found at the last look, without those whose end init has seen since.
     pub(super) left: Vec<i32>,
-    /// Who has had the signal of this phase.
+    /// Who has had the signal of this phase, in order.
     signalled: Vec<i32>,
-    /// `None`: nobody was killed. Else how many were killed after the log has told of the first ones.
+    /// `None`: none was killed. Otherwise, how many were killed after the log named the first ones.
     more_killed: Option<usize>,
     pub(super) look: Moment,
     pause: Duration,
 }
 
 impl Phase {
-    /// After a signal at `now` that a process can't refuse.
+    /// The phase after a SIGKILL at `now`.
     pub(super) fn killed(now: Moment, asked: bool) -> Self {
         Self::Killed { asked, give_up: now + GIVE_UP }
     }
@@ -90,7 +90,7 @@ impl Stop {
         Self { phase, after, since: now, report: now + REPORT }
     }
 
-    /// Everybody who is left gets SIGKILL now.
+    /// Switches to SIGKILL for everything that is left.
     pub(super) fn killed(self, now: Moment) -> Self {
         Self { phase: Phase::killed(now, self.phase.was_asked()), ..self }
     }
@@ -103,7 +103,7 @@ impl Stop {
         self.report += lost;
     }
 
-    /// Says whom a stop that takes long waits for.
+    /// Logs what a long stop is still waiting for.
     pub(super) fn report(&mut self, who: Who<'_>, whom: &str, turn: &mut Turn<'_>) {
         if self.report > turn.now {
             return;
@@ -114,9 +114,9 @@ impl Stop {
         let left = seconds(self.phase.due().saturating_sub(turn.now));
         let next = match self.phase {
             Phase::Asked { .. } => format!("KILL follows in {left}"),
-            Phase::Killed { .. } => format!("it was killed, and init goes on in {left}"),
+            Phase::Killed { .. } => format!("it was killed; init continues without it in {left}"),
         };
-        let text = format!("waiting for {} to end since {waits}: {whom} is left; {next}", who.name);
+        let text = format!("still waiting for {} to end after {waits}: {whom}; {next}", who.name);
         turn.tell(Line::info(text).of(who.daemon));
     }
 }
@@ -128,7 +128,9 @@ impl Clearing {
     }
 
     /// Sends the members their signals. True once there is nobody to wait for any more.
-    pub(super) fn is_done(&mut self, who: Who<'_>, pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
+    pub(super) fn is_done(&mut self, who: Who<'_>, mut pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
+        // There may be thousands of them, and PID 1 has other things to do: they are looked up by halves.
+        pids.sort_unstable();
         let is_first = !std::mem::replace(&mut self.is_leader_reaped, true);
         if let Phase::Asked { deadline } = self.stop.phase
             && deadline <= turn.now
@@ -138,29 +140,35 @@ impl Clearing {
             self.signalled.clear();
         }
         // A pid that is gone may come again, as another process.
-        self.signalled.retain(|pid| pids.contains(pid));
-        let new: Vec<i32> = pids.iter().copied().filter(|pid| !self.signalled.contains(pid)).collect();
+        self.signalled.retain(|pid| pids.binary_search(pid).is_ok());
+        let new: Vec<i32> = pids.iter().copied().filter(|pid| self.signalled.binary_search(pid).is_err()).collect();
         match self.stop.phase {
             Phase::Asked { .. } if !new.is_empty() => self.ask(who, &new, is_first, turn),
             Phase::Asked { .. } => {}
             Phase::Killed { .. } => self.kill(who, &new, is_first, turn),
         }
         if is_first {
-            // Nobody was seen: whoever forked during the look is at least not left in the group.
+            // None was seen. A process that was forked during the look is at least killed if it is in the group.
             if pids.is_empty() && matches!(self.stop.phase, Phase::Asked { .. }) {
                 turn.act(Action::KillGroup(self.sid));
             }
             turn.act(Action::Reap(self.sid));
         }
+        self.signalled.extend(new);
+        self.signalled.sort_unstable();
         let is_given_up = matches!(self.stop.phase, Phase::Killed { give_up, .. } if give_up <= turn.now);
         if pids.is_empty() || is_given_up {
             if let Some(more) = self.more_killed.filter(|more| *more > 0) {
                 let were = if more == 1 { "was" } else { "were" };
-                let text = format!("{} of {} came up meanwhile, and {were} killed too", processes(more), who.name);
+                let text = format!("{} of {} appeared meanwhile and {were} killed too", processes(more), who.name);
                 turn.tell(Line::warn(text).of(who.daemon));
             }
             if !pids.is_empty() {
-                let text = format!("{} of {} still not gone 2 s after SIGKILL; going on", named(&pids), who.name);
+                let text = format!(
+                    "{} of {} still not gone 2 s after SIGKILL; continuing without waiting",
+                    named(&pids),
+                    who.name
+                );
                 turn.tell(Line::warn(text).of(who.daemon));
             }
             return true;
@@ -180,10 +188,9 @@ impl Clearing {
             turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: TERM });
             turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: CONT });
         }
-        self.signalled.extend(new);
     }
 
-    /// The end of a process that is no daemon's: it may be the last that is waited for here.
+    /// An orphan has ended, which may be the last process that this stop waits for.
     pub(super) fn orphan_ended(&mut self, pid: i32, now: Moment) {
         let count = self.left.len();
         self.left.retain(|left| *left != pid);
@@ -210,7 +217,6 @@ impl Clearing {
             let were = if new.len() == 1 { "was left and was killed" } else { "were left and were killed" };
             turn.tell(Line::warn(format!("{} of {} {were}", named(new), who.name)).of(who.daemon));
         }
-        self.signalled.extend(new);
         self.pause = FIRST_LOOK;
     }
 }
@@ -219,7 +225,7 @@ pub(super) fn processes(count: usize) -> String {
     if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
 }
 
-/// How many they are, and which.
+/// Their number and their pids.
 pub(super) fn named(pids: &[i32]) -> String {
     let names: Vec<String> = pids.iter().take(NAMED).map(ToString::to_string).collect();
     let more = if pids.len() > NAMED { ", …" } else { "" };

@@ -292,7 +292,7 @@ fn what_a_killed_member_has_forked_is_killed_too_and_nobody_twice() {
     let actions = acts(init.handle(at(6), left(0, 10, &[13, 15])));
     assert_eq!(actions, [Action::KillGroup(10), member(10, 15, KILL)]);
     let actions = init.handle(at(11), left(0, 10, &[]));
-    assert_eq!(told(&actions), ["1 process of alpha came up meanwhile, and was killed too"]);
+    assert_eq!(told(&actions), ["1 process of alpha appeared meanwhile and was killed too"]);
     assert_eq!(init.next(), None);
 }
 
@@ -314,7 +314,7 @@ fn a_daemon_whose_end_never_comes_is_replaced_2_s_after_its_kill_and_its_end_is_
     assert_eq!(acts(pass(&mut init, 9999)), [kill(11, KILL)]);
     assert_eq!(acts(init.handle(at(10_000), Event::Time)), [look(1, 11)]);
     let actions = init.handle(at(10_000), left(1, 11, &[]));
-    assert!(told(&actions)[0].contains("does another process trace it?"), "{actions:?}");
+    assert!(told(&actions)[0].contains("is another process tracing it?"), "{actions:?}");
     assert_eq!(acts(actions), [Action::KillGroup(11), Action::Start(1)]);
     up(&mut init, 10_000, 1, 12);
     assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), [Action::Reap(11)]);
@@ -341,8 +341,8 @@ fn a_stop_that_takes_long_says_every_3_s_whom_it_waits_for() {
     assert_eq!(
         told(&actions),
         [
-            "waiting for beta to end since 3 s: pid 11 is left; KILL follows in 5 s",
-            "waiting for beta to end since 6 s: pid 11 is left; KILL follows in 2 s",
+            "still waiting for beta to end after 3 s: pid 11; KILL follows in 5 s",
+            "still waiting for beta to end after 6 s: pid 11; KILL follows in 2 s",
         ]
     );
 }
@@ -357,6 +357,15 @@ fn a_pause_takes_nothing_from_a_grace() {
     assert!(told(&actions)[0].contains("init could not run for 9.0 s"), "{actions:?}");
     assert!(acts(pass(&mut init, 16_999)).is_empty());
     assert_eq!(acts(pass(&mut init, 17_000)), [kill(11, KILL)]);
+}
+
+#[test]
+fn a_look_at_very_many_members_that_takes_long_is_no_pause() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = init.handle(at(100), ended(11, End::Code(0)));
+    let actions = init.handle(at(1100), left(1, 11, &[12]));
+    assert!(told(&actions).iter().all(|line| !line.contains("could not run")), "{actions:?}");
 }
 
 #[test]
@@ -801,7 +810,7 @@ fn rtmin_3_asks_for_a_shutdown_unless_it_is_wired() {
 fn a_signal_that_is_not_wired_changes_nothing_and_the_log_warns_of_an_inherited_stopsignal() {
     let mut init = running();
     let actions = init.handle(at(0), Event::Signal(Signal::USR2));
-    let text = "SIGUSR2 isn't wired to anything; nothing was done. If `docker stop` sent it, the image sets STOPSIGNAL: \
+    let text = "SIGUSR2 has no signal rule; nothing was done. If `docker stop` sent it, the image sets STOPSIGNAL: \
                 set it to SIGTERM";
     assert_eq!(actions, [Action::Tell(Line::warn(text.to_owned()))]);
 }
@@ -836,7 +845,7 @@ fn a_daemon_that_exits_0_within_a_second_of_its_start_gets_a_hint_that_it_must_n
 fn a_reaped_orphan_is_told_at_debug_with_its_pid_and_how_it_ended() {
     let end = End::Signal(11);
     let actions = running().handle(at(1), ended(99, end));
-    let text = "reaped pid 99, which is no daemon's: it was killed by signal 11".to_owned();
+    let text = "reaped orphan (pid 99): it was killed by signal 11".to_owned();
     assert_eq!(actions, [Action::Reap(99), Action::Tell(Line::debug(text).pid(99).end(end))]);
 }
 

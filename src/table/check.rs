@@ -1,4 +1,4 @@
-//! What the parser read becomes a checked table, or the first thing that is wrong with it.
+//! Turns the parser's result into a checked table, or returns the first error.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ const MAX_PATH: usize = 4095;
 /// The longest name of a file that leaves room for `.sidecar-other.` before it.
 const MAX_FILE_NAME: usize = 255 - ".sidecar-other.".len();
 
-/// An error with the place that it is about, before the text's lines are counted.
+/// An error and the byte range that it is about; the line number comes later.
 type At<T> = Result<T, (Range<usize>, String)>;
 
 #[derive(Deserialize)]
@@ -81,7 +81,7 @@ pub(super) fn table(text: &str, source: &str) -> Result<Table, TableError> {
     let at = |(span, message): (Range<usize>, String)| {
         TableError::new(source, Some(line_of(text.as_bytes(), span.start)), &message)
     };
-    // The parser would name the key after which it stands, and nobody sees it in an editor.
+    // The parser would only name the key before it, and editors don't show a NUL.
     if let Some(nul) = text.find('\0') {
         return Err(at((nul..nul, "a NUL byte; a daemon table is text".to_owned())));
     }
@@ -96,7 +96,7 @@ fn checked(raw: RawTable) -> At<Table> {
     let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g))?;
     let output = raw.output.as_ref().map_or(Ok(Output::default()), check_output)?;
     if let Some(one_more) = raw.daemon.get(MAX_DAEMONS) {
-        let message = format!("{} daemons are out of range; a table holds at most {MAX_DAEMONS}", raw.daemon.len());
+        let message = format!("{} daemons are too many; a table holds at most {MAX_DAEMONS}", raw.daemon.len());
         return Err((one_more.name.span(), message));
     }
     let mut daemons: Vec<Daemon> = Vec::with_capacity(raw.daemon.len());
@@ -111,7 +111,7 @@ fn checked(raw: RawTable) -> At<Table> {
         if let Some(config) = &daemon.config
             && let Some(other) = files.insert(config.path.clone(), daemon.name.clone())
         {
-            return Err((span, format!("config.path is that of {other:?} too; give each daemon a file of its own")));
+            return Err((span, format!("config.path is also that of {other:?}; give each daemon its own file")));
         }
         daemons.push(daemon);
     }
@@ -145,7 +145,7 @@ fn duration(key: &str, text: &Spanned<String>) -> At<Duration> {
         let message = if unit.len() < spelled.len() && matches!(unit, "ms" | "s" | "m") {
             format!("{key} = {spelled:?} is out of range; the longest is a week, \"10080m\"")
         } else {
-            format!("{key} = {spelled:?} is no duration; write a whole number and ms, s or m, as in \"8s\"")
+            format!("{key} = {spelled:?} is not a duration; write a whole number and ms, s or m, as in \"8s\"")
         };
         (text.span(), message)
     })
@@ -170,7 +170,7 @@ fn check_command(key: &str, command: &[String], span: &Range<usize>) -> At<()> {
             wrong(format!("{key} has a NUL byte, which no argument can hold; take it out"))
         }
         Some(_) if command.iter().any(|arg| arg.len() > MAX_ARGUMENT) => wrong(format!(
-            "{key} has an argument out of range; the kernel takes at most {MAX_ARGUMENT} bytes: put it into a file"
+            "{key} has an argument that is too long; the kernel takes at most {MAX_ARGUMENT} bytes: put it into a file"
         )),
         Some(_) if command.iter().map(|arg| arg.len() + 9).sum::<usize>() > MAX_ARGUMENTS => {
             wrong(format!("{key} has more arguments than the kernel takes; put them into a file"))
@@ -184,11 +184,11 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
     let mut bytes = name.bytes();
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if !bytes.next().is_some_and(word) || !bytes.all(|b| word(b) || b == b'-') {
-        let message = format!("{name:?} is no daemon's name; use a-z, 0-9 and -, not - first");
+        let message = format!("{name:?} is not a valid daemon name; use a-z, 0-9 and -, and don't start with -");
         return Err((raw.name.span(), message));
     }
     if name.len() > MAX_NAME {
-        let message = format!("name is {} bytes long, out of range; use at most {MAX_NAME}", name.len());
+        let message = format!("name is too long ({} bytes); use at most {MAX_NAME}", name.len());
         return Err((raw.name.span(), message));
     }
     check_command("command", raw.command.get_ref(), &raw.command.span())?;
@@ -196,7 +196,7 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
     for signal in &raw.ignore {
         let Some(known) = Signal::from_name(signal.get_ref()) else {
             let message = format!(
-                "{:?} is no signal that can be ignored; write it as in \"HUP\" or \"RTMIN+1\"",
+                "{:?} is not a signal that can be ignored; write it as in \"HUP\" or \"RTMIN+1\"",
                 signal.get_ref()
             );
             return Err((signal.span(), message));
@@ -230,17 +230,17 @@ fn check_path(path: &str) -> Result<(), String> {
         return Err(format!("config.path = {path:?} names no file; write its absolute path"));
     }
     if path.split('/').any(|part| part == "..") {
-        // Two spellings of one file would pass for two files.
-        return Err(format!("config.path = {path:?} goes back by `..`; write the path without it"));
+        // Otherwise two spellings of one path would count as two files.
+        return Err(format!("config.path = {path:?} contains `..`; write the path without it"));
     }
     if path.len() > MAX_PATH || file.len() > MAX_FILE_NAME {
         return Err(format!(
-            "config.path is out of range; use at most {MAX_PATH} bytes, and {MAX_FILE_NAME} for the file's name"
+            "config.path is too long; use at most {MAX_PATH} bytes, and {MAX_FILE_NAME} for the file's name"
         ));
     }
     let is_record = file.starts_with('.') && file.ends_with(".sidecar");
     if is_record || file.starts_with(".sidecar-") {
-        return Err(format!("config.path = {path:?} is a name that sidecar gives to files of its own; use another"));
+        return Err(format!("config.path = {path:?} has a name that sidecar reserves for its own files; use another"));
     }
     Ok(())
 }
@@ -250,7 +250,10 @@ fn check_ready(raw: Spanned<RawReady>) -> At<Ready> {
     let ready = match raw.into_inner() {
         RawReady { tcp: Some(addr), http: None, exec: None, notify: None } => {
             addr.parse().map(Ready::Tcp).map_err(|_| {
-                (span.clone(), format!("ready.tcp = {addr:?} is no address; write IP:PORT, as in \"127.0.0.1:8888\""))
+                (
+                    span.clone(),
+                    format!("ready.tcp = {addr:?} is not an address; write IP:PORT, as in \"127.0.0.1:8888\""),
+                )
             })
         }
         RawReady { tcp: None, http: Some(url), exec: None, notify: None } => parse_http(&url).ok_or_else(|| {
@@ -290,11 +293,11 @@ fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
     let span = raw.span();
     let Some(signal) = Signal::from_name(name.get_ref()) else {
         let message =
-            format!("{:?} is no signal; write HUP, USR1, USR2, RTMIN+N (N from 0 to 30) or WINCH", name.get_ref());
+            format!("{:?} is not a signal; write HUP, USR1, USR2, RTMIN+N (N from 0 to 30) or WINCH", name.get_ref());
         return Err((name.span(), message));
     };
     if !signal.is_wireable() {
-        return Err((name.span(), format!("{signal} can't be wired; use HUP, USR1, USR2, RTMIN+N or WINCH")));
+        return Err((name.span(), format!("{signal} can't have a rule; use HUP, USR1, USR2, RTMIN+N or WINCH")));
     }
     let raw = raw.into_inner();
     let always = match raw.when.as_deref() {
@@ -303,7 +306,7 @@ fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
         Some(other) => {
             return Err((
                 span,
-                format!("when = {other:?} has no meaning here; only a forward takes when = \"always\""),
+                format!("when = {other:?} is not allowed here; only a forward takes when = \"always\""),
             ));
         }
     };
@@ -318,7 +321,7 @@ fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
     let Some(daemon) = daemons.iter().position(|d| d.name == target) else {
         return Err((
             span,
-            format!("{signal} is wired to {target:?}, which is no daemon of this table; name one that is"),
+            format!("{signal} names {target:?}, which is not a daemon in this table; name one that is"),
         ));
     };
     Ok(SignalRule { signal, action, daemon })

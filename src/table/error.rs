@@ -1,4 +1,4 @@
-//! Why a text is no table: one line that names the file, the line and the fix.
+//! Why a text is not a valid table: one line with the file, the line and the fix.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,22 +7,22 @@ use crate::text::one_line;
 
 use super::signal::Signal;
 
-/// The longest error, in characters. What a table quotes may be much longer; the middle of the error goes then, since
-/// what is wrong stands at its beginning and the fix at its end.
+/// The longest error, in characters. A text that it quotes may be much longer; then the middle is cut out, since the
+/// problem is named at the beginning and the fix at the end.
 const MAX_CHARS: usize = 400;
-/// The parser refuses keys of this many parts, and says neither where nor why.
+/// The parser refuses keys with this many parts, without saying where or why.
 const MAX_KEY_PARTS: usize = 80;
 /// How serde shows a date to those who don't expect one.
 const DATE: &str = "$__toml_private_datetime";
 
-/// Why a text is no table.
+/// Why a text is not a valid table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TableError {
     /// The file's name, or [`super::BUILT_IN_NAME`].
     pub source: String,
     /// Counted from 1; `None` if no one line is wrong.
     pub line: Option<usize>,
-    /// What is wrong and how to fix it. Holds nothing that a terminal would act on, and is bounded.
+    /// What is wrong and how to fix it. Has no control characters, and a bounded length.
     pub message: String,
 }
 
@@ -42,7 +42,7 @@ impl TableError {
         Self { source: source.to_owned(), line, message: shortened(&one_line(message)) }
     }
 
-    /// What the TOML parser says, with the line that it may not know and with what to write instead.
+    /// The TOML parser's message, with the line if the parser doesn't know it, and with what to write instead.
     pub(super) fn from_toml(error: &toml::de::Error, text: &str, source: &str) -> Self {
         let line = match error.span() {
             Some(span) => Some(line_of(text.as_bytes(), span.start)),
@@ -60,7 +60,7 @@ pub(super) fn line_of(text: &[u8], offset: usize) -> usize {
     1 + text.iter().take(offset).filter(|b| **b == b'\n').count()
 }
 
-/// The line of such a key: before a `=` or in a header as a rule, within an inline table else.
+/// The line of a key with too many parts: usually before a `=` or in a header, otherwise in an inline table.
 fn deep_key(text: &str) -> Option<usize> {
     let is_deep = |part: &str| !part.trim_start().starts_with('#') && part.matches('.').count() + 1 >= MAX_KEY_PARTS;
     let is_key = |line: &str| is_deep(line.split('=').next().unwrap_or_default());
@@ -77,10 +77,10 @@ fn shortened(message: &str) -> String {
     message.chars().take(half).chain(" ... ".chars()).chain(end).collect()
 }
 
-/// The parser's words, with what to write instead if they only name its own types.
+/// The parser's message, with what to write instead if it only names the parser's own types.
 fn with_fix(message: &str, value: &str, line: &str) -> String {
     if message == "duplicate key" {
-        return "this key is there already; keep one of the two".to_owned();
+        return "this key is already set; keep one of the two".to_owned();
     }
     if message == "recursion limit" || message.starts_with("cannot recurse") {
         return format!("nested too deeply; no key of a daemon table has {MAX_KEY_PARTS} parts or levels");
@@ -105,7 +105,7 @@ fn with_fix(message: &str, value: &str, line: &str) -> String {
     format!("{message}; {fix}")
 }
 
-/// What is written instead of a key that Docker Compose has.
+/// The key to write instead of one from Docker Compose.
 fn of_another_format(message: &str) -> Option<&'static str> {
     match message.strip_prefix("unknown field `")?.strip_suffix('`')? {
         "stop_grace_period" => Some("write grace"),
@@ -118,19 +118,19 @@ fn of_another_format(message: &str) -> Option<&'static str> {
 fn fix_of(line: &str) -> Option<&'static str> {
     let key = line.split('=').next().unwrap_or_default().trim();
     Some(match key {
-        "name" => r#"write a string, as "proxy""#,
-        "command" | "check" | "exec" => r#"write an array of strings, as ["/bin/a", "--x"]: there is no shell"#,
-        "ignore" => r#"write an array of strings, as ["HUP"]"#,
-        "grace" | "settle" => r#"write a duration in quotes, as "8s""#,
+        "name" => r#"write a string, like "proxy""#,
+        "command" | "check" | "exec" => r#"write an array of strings, like ["/bin/a", "--x"]: there is no shell"#,
+        "ignore" => r#"write an array of strings, like ["HUP"]"#,
+        "grace" | "settle" => r#"write a duration in quotes, like "8s""#,
         "output" => r#"write "prefix" or "json""#,
         "ready" => {
             r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
         }
         "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
-        "signals" | "[[signals]]" => r#"write [signals] and below it lines as USR1 = { restart = "NAME" }"#,
+        "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
         "daemon" => "write [[daemon]]",
         _ if key.starts_with("[daemon") => "write [[daemon]]",
-        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, as "RTMIN+1""#,
+        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, like "RTMIN+1""#,
         _ if Signal::from_name(key.trim_matches('"')).is_some() => {
             r#"write { restart = "NAME" } or { forward = "NAME" }"#
         }

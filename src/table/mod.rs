@@ -17,11 +17,11 @@ pub use check::parse_duration;
 pub use error::TableError;
 pub use signal::Signal;
 
-/// The table that is used where no file replaces it.
+/// The table that is used if no file replaces it.
 pub const BUILT_IN: &str = include_str!("../../bundle/daemons.toml");
 /// The name under which [`BUILT_IN`] appears in errors and in `check`.
 pub const BUILT_IN_NAME: &str = "built-in table";
-/// Replaces the built-in table whole where it exists.
+/// If this file exists, it replaces the whole built-in table.
 pub const DEFAULT_PATH: &str = "/etc/sidecar/daemons.toml";
 /// The largest file that is read as a table, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -32,14 +32,14 @@ pub const MAX_NAME: usize = 63;
 /// The longest duration: a week.
 pub const MAX_DURATION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What a wired signal does.
+/// What a signal rule does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Stop that daemon and start its replacement in the same slot.
     Restart,
     /// Send the signal on to that daemon's process.
     Forward {
-        /// Send at once, without a look at whether the daemon catches it (`when = "always"`).
+        /// Send at once, without checking whether the daemon catches it (`when = "always"`).
         always: bool,
     },
 }
@@ -49,16 +49,16 @@ pub enum Action {
 pub struct SignalRule {
     /// The signal that init receives.
     pub signal: Signal,
-    /// What init does then.
+    /// What init does when it receives it.
     pub action: Action,
-    /// The daemon it is done to, as an index into [`Table::daemons`].
+    /// The daemon that it applies to, as an index into [`Table::daemons`].
     pub daemon: usize,
 }
 
 /// [`SignalRule`] by its older name.
 pub type Wire = SignalRule;
 
-/// How it is told that a daemon is ready to serve.
+/// How to tell whether a daemon is ready to serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ready {
@@ -68,7 +68,7 @@ pub enum Ready {
     Http {
         /// Where the server listens.
         addr: SocketAddr,
-        /// What follows the authority in the URL, at least `/`.
+        /// The URL's path, at least `/`.
         path: String,
     },
     /// The command exits 0.
@@ -80,19 +80,19 @@ pub enum Ready {
 /// The file that a daemon reads its rules from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// Where it lies in the bundle; absolute.
+    /// Its absolute path in the bundle.
     pub path: PathBuf,
-    /// The daemon's own checker, `{}` standing for the file; `None`: unchecked.
+    /// The daemon's own checker, with `{}` in place of the file; `None`: unchecked.
     pub check: Option<Vec<String>>,
 }
 
 /// How init writes what daemons print, and its own log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Output {
-    /// Text, each line behind `[NAME] `.
+    /// Text, each line after `[NAME] `.
     #[default]
     Prefix,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -105,11 +105,11 @@ pub struct Daemon {
     pub command: Vec<String>,
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
-    /// Signals that it is started with ignored.
+    /// Signals that are ignored when it starts.
     pub ignore: Vec<Signal>,
     /// Its rules.
     pub config: Option<Config>,
-    /// How its readiness is told; `None`: it is ready while its process lives.
+    /// How to tell whether it is ready; `None`: it is ready while its process lives.
     pub ready: Option<Ready>,
     /// How long it must stay ready before a change counts as live.
     pub settle: Duration,
@@ -120,7 +120,7 @@ pub struct Daemon {
 pub struct Table {
     /// In start order; never empty, and at most [`MAX_DAEMONS`].
     pub daemons: Vec<Daemon>,
-    /// At most one a signal, ordered by signal.
+    /// At most one per signal, ordered by signal.
     pub wiring: Vec<SignalRule>,
     /// How lines are written.
     pub output: Output,
@@ -136,16 +136,16 @@ impl Table {
     /// Reads and checks a table; `source` is the name that errors show.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its line and how to fix it.
+    /// The first error, with its line and how to fix it.
     pub fn parse(text: &str, source: &str) -> Result<Self, TableError> {
         check::table(text, source)
     }
 
     /// The table that `init` and `check` use: `named` if a file was named (it must exist then), else
-    /// [`DEFAULT_PATH`] if it is there, else [`BUILT_IN`]. Also tells where it came from.
+    /// [`DEFAULT_PATH`] if it is there, else [`BUILT_IN`]. Also returns where it came from.
     ///
     /// # Errors
-    /// A file that is there but can't be read or is no table: never the built-in table instead.
+    /// The file exists but can't be read or is not a valid table. The built-in table is never used in its place.
     pub fn load(named: Option<&Path>) -> Result<(Self, String), TableError> {
         let (path, must_exist) = named.map_or((Path::new(DEFAULT_PATH), false), |p| (p, true));
         let source = path.display().to_string();
@@ -157,10 +157,10 @@ impl Table {
             Err(e) => {
                 let hint = match e.kind() {
                     io::ErrorKind::IsADirectory => {
-                        "; docker makes a directory of a bind mount whose source is missing: create the file, then the container anew"
+                        "; docker creates a directory if a bind mount's source is missing: create the file, then recreate the container"
                     }
                     io::ErrorKind::NotFound => "; create it, or name another with --config or SIDECAR_CONFIG",
-                    io::ErrorKind::PermissionDenied => "; let the user that init runs as read it",
+                    io::ErrorKind::PermissionDenied => "; make it readable for the user that init runs as",
                     _ => "",
                 };
                 return Err(TableError::new(&source, None, &format!("cannot read the daemon table: {e}{hint}")));

@@ -1,17 +1,17 @@
-//! The signals that a table may name, and which of them `[signals]` may give a rule.
+//! The signals that a table may name, and which of them may have a rule in `[signals]`.
 
 use std::fmt;
 
 /// A signal that the table may name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Signal {
-    /// One with a number that POSIX or Linux fixes, by its index in [`FIXED`].
+    /// A signal with a fixed number, by its index in [`FIXED`].
     Fixed(u8),
-    /// `RTMIN+N`; the number of RTMIN is libc's to tell.
+    /// `RTMIN+N`; libc decides the number of RTMIN.
     RealTime(u8),
 }
 
-/// Name, number on Linux (the same on `x86_64` and aarch64: signal(7)), and whether `[signals]` may wire it.
+/// Name, number on Linux (the same on `x86_64` and aarch64: signal(7)), and whether `[signals]` may give it a rule.
 const FIXED: [(&str, i32, bool); 15] = [
     ("HUP", 1, true),
     ("INT", 2, false),
@@ -51,7 +51,7 @@ impl Signal {
         }
         let digits = name.strip_prefix("RTMIN+")?;
         let n: u8 = digits.parse().ok()?;
-        // Spelled in one way only: `RTMIN+01` beside `RTMIN+1` would wire one signal twice.
+        // Only one spelling: `RTMIN+01` beside `RTMIN+1` would give one signal two rules.
         (n.to_string() == digits && i32::from(n) <= RTMAX - RTMIN).then_some(Self::RealTime(n))
     }
 
@@ -74,7 +74,7 @@ impl Signal {
         }
     }
 
-    /// Whether `[signals]` may wire it: a signal that means something else to an init stays with that.
+    /// Whether `[signals]` may give it a rule: not if it already has a meaning for init.
     #[must_use]
     pub fn is_wireable(self) -> bool {
         match self {

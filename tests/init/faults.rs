@@ -1,8 +1,8 @@
-//! The kernel fails init: each call that it makes, at each of its occurrences, once (strace(1), `-e inject`). init lives,
-//! its daemons live, what was asked for is served or told as failed, and the next request is served. At its start it
-//! comes up, telling what it had to leave out, or says why it can't and leaves nothing behind; a shutdown ends.
+//! Each system call of init fails once, at each of its occurrences (strace(1), `-e inject`). init and its daemons survive,
+//! the request is served or logged as failed, and the next request is served. A start succeeds and logs what it had to
+//! leave out, or it says why it can't and leaves nothing behind; a shutdown ends.
 //!
-//! A sample is walked; `INIT_FAULTS=all` walks them all.
+//! By default a sample is tried; `INIT_FAULTS=all` tries every fault.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,8 +13,7 @@ use nix::libc;
 
 use super::bundle::{Bundle, PATIENCE, Setup, stat};
 
-/// alpha takes a HUP, says so, and leaves an orphan; beta is restarted, and says that it is ready; gamma is nobody's
-/// business.
+/// alpha takes a HUP, says so, and leaves an orphan; beta is restarted, and says that it is ready; gamma just runs.
 const TABLE: &str = r#"
 grace = "1s"
 [[daemon]]
@@ -53,7 +52,7 @@ grace = "50ms"
 command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is up\n"; sleep 1000 while 1']
 "#;
 
-/// What each call can fail with; with EINTR and with delays each of them.
+/// The errors that each call can fail with, besides EINTR and delays, which apply to all.
 const ERRORS: [(&str, &[&str]); 45] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
@@ -102,7 +101,7 @@ const ERRORS: [(&str, &[&str]); 45] = [
     ("setsockopt", &["ENOPROTOOPT"]),
     ("bind", &["EADDRINUSE", "ENOMEM"]),
 ];
-/// They fail with nothing, or only where their arguments are wrong.
+/// Calls that can't fail, or only with wrong arguments.
 const NEVER: [&str; 16] = [
     "rt_sigreturn",
     "restart_syscall",
@@ -126,16 +125,16 @@ fn is_whole_walk() -> bool {
     std::env::var("INIT_FAULTS").is_ok_and(|value| value == "all")
 }
 
-/// One call that fails.
+/// One call and how it fails.
 #[derive(Clone, Debug)]
 struct Fault {
     call: String,
     how: String,
-    /// The how-manieth.
+    /// Which occurrence of the call fails, from 1.
     when: usize,
 }
 
-/// strace(1) on a process that runs already.
+/// strace(1) attached to a running process.
 pub struct Strace(Child);
 
 impl Strace {
@@ -148,12 +147,12 @@ impl Strace {
         Self(child)
     }
 
-    /// What it was attached to has ended.
+    /// Waits for it after the traced process has ended.
     fn wait(mut self) {
         self.0.wait().unwrap();
     }
 
-    /// Lets go of it.
+    /// Detaches strace.
     pub fn detach(mut self) {
         // SAFETY: kill(2) has no memory effects; strace is not reaped yet.
         unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGINT) };
@@ -176,7 +175,7 @@ fn count_of(text: &str, what: &str) -> usize {
     text.matches(what).count()
 }
 
-/// A bundle that many faults meet, one after the other.
+/// A bundle in which many faults are tried, one after the other.
 struct Victim {
     bundle: Bundle,
     /// How often USR1 and HUP were sent.
@@ -208,7 +207,7 @@ impl Victim {
         bundle.children().into_iter().filter(is_one).collect()
     }
 
-    /// Asks for a restart and waits until it is served or told as failed.
+    /// Asks for a restart and waits until it is served or logged as failed.
     fn restart(&mut self) {
         let betas = || Self::processes(&self.bundle, "READY");
         let failures = || count_of(&self.bundle.read("err"), "cannot start beta");
@@ -221,7 +220,7 @@ impl Victim {
         });
     }
 
-    /// Asks for a reload, with which an orphan comes, and waits until it is served or told as failed.
+    /// Asks for a reload, which also makes an orphan, and waits until it is served or logged as failed.
     fn reload(&mut self) {
         let told = || count_of(&self.bundle.read("err"), "cannot send signal 1 ");
         let (took, failed) = (self.bundle.read("took").len(), told());
@@ -236,7 +235,7 @@ impl Victim {
         self.reload();
     }
 
-    /// Nothing fails any more: all is well, and the next requests are served.
+    /// Checks, without faults, that everything runs and the next requests are served.
     fn is_well(&mut self, may_have_left_a_descriptor: bool) {
         self.serve();
         let bundle = &self.bundle;
@@ -256,14 +255,14 @@ impl Victim {
         if !may_have_left_a_descriptor {
             bundle.wait_until("the descriptors as before", || bundle.descriptors() == self.descriptors);
         }
-        // What init could not write it counts.
+        // init counts what it could not write.
         let out = bundle.read("out");
         let are_there = took.lines().all(|n| out.contains(&format!("[alpha] took {n}\n")));
         assert!(are_there || out.contains(" lines were dropped here"), "lines are lost and nobody says so: {out}");
     }
 }
 
-/// How often each call is made, as a trace tells.
+/// How often each call is made, according to a trace.
 fn calls(trace: &str) -> BTreeMap<String, usize> {
     let mut calls = BTreeMap::new();
     for name in trace.lines().filter_map(|line| Some(line.split_once('(')?.0)) {
@@ -341,7 +340,7 @@ fn faults_from(trace: &str, from: &str, to: &str) -> Vec<Fault> {
     faults
 }
 
-/// init's exit code. Nobody is left.
+/// Checks that no process is left, and returns init's exit code.
 fn end_of(bundle: &mut Bundle, is_pid_1: bool) -> i32 {
     let code = bundle.exit_code();
     if is_pid_1 {
@@ -352,7 +351,7 @@ fn end_of(bundle: &mut Bundle, is_pid_1: bool) -> i32 {
     bundle.read("code").trim().parse().unwrap()
 }
 
-/// init as it starts, from its first call on.
+/// A start of init, traced from its first call.
 struct Start {
     bundle: Bundle,
     is_pid_1: bool,
@@ -368,7 +367,7 @@ impl Start {
         (Self { bundle, is_pid_1 }, strace)
     }
 
-    /// The calls from here to there, each failed.
+    /// A fault for each call from `from` to `to`.
     fn faults(is_pid_1: bool, from: &str, to: &str) -> Vec<Fault> {
         let (start, strace) = Self::under(is_pid_1, &[]);
         start.bundle.wait_for("out", "[beta] beta is up");
@@ -376,9 +375,9 @@ impl Start {
         faults_from(&start.bundle.read("trace"), from, to)
     }
 
-    /// Those that run, or of which the log says why they don't.
+    /// Whether each daemon runs, or the log says why it doesn't.
     fn is_settled(&self) -> bool {
-        // What it reads it reads after the first time that it waits.
+        // init reads daemons' output only after it has waited for the first time.
         let is_at_rest = self.bundle.read("out").contains(" is up\n");
         is_at_rest
             && DAEMONS.iter().all(|(name, what, _)| {
@@ -387,7 +386,7 @@ impl Start {
             })
     }
 
-    /// What could not be done is told; what doesn't run is started by the next request; all is served.
+    /// Checks that failures are logged, that the next request starts what isn't running, and that all requests are served.
     fn is_whole(&mut self) {
         let bundle = &self.bundle;
         let (log, out) = (|| bundle.read("err"), || bundle.read("out"));
@@ -423,7 +422,7 @@ impl Start {
         assert_eq!(end_of(&mut self.bundle, self.is_pid_1), 143);
     }
 
-    /// Comes up and serves, or ends; tells by which code.
+    /// Waits until init is up and serves requests, or has ended; returns its exit code.
     fn judge(mut self, strace: Strace) -> Option<i32> {
         let since = Instant::now();
         while self.bundle.try_code().is_none() && !self.is_settled() {
@@ -444,7 +443,7 @@ impl Start {
     }
 }
 
-/// The daemons of the table, what their command lines have that nobody else's has, and the signal that restarts them.
+/// Each daemon of the table, a text that only its command line has, and the signal that restarts it.
 const DAEMONS: [(&str, &str, &str); 3] =
     [("alpha", "took", "USR2"), ("beta", "READY", "USR1"), ("gamma", "sleep\x001000", "WINCH")];
 /// main's first call; whatever comes before is the loader's, libc's or the runtime's.

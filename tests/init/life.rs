@@ -180,7 +180,8 @@ fn a_dead_daemon_is_simply_started_by_a_restart() {
 
 #[test]
 fn an_old_worker_is_gone_before_the_replacement_starts() {
-    let bundle = Bundle::start(&TWO.replace(
+    let table = TWO.replace("name = \"beta\"", "name = \"beta\"\ngrace = \"300ms\"");
+    let bundle = Bundle::start(&table.replace(
         "printf 'no newline'; exec sleep 1000",
         "echo run >> DIR/runs; sh -c 'trap : TERM; exec 9> DIR/lock; flock -n 9; test $? != 1 || echo old worker lives; while :; do sleep 0.02; done' & wait",
     ));
@@ -260,7 +261,7 @@ fn a_hundred_restarts_leave_no_descriptor_and_no_process_behind() {
 fn what_left_its_group_and_session_holds_up_neither_a_restart_nor_the_end_and_its_pipes_do_not_pile_up() {
     let mut bundle = Bundle::start(&TWO.replace("exec sleep 1000", "setsid sleep 1000 & exec sleep 1000"));
     bundle.wait_for("out", "alpha is up");
-    bundle.wait_until("an escaped process", || bundle.children().len() == 2);
+    bundle.wait_for_generation(1, 1);
     let before = bundle.descriptors();
     for generation in 2..8 {
         bundle.signal("USR1");

@@ -1,5 +1,5 @@
-//! Calls that move less than they were asked to: a file that may grow no more (setrlimit(2), `RLIMIT_FSIZE`), and counts
-//! cut down on their way into the kernel (ptrace(2)). Either way the kernel itself moves that much and no more.
+//! Reads and writes that move fewer bytes than requested: because a file may not grow any more (setrlimit(2),
+//! `RLIMIT_FSIZE`), or because the test has lowered the count of the call (ptrace(2)).
 
 use std::fs;
 use std::process::Command;
@@ -9,8 +9,8 @@ use nix::libc;
 use super::bundle::{Bundle, Setup};
 use super::calls::{at_most, follow};
 
-/// alpha says a line for each HUP on one stream, and on the other that it has; at first so much that the file is larger
-/// than whatever else init writes.
+/// For each HUP alpha prints a line to one stream, and to the other that it has done so. At first it prints so much that
+/// the file is larger than anything else init writes.
 const TABLE: &str = r#"
 [[daemon]]
 name = "alpha"
@@ -22,18 +22,18 @@ print $to "x" x 80, "\n" for 1 .. 800; print $other "it is up\n"; sleep 1000 whi
 HUP = { forward = "alpha" }
 "#;
 
-/// No file that init writes may grow beyond this.
+/// Limits the size of every file that init writes.
 fn limit(bundle: &Bundle, size: &str) {
     let mut prlimit = Command::new("prlimit");
     let limited = prlimit.args(["--pid", &bundle.pid().to_string(), &format!("--fsize={size}:")]).status();
     assert!(limited.unwrap().success());
 }
 
-/// The lines of a log that are whole, and how many it says were dropped. Whatever else there is of a line stands alone.
+/// The whole lines of a log, and how many it says were dropped. A part of a line is on a line of its own.
 fn whole_lines(text: &str) -> (Vec<&str>, usize) {
     let (mut whole, mut dropped) = (Vec::new(), 0);
     for line in text.lines().filter(|line| !line.ends_with("xxx")) {
-        let told = line.strip_suffix(" lines were dropped here: nobody took them in time");
+        let told = line.strip_suffix(" lines were dropped here: the reader was too slow");
         if number(line).is_some() || OWN.iter().any(|own| line.get(27..) == Some(own)) {
             whole.push(line);
         } else if let Some(n) = told {
@@ -52,13 +52,13 @@ const OWN: [&str; 3] = [
     "  INFO forwarding SIGHUP to alpha",
 ];
 
-/// Which of alpha's lines it is.
+/// The number in one of alpha's lines.
 fn number(line: &str) -> Option<usize> {
     line.strip_prefix("[alpha] took ")?.strip_suffix(" end")?.parse().ok()
 }
 
 #[test]
-fn where_a_log_may_grow_no_more_at_whatever_byte_each_line_is_whole_or_counted_as_dropped() {
+fn if_a_log_may_not_grow_beyond_any_given_byte_each_line_is_whole_or_counted_as_dropped() {
     for (to, other, each) in [("out", "err", 1), ("err", "out", 3)] {
         let bundle = Bundle::start(&TABLE.replace("TO", if to == "out" { "STDOUT" } else { "STDERR" }));
         bundle.wait_for(other, "[alpha] it is up\n");
@@ -89,11 +89,11 @@ fn where_a_log_may_grow_no_more_at_whatever_byte_each_line_is_whole_or_counted_a
 }
 
 #[test]
-fn where_the_page_can_not_be_written_whole_there_is_none_until_it_can() {
+fn if_the_page_can_not_be_written_whole_there_is_none_until_it_can() {
     let bundle = Bundle::start(&TABLE.replace("TO", "STDOUT"));
     bundle.wait_for("err", "[alpha] it is up\n");
     let place = format!("/proc/{}/fd/100", bundle.pid());
-    // Its number stays taken: something else lies there then.
+    // The descriptor's number stays reserved, by something else.
     let is_page = || fs::read_link(&place).unwrap().to_str().unwrap().contains("sidecar-status");
     let size = fs::read(&place).unwrap().len();
     for room in [0, 1, size / 2, size - 1] {
@@ -118,7 +118,7 @@ fn whatever_init_reads_and_writes_in_pieces_of_whatever_size_nothing_is_torn_dou
         let mut bundle = Setup::new(&table).closed().start();
         bundle.wait_until_closed();
         let pid = bundle.pid();
-        // What comes before is the loader's: it believes that a file which is read in part ends there.
+        // The calls before are the loader's, which takes a short read for the end of the file.
         let mut is_main = false;
         let at_entry = |number| {
             is_main |= number == libc::SYS_rt_sigprocmask;

@@ -101,5 +101,5 @@ fn a_selection_that_selects_nothing_exits_0_at_once_and_says_so() {
     let mut bundle = Setup::new(TWO).select("nobody").start();
     assert_eq!(bundle.exit_code(), 0);
     assert!(bundle.read("err").contains("no daemons selected"));
-    assert!(bundle.read("err").contains("\"nobody\", which is no daemon of the table; ignored"));
+    assert!(bundle.read("err").contains("\"nobody\", which is not in the daemon table; ignored"));
 }

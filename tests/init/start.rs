@@ -1,7 +1,10 @@
 //! Starting a daemon never holds up init, and what became of the exec is told.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
+use std::time::Instant;
 
+use super::bundle::PATIENCE;
 use super::{Bundle, Setup, TWO};
 
 /// alpha's program is on a file system that answers nobody.
@@ -16,6 +19,14 @@ command = ["sleep", "1000"]
 [signals]
 USR1 = { restart = "beta" }
 "#;
+
+/// Its process, once that has no descriptors but four: stdio, and the pipe that tells of its exec.
+fn wait_for_alpha_to_hang(bundle: &Bundle) -> i32 {
+    let is_alpha = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sidecar\n");
+    let alpha = bundle.children().into_iter().find(is_alpha).unwrap();
+    bundle.wait_until("four descriptors", || fs::read_dir(format!("/proc/{alpha}/fd")).unwrap().count() == 4);
+    alpha
+}
 
 #[test]
 fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone_and_dies_of_a_term() {
@@ -48,11 +59,21 @@ fn a_file_on_a_mount_that_hangs_whose_change_may_have_been_interrupted_delays_it
 fn a_child_that_has_not_executed_yet_holds_no_descriptor_of_inits() {
     let bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
-    let is_alpha = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sidecar\n");
-    let alpha = bundle.children().into_iter().find(is_alpha).unwrap();
-    bundle.wait_until("four descriptors: stdio, and the pipe that tells of its exec", || {
-        fs::read_dir(format!("/proc/{alpha}/fd")).unwrap().count() == 4
-    });
+    wait_for_alpha_to_hang(&bundle);
+}
+
+#[test]
+fn who_writes_without_end_into_the_pipe_of_a_child_that_has_not_executed_yet_does_not_keep_init_reading() {
+    let bundle = Setup::new(HANGS).with_hung_mount().start();
+    bundle.wait_for_generation(1, 1);
+    let alpha = wait_for_alpha_to_hang(&bundle);
+    let pipe = fs::OpenOptions::new().write(true).open(format!("/proc/{alpha}/fd/3")).unwrap();
+    let start = Instant::now();
+    while (&pipe).write_all(&[b'x'; 4096]).map_err(|e| e.kind()) != Err(ErrorKind::BrokenPipe) {
+        assert!(start.elapsed() < PATIENCE, "init still reads");
+    }
+    bundle.signal("USR1");
+    bundle.wait_for_generation(1, 2);
 }
 
 #[test]
@@ -76,7 +97,7 @@ fn a_script_whose_interpreter_is_missing_is_told_by_that_interpreters_name() {
     assert_eq!(bundle.exit_code(), 127);
     let log = bundle.read("err");
     assert!(
-        log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line ends)"),
+        log.contains("/script\": its interpreter \"/bin/sh\\r\" is missing (the file has Windows line endings)"),
         "{log}"
     );
 }

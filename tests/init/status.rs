@@ -30,8 +30,10 @@ fn status_shows_each_daemon_and_its_exit_code_is_a_health_check() {
 
 #[test]
 fn without_the_fixed_descriptor_init_runs_without_a_status_page_and_says_so() {
-    let mut bundle = Setup::new(TWO).wrapped(&["prlimit", "--nofile=64"]).start();
+    let table = TWO.replace("printf 'no newline'", "echo beta is up");
+    let mut bundle = Setup::new(&table).wrapped(&["prlimit", "--nofile=64"]).start();
     bundle.wait_for("out", "alpha is up");
+    bundle.wait_for("out", "beta is up");
     bundle.wait_for("err", "no status page: ");
     let (code, _, error) = bundle.status(&[]);
     assert_eq!(code, 4, "{error}");

@@ -220,6 +220,7 @@ pub struct Broken {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
 pub struct Judge {
     table: Table,
     slots: Vec<Slot>,
