@@ -95,10 +95,7 @@ impl Turn<'_> {
     }
 }
 
-/// How long init outlives its last daemon, if it was ever sent a wired signal.
-const LINGER: Duration = Duration::from_secs(2);
-
-/// The stage that init has reached.
+/// How far init is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Nothing was started yet.
@@ -117,8 +114,6 @@ pub struct Supervisor {
     is_stopping: bool,
     /// When the last event was served.
     last: Moment,
-    /// Every daemon has ended, and init exits then.
-    exits_at: Option<Moment>,
 }
 
 impl Supervisor {
@@ -134,7 +129,7 @@ impl Supervisor {
             SignalRule { signal, action, target, daemon, seq: 0, last: None, delivered: None, reload_errno: None }
         });
         let rules = rules.collect();
-        Self { daemons, rules, progress: Progress::Fresh, is_stopping: false, last: Moment::ZERO, exits_at: None }
+        Self { daemons, rules, progress: Progress::Fresh, is_stopping: false, last: Moment::ZERO }
     }
 
     /// Decides what follows from an event at `now`.
@@ -204,29 +199,11 @@ impl Supervisor {
             Event::Time => daemons.iter_mut().for_each(|d| d.time(&mut turn)),
         }
         let mut actions = turn.actions;
-        if self.progress == Progress::Begun && self.is_over(now, &mut actions) {
+        if self.progress == Progress::Begun && self.daemons.iter().all(|d| d.is_over(self.is_stopping)) {
             self.progress = Progress::Over;
             actions.push(Action::Exit(self.exit_code()));
         }
         actions
-    }
-
-    /// Whether nothing is left to supervise. Whoever has sent a wired signal may be about to send another: an apply whose content
-    /// the last daemon died of puts the old content back, then restarts it, and could do neither if its bundle were gone.
-    fn is_over(&mut self, now: Moment, actions: &mut Vec<Action>) -> bool {
-        if !self.daemons.iter().all(|d| d.is_over(self.is_stopping)) {
-            self.exits_at = None;
-            return false;
-        }
-        if self.is_stopping || self.rules.iter().all(|rule| rule.seq == 0) {
-            return true;
-        }
-        if self.exits_at.is_none() {
-            let text =
-                format!("every daemon has ended; init waits {} s for another signal, then exits", LINGER.as_secs());
-            actions.push(Action::Tell(Line::info(text)));
-        }
-        now >= *self.exits_at.get_or_insert(now + LINGER)
     }
 
     /// Grace is time in which a daemon can do something, and while the container is paused it can't. An answer that takes
@@ -253,8 +230,7 @@ impl Supervisor {
     #[must_use]
     pub fn next(&self) -> Option<Moment> {
         let tick = self.daemons.iter().any(Daemon::has_deadline).then(|| self.last + TICK);
-        let exit = self.exits_at.filter(|_| self.progress == Progress::Begun);
-        self.daemons.iter().filter_map(Daemon::next).chain(tick).chain(exit).min()
+        self.daemons.iter().filter_map(Daemon::next).chain(tick).min()
     }
 
     /// What init does as a whole.

@@ -153,28 +153,6 @@ fn all_that_die_unattended_exit_with_the_maximum() {
 }
 
 #[test]
-fn after_a_wired_signal_init_outlives_its_last_daemon_for_a_moment_in_which_that_can_be_restarted() {
-    let restarted_and_dead = || {
-        let mut init = running();
-        let _ = gone(&mut init, 1, 0, 10, End::Code(0));
-        let _ = init.handle(at(1), Event::Signal(Signal::USR1));
-        let _ = gone(&mut init, 2, 1, 11, End::Signal(TERM));
-        up(&mut init, 3, 1, 12);
-        assert!(!gone(&mut init, 4, 1, 12, End::Code(3)).contains(&Action::Exit(3)));
-        init
-    };
-    let mut init = restarted_and_dead();
-    assert_eq!(acts(pass(&mut init, 2003)), []);
-    assert_eq!(acts(pass(&mut init, 2004)), [Action::Exit(3)]);
-    let mut init = restarted_and_dead();
-    assert_eq!(acts(init.handle(at(9), Event::Stop)), [Action::Exit(3)]);
-    let mut init = restarted_and_dead();
-    assert_eq!(acts(init.handle(at(9), Event::Signal(Signal::USR1))), [Action::Start(1)]);
-    up(&mut init, 9, 1, 13);
-    assert_eq!(acts(pass(&mut init, 9000)), []);
-}
-
-#[test]
 fn a_restart_replaces_in_place_once_nothing_of_the_old_session_is_left() {
     let mut init = running();
     assert_eq!(acts(init.handle(at(1), Event::Signal(Signal::USR1))), asked(11));

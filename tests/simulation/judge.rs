@@ -12,8 +12,6 @@ use crate::kernel::{CONT, End, KILL, Kernel, Life, Millis, TERM, Uid, bit};
 const GIVE_UP: Millis = 2_000;
 /// How late init may be woken, and still not see a pause.
 const LATE: Millis = 500;
-/// How long init outlives its last daemon, if it was ever sent a wired signal.
-const LINGER: Millis = 2_000;
 /// How long a signal is held at most.
 const HOLD: Millis = 20_000;
 /// How long init sleeps at most while a daemon is stopping.
@@ -230,10 +228,6 @@ pub struct Judge {
     begun: bool,
     stopping: Option<Millis>,
     pub exited: Option<i32>,
-    /// Since when every daemon has ended.
-    over_since: Option<Millis>,
-    /// Nothing is waited for any more.
-    must_exit: bool,
     /// A line that says so is due in the log, or was met.
     owes_refusal: bool,
     says_never: u32,
@@ -278,8 +272,6 @@ impl Judge {
             begun: false,
             stopping: None,
             exited: None,
-            over_since: None,
-            must_exit: false,
             owes_refusal: false,
             says_never: 0,
             no_masks,
@@ -410,7 +402,7 @@ impl Judge {
     }
 
     fn signal(&mut self, at: usize, now: Millis) {
-        let is_over = self.must_exit;
+        let is_over = self.is_over();
         let (begun, ended) = (self.begun, self.stopping.is_some() || is_over);
         if is_over {
             self.mark(Mark::SignalAfterTheEnd);
@@ -436,10 +428,6 @@ impl Judge {
                 },
             },
         };
-        if expected == Expected::Is(Outcome::Restarting) {
-            // It may fail at this very moment.
-            self.over_since = None;
-        }
         let request = &mut self.requests[at];
         request.seq += 1;
         request.expected = expected;
@@ -914,17 +902,11 @@ impl Judge {
         if !self.begun {
             broken!(self, "init ends when it should and never sooner", "it ended before it began");
         }
-        if !self.must_exit {
-            broken!(self, "init ends when it should and never sooner", "it didn't wait for another signal");
-        }
         self.mark(if self.stopping.is_some() { Mark::ExitedOnRequest } else { Mark::ExitedByItself });
     }
 
     /// After every event: what status shows is what is.
     pub fn compare(&mut self, core: &Supervisor, now: Millis) {
-        self.over_since = self.is_over().then(|| self.over_since.unwrap_or(now));
-        let is_due = |since| !self.may_linger() || now >= since + LINGER;
-        self.must_exit |= self.over_since.is_some_and(is_due);
         if self.owes_refusal {
             broken!(self, "what is refused is logged", "it was not");
         }
@@ -1082,19 +1064,12 @@ impl Judge {
                 broken!(self, "always means at once", "wire {at} is held");
             }
         }
-        let lingers = self.over_since.filter(|_| !self.must_exit);
-        if let Some(since) = lingers {
-            must_wake = true;
-            if next.is_none_or(|next| next > since + LINGER) {
-                broken!(self, "init ends when it should and never sooner", "its end is due at {next:?}, since {since}");
-            }
-        }
         match next {
             Some(next) if next <= now => broken!(self, "init never spins", "due at {next}, now {now}"),
             Some(next) if !must_wake => broken!(self, "an idle init makes no system call", "due at {next}, now {now}"),
             _ => {}
         }
-        if self.exited.is_none() && self.is_over() && lingers.is_none() {
+        if self.exited.is_none() && self.is_over() {
             broken!(self, "init ends when it should and never sooner", "it goes on with nothing left");
         }
     }
@@ -1153,11 +1128,6 @@ impl Judge {
     }
 
     /// Nothing is left to supervise.
-    /// Whoever has sent a wired signal may be about to send another.
-    fn may_linger(&self) -> bool {
-        self.stopping.is_none() && self.requests.iter().any(|request| request.seq > 0)
-    }
-
     fn is_over(&self) -> bool {
         self.begun && !self.slots.iter().any(Slot::keeps_init)
     }
