@@ -149,7 +149,7 @@ macro_rules! applet {
 }
 options!(applet
     General,
-    "Make a change live in running bundles by a signal that is wired there, and see that it is live.",
+    "Make a change live in running bundles by a signal that has a rule there, and check that it is live.",
     [
         /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
         #[argh(option)]
@@ -251,7 +251,7 @@ fn signal(name: &str) -> Result<Signal, String> {
     let known = Signal::from_name(upper.strip_prefix("SIG").unwrap_or(&upper));
     known
         .filter(|signal| signal.is_wireable())
-        .ok_or_else(|| format!("--signal {name:?} can't be wired; give HUP, USR1, USR2, WINCH or RTMIN+N"))
+        .ok_or_else(|| format!("--signal {name:?} can't have a rule; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
 /// What is wrong with the command line, if anything; docker isn't called then.

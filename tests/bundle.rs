@@ -358,8 +358,7 @@ fn without_an_engine_behind_the_cli_it_is_exit_3() {
 #[test]
 fn a_signal_whose_daemon_is_not_selected_or_that_is_wired_to_nothing_is_not_sent() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &["--env=CLAUDE_BOTTLE_SIDECAR_DAEMONS=egress"]).ready();
-    for (arguments, word) in
-        [(&["apply-allowlist"][..], "not selected"), (&["apply", "--signal=USR2"], "wired to nothing")]
+    for (arguments, word) in [(&["apply-allowlist"][..], "not selected"), (&["apply", "--signal=USR2"], "has no rule")]
     {
         let (code, _, err) = sidecar(&[arguments, &[bundle.name.as_str()]].concat());
         assert_eq!(code, 1);

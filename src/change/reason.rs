@@ -385,22 +385,22 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotWired { signal } => {
-                write!(f, "{signal} is wired to nothing there; wire it under [signals] in the bundle's table")
+                write!(f, "{signal} has no rule in the bundle; add one under [signals] in its table")
             }
             Self::NotSelected { signal, daemon } => write!(
                 f,
-                "{signal} is wired to {daemon}, which is not selected there; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
+                "{signal} has a rule for {daemon}, which is not selected in the bundle; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
             ),
             Self::NotRunning { signal, daemon } => write!(
                 f,
-                "{signal} is passed on to {daemon}, which does not run; start it by the signal that restarts it"
+                "{signal} would be forwarded to {daemon}, which isn't running; start it by the signal that restarts it"
             ),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotSignal => f.write_str(
                 "the user of this exec may not signal the bundle's init; run it as the user that the container runs as",
             ),
             Self::Locked { by, since } => {
-                write!(f, "another apply is at work, by {by}")?;
+                write!(f, "{by} is running another apply")?;
                 if !since.as_str().is_empty() {
                     write!(f, ", since {since}")?;
                 }
@@ -412,7 +412,7 @@ impl fmt::Display for Reason {
             }
             Self::NoWayBack { daemon } => write!(
                 f,
-                "no signal restarts {daemon}, so there would be no way back; wire one under [signals] in the bundle's table"
+                "no signal restarts {daemon}, so there would be no way back; add such a rule under [signals] in the bundle's table"
             ),
             Self::File { path, fault } => fault.tell(path, f),
             Self::Checker { path, fault } => match fault {
