@@ -1154,7 +1154,7 @@ fn a_helper_that_is_stopped_is_ended_by_the_next_apply_once_its_time_is_over() {
     }
     signal(&host, "KILL");
     host.wait().unwrap();
-    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, " is running another apply");
+    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another apply is running, by me@");
     let overdue = |bundle: &Bundle| {
         let mut record = bundle.record();
         record["until"][1] = 1.into();

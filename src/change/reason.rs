@@ -400,7 +400,7 @@ impl fmt::Display for Reason {
                 "the user of this exec may not signal the bundle's init; run it as the user that the container runs as",
             ),
             Self::Locked { by, since } => {
-                write!(f, "{by} is running another apply")?;
+                write!(f, "another apply is running, by {by}")?;
                 if !since.as_str().is_empty() {
                     write!(f, ", since {since}")?;
                 }
