@@ -46,22 +46,3 @@ impl From<Reason> for Stop {
 
 /// What came of a step.
 pub type Tried<T> = Result<T, Stop>;
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn what_decides_makes_no_system_call() {
-        let decisions = [
-            include_str!("proof.rs"),
-            include_str!("reason.rs"),
-            include_str!("record.rs"),
-            include_str!("recovery.rs"),
-            include_str!("transaction.rs"),
-        ];
-        for text in decisions {
-            for word in ["nix::", "libc", "std::fs", "std::process", "std::net", "std::time", "std::thread"] {
-                assert!(!text.contains(word), "{word}");
-            }
-        }
-    }
-}
