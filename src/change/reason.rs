@@ -448,7 +448,7 @@ impl fmt::Display for Reason {
             Self::Garbled => f.write_str("the content did not arrive as it was sent; apply again"),
             Self::HostGone => f.write_str("the connection to the bundle broke"),
             Self::Cancelled | Self::Interrupted => f.write_str("interrupted"),
-            Self::NotSent => f.write_str("the signal was not sent"),
+            Self::NotSent => f.write_str("the call that was to send the signal failed"),
             Self::Late => f.write_str("the time is up"),
             Self::Usage { message } => f.write_str(&message.0),
             Self::NoProgram { program, words } => {
