@@ -231,6 +231,15 @@ impl Bundle {
         self.page()["status"]["daemons"][index].clone()
     }
 
+    /// Waits until each daemon has executed its command, or couldn't.
+    pub fn wait_until_started(&self) {
+        let is_starting = |daemon: &Value| daemon["state"] == "starting";
+        self.wait_until("all have started", || {
+            let page = self.page();
+            page["status"]["daemons"].as_array().is_some_and(|all| !all.iter().any(is_starting))
+        });
+    }
+
     /// What became of the last signal of a kind, once this many of them were served.
     pub fn served(&self, signal: &str, seq: u64) -> String {
         let mut last = Value::Null;

@@ -134,6 +134,7 @@ fn a_command_that_is_not_found_counts_as_127_and_one_that_may_not_run_as_126_wit
     assert_eq!(bundle.daemon(1)["state"], "failed");
     assert_eq!(bundle.daemon(1)["last_exit"]["code"], 126);
     assert_eq!(bundle.daemon(1)["generation"], 2);
+    bundle.wait_until_started();
     assert_eq!(bundle.daemon(0)["state"], "running");
 }
 
@@ -201,6 +202,7 @@ fn what_is_left_of_the_group_of_a_daemon_that_died_is_killed() {
     let bundle = Bundle::start(&TWO.replace("printf 'no newline'; exec sleep 1000", worker));
     bundle.wait_for("err", "exited 1");
     bundle.wait_until("alpha alone", || bundle.children().len() == 1);
+    bundle.wait_until_started();
     assert_eq!(bundle.daemon(0)["state"], "running");
 }
 
@@ -301,6 +303,7 @@ fn an_orphan_is_reaped_at_once() {
     let bundle = Setup::one("sh -c 'sleep 0.1 & echo $! > orphan' ; exec sleep 1000").start();
     bundle.wait_until("an orphan", || bundle.read("orphan").ends_with('\n'));
     bundle.wait_until("its end", || bundle.children().len() == 1);
+    bundle.wait_until_started();
     assert_eq!(bundle.daemon(0)["state"], "running");
     assert!(!bundle.read("err").contains("WARN"), "{}", bundle.read("err"));
 }

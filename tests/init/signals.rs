@@ -14,6 +14,7 @@ fn a_forward_reaches_the_named_child_alone_once_it_catches_the_signal() {
     bundle.outcome("HUP", "delivered");
     bundle.wait_for("out", "[alpha] took HUP");
     assert_eq!(bundle.daemon(0)["generation"], 1);
+    bundle.wait_until_started();
     assert_eq!((&bundle.daemon(1)["state"], &bundle.daemon(1)["generation"]), (&"running".into(), &1.into()));
 }
 
@@ -137,6 +138,7 @@ fn the_wired_signal_of_a_restart_never_reaches_the_daemon() {
 fn a_signal_that_is_not_wired_changes_nothing() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
+    bundle.wait_until_started();
     let before = bundle.page();
     for signal in ["WINCH", "USR2", "ALRM", "TSTP", "PIPE", "CHLD"] {
         bundle.signal(signal);

@@ -47,6 +47,7 @@ fn without_the_fixed_descriptor_init_runs_without_a_status_page_and_says_so() {
 fn a_page_that_is_published_can_not_be_changed_in_place() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
+    bundle.wait_until_started();
     let before = bundle.page();
     let path = format!("/proc/{}/fd/100", bundle.pid());
     // As root, who may open anything.
