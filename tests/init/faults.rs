@@ -192,6 +192,7 @@ impl Victim {
         bundle.wait_for("out", "[alpha] alpha is up");
         bundle.wait_for("out", "[beta] beta is up");
         bundle.wait_until("beta's word", || bundle.page()["plans"][1]["notified"] == true);
+        bundle.wait_until_started();
         let pid = |bundle: &Bundle, what| Self::processes(bundle, what)[0];
         let (alpha, gamma) = (pid(&bundle, "took"), pid(&bundle, "sleep\x001000"));
         let descriptors = bundle.descriptors();
