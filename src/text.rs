@@ -60,9 +60,6 @@ impl Printable {
     }
 }
 
-/// Its former name, until the last room says the new one.
-pub type Plain = Printable;
-
 impl fmt::Display for Printable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)

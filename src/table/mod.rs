@@ -55,9 +55,6 @@ pub struct SignalRule {
     pub daemon: usize,
 }
 
-/// [`SignalRule`] by its older name.
-pub type Wire = SignalRule;
-
 /// How to tell whether a daemon is ready to serve.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -15,7 +15,7 @@ use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request}
 use sidecar::status::Page;
 use sidecar::supervisor::select;
 use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, Signal, Table};
-use sidecar::text::Plain;
+use sidecar::text::Printable;
 
 /// A table is one that init can run, or an error in a line that is there.
 pub fn table(data: &[u8]) {
@@ -135,7 +135,7 @@ fn of_page(page: Page) {
     let _ = page.aged(5);
 }
 
-fn is_plain(text: &Plain) {
+fn is_plain(text: &Printable) {
     // Escapes are longer than what they stand for, so it may end a little behind its bound.
     assert!(text.as_str().len() <= 320 && text.as_str().bytes().all(|b| matches!(b, b' '..=b'~')), "{text:?}");
 }

@@ -106,7 +106,7 @@ impl Real {
         let page: Page =
             serde_json::from_slice(&fs::read(format!("/proc/{}/fd/{PAGE_FD}", self.init()?)).ok()?).ok()?;
         let daemons = page.status.daemons.iter().map(|d| (d.state, d.generation, d.restarts, d.last_exit)).collect();
-        let last = |w: &sidecar::table::Wire| page.status.signals.get(&w.signal.to_string()).and_then(|w| w.last);
+        let last = |w: &sidecar::table::SignalRule| page.status.signals.get(&w.signal.to_string()).and_then(|w| w.last);
         let signals = table.wiring.iter().map(|w| last(w).map(|l| (l.seq, l.outcome))).collect();
         Some((page.status.state, daemons, signals))
     }
