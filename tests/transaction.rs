@@ -1231,8 +1231,8 @@ fn a_file_that_was_replaced_under_its_own_bind_mount_is_refused_without_a_file_t
 
 #[test]
 fn a_port_that_an_old_process_holds_is_not_taken_for_the_daemon_s() {
-    let server = "import socket, time; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
-                  s.bind((\"127.0.0.1\", PORT)); s.listen(); time.sleep(1000)";
+    let server = "import socket; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
+                  s.bind((\"127.0.0.1\", PORT)); s.listen(); held = [s.accept() for _ in iter(int, 1)]";
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = server.replace("PORT", &port.to_string());
     let start = format!("ready; setsid python3 -c '{server}' & sleep 0.3; while :; do sleep 1; done");
