@@ -139,6 +139,10 @@ fn daemon_state(state: DaemonState) -> &'static str {
         DaemonState::Stopping => "stopping",
         DaemonState::Exited => "exited",
         DaemonState::Failed => "failed",
+        DaemonState::Waiting => "waiting",
+        DaemonState::Backoff => "backoff",
+        DaemonState::Stopped => "stopped",
+        DaemonState::Done => "done",
     }
 }
 

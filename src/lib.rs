@@ -11,7 +11,7 @@
 //!     supervisor      what init decides          change      what a change of one file decides, and its files
 //!     launch          argv, environment, descriptors → a process
 //!           │
-//!     table   protocol   page   status   text
+//!     table   protocol   request   page   status   text
 //! ```
 //!
 //! `init` knows nothing of `host`. What decides (`supervisor`; `change::{transaction, recovery, proof}`) makes no system
@@ -20,6 +20,7 @@
 pub mod change;
 pub mod host;
 pub mod protocol;
+pub mod request;
 #[cfg(test)]
 pub mod sample;
 pub mod status;

@@ -14,12 +14,23 @@ pub fn page() -> Page {
         pid: Some(pid),
         generation: 1,
         restarts: 0,
+        revivals: 0,
+        starts_in_ms: None,
+        waiting_for: Vec::new(),
+        requests: Vec::new(),
         uptime_ms: Some(0),
         last_exit: None,
         transaction: Some(serde_json::Value::Null),
         ready: None,
     };
-    let plan = |ready| Plan { ready: Some(ready), notified: true, settle_ms: 300, grace_ms: 8000, config: None };
+    let plan = |ready| Plan {
+        ready: Some(ready),
+        notified: true,
+        settle_ms: 300,
+        grace_ms: 8000,
+        is_oneshot: false,
+        config: None,
+    };
     let wired = |forward: Option<&str>, restart: Option<&str>| Wired {
         forward: forward.map(str::to_owned),
         restart: restart.map(str::to_owned),

@@ -39,8 +39,16 @@ pub enum DaemonState {
     Stopping,
     /// Its process has ended.
     Exited,
-    /// Its command could not be executed.
+    /// Its command could not be executed and nothing starts it again, or it is a oneshot that did not exit 0.
     Failed,
+    /// Its first start waits for the daemons that it depends on.
+    Waiting,
+    /// It has ended, and its restart policy starts it again.
+    Backoff,
+    /// It was stopped on request.
+    Stopped,
+    /// It is a oneshot, and exited 0.
+    Done,
 }
 
 /// The outcome of a signal that has a rule.
@@ -63,6 +71,64 @@ pub enum Outcome {
     NeverCaught,
 }
 
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestOutcome {
+    /// It is under way: the old process is being stopped, or the new one hasn't executed its command.
+    Pending,
+    /// The process that it asked for has executed its command.
+    Started,
+    /// The daemon runs already, so a `start` had nothing to do.
+    Running,
+    /// It is stopped.
+    Stopped,
+    /// The daemon doesn't run, so a `stop` had nothing to do.
+    NotRunning,
+    /// The signal waits for the daemon's handler.
+    Held,
+    /// The signal was sent.
+    Delivered,
+    /// A held signal was dropped: the daemon never caught it.
+    NeverCaught,
+    /// Nothing was done: the daemon isn't running or is stopping, or init is stopping.
+    Refused,
+    /// The command could not be executed, or the kernel refused the signal or the end of the old process.
+    Failed,
+    /// A later request decided otherwise.
+    Superseded,
+}
+
+impl RequestOutcome {
+    /// Whether nothing can change it any more.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Pending | Self::Held)
+    }
+}
+
+/// A request, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The sender's name for it.
+    pub id: String,
+    /// What was asked for, as `restart`, `stop`, `start` or `signal HUP`.
+    pub verb: String,
+    /// What became of it.
+    pub outcome: RequestOutcome,
+    /// The generation that it started; for `Running` and a signal: the one that it found.
+    pub generation: Option<u64>,
+}
+
+/// A daemon that must be ready before another's first start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingFor {
+    /// Its name.
+    pub daemon: String,
+    /// Why it isn't ready, for example "probe timed out".
+    pub why: String,
+}
+
 /// The last signal of its kind that init served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Last {
@@ -76,6 +142,9 @@ pub struct Last {
     /// after this signal was delivered, 0 if it succeeded; `None` until the daemon says so.
     #[serde(default)]
     pub reload_errno: Option<i32>,
+    /// The generation that it started; `None`: it started none, or not yet.
+    #[serde(default)]
+    pub generation: Option<u64>,
 }
 
 /// A signal that has a rule.
@@ -115,6 +184,18 @@ pub struct Daemon {
     pub generation: u64,
     /// Counts its starts by request after the first.
     pub restarts: u64,
+    /// Counts its starts by its restart policy. Together: `generation` = 1 + `restarts` + `revivals`, after the first start.
+    #[serde(default)]
+    pub revivals: u64,
+    /// In `backoff`: the time until its next start; in the page, the time of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_in_ms: Option<u64>,
+    /// In `waiting`: for whom, and why they aren't ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<WaitingFor>,
+    /// The last requests, oldest first: those that aren't decided yet, and up to eight in all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Request>,
     /// How long its process has run; `None` if there is none.
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
@@ -158,8 +239,11 @@ pub struct Plan {
     pub notified: bool,
     /// How long it must stay ready, in milliseconds.
     pub settle_ms: u64,
-    /// From SIGTERM to SIGKILL, in milliseconds.
+    /// From its stop signal to SIGKILL, in milliseconds.
     pub grace_ms: u64,
+    /// It is ready once it has exited 0.
+    #[serde(default)]
+    pub is_oneshot: bool,
     /// Its `config`.
     pub config: Option<Config>,
 }
@@ -191,6 +275,9 @@ impl Page {
         }
         for uptime in status.daemons.iter_mut().filter_map(|daemon| daemon.uptime_ms.as_mut()) {
             *uptime = now_ms.saturating_sub(*uptime);
+        }
+        for starts_in in status.daemons.iter_mut().filter_map(|daemon| daemon.starts_in_ms.as_mut()) {
+            *starts_in = starts_in.saturating_sub(now_ms);
         }
         status
     }

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn plan(ready: Option<Ready>) -> Plan {
-        Plan { ready, notified: false, settle_ms: 0, grace_ms: 0, config: None }
+        Plan { ready, notified: false, settle_ms: 0, grace_ms: 0, is_oneshot: false, config: None }
     }
 
     /// A server that answers each connection with `answer`, then closes it.

@@ -122,8 +122,12 @@ pub fn undone(page: &Page, daemon: &str, signal: Signal, after: Option<Incarnati
         return None;
     }
     let shortfall = match now.state {
-        DaemonState::Exited | DaemonState::Failed => ended(now),
-        DaemonState::Starting | DaemonState::Running | DaemonState::Stopping => Shortfall::Replaced,
+        DaemonState::Exited | DaemonState::Failed | DaemonState::Backoff | DaemonState::Stopped | DaemonState::Done => {
+            ended(now)
+        }
+        DaemonState::Starting | DaemonState::Running | DaemonState::Stopping | DaemonState::Waiting => {
+            Shortfall::Replaced
+        }
     };
     let signal = Printable::new(&signal.to_string());
     Some(Reason::Unproven { daemon: Printable::new(daemon), signal, pid: now.pid, shortfall })
@@ -224,11 +228,15 @@ impl Proof {
         }
         match daemon.state {
             DaemonState::Running => Judged::UpIs(Outcome::Live),
-            DaemonState::Exited | DaemonState::Failed => Judged::Final(ended(daemon)),
+            DaemonState::Exited
+            | DaemonState::Failed
+            | DaemonState::Backoff
+            | DaemonState::Stopped
+            | DaemonState::Done => Judged::Final(ended(daemon)),
             // It may be the group of a process that died, or a further restart: either comes to an end.
             DaemonState::Stopping => Judged::NotYet(Shortfall::OldStopping),
             // Its command isn't executed yet.
-            DaemonState::Starting => Judged::NotYet(Shortfall::NotReady),
+            DaemonState::Starting | DaemonState::Waiting => Judged::NotYet(Shortfall::NotReady),
         }
     }
 
@@ -385,7 +393,7 @@ mod tests {
         }
 
         fn last(&mut self, signal: &str, outcome: Served, reload_errno: Option<i32>) {
-            let last = Last { seq: 1, outcome, age_ms: 0, reload_errno };
+            let last = Last { seq: 1, outcome, age_ms: 0, reload_errno, generation: None };
             self.page.status.signals.get_mut(signal).unwrap().last = Some(last);
         }
 

@@ -450,13 +450,17 @@ impl Shell {
         }
         self.entries.resize_with(self.specs.len(), Entry::default);
         for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
-            let Some(view) = core.view(index).filter(|view| entry.view != Some(*view)) else { continue };
+            let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
             let daemon = Daemon {
                 name: spec.name.clone(),
                 state: view.state,
                 pid: view.pid,
                 generation: view.generation,
                 restarts: view.restarts,
+                revivals: view.revivals,
+                starts_in_ms: view.starts_at.map(millis),
+                waiting_for: view.waiting_for.clone(),
+                requests: view.requests.clone(),
                 uptime_ms: view.since.map(millis),
                 last_exit: view.last_exit,
                 transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
@@ -467,6 +471,7 @@ impl Shell {
                 notified: view.notified,
                 settle_ms: millis(spec.settle),
                 grace_ms: millis(spec.grace),
+                is_oneshot: spec.is_oneshot,
                 config: spec.config.clone(),
             };
             *entry = Entry::new(view, &daemon, &plan);
@@ -580,6 +585,10 @@ impl System for Shell {
         Event::Started { daemon, pid }
     }
 
+    fn probe(&mut self, daemon: usize) -> Event {
+        Event::ProbeFailed { daemon, why: "init can't probe yet".to_owned() }
+    }
+
     fn kill(&mut self, pid: i32, signal: i32) -> Sent {
         match signals::kill(pid, signal) {
             Ok(()) => Sent::Yes,
@@ -616,7 +625,7 @@ impl System for Shell {
                 Ok(Some(Child::Ended(pid, end))) => {
                     let is_kill = end == End::Signal(libc::SIGKILL);
                     let oom_kills = if is_kill { self.oom_kills.since() } else { 0 };
-                    return Some(Ended { pid, end, oom_kills });
+                    return Some(Ended { pid, end, oom_kills, words: String::new() });
                 }
                 Ok(Some(Child::Traced(pid, signal))) => {
                     tracing::debug!("pid {pid} traced itself; detached it and passed on signal {signal}");

@@ -154,11 +154,20 @@ mod tests {
             since: None,
             generation: 1,
             restarts: 0,
+            revivals: 0,
+            starts_at: None,
+            waiting_for: Vec::new(),
+            requests: Vec::new(),
             last_exit: None,
             notified: false,
         };
-        let entries: Vec<Entry> =
-            page.status.daemons.iter().zip(&page.plans).map(|(daemon, plan)| Entry::new(view, daemon, plan)).collect();
+        let entries: Vec<Entry> = page
+            .status
+            .daemons
+            .iter()
+            .zip(&page.plans)
+            .map(|(daemon, plan)| Entry::new(view.clone(), daemon, plan))
+            .collect();
         let mut head = page.status.clone();
         head.daemons.clear();
         assert_eq!(

@@ -172,7 +172,8 @@ impl Supervisor {
                     daemon.answered(event, &mut turn);
                 }
             }
-            Event::Ended { pid, end, oom_kills } => {
+            Event::ProbeStarted { .. } | Event::ProbeFailed { .. } | Event::Request(_) => {}
+            Event::Ended { pid, end, oom_kills, words: _ } => {
                 if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
                     daemon.ended(end, oom_kills, &mut turn);
                 } else {
@@ -251,7 +252,7 @@ impl Supervisor {
         let rule = self.rules.get(rule)?;
         let (outcome, at) = rule.last?;
         let age_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
-        Some(Last { seq: rule.seq, outcome, age_ms, reload_errno: rule.reload_errno })
+        Some(Last { seq: rule.seq, outcome, age_ms, reload_errno: rule.reload_errno, generation: None })
     }
 
     /// Whether the daemon is being stopped. Its output must be read then even if there is no room for it: a process

@@ -194,6 +194,10 @@ impl Daemon {
             generation: self.generation,
             // Each start after the first one is by request.
             restarts: self.generation.saturating_sub(1),
+            revivals: 0,
+            starts_at: None,
+            waiting_for: Vec::new(),
+            requests: Vec::new(),
             last_exit: self.last_exit,
             notified: self.notified,
         }

@@ -19,7 +19,7 @@ pub enum Sent {
 }
 
 /// A child that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The child.
     pub pid: i32,
@@ -27,6 +27,8 @@ pub struct Ended {
     pub end: End,
     /// How many OOM kills the memory cgroup has counted since this was last asked; 0 unless the end is signal 9.
     pub oom_kills: u64,
+    /// The last line that it printed, if it is a probe; else empty.
+    pub words: String,
 }
 
 /// What carries out the actions.
@@ -36,6 +38,9 @@ pub trait System {
     /// Starts a daemon's process without waiting for its exec; the answer is [`Event::Started`] or
     /// [`Event::StartFailed`].
     fn start(&mut self, daemon: usize, generation: u64) -> Event;
+    /// Starts a process that asks a daemon whether it is ready, without waiting for it; the answer is
+    /// [`Event::ProbeStarted`] or [`Event::ProbeFailed`].
+    fn probe(&mut self, daemon: usize) -> Event;
     /// kill(2): a negative pid is a process group.
     fn kill(&mut self, pid: i32, signal: i32) -> Sent;
     /// Whether the exec of a started process worked, if that is known by now and wasn't reported before:
@@ -94,7 +99,7 @@ impl Supervisor {
     /// Takes in every child that has ended.
     pub fn take_ended(&mut self, system: &mut impl System) -> Option<i32> {
         let mut exit = None;
-        while let Some(Ended { pid, end, oom_kills }) = system.ended() {
+        while let Some(Ended { pid, end, oom_kills, words }) = system.ended() {
             if let Some((daemon, _)) = self.starting().into_iter().find(|(_, starting)| *starting == pid) {
                 exit = self.take_exec(system, daemon, pid).or(exit);
             } else if let Some(daemon) = self.stopping_before_its_exec(pid)
@@ -104,7 +109,7 @@ impl Supervisor {
                 // process that gets the same pid.
                 exit = self.serve(system, event).or(exit);
             }
-            exit = self.serve(system, Event::Ended { pid, end, oom_kills }).or(exit);
+            exit = self.serve(system, Event::Ended { pid, end, oom_kills, words }).or(exit);
         }
         exit
     }
@@ -145,6 +150,7 @@ impl Supervisor {
                         let disposition = system.disposition(pid, signal);
                         queue.push_back(Event::Mask { daemon, pid, signal, disposition });
                     }
+                    Action::Probe(daemon) => queue.push_back(system.probe(daemon)),
                     Action::Tell(line) => system.tell(line),
                     Action::Exit(code) => exit = Some(code),
                 }

@@ -19,7 +19,8 @@ pub use bundle::Supervisor;
 pub use driver::{Ended, Sent, System};
 pub use selection::{Selection, select};
 
-use crate::status::{DaemonState, LastExit};
+use crate::request::Request;
+use crate::status::{self, DaemonState, LastExit, WaitingFor};
 use crate::table::Signal;
 
 /// A point of the monotonic clock.
@@ -113,7 +114,26 @@ pub enum Event {
         end: End,
         /// How many OOM kills the memory cgroup has counted since init last looked. 0 unless signal 9 killed the child.
         oom_kills: u64,
+        /// The last line that it printed, if it is a probe; else empty.
+        words: String,
     },
+    /// The answer to [`Action::Probe`]: this process asks the daemon whether it is ready, and exits 0 if it is. Its end
+    /// comes as [`Event::Ended`], as that of any child.
+    ProbeStarted {
+        /// Which daemon.
+        daemon: usize,
+        /// The probe, which leads a session and a process group of its own.
+        pid: i32,
+    },
+    /// The answer to [`Action::Probe`] if there is no probe.
+    ProbeFailed {
+        /// Which daemon.
+        daemon: usize,
+        /// Why.
+        why: String,
+    },
+    /// A request came through PID 1's descriptor. `None`: a line that is no request.
+    Request(Option<Request>),
     /// The answer to an [`Action::Kill`] that the kernel refused.
     NotSent {
         /// The process.
@@ -256,6 +276,9 @@ pub enum Action {
         /// The signal in question.
         signal: Signal,
     },
+    /// Start a process that asks the daemon whether it is ready; answered by [`Event::ProbeStarted`] or
+    /// [`Event::ProbeFailed`].
+    Probe(usize),
     /// A line for init's log.
     Tell(Line),
     /// Nothing is left to supervise: exit with this code.
@@ -263,7 +286,7 @@ pub enum Action {
 }
 
 /// What status shows of one daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// Its state.
     pub state: DaemonState,
@@ -273,8 +296,16 @@ pub struct View {
     pub since: Option<Moment>,
     /// How often it was started.
     pub generation: u64,
-    /// How many of those were requested.
+    /// How many of those were requested, after the first.
     pub restarts: u64,
+    /// How many of those its restart policy did.
+    pub revivals: u64,
+    /// In backoff: when it is started again.
+    pub starts_at: Option<Moment>,
+    /// Waiting: for whom, and why they aren't ready.
+    pub waiting_for: Vec<WaitingFor>,
+    /// The last requests.
+    pub requests: Vec<status::Request>,
     /// How its last process ended.
     pub last_exit: Option<LastExit>,
     /// Whether it has said READY=1 and is not reloading.

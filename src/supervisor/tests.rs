@@ -28,7 +28,7 @@ fn up(init: &mut Supervisor, ms: u64, daemon: usize, pid: i32) {
 }
 
 fn ended(pid: i32, end: End) -> Event {
-    Event::Ended { pid, end, oom_kills: 0 }
+    Event::Ended { pid, end, oom_kills: 0, words: String::new() }
 }
 
 /// The end of a process that leaves nobody behind.
@@ -796,12 +796,14 @@ fn a_signal_that_is_not_wired_changes_nothing_and_the_log_warns_of_an_inherited_
 #[test]
 fn a_death_by_sigkill_while_the_oom_killer_was_at_work_says_so() {
     let mut init = running();
-    let actions = init.handle(at(1), Event::Ended { pid: 10, end: End::Signal(KILL), oom_kills: 1 });
+    let actions =
+        init.handle(at(1), Event::Ended { pid: 10, end: End::Signal(KILL), oom_kills: 1, words: String::new() });
     assert!(told(&actions)[0].contains("OOM killer has killed 1 process of this container"), "{actions:?}");
     let _ = init.handle(at(1), left(0, 10, &[]));
     let _ = init.handle(at(1), Event::Signal(Signal::USR1));
     let _ = pass(&mut init, 8001);
-    let actions = init.handle(at(8001), Event::Ended { pid: 11, end: End::Signal(KILL), oom_kills: 1 });
+    let actions =
+        init.handle(at(8001), Event::Ended { pid: 11, end: End::Signal(KILL), oom_kills: 1, words: String::new() });
     assert!(!told(&actions)[0].contains("OOM"), "init itself sent that one: {actions:?}");
 }
 

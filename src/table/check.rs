@@ -11,7 +11,9 @@ use toml::Spanned;
 
 use super::error::{TableError, line_of};
 use super::signal::Signal;
-use super::{Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, SignalRule, Table};
+use super::{
+    Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, SignalRule, Table,
+};
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(8);
 const DEFAULT_SETTLE: Duration = Duration::from_millis(300);
@@ -207,7 +209,20 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
     let ready = raw.ready.map(check_ready).transpose()?;
     let grace = raw.grace.as_ref().map_or(Ok(table_grace), |g| duration("grace", g))?;
     let settle = raw.settle.as_ref().map_or(Ok(DEFAULT_SETTLE), |s| duration("settle", s))?;
-    Ok(Daemon { name: raw.name.into_inner(), command: raw.command.into_inner(), grace, ignore, config, ready, settle })
+    Ok(Daemon {
+        name: raw.name.into_inner(),
+        command: raw.command.into_inner(),
+        grace,
+        ignore,
+        config,
+        ready,
+        settle,
+        restart: RestartPolicy::default(),
+        depends_on: Vec::new(),
+        is_oneshot: false,
+        is_essential: false,
+        stop_signal: Signal::TERM,
+    })
 }
 
 fn check_config(raw: Spanned<RawConfig>) -> At<Config> {

@@ -93,6 +93,19 @@ pub enum Output {
     Json,
 }
 
+/// What follows when a daemon ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// It stays ended until a request starts it.
+    #[default]
+    No,
+    /// It is started again unless it exited 0.
+    OnFailure,
+    /// It is started again.
+    Always,
+}
+
 /// One daemon of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Daemon {
@@ -100,7 +113,7 @@ pub struct Daemon {
     pub name: String,
     /// Program and arguments for `execve`; no shell. A program without a slash is looked up in PATH.
     pub command: Vec<String>,
-    /// From SIGTERM to SIGKILL.
+    /// From its stop signal to SIGKILL.
     pub grace: Duration,
     /// Signals that are ignored when it starts.
     pub ignore: Vec<Signal>,
@@ -110,6 +123,16 @@ pub struct Daemon {
     pub ready: Option<Ready>,
     /// How long it must stay ready before a change counts as live.
     pub settle: Duration,
+    /// What follows when it ends by itself. Never [`RestartPolicy::Always`] for a oneshot.
+    pub restart: RestartPolicy,
+    /// The daemons that must be ready before its first start, as indices into [`Table::daemons`]. There is no circle.
+    pub depends_on: Vec<usize>,
+    /// It runs once to its end.
+    pub is_oneshot: bool,
+    /// When it ends for good, the bundle ends.
+    pub is_essential: bool,
+    /// The signal that asks it to stop.
+    pub stop_signal: Signal,
 }
 
 /// A checked daemon table.

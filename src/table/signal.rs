@@ -40,6 +40,8 @@ impl Signal {
     pub const USR1: Self = Self::Fixed(3);
     /// SIGUSR2.
     pub const USR2: Self = Self::Fixed(4);
+    /// SIGTERM.
+    pub const TERM: Self = Self::Fixed(7);
     /// SIGWINCH.
     pub const WINCH: Self = Self::Fixed(13);
 

@@ -445,7 +445,7 @@ impl Bundle {
             // That start is it.
             DaemonState::Starting => {}
             DaemonState::Stopping => self.starts_again = true,
-            DaemonState::Exited | DaemonState::Failed => self.start(),
+            _ => self.start(),
         }
     }
 
@@ -528,7 +528,7 @@ impl Bundle {
 
     /// What init publishes.
     pub fn page(&self) -> Page {
-        let last = |seq, outcome, reload_errno| Last { seq, outcome, age_ms: 0, reload_errno };
+        let last = |seq, outcome, reload_errno| Last { seq, outcome, age_ms: 0, reload_errno, generation: None };
         let name = || "filter".to_owned();
         let restart = Wired {
             forward: None,
@@ -547,6 +547,10 @@ impl Bundle {
             pid: is_running.then_some(self.generation as i32 + 10),
             generation: self.generation,
             restarts: 0,
+            revivals: 0,
+            starts_in_ms: None,
+            waiting_for: Vec::new(),
+            requests: Vec::new(),
             uptime_ms: is_running.then_some(self.born),
             last_exit: self.last_exit,
             transaction: None,
@@ -554,7 +558,14 @@ impl Bundle {
         };
         let settle_ms = if self.plant == Some(Plant::NothingSettles) { 0 } else { SETTLE };
         let notified = self.is_ready();
-        let plan = Plan { ready: self.ready.clone(), notified, settle_ms, grace_ms: 0, config: Some(config()) };
+        let plan = Plan {
+            ready: self.ready.clone(),
+            notified,
+            settle_ms,
+            grace_ms: 0,
+            is_oneshot: false,
+            config: Some(config()),
+        };
         let status = Status {
             schema: SCHEMA,
             version: String::new(),

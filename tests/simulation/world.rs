@@ -413,6 +413,10 @@ impl System for World {
         }
     }
 
+    fn probe(&mut self, daemon: usize) -> Event {
+        Event::ProbeFailed { daemon, why: "not simulated yet".to_owned() }
+    }
+
     fn kill(&mut self, pid: i32, signal: i32) -> Sent {
         self.enter();
         let Some((pid, signal)) = self.planted.kill(pid, signal, &self.kernel, &self.judge) else { return Sent::Gone };
@@ -477,7 +481,7 @@ impl System for World {
         if let Some((pid, end)) = end {
             trace!(self, "init: pid {pid} has ended, {end:?}");
         }
-        end.map(|(pid, end)| Ended { pid, end, oom_kills: 0 })
+        end.map(|(pid, end)| Ended { pid, end, oom_kills: 0, words: String::new() })
     }
 
     fn reap(&mut self, pid: i32) {
