@@ -61,7 +61,7 @@ impl Requests {
             let size = read(self.fd.usual(), &mut bytes).unwrap_or(0);
             self.lines.add(bytes.get(..size).unwrap_or_default());
         }
-        std::iter::from_fn(|| self.lines.next()).map(Event::Request).take(ROUND).collect()
+        std::iter::from_fn(|| self.lines.next()).take(ROUND).collect()
     }
 }
 
@@ -96,8 +96,8 @@ impl Lines {
         self.rest().contains(&b'\n')
     }
 
-    /// The next line, and whether it is a request; `None`: it hasn't come yet as a whole.
-    fn next(&mut self) -> Option<Option<Request>> {
+    /// The next line; `None`: it hasn't come yet as a whole.
+    fn next(&mut self) -> Option<Event> {
         let rest = self.rest();
         let Some(end) = memchr::memchr(b'\n', rest) else {
             let rest = rest.to_vec();
@@ -110,7 +110,7 @@ impl Lines {
         self.from += end + 1;
         self.is_too_long = false;
         self.skip_newlines();
-        Some(request)
+        Some(Event::Request(request))
     }
 }
 
@@ -119,7 +119,11 @@ mod tests {
     use super::*;
 
     fn names(lines: &mut Lines) -> Vec<String> {
-        std::iter::from_fn(|| lines.next()).map(|r| r.map_or_else(|| "-".to_owned(), |r| r.daemon)).collect()
+        let name = |event| match event {
+            Event::Request(Some(request)) => request.daemon,
+            _ => "-".to_owned(),
+        };
+        std::iter::from_fn(|| lines.next()).map(name).collect()
     }
 
     #[test]
