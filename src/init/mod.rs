@@ -8,6 +8,7 @@ mod json;
 mod limits;
 mod log;
 mod notify;
+mod probe;
 mod publish;
 pub mod relay;
 mod requests;
@@ -28,9 +29,10 @@ use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
-use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report};
+use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Started, Streams};
 use children::{Child, OomKills, session};
 use fixed::FixedFd;
+use probe::Probe;
 use publish::{Entry, PageFd};
 use relay::{Sink, Source, Stream};
 use requests::Requests;
@@ -126,8 +128,11 @@ struct Shell {
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
     launches: Vec<Launch>,
-    /// The daemons' processes that aren't reaped yet.
+    /// The daemons' processes and the probes that aren't reaped yet.
     leaders: Vec<i32>,
+    probes: Vec<Probe>,
+    /// Each daemon's last process.
+    pids: Vec<i32>,
     oom_kills: OomKills,
     specs: Vec<Spec>,
     programs: Vec<Program>,
@@ -205,6 +210,8 @@ impl Shell {
             streams: Vec::new(),
             launches: Vec::new(),
             leaders: Vec::new(),
+            probes: Vec::new(),
+            pids: Vec::new(),
             oom_kills: OomKills::count(),
             specs: Vec::new(),
             programs: Vec::new(),
@@ -231,6 +238,7 @@ impl Shell {
         };
         (self.head.selected, self.head.unselected) = (names(true), names(false));
         self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
+        self.pids = vec![0; self.specs.len()];
         if self.specs.iter().any(|d| d.ready == Some(Ready::Notify) || d.config.is_some()) {
             match notify::Notify::open() {
                 Ok(socket) => self.notify = Some(socket),
@@ -589,30 +597,44 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        // One may have been lost while RLIMIT_NOFILE was low; nothing that is opened here may take its number.
-        self.page.reserve();
-        self.requests.reserve();
-        self.lock.reserve();
+        reserve(&mut self.page, &mut self.requests, &mut self.lock);
         let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
-        let started = match program.start(parent) {
+        let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
         };
-        let (pid, out) = (started.pid, self.sinks.len() - 1);
-        for (fd, sink, stream) in [(started.stdout, out, "stdout"), (started.stderr, 0, "stderr")] {
-            let source = Source { daemon, name: &spec.name, generation, stream };
+        let out = self.sinks.len() - 1;
+        for (fd, sink, stream) in [(Some(stdout), out, "stdout"), (stderr, 0, "stderr")] {
+            let (Some(fd), source) = (fd, Source { daemon, name: &spec.name, generation, stream }) else { continue };
             self.streams.push(Stream::new(fd, &source, sink, self.next_number, self.output));
             self.next_number += 1;
         }
-        let (report, number) = (started.report, self.next_number);
+        let number = self.next_number;
         self.next_number += 1;
         self.launches.push(Launch { daemon, pid, report, told: Vec::new(), number, is_watched: false });
         self.leaders.push(pid);
+        if let Some(last) = self.pids.get_mut(daemon) {
+            *last = pid;
+        }
         Event::Started { daemon, pid }
     }
 
     fn probe(&mut self, daemon: usize) -> Event {
-        Event::ProbeFailed { daemon, why: "init can't probe yet".to_owned() }
+        let (program, spec, pid) = (self.programs.get(daemon), self.specs.get(daemon), self.pids.get(daemon));
+        let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
+            return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
+        };
+        reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
+        match Probe::start(&spec.name, *pid, program.environment(), parent) {
+            Ok(probe) => {
+                let pid = probe.pid();
+                self.leaders.push(pid);
+                self.probes.push(probe);
+                Event::ProbeStarted { daemon, pid }
+            }
+            Err(e) => Event::ProbeFailed { daemon, why: e.to_string() },
+        }
     }
 
     fn kill(&mut self, pid: i32, signal: i32) -> Sent {
@@ -651,7 +673,8 @@ impl System for Shell {
                 Ok(Some(Child::Ended(pid, end))) => {
                     let is_kill = end == End::Signal(libc::SIGKILL);
                     let oom_kills = if is_kill { self.oom_kills.since() } else { 0 };
-                    return Some(Ended { pid, end, oom_kills, words: String::new() });
+                    let words = self.probes.iter().find(|probe| probe.pid() == pid).map(Probe::words);
+                    return Some(Ended { pid, end, oom_kills, words: words.unwrap_or_default() });
                 }
                 Ok(Some(Child::Traced(pid, signal))) => {
                     tracing::debug!("pid {pid} traced itself; detached it and passed on signal {signal}");
@@ -668,6 +691,7 @@ impl System for Shell {
         // SAFETY: waitpid(2) with no status, on a child that has ended.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
         self.leaders.retain(|leader| *leader != pid);
+        self.probes.retain(|probe| probe.pid() != pid);
         if let Some(socket) = &mut self.notify {
             socket.reaped(pid);
         }
@@ -685,6 +709,13 @@ impl System for Shell {
     fn changed(&mut self, _: &Supervisor) {
         self.changed = true;
     }
+}
+
+/// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
+fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd) {
+    page.reserve();
+    requests.reserve();
+    lock.reserve();
 }
 
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.
