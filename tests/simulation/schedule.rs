@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sidecar::table::{Daemon, Ready, RestartPolicy, Signal, Table};
+use sidecar::table::Table;
 
 use crate::kernel::{
     Answer, CONT, End, Exec, HUP, INT, KILL, Kind, Millis, Nature, PLAIN, QUIT, Role, SEGV, STOP, TERM, USR1, USR2,
@@ -167,13 +167,24 @@ fn table(number: u64) -> Table {
     let graces = ["0ms", "1ms", "50ms", "500ms", "3s", "8s", "8s", "30s"];
     let grace = |rng: &mut Rng| *rng.pick(&graces);
     let _ = writeln!(text, "grace = {:?}", if is_built_in { "8s" } else { grace(&mut rng) });
-    for name in names.iter().take(count) {
+    let mut oneshots = vec![false; count];
+    let dependencies = draw_dependencies(count, &mut rng);
+    for (at, name) in names.iter().take(count).enumerate() {
         let _ = writeln!(text, "[[daemon]]\nname = {name:?}\ncommand = [\"x\"]");
         if !is_built_in && rng.one_in(2) {
             let _ = writeln!(text, "grace = {:?}", grace(&mut rng));
         }
-        if rng.one_in(2) {
-            text.push_str("ready = { notify = true }\n");
+        let is_oneshot = has_policies && !is_built_in && rng.one_in(4);
+        let ready = *rng.pick(&["{ notify = true }", "{ notify = true }", "", "{ tcp = \"127.0.0.1:8888\" }"]);
+        let is_probe = ready.contains("tcp");
+        if !is_oneshot && !ready.is_empty() && (has_policies || !is_probe) {
+            let _ = writeln!(text, "ready = {ready}");
+        }
+        if is_built_in && has_policies {
+            text.push_str("restart = \"on-failure\"\n");
+        } else if has_policies {
+            oneshots[at] = is_oneshot;
+            write_policies(&mut text, is_oneshot, dependencies[at].iter().map(|d| names[*d]).collect(), &mut rng);
         }
     }
     text.push_str("[signals]\n");
@@ -183,58 +194,47 @@ fn table(number: u64) -> Table {
         );
     } else {
         for signal in ["HUP", "USR1", "USR2", "WINCH", "RTMIN+1"] {
-            let name = names[rng.below(count as u64) as usize];
+            let at = rng.below(count as u64) as usize;
+            let name = names[at];
             let _ = match rng.below(9) {
                 0 => Ok(()),
+                _ if oneshots[at] => Ok(()),
                 1 => writeln!(text, "\"{signal}\" = {{ forward = {name:?}, when = \"always\" }}"),
                 2..=4 => writeln!(text, "\"{signal}\" = {{ forward = {name:?} }}"),
                 _ => writeln!(text, "\"{signal}\" = {{ restart = {name:?} }}"),
             };
         }
     }
-    let mut table = match Table::parse(&text, "simulated") {
+    match Table::parse(&text, "simulated") {
         Ok(table) => table,
         Err(e) => panic!("{e}\n{text}"),
-    };
-    if is_built_in && has_policies {
-        table.daemons.iter_mut().for_each(|daemon| daemon.restart = RestartPolicy::OnFailure);
-    } else if has_policies {
-        add_policies(&mut table, &mut rng);
     }
-    table
 }
 
-fn add_policies(table: &mut Table, rng: &mut Rng) {
-    let count = table.daemons.len();
-    // Dependencies go up in an order of their own, so there is no circle.
+/// Who depends on whom. It goes up in an order of its own, so there is no circle.
+fn draw_dependencies(count: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..count).collect();
     for at in (1..count).rev() {
         order.swap(at, rng.below(at as u64 + 1) as usize);
     }
     let often = *rng.pick(&[1, 2, 3, 9]);
+    let mut dependencies = vec![Vec::new(); count];
     for (at, index) in order.iter().enumerate() {
-        let depends_on: Vec<usize> = order.iter().take(at).filter(|_| rng.one_in(often)).copied().collect();
-        let daemon: &mut Daemon = &mut table.daemons[*index];
-        daemon.depends_on = depends_on;
-        daemon.is_oneshot = rng.one_in(4);
-        daemon.is_essential = rng.one_in(7);
-        daemon.restart =
-            *rng.pick(&[RestartPolicy::No, RestartPolicy::OnFailure, RestartPolicy::OnFailure, RestartPolicy::Always]);
-        if daemon.is_oneshot {
-            daemon.ready = None;
-            if daemon.restart == RestartPolicy::Always {
-                daemon.restart = RestartPolicy::OnFailure;
-            }
-        } else if rng.one_in(2) {
-            daemon.ready = Some(Ready::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 8888))));
-        }
-        if rng.one_in(4) {
-            let signal = *rng.pick(&["INT", "QUIT", "USR1", "HUP", "RTMIN+1"]);
-            daemon.stop_signal = Signal::from_name(signal).unwrap();
-        }
+        dependencies[*index] = order.iter().take(at).filter(|_| rng.one_in(often)).copied().collect();
     }
-    let oneshots: Vec<bool> = table.daemons.iter().map(|daemon| daemon.is_oneshot).collect();
-    table.wiring.retain(|rule| !oneshots[rule.daemon]);
+    dependencies
+}
+
+fn write_policies(text: &mut String, is_oneshot: bool, depends_on: Vec<&str>, rng: &mut Rng) {
+    let policies = ["no", "on-failure", "on-failure", "always"];
+    let policy = *rng.pick(&policies[..if is_oneshot { 3 } else { 4 }]);
+    let _ = writeln!(text, "restart = {policy:?}\noneshot = {is_oneshot}\ndepends_on = {depends_on:?}");
+    if rng.one_in(7) {
+        text.push_str("essential = true\n");
+    }
+    if rng.one_in(4) {
+        let _ = writeln!(text, "stop_signal = {:?}", *rng.pick(&["INT", "QUIT", "USR1", "HUP", "RTMIN+1"]));
+    }
 }
 
 impl Schedule {
