@@ -107,7 +107,7 @@ finds! {
     a_start_during_shutdown_is_found: StartDuringShutdown, "nothing starts after a shutdown was asked for";
     a_forward_before_the_handler_is_found: ForwardBeforeTheHandler, "no signal reaches a process that doesn't catch it";
     a_stale_pid_signalled_is_found: StalePidSignalled, "no signal is sent to a pid that isn't ours at that moment";
-    a_stopped_process_that_never_gets_its_term_is_found: StoppedProcessNeverGetsItsTerm, "a stopped process gets its TERM";
+    a_stopped_process_that_never_gets_its_term_is_found: StoppedProcessNeverGetsItsTerm, "a stopped process gets its stop signal";
     a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old session is there when its replacement starts";
     a_page_read_half_written_is_found: PageReadHalfWritten, "a page is read whole";
     a_fork_that_blocks_all_signals_taken_for_a_handler_is_found: ForkTakenForAHandler, "no signal reaches a process that doesn't catch it";

@@ -184,7 +184,8 @@ fn table(number: u64) -> Table {
             text.push_str("restart = \"on-failure\"\n");
         } else if has_policies {
             oneshots[at] = is_oneshot;
-            write_policies(&mut text, is_oneshot, dependencies[at].iter().map(|d| names[*d]).collect(), &mut rng);
+            let depends_on: Vec<&str> = dependencies[at].iter().map(|d| names[*d]).collect();
+            write_policies(&mut text, is_oneshot, &depends_on, &mut rng);
         }
     }
     text.push_str("[signals]\n");
@@ -225,7 +226,7 @@ fn draw_dependencies(count: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
     dependencies
 }
 
-fn write_policies(text: &mut String, is_oneshot: bool, depends_on: Vec<&str>, rng: &mut Rng) {
+fn write_policies(text: &mut String, is_oneshot: bool, depends_on: &[&str], rng: &mut Rng) {
     let policies = ["no", "on-failure", "on-failure", "always"];
     let policy = *rng.pick(&policies[..if is_oneshot { 3 } else { 4 }]);
     let _ = writeln!(text, "restart = {policy:?}\noneshot = {is_oneshot}\ndepends_on = {depends_on:?}");

@@ -283,9 +283,9 @@ impl World {
             return self.take_and_wait_in_place(core, events);
         }
         if let Some(code) = core.take(self, events) {
-            let code = self.planted.exit(code, &self.judge);
-            trace!(self, "init exits {code}");
-            self.judge.exit(code);
+            let exit = self.planted.exit(code, &self.judge);
+            trace!(self, "init exits {exit}");
+            self.judge.exit(exit);
         }
     }
 
@@ -432,10 +432,10 @@ impl World {
         let Some(name) = self.names.get(daemon) else { return };
         self.asked += 1;
         let request = Request { id: format!("r{}", self.asked), verb, daemon: name.clone() };
-        if !self.planted.loses_request(self.asked) {
-            self.requests.push(Event::Request(Some(request)));
-        } else {
+        if self.planted.loses_request(self.asked) {
             self.judge.serving(&self.kernel, &Event::Request(Some(request)));
+        } else {
+            self.requests.push(Event::Request(Some(request)));
         }
     }
 
