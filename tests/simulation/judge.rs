@@ -32,6 +32,8 @@ const LATE: Millis = 500;
 const HOLD: Millis = 20_000;
 /// How long init sleeps at most while a daemon is stopping.
 const TICK: Millis = 1_000;
+/// How long a stop takes at most without the log saying whom it waits for.
+const SILENT: Millis = 4_000;
 /// How far apart the looks at a session or a mask are at most.
 const LOOK: Millis = 50;
 
@@ -58,6 +60,8 @@ struct Process {
     /// When it, or what it left, is to be killed, if it was asked to end.
     deadline: Option<Millis>,
     continued: bool,
+    /// Since when the log has said nothing of the stop.
+    silent: Millis,
     killed: Option<Millis>,
     /// The signals that it was sent because somebody asked for that.
     sent: u64,
@@ -378,6 +382,7 @@ impl Judge {
     pub fn lose(&mut self, lost: Millis) {
         self.mark(Mark::Paused);
         for process in self.slots.iter_mut().filter_map(|slot| slot.process.as_mut()) {
+            process.silent += lost;
             let times = [&mut process.deadline, &mut process.killed, &mut process.left.killed];
             times.into_iter().flatten().for_each(|at| *at += lost);
         }
@@ -566,6 +571,7 @@ impl Judge {
                     sent: 0,
                     deadline: None,
                     continued: false,
+                    silent: now,
                     killed: None,
                     swept: false,
                     reaped: None,
@@ -781,6 +787,7 @@ impl Judge {
             }
             _ if signal == stop_signal => {
                 process.termed = true;
+                process.silent = now;
                 // In a shutdown it counts from the request.
                 process.deadline = process.deadline.or(Some(now + grace));
                 if is_stopped {
@@ -798,6 +805,7 @@ impl Judge {
             KILL if process.killed.is_some() => broken!(self, "one KILL a stop", "a second KILL for pid {pid}"),
             KILL => {
                 process.killed = Some(now);
+                process.silent = now;
                 match process.deadline {
                     _ if grace == 0 => self.mark(Mark::KilledAtOnce),
                     Some(deadline) if now >= deadline => self.mark(Mark::KilledAtDeadline),
@@ -865,8 +873,12 @@ impl Judge {
     }
 
     /// init says something in its log.
-    pub fn said(&mut self, text: &str) {
-        if let Some(name) = text.strip_prefix("starting ") {
+    pub fn said(&mut self, text: &str, now: Millis) {
+        if let Some(name) = text.strip_prefix("still waiting for ").and_then(|rest| rest.split(' ').next()) {
+            let of = self.slots.iter_mut().filter(|s| s.name == name);
+            of.filter_map(|s| s.process.as_mut()).for_each(|process| process.silent = now);
+            self.mark(Mark::LongStop);
+        } else if let Some(name) = text.strip_prefix("starting ") {
             self.slots.iter_mut().filter(|s| s.name == name).for_each(|s| s.says_start = true);
         } else if let Some((_, name)) = text.strip_prefix("forwarding SIG").and_then(|rest| rest.split_once(" to ")) {
             self.slots.iter_mut().filter(|s| s.name == name).for_each(|s| s.owes_term = false);
@@ -904,7 +916,7 @@ impl Judge {
         let says_end = std::mem::take(&mut slot.says_end);
         let owes_oom = std::mem::take(&mut slot.owes_oom);
         let Some(process) = &mut slot.process else { return };
-        process.reaped = Some(kernel.now);
+        (process.reaped, process.silent) = (Some(kernel.now), kernel.now);
         let (swept, killed, executed) = (process.swept, process.killed, process.executed);
         let asked_nobody = process.left.asked.is_empty();
         if executed != Some(Ok(())) {

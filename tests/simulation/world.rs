@@ -639,7 +639,7 @@ impl System for World {
     }
 
     fn tell(&mut self, line: Line) {
-        self.judge.said(&line.text);
+        self.judge.said(&line.text, self.kernel.now);
         trace!(self, "init says: {}", line.text);
     }
 

@@ -58,12 +58,13 @@ pub enum Mark {
     ProbeTimedOut,
     ProbeCutShort,
     Stopped,
+    LongStop,
 }
 
 pub const MARKS: usize = Mark::ALL.len();
 
 impl Mark {
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 56] = [
         Self::Replaced,
         Self::DeadStarted,
         Self::StartFailed,
@@ -119,5 +120,6 @@ impl Mark {
         Self::ProbeTimedOut,
         Self::ProbeCutShort,
         Self::Stopped,
+        Self::LongStop,
     ];
 }

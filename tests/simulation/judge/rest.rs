@@ -3,7 +3,7 @@
 use sidecar::supervisor::Supervisor;
 use sidecar::table::Action;
 
-use super::{Expected, Fate, GIVE_UP, HOLD, Judge, LOOK, PROBE_PAUSES, Process, TICK, is_held};
+use super::{Expected, Fate, GIVE_UP, HOLD, Judge, LOOK, PROBE_PAUSES, Process, SILENT, TICK, is_held};
 use crate::kernel::{Kernel, Life, Millis};
 
 impl Judge {
@@ -19,6 +19,10 @@ impl Judge {
         for at in 0..self.slots.len() {
             must_wake |= self.rest_before_the_start(at, now, next);
             let Some(process) = self.slots[at].process.clone() else { continue };
+            let is_stopping = process.is_waited_for() || process.reaped.is_none() && process.is_being_ended();
+            if is_stopping && now > process.silent + SILENT {
+                broken!(self, "a long stop says whom it waits for", "not that of daemon {at} since {}", process.silent);
+            }
             if process.reaped.is_none() {
                 must_wake |= self.rest_of_the_living(at, &process, now, next);
             } else {
@@ -76,7 +80,9 @@ impl Judge {
 
     /// The same for the signals that are held for a process that has executed its command.
     fn rest_of_the_held(&mut self, now: Millis, next: Option<Millis>) -> bool {
-        let executed = |slot: usize| self.slots[slot].unreaped().is_none_or(|p| p.executed == Some(Ok(())));
+        let executed = |slot: usize| {
+            !self.slots[slot].waits && self.slots[slot].unreaped().is_none_or(|p| p.executed == Some(Ok(())))
+        };
         let wired =
             self.requests.iter().zip(&self.targets).zip(&self.table.wiring).filter_map(|((r, target), rule)| {
                 let Expected::Held(since) = r.expected else { return None };
