@@ -14,10 +14,13 @@ pub const HERE: bool = true;
 pub const INIT: Run = Run::Blocked(init::run);
 pub const STATUS: Run = Run::Plain(status::run);
 pub const HELPER: Run = Run::Plain(helper::run);
-/// What init has a daemon's child execute, and nobody calls by hand.
-pub const RECOVER: &[Applet] = &[Applet {
-    name: sidecar::launch::RECOVER,
-    about: "",
-    inside: true,
-    run: Run::Plain(sidecar::launch::recover_and_start),
-}];
+/// What init has its children execute, and nobody calls by hand.
+pub const OF_INIT: &[Applet] = &[
+    Applet {
+        name: sidecar::launch::RECOVER,
+        about: "",
+        inside: true,
+        run: Run::Plain(sidecar::launch::recover_and_start),
+    },
+    Applet { name: sidecar::launch::PROBE, about: "", inside: true, run: Run::Plain(sidecar::launch::probe) },
+];

@@ -16,4 +16,4 @@ pub const STATUS: Run = Run::Plain(|_| {
     ExitCode::from(4)
 });
 pub const HELPER: Run = Run::Plain(|_| ExitCode::FAILURE);
-pub const RECOVER: &[Applet] = &[];
+pub const OF_INIT: &[Applet] = &[];

@@ -60,7 +60,7 @@ pub fn run(args: &[String]) -> ExitCode {
     }
     if let Some(ready) = ready {
         for (daemon, ready) in status.daemons.iter_mut().zip(ready) {
-            daemon.ready = Some(ready);
+            daemon.ready = ready;
         }
     }
     let well = status.daemons.iter().all(|d| d.state == DaemonState::Running && d.ready != Some(false));
