@@ -21,3 +21,8 @@ pub const RECOVER: &[Applet] = &[Applet {
     inside: true,
     run: Run::Plain(sidecar::launch::recover_and_start),
 }];
+
+/// Why this command's program couldn't be started here.
+pub fn fault_of(command: &[String]) -> Option<String> {
+    sidecar::launch::look_up(command).err().map(|why| why.to_string())
+}

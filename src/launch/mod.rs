@@ -2,6 +2,7 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
+mod lookup;
 mod report;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -21,6 +22,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
+pub use lookup::look_up;
 pub use report::{MAX_REPORT, Report};
 
 /// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
