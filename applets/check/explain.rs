@@ -47,7 +47,7 @@ fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
             format!("{} {}", name(table, *daemon), if is_oneshot { "has exited 0" } else { "is ready" })
         };
         let conditions: Vec<String> = daemon.depends_on.iter().map(of).collect();
-        lines.push(("starts", format!("once {}", conditions.join(", "))));
+        lines.push(("starts", format!("once {}", conditions.join(" and "))));
     }
     lines.push(("ready", ready(daemon)));
     lines.push(("restart", restart(daemon)));
@@ -79,7 +79,7 @@ fn ready(daemon: &Daemon) -> String {
 
 /// What follows when it ends by itself.
 fn restart(daemon: &Daemon) -> String {
-    let again = "after 100ms, growing to 1m while it keeps ending";
+    let again = "started again after 100ms, doubling up to 1m while it keeps ending";
     let (policy, is_kept) = match (daemon.restart, daemon.is_oneshot) {
         (RestartPolicy::Always, _) => (format!("always: {again}"), true),
         (RestartPolicy::OnFailure, true) => (format!("on-failure, until it exits 0: {again}"), true),
@@ -116,9 +116,9 @@ fn orders(text: &mut String, table: &Table) {
             let _ = writeln!(text, "  {number:<8} {}", names.join(", "));
         }
     };
-    list("start: each once all that it depends on are ready", start_order(&table.daemons));
+    list("order of start: each once what it depends on is ready", start_order(&table.daemons));
     list(
-        "shutdown: each once all that depend on it have ended, at the latest when half of its time to stop has passed",
+        "order of a shutdown: each once what depends on it has ended, at the latest when half of its grace has passed",
         stop_order(&table.daemons),
     );
 }
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_follows_an_end_is_told_for_each_policy() {
         let no = "no: once it has ended, only a request or a signal starts it";
-        let failure = "on-failure: after 100ms, growing to 1m while it keeps ending";
+        let failure = "on-failure: started again after 100ms, doubling up to 1m while it keeps ending";
         for (lines, told) in [
             ("", no.to_owned()),
             ("oneshot=true", no.to_owned()),
@@ -201,13 +201,13 @@ mod tests {
             "[[daemon]]\nname='app'\ncommand=['a']\ndepends_on=['migrate', 'db']\n[[daemon]]\nname='db'\ncommand=['a']\n\
              [[daemon]]\nname='migrate'\ncommand=['a']\noneshot=true\ndepends_on=['db']\n[[daemon]]\nname='alone'\ncommand=['a']\n",
         );
-        assert!(text.contains("\n  starts   once migrate has exited 0, db is ready\n"), "{text}");
+        assert!(text.contains("\n  starts   once migrate has exited 0 and db is ready\n"), "{text}");
         assert!(text.contains("\n  oneshot  it runs once, to its end\n"), "{text}");
         assert!(
-            text.contains("ready\n  1        db, alone\n  2        migrate\n  3        app\n\nshutdown: "),
+            text.contains("ready\n  1        db, alone\n  2        migrate\n  3        app\n\norder of a shutdown: "),
             "{text}"
         );
         assert!(text.contains("passed\n  1        app, alone\n  2        migrate\n  3        db\n\n"), "{text}");
-        assert!(!explained(sidecar::table::BUILT_IN).contains("shutdown: "));
+        assert!(!explained(sidecar::table::BUILT_IN).contains("order of"));
     }
 }
