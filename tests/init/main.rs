@@ -10,6 +10,7 @@ mod hostile;
 mod life;
 mod output;
 mod requests;
+mod run_as;
 mod short;
 mod shutdown;
 mod signals;
