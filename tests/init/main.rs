@@ -8,6 +8,7 @@ mod calls;
 mod faults;
 mod hostile;
 mod life;
+mod notify;
 mod output;
 mod requests;
 mod run_as;
