@@ -27,3 +27,8 @@ pub const OF_INIT: &[Applet] = &[
     },
     Applet { name: sidecar::launch::PROBE, about: "", inside: true, run: Run::Plain(sidecar::launch::probe) },
 ];
+
+/// Why this command's program couldn't be started here.
+pub fn fault_of(command: &[String]) -> Option<String> {
+    sidecar::launch::look_up(command).err().map(|why| why.to_string())
+}

@@ -240,7 +240,7 @@ fn check_says_what_a_table_means_and_where_it_is_wrong() {
     let good = good.to_str().unwrap();
     let (code, out, err) = sidecar(&["check", good]);
     assert!(code == 0 && out.contains("HUP      is forwarded to a once it has a handler"), "{out}");
-    assert!(err.contains("USR2 = { restart = \"a\" }") && err.contains("stop_grace_period: 62s"), "{err}");
+    assert!(err.starts_with(&format!("{good}: warning: ")) && err.contains("stop_grace_period: 62s"), "{err}");
     for args in [&["check", "--config", good][..], &["check", &format!("--config={good}")]] {
         assert_eq!(sidecar(args), (code, out.clone(), err.clone()));
     }
@@ -252,6 +252,31 @@ fn check_says_what_a_table_means_and_where_it_is_wrong() {
     assert_eq!(sidecar(&["check", good, "--config", good]).0, 2);
     assert_eq!(sidecar(&["check", dir.join("none").to_str().unwrap()]).0, 2);
     assert_eq!(sidecar(&["check", dir.0.to_str().unwrap()]).0, 2);
+}
+
+#[test]
+fn check_looks_for_programs_only_if_it_is_asked_about_what_is_here() {
+    let dir = Dir::new();
+    let config = dir.write("config", "");
+    let text = format!(
+        "[[daemon]]\nname = 'a'\ncommand = ['sh']\nready = {{ exec = ['/no/probe'] }}\n\
+         config = {{ path = '{}', check = ['no-such-checker', '{{}}'] }}\n\
+         [[daemon]]\nname = 'b'\ncommand = ['./b']\nconfig = {{ path = '/no/config' }}\n",
+        config.display()
+    );
+    let table = dir.write("table.toml", &text);
+    let table = table.to_str().unwrap();
+    let (code, out, err) = sidecar(&["check", table]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (here_code, here_out, err) = sidecar(&["check", "--here", table]);
+    assert_eq!((here_code, here_out), (0, out));
+    let warnings = [
+        "ready.exec of \"a\": cannot execute \"/no/probe\": No such file or directory (os error 2)",
+        "config.check of \"a\": cannot execute \"no-such-checker\": No such file or directory (os error 2)",
+        "command of \"b\": cannot execute \"./b\": No such file or directory (os error 2)",
+        "config.path of \"b\": /no/config: No such file or directory (os error 2)",
+    ];
+    assert_eq!(err, warnings.map(|warning| format!("{table}: warning: {warning}\n")).concat());
 }
 
 #[test]

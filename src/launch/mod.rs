@@ -2,6 +2,7 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
+mod lookup;
 mod probe;
 mod report;
 
@@ -22,6 +23,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
+pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
 
