@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::change::proof::Trigger;
 use sidecar::change::reason::{OwnWords, Reason};
 use sidecar::host::docker;
 use sidecar::host::engine::{Engine, Kind};
@@ -191,7 +192,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     };
     let engines = engines(&options);
     let tool = Printable::new(&engines.first().map(Engine::name).unwrap_or_default());
-    let mut asked = Asked { applet, signal: None, tool };
+    let mut asked = Asked { applet, trigger: None, tool };
     let change = match change(&options, &mut asked) {
         Ok(change) => change,
         Err(message) => {
@@ -215,21 +216,21 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
 }
 
 fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
-    let signal = signal(&options.signal)?;
-    asked.signal = Some(signal);
+    let trigger = Trigger::Signal(signal(&options.signal)?);
+    asked.trigger = Some(trigger.clone());
     let timeout = timeout(&options.timeout)?;
     if let Some(message) = fault(options) {
         return Err(message);
     }
     let (task, content) = task(options, timeout)?;
     let by = Printable::new(&options.by.clone().unwrap_or_else(caller));
-    Ok(Change { signal, timeout, task, content, by })
+    Ok(Change { trigger, timeout, task, content, by })
 }
 
 /// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    let asked = Asked { applet, signal: None, tool: Printable::default() };
+    let asked = Asked { applet, trigger: None, tool: Printable::default() };
     refuse(&asked, json, Reason::Usage { message: OwnWords(message.to_owned()) })
 }
 
