@@ -18,7 +18,7 @@ use sidecar::host::report::{Asked, Report};
 use sidecar::host::run::{Select, run};
 use sidecar::host::{Change, stop};
 use sidecar::protocol::{self, Task};
-use sidecar::table::{Signal, parse_duration};
+use sidecar::table::{MAX_NAME, Signal, parse_duration};
 use sidecar::text::Printable;
 
 use crate::args::{self, Early};
@@ -33,7 +33,7 @@ With --file, any other exit code but 5 means that content and daemon are as they
 checks the content inside the bundle, it is put in place, and if it isn't proven it is taken back. Without --file,
 the file is checked where it lies before anything is sent.
 If a daemon can't say whether it obeyed a forwarded signal, the outcome is `delivered` (exit 0), and the line says so.
-With --signal-only, exit 0 means that docker took the signal.
+With --signal-only, exit 0 means that docker took the signal, or with --daemon that init has the request.
 The first Ctrl-C asks for the old content back and waits for it. The second leaves, and the bundle recovers by itself.
 
 Exit codes (several bundles: the highest):
@@ -75,7 +75,7 @@ macro_rules! options {
             /// one JSON object per bundle on stdout, also for errors
             #[argh(switch)]
             json: bool,
-            /// send the signal and don't wait for proof
+            /// send the signal (or the request) and don't wait for proof
             #[argh(switch)]
             signal_only: bool,
             /// instead of names: the running bundles with this label, KEY=VALUE (repeatable: with all of them)
@@ -120,17 +120,17 @@ macro_rules! parsed {
     ($($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
         #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
         struct Options {
-            signal: String,
+            trigger: Result<Trigger, String>,
             $($field: $type $(<$of>)?,)*
         }
     };
 }
 options!(parsed);
 
-/// An applet's arguments: those of all three, and the signal if it isn't preset. (A `ty` fragment would hide from argh
+/// An applet's arguments: those of all three, and what makes init act if that isn't preset. (A `ty` fragment would hide from argh
 /// what is an `Option`.)
 macro_rules! applet {
-    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
+    ($name:ident, $about:literal, [$($own:tt)*], $trigger:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
         #[doc = $about]
         #[derive(FromArgs, ArgsInfo)]
         #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -142,29 +142,37 @@ macro_rules! applet {
 
         impl $name {
             fn options(self) -> Options {
-                let signal: fn(&Self) -> String = $signal;
-                Options { signal: signal(&self), $($field: self.$field,)* }
+                let trigger: fn(&Self) -> Result<Trigger, String> = $trigger;
+                Options { trigger: trigger(&self), $($field: self.$field,)* }
             }
         }
     };
 }
 options!(applet
     General,
-    "Make a change live in running bundles by a signal that has a rule there, and check that it is live.",
+    "Make a change live in running bundles, by a signal that has a rule there or by a restart of one daemon, and check that it is live.",
     [
-        /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
+        /// the signal, which has a rule in the bundle's table: HUP, USR1, USR2, WINCH or RTMIN+N
         #[argh(option)]
-        signal: String,
+        signal: Option<String>,
+        /// instead of a signal: the daemon that is restarted; it needs no rule
+        #[argh(option)]
+        daemon: Option<String>,
     ],
-    |this| this.signal.clone();
+    |this| match (&this.signal, &this.daemon) {
+        (Some(name), None) => signal(name),
+        (None, Some(name)) => daemon(name),
+        (None, None) => Err("give --signal or --daemon".to_owned()),
+        (Some(_), Some(_)) => Err("give --signal or --daemon, not both".to_owned()),
+    };
 );
 options!(applet
     Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is live.", [],
-    |_| Signal::USR1.to_string();
+    |_| Ok(Trigger::Signal(Signal::USR1));
 );
 options!(applet
     Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [],
-    |_| Signal::HUP.to_string();
+    |_| Ok(Trigger::Signal(Signal::HUP));
 );
 
 /// `apply-allowlist`.
@@ -216,7 +224,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
 }
 
 fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
-    let trigger = Trigger::Signal(signal(&options.signal)?);
+    let trigger = options.trigger.clone()?;
     asked.trigger = Some(trigger.clone());
     let timeout = timeout(&options.timeout)?;
     if let Some(message) = fault(options) {
@@ -247,11 +255,25 @@ fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn signal(name: &str) -> Result<Signal, String> {
+/// A restart of this daemon.
+fn daemon(name: &str) -> Result<Trigger, String> {
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_name = name.bytes().next().is_some_and(is_word) && name.bytes().all(|b| is_word(b) || b == b'-');
+    if is_name && name.len() <= MAX_NAME {
+        Ok(Trigger::restart(name))
+    } else {
+        Err(format!(
+            "--daemon {name:?} is a name that no daemon can have; a table's names are small letters, digits and -"
+        ))
+    }
+}
+
+fn signal(name: &str) -> Result<Trigger, String> {
     let upper = name.to_ascii_uppercase();
     let known = Signal::from_name(upper.strip_prefix("SIG").unwrap_or(&upper));
     known
         .filter(|signal| signal.is_wireable())
+        .map(Trigger::Signal)
         .ok_or_else(|| format!("--signal {name:?} can't have a rule; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
@@ -297,10 +319,7 @@ fn fault(options: &Options) -> Option<String> {
         no(options.show_content && !options.dry_run, "--show-content needs --dry-run"),
         no(options.dry_run && options.file.is_none(), "--dry-run needs --file"),
         no(options.force && options.file.is_none(), "--force needs --file"),
-        no(
-            options.signal_only && options.file.is_some(),
-            "--signal-only sends a signal and no content: give that or --file",
-        ),
+        no(options.signal_only && options.file.is_some(), "--signal-only sends no content: give that or --file"),
     ];
     rules.into_iter().flatten().next()
 }

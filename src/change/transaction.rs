@@ -503,6 +503,8 @@ impl<'a, H: Hands> Change<'a, H> {
             Ok(outcome) => (Ended::well(outcome), recorded(outcome)),
             Err(Stop::Because(why)) => {
                 let is_refused = matches!(why, Reason::Unproven { shortfall: Shortfall::ReloadRefused { .. }, .. });
+                // If init couldn't be asked, nothing was sent.
+                let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. });
                 let outcome = if is_refused { Outcome::Refused } else { Outcome::NotProven };
                 (Ended::badly(outcome, why), RecordedOutcome::NotProven)
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::change::proof::{Act, Incarnation, Target, Trigger};
-use crate::change::reason::{Outcome, Reason, Recovered, aside};
+use crate::change::reason::{Outcome, Reason, Recovered, Shortfall, aside};
 use crate::protocol::{Diff, End, Hunk};
 use crate::text::Printable;
 
@@ -244,6 +244,9 @@ impl Report {
             }
             (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; apply again when it runs"),
             (Outcome::Refused, _) => format!("refused: {why_said}{untouched}"),
+            (Outcome::RolledBack, Reason::Unproven { shortfall: Shortfall::Stopped, .. }) => {
+                format!("rolled back: {why_said}; the old content is back and {daemon} is left stopped")
+            }
             (Outcome::RolledBack, _) => format!(
                 "rolled back: {why_said}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
@@ -392,7 +395,7 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome, Shortfall};
+    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome};
     use crate::table::Signal;
 
     fn asked() -> Asked {
