@@ -1,7 +1,5 @@
 //! Who waits for whom, and how: probes, oneshots, restart policies and requests, on real processes.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::bundle::stat;
 use super::calls::assert_idle;
+use super::requests::ask;
 use super::{Bundle, Setup};
 
 /// db listens on this address once DIR/go is there, and answers as a web server whose /health is there once DIR/well is. app
@@ -32,11 +31,6 @@ depends_on = ["db"]
 
 fn why(bundle: &Bundle, index: usize) -> Value {
     bundle.daemon(index)["waiting_for"][0].clone()
-}
-
-fn ask(bundle: &Bundle, request: &str) {
-    let mut pipe = OpenOptions::new().write(true).open(format!("/proc/{}/fd/101", bundle.pid())).unwrap();
-    write!(pipe, "\n{request}\n").unwrap();
 }
 
 /// What became of a request, once that is final.
@@ -73,6 +67,17 @@ fn a_daemon_is_started_once_the_one_that_it_depends_on_accepts_a_connection() {
     bundle.wait_until("db and app alone", || bundle.children().len() == 2);
     bundle.wait_until("their pipes alone", || bundle.descriptors() <= descriptors + 2);
     assert_idle(&bundle);
+}
+
+#[test]
+fn a_probe_finds_the_page_of_an_init_that_is_not_pid_1() {
+    let ready = r#"{ exec = ["test", "-e", "DIR/well"] }"#;
+    let table = DB.replace("READY", ready).replace("ADDR", "127.9.1.7:7007");
+    let bundle = Setup::new(&table).not_as_pid_1().start();
+    let said = json!({ "daemon": "db", "why": "`test -e ...` exited 1" });
+    bundle.wait_until("why it waits", || why(&bundle, 1) == said);
+    bundle.write("well", "");
+    bundle.wait_for_generation(1, 1);
 }
 
 #[test]

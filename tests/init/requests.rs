@@ -17,6 +17,11 @@ fn open(bundle: &Bundle, number: i32) -> File {
     OpenOptions::new().write(true).open(format!("/proc/{}/fd/{number}", bundle.pid())).unwrap()
 }
 
+/// Writes a request.
+pub fn ask(bundle: &Bundle, request: &str) {
+    write!(open(bundle, 101), "\n{request}\n").unwrap();
+}
+
 /// How many bytes of requests init hasn't read yet.
 fn unread(pipe: &impl AsFd) -> i32 {
     let mut count = 0;
