@@ -175,9 +175,9 @@ fn the_version_names_the_commit_and_the_target() {
 fn list_and_help_go_to_stdout() {
     let (code, out, err) = sidecar(&["--list"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\ncheck\n");
+    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\nrun-as\ncheck\n");
     assert_eq!(sidecar(&["-h"]), sidecar(&["--help"]));
-    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "check"] {
+    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "run-as", "check"] {
         let (code, out, err) = sidecar(&[applet, "--help"]);
         assert_eq!((code, err.as_str()), (0, ""), "{applet}");
         assert_eq!(sidecar(&[applet, "-h"]).1, out);
@@ -208,7 +208,7 @@ fn install_makes_a_link_for_each_applet_and_replaces_its_own_older_ones() {
         assert_eq!((code, err.as_str()), (0, ""));
         let mut names: Vec<_> = fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "status"]);
+        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "run-as", "status"]);
         for name in names {
             assert_eq!(fs::read_link(dir.0.join(name)).unwrap(), Path::new(SIDECAR));
         }

@@ -19,7 +19,7 @@ use super::{Environment, NotStarted, Program};
 /// # Errors
 /// What a start would report. Only execve(2) itself knows all that can go wrong: an old kernel, another architecture.
 pub fn look_up(command: &[String]) -> Result<(), NotStarted> {
-    let program = Program::new(command, &Environment::inherited(""), Vec::new(), None);
+    let program = Program::new(command, &Environment::new(std::env::vars_os()), Vec::new(), None);
     let refused = |errno| NotStarted::Execute(command.first().cloned().unwrap_or_default(), errno);
     let mut why = Errno::ENOENT;
     for path in &program.paths {
