@@ -4,6 +4,7 @@
 
 mod check;
 mod error;
+mod order;
 mod signal;
 
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::parse_duration;
 pub use error::TableError;
+pub use order::waves;
 pub use signal::Signal;
 
 /// The table that is used if no file replaces it.
