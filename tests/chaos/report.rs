@@ -148,6 +148,10 @@ pub fn tell(run: &Run, calls: &Calls, world: &World<'_>) -> Vec<String> {
             &format!("SIG{signal}: {sent} sent, {served} served: one not earlier than each sent, its outcome told"),
         );
     }
+    line("killed", &format!("{} times in all: back each time, no sooner than its delay", world.killed.lock().unwrap()));
+    for (verb, times) in world.asked.lock().unwrap().iter() {
+        line("requests", &format!("{times} of {verb}"));
+    }
     let flooded = world.flooded.lock().unwrap();
     line(
         "lines",

@@ -27,6 +27,15 @@ for _ in range(int(sys.argv[2])):
 print(at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 "#;
 
+/// Writes that many requests to restart a daemon.
+const REQUESTS: &str = r#"
+import os, sys
+name, times, id = sys.argv[1:]
+fd = os.open("/proc/1/fd/101", os.O_WRONLY)
+for n in range(int(times)):
+    os.write(fd, f"\n{id}-{n} restart {name}\n".encode())
+"#;
+
 /// Lines into a daemon's own pipe, in pieces that no other writer can cut (`PIPE_BUF`).
 const FLOOD: &str = r#"
 import os, sys
@@ -93,6 +102,10 @@ pub struct World<'a> {
     pub sent: Mutex<BTreeMap<String, u64>>,
     pub flooded: Mutex<u64>,
     pub orphaned: Mutex<u64>,
+    /// How often a daemon was killed.
+    pub killed: Mutex<u64>,
+    /// What was asked for by request, and how often.
+    pub asked: Mutex<BTreeMap<String, u64>>,
     broken: Mutex<Vec<String>>,
     round: Mutex<String>,
     log: Child,
@@ -122,6 +135,8 @@ impl<'a> World<'a> {
             sent: Mutex::default(),
             flooded: Mutex::default(),
             orphaned: Mutex::default(),
+            killed: Mutex::default(),
+            asked: Mutex::default(),
             broken: Mutex::default(),
             round: Mutex::default(),
             log,
@@ -145,7 +160,7 @@ impl<'a> World<'a> {
         self.broken.lock().unwrap().push(format!("{what}, in the round {round}"));
     }
 
-    /// Waits for a condition; where it doesn't come that is a promise broken.
+    /// Waits for a condition. If it doesn't come, a promise is broken.
     pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) -> bool {
         let began = Instant::now();
         while !condition() {
@@ -229,18 +244,31 @@ impl<'a> World<'a> {
         self.is_served("HUP", &sent, "delivered");
     }
 
-    pub fn kill(&self, daemon: usize, signal: &str, dead: Duration) {
-        self.gap(daemon, "a kill, and what the chaos let it lie", || {
-            self.signal_daemon(daemon, signal);
-            let has_ended = || self.bundle.daemon(DAEMONS[daemon])["state"] == "exited";
-            self.wait(&format!("the end of {}", DAEMONS[daemon]), has_ended);
-            std::thread::sleep(dead);
-            self.restart_once(daemon);
+    /// Kills a daemon, again and again as soon as it is back; the last time a request may bring it back.
+    pub fn kill(&self, daemon: usize, signal: &str, times: u32, ask: bool) {
+        let name = DAEMONS[daemon];
+        self.gap(daemon, "kills, and the delays of the restart policy", || {
+            for n in 1..=times {
+                let before = self.bundle.daemon(name);
+                self.signal_daemon(daemon, signal);
+                *self.killed.lock().unwrap() += 1;
+                if ask && n == times {
+                    self.wait(&format!("the end of {name}"), || self.bundle.daemon(name)["pid"] != before["pid"]);
+                    self.ask("restart", daemon);
+                } else {
+                    let is_back = || {
+                        let now = self.bundle.daemon(name);
+                        now["state"] == "running"
+                            && now["revivals"].as_u64() == before["revivals"].as_u64().map(|n| n + 1)
+                    };
+                    self.wait(&format!("{name} back by its policy"), is_back);
+                }
+            }
         });
     }
 
-    pub fn stop(&self, daemon: usize, length: Duration, restart: bool) {
-        self.gap(daemon, "a stop, and what the chaos let it last", || {
+    pub fn freeze(&self, daemon: usize, length: Duration, restart: bool) {
+        self.gap(daemon, "a freeze, and what the chaos let it last", || {
             self.signal_daemon(daemon, "STOP");
             std::thread::sleep(length);
             if restart {
@@ -248,6 +276,53 @@ impl<'a> World<'a> {
             } else {
                 self.signal_daemon(daemon, "CONT");
             }
+        });
+    }
+
+    /// Asks by an applet inside the bundle, which says that it is so.
+    fn ask(&self, verb: &str, daemon: usize) {
+        let (code, out, err) = self.bundle.try_exec(&["/proc/1/exe", verb, "--timeout=60s", DAEMONS[daemon]]);
+        *self.asked.lock().unwrap().entry(verb.to_owned()).or_default() += 1;
+        if code != 0 {
+            self.breaks(&format!("{verb} {} by request is exit {code}: {out}{err}", DAEMONS[daemon]));
+        }
+    }
+
+    pub fn ask_restart(&self, daemon: usize) {
+        self.gap(daemon, "a restart by request", || self.ask("restart", daemon));
+    }
+
+    /// Writes requests without waiting for what becomes of them, but for the last.
+    pub fn ask_restarts(&self, daemon: usize, times: u32) {
+        let (name, id) = (DAEMONS[daemon], format!("chaos-{:.6}", now()).replace('.', "-"));
+        self.gap(daemon, "a burst of 200 restarts by request", || {
+            let (code, _, err) = self.python(REQUESTS, &[name, &times.to_string(), &id]);
+            assert_eq!(code, 0, "requests can't be written: {err}");
+            *self.asked.lock().unwrap().entry("restart".to_owned()).or_default() += u64::from(times);
+            let last = format!("{id}-{}", times - 1);
+            let mut outcome = Value::Null;
+            self.wait(&format!("an outcome of request {last}"), || {
+                let requests = self.bundle.daemon(name)["requests"].clone();
+                let found = requests.as_array().and_then(|all| all.iter().find(|request| request["id"] == *last));
+                outcome = found.map_or(Value::Null, |request| request["outcome"].clone());
+                outcome.is_string() && outcome != "pending"
+            });
+            if outcome != "started" {
+                self.breaks(&format!("the outcome of request {last} is {outcome}"));
+            }
+        });
+    }
+
+    pub fn stop_and_start(&self, daemon: usize, length: Duration) {
+        self.gap(daemon, "a stop by request, and what the chaos let it last", || {
+            self.ask("stop", daemon);
+            let generation = self.bundle.daemon(DAEMONS[daemon])["generation"].clone();
+            std::thread::sleep(length);
+            let now = self.bundle.daemon(DAEMONS[daemon]);
+            if now["state"] != "stopped" || now["generation"] != generation {
+                self.breaks(&format!("{} didn't stay stopped: {now}", DAEMONS[daemon]));
+            }
+            self.ask("start", daemon);
         });
     }
 
