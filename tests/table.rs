@@ -429,11 +429,80 @@ fn an_odd_encoding_is_told_with_its_line() {
 }
 
 #[test]
-fn a_key_that_compose_spells_otherwise_is_told_with_ours() {
-    for (line, ours) in [("stop_grace_period = \"8s\"", "write grace"), ("healthcheck = {}", "write ready")] {
+fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
+    for (line, fix) in [
+        ("stop_grace_period = \"8s\"", "write grace"),
+        ("[daemon.healthcheck]\ntest = [\"CMD\", \"a\"]", "write ready"),
+        ("ready = { test = [\"CMD\", \"a\"] }", "write exec, without \"CMD\""),
+        ("[daemon.ready]\ninterval = \"5s\"", "only while something waits for that"),
+        ("entrypoint = [\"a\"]", "write command: the program and its arguments"),
+        ("container_name = \"a\"", "write name"),
+        ("image = \"a\"", "a daemon is a program of this container's image: write command"),
+        ("ports = [\"80:80\"]", "where you start it (compose.yaml, docker run)"),
+        ("[services.web]", "write a [[daemon]] with name and command for each"),
+        ("dependsOn = [\"a\"]", "write depends_on"),
+        ("stop-signal = \"TERM\"", "write stop_signal"),
+        ("stopsignal = \"TERM\"", "write stop_signal"),
+        ("autorestart = true", "write restart = \"no\", \"on-failure\" or \"always\""),
+        ("priority = 1", "write depends_on = [\"NAME\"]"),
+        ("stopwaitsecs = 10", "write grace"),
+        ("startsecs = 1", "write settle"),
+        ("autostart = false", "CLAUDE_BOTTLE_SIDECAR_DAEMONS names in the container's environment"),
+        ("dependencies = [\"a\"]", "write depends_on"),
+    ] {
         let error = error(&format!("{DAEMON}{line}\n"));
-        assert!(error.starts_with("f:4: unknown field `") && error.ends_with(ours), "{error}");
+        assert!(error.contains(": unknown field `") && error.ends_with(fix), "{error}");
     }
+}
+
+#[test]
+fn a_key_that_only_a_later_version_has_is_told_as_that() {
+    for line in ["user = \"1000\"", "working_dir = \"/\"", "[daemon.sandbox]", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.starts_with("f:4: unknown field `"), "{error}");
+        assert!(error.ends_with("; this version doesn't have this key yet; remove it"), "{error}");
+    }
+    for line in ["environment = [\"A=b\"]", "[daemon.environment]\nA = \"b\""] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.ends_with("write command = [\"env\", \"KEY=value\", \"PROGRAM\"]"), "{error}");
+    }
+}
+
+#[test]
+fn a_value_that_another_tool_spells_otherwise_is_told_with_ours() {
+    let no_map = "invalid type: map; write an array of names, like [\"db\"]: each must be ready first (a oneshot: must have \
+                  exited 0)";
+    let three = "write \"no\", \"on-failure\" or \"always\"";
+    let is_unknown = |value: &str, fix: &str| format!("restart = {value:?} is unknown; {fix}");
+    for (line, expected) in [
+        ("depends_on = { db = { condition = \"service_healthy\" } }", no_map.to_owned()),
+        ("depends_on.db.condition = \"service_healthy\"", no_map.to_owned()),
+        ("[daemon.depends_on.db]\ncondition = \"service_healthy\"", no_map.to_owned()),
+        ("depends_on = \"db\"", no_map.replace("map", "string \"db\"")),
+        (
+            "restart = \"unless-stopped\"",
+            is_unknown("unless-stopped", "write \"always\": a daemon that was stopped on request stays stopped"),
+        ),
+        (
+            "restart = \"on-failure:5\"",
+            is_unknown(
+                "on-failure:5",
+                "write \"on-failure\": it never gives up, and waits up to a minute between two tries",
+            ),
+        ),
+        ("restart = \"never\"", is_unknown("never", three)),
+        ("restart = true", format!("invalid type: boolean `true`; {three}")),
+        ("restart = no", format!("an unquoted word; {three}")),
+        ("restart = on-failure", format!("an unquoted word; {three}")),
+        ("oneshot = \"yes\"", "invalid type: string \"yes\"; write true or false, without quotes".to_owned()),
+        ("essential = yes", "an unquoted word; write true or false, without quotes".to_owned()),
+        ("stop_signal = 15", "invalid type: integer `15`; write a signal's name in quotes, like \"TERM\"".to_owned()),
+        ("stop_signal = TERM", "an unquoted word; write a signal's name in quotes, like \"TERM\"".to_owned()),
+    ] {
+        assert_eq!(error(&format!("{DAEMON}{line}\n")), format!("f:4: {expected}"));
+    }
+    let rule = error(&format!("{DAEMON}[signals.HUP]\nrestart = true\n"));
+    assert_eq!(rule, "f:5: invalid type: boolean `true`; write a daemon's name, like \"proxy\"");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod check;
 mod error;
 mod order;
 mod signal;
+mod spelling;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
