@@ -7,17 +7,19 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use sidecar::change::proof::Trigger;
 use sidecar::change::reason::Outcome as Said;
 use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome, Shortfall};
 use sidecar::change::record::{self, Files, Found, Mount, Name, Record};
 use sidecar::change::transaction::{self, Checked, Hands, Home, Killed, Line, Order};
 use sidecar::change::{Stop, Tried};
 use sidecar::protocol::{Diff, End, HelperMessage, HostMessage, Task};
+use sidecar::request::Request;
 use sidecar::status::{DaemonState, Page};
 use sidecar::table::{Ready, Signal};
 use sidecar::text::Printable;
 
-use crate::bundle::{Bundle, Content, Nature, SETTLE, TICK, boot, bytes, failed};
+use crate::bundle::{Asked, Bundle, Content, Nature, SETTLE, TICK, boot, bytes, failed};
 use crate::choices::Choices;
 use crate::plants::Plant;
 
@@ -132,7 +134,7 @@ impl World<'_> {
             6 => self.hang_up("the connection breaks", true),
             7 => self.host.cancels = true,
             8 => self.bundle.die(),
-            9 => self.bundle.signal(true, 0),
+            9 => self.bundle.ask(Asked::Restart, 0),
             10 => {
                 self.bundle.say(|| "a stranger takes the port".to_owned());
                 self.bundle.is_held = true;
@@ -208,12 +210,13 @@ impl World<'_> {
         effect(&mut self.bundle)
     }
 
-    fn signal(&self) -> Signal {
-        if self.is_restart { Signal::USR1 } else { Signal::HUP }
+    fn trigger(&self) -> Trigger {
+        Trigger::Signal(if self.is_restart { Signal::USR1 } else { Signal::HUP })
     }
 
     fn served(&self) -> u64 {
-        self.bundle.page().status.signals[&self.signal().to_string()].last.map_or(0, |last| last.seq)
+        let signals = self.bundle.page().status.signals;
+        signals.get(&self.trigger().to_string()).and_then(|rule| rule.last).map_or(0, |last| last.seq)
     }
 
     /// What is called live must be so.
@@ -320,7 +323,8 @@ impl World<'_> {
         };
         self.host.said = said;
         if let Some(after) = lands {
-            self.bundle.signal(self.is_restart, after);
+            let asked = if self.is_restart { Asked::Restart } else { Asked::Forward };
+            self.bundle.ask(asked, after);
         }
     }
 
@@ -427,8 +431,9 @@ impl<'a> Sim<'a> {
             id: id(),
             by,
             at: Printable::default(),
-            signal: world.signal(),
+            trigger: world.trigger(),
             from_inside: false,
+            starts_stopped: false,
             timeout_ms: TIMEOUT,
             task,
             content,
@@ -665,14 +670,25 @@ impl Hands for Sim<'_> {
         if world.is(Plant::PlacesUnchecked) { Ok(Checked::Passed) } else { checked }
     }
 
-    fn signal(&mut self, signal: Option<Signal>) -> Tried<()> {
+    fn signal(&mut self, _: Signal) -> Tried<()> {
+        self.world().bundle.ask(Asked::Restart, 0);
+        Ok(())
+    }
+
+    fn request(&mut self, request: Option<&Request>) -> Tried<()> {
         let mut world = self.world();
-        match signal {
+        match request {
             None => {}
             Some(_) if world.is(Plant::GoesBackWithoutARestart) => world.lie += 1,
-            Some(_) => world.bundle.signal(true, 0),
+            Some(request) => world.bundle.ask(Asked::Request(request.clone()), 0),
         }
         Ok(())
+    }
+
+    fn remember(&mut self, _: &Page) {}
+
+    fn newcomer(&mut self, _: &Page) -> Option<Shortfall> {
+        None
     }
 
     fn say(&mut self, message: HelperMessage) -> Tried<()> {
