@@ -224,17 +224,59 @@ fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     assert_ne!(bundle.inspect("{{.State.ExitCode}}"), "137");
 }
 
+/// Policies, a oneshot that is done and one that failed, a daemon that waits for ever, and one that was stopped.
+const IDLE: &str = r#"
+restart = "on-failure"
+[[daemon]]
+name = "migrate"
+oneshot = true
+command = ["true"]
+[[daemon]]
+name = "db"
+command = ["sleep", "1000"]
+depends_on = ["migrate"]
+ready = { exec = ["true"] }
+[[daemon]]
+name = "app"
+restart = "always"
+command = ["sleep", "1000"]
+depends_on = ["db"]
+[[daemon]]
+name = "fails"
+oneshot = true
+restart = "no"
+command = ["false"]
+[[daemon]]
+name = "waits"
+command = ["sleep", "1000"]
+depends_on = ["fails"]
+[[daemon]]
+name = "stopped"
+command = ["sleep", "1000"]
+"#;
+
 /// The only test that takes as long as the promise it checks.
 #[test]
-fn an_idle_pid_1_makes_no_system_call_for_a_minute() {
-    let bundle = Container::bundle(&[]).ready();
-    let pid = bundle.inspect("{{.State.Pid}}");
+fn an_idle_pid_1_makes_no_system_call_for_a_minute_with_policies_and_dependencies_too() {
+    let real = Container::bundle(&[]).ready();
+    let table = Container::with_table(&Dir::new(), IDLE, &[]);
+    for (name, state) in [("migrate", "done"), ("app", "running"), ("fails", "failed"), ("waits", "waiting")] {
+        wait_until(name, || (table.daemon(name)["state"] == state).then_some(()));
+    }
+    assert_eq!(table.try_exec(&["/proc/1/exe", "stop", "stopped"]).0, 0);
     // What the end of the last `docker exec` made init do isn't idleness.
     std::thread::sleep(Duration::from_secs(2));
-    let (_, _, trace) = said(Command::new("timeout").args(["60", "strace", "-qq", "-p", &pid]));
-    // The call that it slept in before the minute, and still did after it.
-    assert!(trace.ends_with(" <detached ...>\n") && trace.lines().count() <= 2, "{trace}");
-    assert_eq!(trace.matches('(').count(), 1, "{trace}");
+    std::thread::scope(|scope| {
+        for bundle in [&real, &table] {
+            scope.spawn(|| {
+                let pid = bundle.inspect("{{.State.Pid}}");
+                let (_, _, trace) = said(Command::new("timeout").args(["60", "strace", "-qq", "-p", &pid]));
+                // The call that it slept in before the minute, and still did after it.
+                assert!(trace.ends_with(" <detached ...>\n") && trace.lines().count() <= 2, "{trace}");
+                assert_eq!(trace.matches('(').count(), 1, "{trace}");
+            });
+        }
+    });
 }
 
 #[test]
