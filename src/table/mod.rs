@@ -4,7 +4,9 @@
 
 mod check;
 mod error;
+mod order;
 mod signal;
+mod spelling;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::parse_duration;
 pub use error::TableError;
+pub use order::waves;
 pub use signal::Signal;
 
 /// The table that is used if no file replaces it.

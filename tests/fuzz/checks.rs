@@ -1,5 +1,6 @@
 //! What must hold of whatever comes from outside. The fuzzers of fuzz/ call these, and so does the runner beside them.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
@@ -14,7 +15,9 @@ use sidecar::page;
 use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request};
 use sidecar::status::Page;
 use sidecar::supervisor::select;
-use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, Signal, Table};
+use sidecar::table::{
+    BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, waves,
+};
 use sidecar::text::Printable;
 
 /// A table is one that init can run, or an error in a line that is there.
@@ -38,12 +41,27 @@ pub fn table(data: &[u8]) {
                     assert!(command.first().is_none_or(|program| !program.is_empty()), "{command:?}");
                 }
                 assert!(!daemon.command.is_empty());
+                assert!(daemon.stop_signal.can_stop() && daemon.ignore.iter().all(|signal| signal.is_ignorable()));
+                if daemon.is_oneshot {
+                    assert!(daemon.ready.is_none() && daemon.config.is_none());
+                    assert_ne!(daemon.restart, RestartPolicy::Always);
+                }
                 assert!(check.is_empty() || check.iter().any(|argument| argument.contains("{}")));
                 let file = daemon.config.as_ref().map(|config| config.path.as_path());
                 assert!(file.is_none_or(|path| path.is_absolute() && path.file_name().is_some()), "{file:?}");
             }
+            let waves = waves(&table.daemons);
+            let mut started = HashSet::new();
+            for wave in &waves {
+                let is_met = |daemon: &usize| table.daemons[*daemon].depends_on.iter().all(|on| started.contains(on));
+                assert!(!wave.is_empty() && wave.iter().all(is_met), "one starts before what it depends on");
+                started.extend(wave.iter().copied());
+            }
+            let starts: usize = waves.iter().map(Vec::len).sum();
+            assert_eq!((started.len(), starts), (table.daemons.len(), table.daemons.len()));
             for rule in &table.wiring {
                 assert!(rule.daemon < table.daemons.len() && rule.signal.is_wireable());
+                assert!(!table.daemons[rule.daemon].is_oneshot);
                 assert_eq!(Signal::from_number(rule.signal.number()), Some(rule.signal));
                 assert_eq!(Signal::from_name(&rule.signal.to_string()), Some(rule.signal));
             }
