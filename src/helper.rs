@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::read;
+use nix::unistd::{Pid, read};
 
 use crate::change::command::{self, Ended};
 use crate::change::holders::Past;
 use crate::change::proof::Trigger;
 use crate::change::reason::{Reason, Shortfall};
 use crate::change::store::Store;
-use crate::change::transaction::{self, Checked, Hands, Home, Line, Order};
+use crate::change::transaction::{self, Checked, Hands, Holder, Home, Line, Order};
 use crate::change::{Stop, Tried, clock, diff, lock, log, probe, proof};
 use crate::protocol::{
     self, Answer, Diff, End, HelperMessage, HostMessage, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Task, sha256,
@@ -30,6 +30,8 @@ use crate::{page, request};
 
 /// How long the host may take to say what it wants, or to take what is said.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// It is PID 1, or there is no page to read.
+const INIT: Pid = Pid::from_raw(1);
 
 /// Serves one host over stdin and stdout. Returns false if the host said nothing that could be understood, or
 /// hung up.
@@ -116,12 +118,23 @@ impl Hands for Host {
     }
 
     fn lock(&mut self) -> Tried<bool> {
-        self.lock = lock::try_take()?;
+        self.lock = lock::try_take(INIT)?;
         Ok(self.lock.is_some())
     }
 
+    fn hold(&mut self, holder: &Holder) -> Tried<()> {
+        if let Some(lock) = &self.lock {
+            lock.tell(holder);
+        }
+        Ok(())
+    }
+
+    fn holder(&mut self) -> Tried<Option<Holder>> {
+        Ok(lock::holder(INIT))
+    }
+
     fn end_overdue_helper(&mut self) -> Tried<()> {
-        lock::end_holder();
+        lock::end_holder(INIT);
         Ok(())
     }
 

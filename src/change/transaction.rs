@@ -14,6 +14,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::proof::{self, Look, Proof, Target, Trigger, Verdict};
 use super::reason::{CheckerFault, Ended, FileFault, Outcome, Reason, RecordedOutcome, Recovered, Shortfall};
 use super::record::{Content, Files, Found, LiveIn, Mount, Name, Record, SCHEMA, Stamp};
@@ -90,6 +92,17 @@ pub struct Home {
     pub pids: Option<u64>,
 }
 
+/// Who is at work, as they write it into the lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who asked for it.
+    pub by: Printable,
+    /// When it began, in UTC.
+    pub since: Printable,
+    /// Until when it may be at work, by the monotonic clock in milliseconds.
+    pub until_ms: u64,
+}
+
 /// What came of a checker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
@@ -133,6 +146,10 @@ pub trait Hands: Sized {
     fn home(&mut self) -> Home;
     /// The bundle's lock; false: another has it.
     fn lock(&mut self) -> Tried<bool>;
+    /// Writes into the lock, which is had, who has it.
+    fn hold(&mut self, holder: &Holder) -> Tried<()>;
+    /// Who has the lock, by their own words.
+    fn holder(&mut self) -> Tried<Option<Holder>>;
     /// Ends the helper that holds the lock beyond all of its deadlines.
     fn end_overdue_helper(&mut self) -> Tried<()>;
     /// A daemon's file.
@@ -296,6 +313,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let now = self.hands.now_ms();
         self.end.wait_ms = now.saturating_sub(self.began);
         (self.began, self.deadline) = (now, now.saturating_add(self.order.timeout_ms));
+        self.hold(daemon.plan.grace_ms)?;
         let (ended, shas) = match files {
             _ if self.is_in_place() => self.in_place(&daemon, files)?,
             Some(files) => self.with_content(&daemon, files, &page)?,
@@ -318,37 +336,27 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Waits for the bundle's lock.
     fn lock(&mut self) -> Tried<()> {
-        let (mut is_ended, mut looks) = (false, 0_u32);
+        let mut is_ended = false;
         while !self.hands.lock()? {
             let waited = self.go_on(LOCK_POLL_INTERVAL);
-            looks = looks.wrapping_add(1);
-            if waited.is_ok() && (is_ended || looks % 50 != 1) {
-                continue;
-            }
-            // Who holds it has its record on the disk, once it has put something in place.
-            let record = self.interrupted()?;
-            let (home, now) = (self.hands.home(), self.hands.now_ms());
-            let is_overdue = |record: &Record| record.home == home.pids && record.is_overdue(&home.boot, now);
-            if !is_ended && record.as_ref().is_some_and(is_overdue) {
+            let holder = self.hands.holder()?;
+            let now = self.hands.now_ms();
+            if !is_ended && holder.as_ref().is_some_and(|holder| now > holder.until_ms) {
                 self.hands.end_overdue_helper()?;
                 is_ended = true;
                 continue;
             }
-            waited.map_err(|why| locked(why, record.as_ref()))?;
+            waited.map_err(|why| locked(why, holder.map(|holder| (holder.by, holder.since))))?;
         }
-        Ok(())
+        // The longest grace isn't known yet; whoever comes next waits longer than this.
+        self.hold(0)
     }
 
-    /// The record of a change that isn't finished, of any daemon.
-    fn interrupted(&mut self) -> Tried<Option<Record>> {
-        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
-        for config in page.plans.iter().filter_map(|plan| plan.config.as_ref()) {
-            let Some(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
-            if let Some(record) = unless_killed(files.record())?.flatten().filter(Record::is_interrupted) {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
+    /// Says in the lock who is at work, and until when at most.
+    fn hold(&mut self, grace_ms: u64) -> Tried<()> {
+        let (by, since) = (self.order.by.clone(), self.order.at.clone());
+        let until_ms = self.until_ms(grace_ms);
+        self.hands.hold(&Holder { by, since, until_ms })
     }
 
     /// Waits for the lock of the directory: another bundle may mount it too.
@@ -364,7 +372,7 @@ impl<'a, H: Hands> Change<'a, H> {
                 // Its helper is in a bundle that can't be reached from here, and is stopped, most likely.
                 return Ok(());
             }
-            waited.map_err(|why| locked(why, record.as_ref()))?;
+            waited.map_err(|why| locked(why, record.map(|record| (record.by, record.at))))?;
         }
     }
 
@@ -407,10 +415,11 @@ impl<'a, H: Hands> Change<'a, H> {
         };
         // From here on it is this helper that is at work: init doesn't take it for the one before.
         record.until = Some(self.until(plan));
+        self.hold(plan.grace_ms)?;
         unless_killed(files.write_record(&record))?;
         if self.order.task != Task::Ask {
             // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
-            let within_ms = self.way_back_ms(plan);
+            let within_ms = self.way_back_ms(plan.grace_ms);
             unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
         }
         let told = |outcome, why, record: &Record| Recovered {
@@ -657,11 +666,14 @@ impl<'a, H: Hands> Change<'a, H> {
         }
     }
 
-    /// Until when this helper may be at work: the way back has a time of its own.
     fn until(&mut self, plan: &Plan) -> (Printable, u64) {
-        let back = self.way_back_ms(plan);
+        (self.hands.home().boot, self.until_ms(plan.grace_ms))
+    }
+
+    /// Until when this helper may be at work: the way back has a time of its own.
+    fn until_ms(&mut self, grace_ms: u64) -> u64 {
         let deadline = self.deadline.max(self.hands.now_ms());
-        (self.hands.home().boot, [ACK_TIMEOUT, back, SLACK].into_iter().fold(deadline, u64::saturating_add))
+        [ACK_TIMEOUT, self.way_back_ms(grace_ms), SLACK].into_iter().fold(deadline, u64::saturating_add)
     }
 
     /// From the signal to the commit.
@@ -762,8 +774,8 @@ impl<'a, H: Hands> Change<'a, H> {
     }
 
     /// How long the way back may take: the grace and the time-out again.
-    fn way_back_ms(&self, plan: &Plan) -> u64 {
-        plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
+    fn way_back_ms(&self, grace_ms: u64) -> u64 {
+        grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
     }
 
     /// Restarts the daemon with what lies there, which must be the same afterwards, whatever became of the daemon.
@@ -777,7 +789,7 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
     fn restart(&mut self, name: &str, plan: &Plan) -> Tried<()> {
-        let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan));
+        let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan.grace_ms));
         let mut tries = 0;
         loop {
             let page = self.hands.page()?;
@@ -981,12 +993,9 @@ fn changed(files: &impl Files) -> Stop {
     Reason::file(files.path(), FileFault::Changed).into()
 }
 
-fn locked(stop: Stop, record: Option<&Record>) -> Stop {
+fn locked(stop: Stop, by_and_since: Option<(Printable, Printable)>) -> Stop {
     let Stop::Because(Reason::Late) = stop else { return stop };
-    let (by, since) = record.map_or_else(
-        || (Printable::new("somebody"), Printable::default()),
-        |record| (record.by.clone(), record.at.clone()),
-    );
+    let (by, since) = by_and_since.unwrap_or_else(|| (Printable::new("somebody"), Printable::default()));
     Reason::Locked { by, since }.into()
 }
 

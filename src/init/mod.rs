@@ -3,12 +3,14 @@
 //! One thread, one poll loop: gather events, let the supervisor decide, act.
 
 mod children;
+mod fixed;
 mod json;
 mod limits;
 mod log;
 mod notify;
 mod publish;
 pub mod relay;
+mod requests;
 mod signals;
 mod watch;
 
@@ -21,14 +23,17 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::request::LOCK_FD;
 use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
 use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report};
 use children::{Child, OomKills, session};
+use fixed::FixedFd;
 use publish::{Entry, PageFd};
 use relay::{Sink, Source, Stream};
+use requests::Requests;
 use watch::{For, Watch};
 
 /// Selects daemons by name.
@@ -45,7 +50,8 @@ const BUFFER: usize = 256 * 1024;
 /// The numbers that descriptors are watched under; each stream has its own.
 const NOTIFY: u64 = 0;
 const SINKS: u64 = 1;
-const STREAMS: u64 = 3;
+const REQUESTS: u64 = 3;
+const STREAMS: u64 = 4;
 /// How soon init tries again to watch a descriptor that the kernel refused.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
 /// How often one round continues to write what was read before, as fast as the reader takes it.
@@ -128,6 +134,8 @@ struct Shell {
     /// The names of the signals that have rules, in the table's order.
     wires: Vec<String>,
     page: PageFd,
+    requests: Requests,
+    lock: FixedFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
@@ -152,8 +160,16 @@ impl Shell {
         let signals = signals::Signals::take_over(wired, is_pid_1).map_err(step("signals"))?;
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = OwnedFd::from(null.map_err(step("/dev/null"))?);
-        // Before anything else could get the page's descriptor number.
+        // First: the descriptors with a fixed number need room.
+        let limits = limits::take_over();
+        // Before anything else could get their numbers.
         let page = PageFd::new(null.try_clone().map_err(step("/dev/null"))?);
+        let requests = Requests::open().map_err(step("a pipe"))?;
+        let lock = fixed::lock_file().or_else(|e| {
+            tracing::warn!("no lock: {e}; apply, restart and start don't work on this bundle");
+            null.try_clone()
+        });
+        let lock = FixedFd::new(LOCK_FD, lock.map_err(step("/dev/null"))?);
         let watch = Watch::new().map_err(step("epoll"))?;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
@@ -183,7 +199,7 @@ impl Shell {
             signals,
             notify: None,
             null,
-            limits: limits::take_over(),
+            limits,
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -194,6 +210,8 @@ impl Shell {
             programs: Vec::new(),
             wires: Vec::new(),
             page,
+            requests,
+            lock,
             head: status,
             entries: Vec::new(),
             is_stale: true,
@@ -270,7 +288,7 @@ impl Shell {
 
     /// Waits for something to happen, passes on daemons' output, and returns what else happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
-        let has_more = self.feed_rests(core) || self.taken_in == ROUND;
+        let has_more = self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more();
         let next = if has_more { Some(Moment::ZERO) } else { core.next() };
         let mut longest = next.map(|at| at.saturating_sub(now()));
         if self.watch_all(core) {
@@ -296,6 +314,9 @@ impl Shell {
         if signalled {
             events.extend(self.gather_signals());
         }
+        if up.contains(&REQUESTS) || self.requests.has_more() {
+            events.extend(self.requests.take());
+        }
         events
     }
 
@@ -314,6 +335,9 @@ impl Shell {
             set(socket.fd(), NOTIFY, For::Reading, &mut is_watched, wanted);
             socket.is_watched = is_watched;
         }
+        let mut is_watched = self.requests.is_watched;
+        set(self.requests.fd(), REQUESTS, For::Reading, &mut is_watched, true);
+        self.requests.is_watched = is_watched;
         for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
             let (wanted, mut is_watched) = (sink.is_waiting(), sink.is_watched);
             set(sink.fd(), number, For::Writing, &mut is_watched, wanted);
@@ -565,8 +589,10 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        // The page's descriptor may have been lost while RLIMIT_NOFILE was low; nothing that is opened here may take its number.
+        // One may have been lost while RLIMIT_NOFILE was low; nothing that is opened here may take its number.
         self.page.reserve();
+        self.requests.reserve();
+        self.lock.reserve();
         let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
         let started = match program.start(parent) {
             Ok(started) => started,

@@ -9,6 +9,7 @@ mod faults;
 mod hostile;
 mod life;
 mod output;
+mod requests;
 mod short;
 mod shutdown;
 mod signals;

@@ -266,8 +266,8 @@ pub struct Bundle {
     pub ready: Option<Ready>,
     /// How long it takes to end, to get ready, and to install its handler.
     pub slow: u64,
-    /// Another's apply, or this one's helper, holds the lock.
-    pub locked: bool,
+    /// Another's apply, or this one's helper, holds the lock, and until when it may be at work.
+    pub locked: Option<u64>,
     /// How often the container was started: each time with a pid namespace of its own.
     pub boots: u64,
     /// Another process answers on the daemon's port.
@@ -314,7 +314,7 @@ impl Bundle {
             natures: [old, new, Nature::Good],
             ready,
             slow,
-            locked: false,
+            locked: None,
             boots: 0,
             is_held: false,
             disturbed: false,
@@ -390,7 +390,7 @@ impl Bundle {
     pub fn kill(&mut self) {
         self.say(|| "the bundle is killed".to_owned());
         self.is_up = false;
-        self.locked = false;
+        self.locked = None;
         self.pending.clear();
         self.end(DaemonState::Exited, Some(137));
     }
@@ -435,7 +435,7 @@ impl Bundle {
 
     /// init takes back what was interrupted, if nobody is at work, before it starts the daemon.
     fn recover(&mut self) {
-        let is_free = !self.locked || self.plant == Some(Plant::InitRecoversUnderTheLock);
+        let is_free = self.locked.is_none() || self.plant == Some(Plant::InitRecoversUnderTheLock);
         let said = recovery::before_start(&mut self.disk, &boot(), self.now, |is_overdue| Ok(is_free || is_overdue));
         if let Some(said) = said {
             self.say(|| format!("init: {said:?}"));

@@ -11,7 +11,7 @@ use sidecar::change::proof::Trigger;
 use sidecar::change::reason::Outcome as Said;
 use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome, Shortfall};
 use sidecar::change::record::{self, Files, Found, Mount, Name, Record};
-use sidecar::change::transaction::{self, Checked, Hands, Home, Killed, Line, Order};
+use sidecar::change::transaction::{self, Checked, Hands, Holder, Home, Killed, Line, Order};
 use sidecar::change::{Stop, Tried};
 use sidecar::protocol::{Diff, End, HelperMessage, HostMessage, Task};
 use sidecar::request::Request;
@@ -168,7 +168,7 @@ impl World<'_> {
 
     fn die<T>(&mut self, how: &str) -> Tried<T> {
         self.bundle.say(|| how.to_owned());
-        self.bundle.locked = false;
+        self.bundle.locked = None;
         Err(Stop::Killed)
     }
 
@@ -447,7 +447,7 @@ impl<'a> Sim<'a> {
         let ended = transaction::change(self, &order);
         let mut world = self.world();
         if let Ok(end) = &ended {
-            world.bundle.locked = false;
+            world.bundle.locked = None;
             let ended = end.ended.clone();
             world.bundle.say(|| format!("helper: {ended:?}"));
             let is_down = ended.outcome == Said::Down;
@@ -473,7 +473,9 @@ impl<'a> Sim<'a> {
         let outcome = transaction::what_became_of(self, &order);
         let mut world = self.world();
         (world.host, world.since, world.offered) = (own, since, offered);
-        world.bundle.locked &= outcome.is_err();
+        if outcome.is_ok() {
+            world.bundle.locked = None;
+        }
         outcome
     }
 
@@ -561,9 +563,8 @@ impl<'a> Sim<'a> {
                 world.bundle.boot();
                 world.bundle.tick();
             }
-            // A helper that is stopped has had all its time; one that has put nothing in place is ended by a person.
+            // A helper that is stopped has had all its time.
             world.bundle.now += 120_000;
-            world.bundle.locked &= world.bundle.disk.is_interrupted();
             choice
         };
         // Whoever comes next.
@@ -611,15 +612,25 @@ impl Hands for Sim<'_> {
 
     fn lock(&mut self) -> Tried<bool> {
         let mut world = self.world();
-        let is_free = !world.bundle.locked;
-        world.bundle.locked = true;
+        let is_free = world.bundle.locked.is_none();
+        world.bundle.locked.get_or_insert(u64::MAX);
         Ok(is_free)
+    }
+
+    fn hold(&mut self, holder: &Holder) -> Tried<()> {
+        self.world().bundle.locked = Some(holder.until_ms);
+        Ok(())
+    }
+
+    fn holder(&mut self) -> Tried<Option<Holder>> {
+        let who = Printable::default;
+        Ok(self.world().bundle.locked.map(|until_ms| Holder { by: who(), since: who(), until_ms }))
     }
 
     fn end_overdue_helper(&mut self) -> Tried<()> {
         let mut world = self.world();
         world.bundle.say(|| "the stopped helper is ended".to_owned());
-        world.bundle.locked = false;
+        world.bundle.locked = None;
         Ok(())
     }
 

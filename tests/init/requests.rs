@@ -1,0 +1,59 @@
+//! What others find by a fixed number: the pipe for requests and the file of the apply lock.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::libc;
+
+use super::{Bundle, TWO};
+
+/// Opens a descriptor of init's for writing, as the applets do.
+fn open(bundle: &Bundle, number: i32) -> File {
+    OpenOptions::new().write(true).open(format!("/proc/{}/fd/{number}", bundle.pid())).unwrap()
+}
+
+/// How many bytes of requests init hasn't read yet.
+fn unread(pipe: &impl AsFd) -> i32 {
+    let mut count = 0;
+    // SAFETY: FIONREAD writes an int.
+    let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&pipe.as_fd()), libc::FIONREAD, &raw mut count) };
+    assert_eq!(result, 0);
+    count
+}
+
+#[test]
+fn init_reads_what_is_written_into_its_pipe_and_a_sender_that_closes_it_is_no_end() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    for n in 0..3 {
+        let mut pipe = open(&bundle, 101);
+        let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL).unwrap());
+        assert!(!flags.contains(OFlag::O_NONBLOCK), "a sender waits for room");
+        write!(pipe, "\n{n} no-such-verb alpha\n").unwrap();
+        bundle.wait_until("an empty pipe", || unread(&pipe) == 0);
+    }
+    // A pipe without a writer would be readable for ever.
+    super::calls::assert_idle(&bundle);
+}
+
+#[test]
+fn the_apply_lock_is_one_file_for_all_that_can_be_written_to_and_never_grows() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    let path = format!("/proc/{}/fd/102", bundle.pid());
+    assert_eq!(fs::read_link(&path).unwrap().to_str(), Some("/memfd:sidecar-lock (deleted)"));
+    let (one, other) = (open(&bundle, 102), open(&bundle, 102));
+    let mut held = Flock::lock(one, FlockArg::LockExclusiveNonblock).unwrap();
+    assert_eq!(Flock::lock(other, FlockArg::LockExclusiveNonblock).unwrap_err().1, Errno::EWOULDBLOCK);
+    held.write_all(b"a@b since 12:00\n").unwrap();
+    assert!(fs::read(&path).unwrap().starts_with(b"a@b since 12:00\n\0"));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 4096);
+    for size in [0, 4097] {
+        assert_eq!(held.set_len(size).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    }
+    drop(held);
+    assert!(Flock::lock(open(&bundle, 102), FlockArg::LockExclusiveNonblock).is_ok());
+}
