@@ -93,6 +93,10 @@ pub struct Heard {
     pub dropped: u64,
     /// How often lines of init's own log found none.
     pub own_dropped: u64,
+    /// By daemon: its policy's delay that was told last, and when, in seconds.
+    backoff: BTreeMap<String, (f64, f64)>,
+    /// By daemon: each delay that was told, and how long it took until the next start.
+    pub delays: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
 pub struct World<'a> {
@@ -250,6 +254,8 @@ impl<'a> World<'a> {
         self.gap(daemon, "kills, and the delays of the restart policy", || {
             for n in 1..=times {
                 let before = self.bundle.daemon(name);
+                let delays = || self.heard.lock().unwrap().delays.get(name).cloned().unwrap_or_default();
+                let known = delays().len();
                 self.signal_daemon(daemon, signal);
                 *self.killed.lock().unwrap() += 1;
                 if ask && n == times {
@@ -262,6 +268,13 @@ impl<'a> World<'a> {
                             && now["revivals"].as_u64() == before["revivals"].as_u64().map(|n| n + 1)
                     };
                     self.wait(&format!("{name} back by its policy"), is_back);
+                    self.wait(&format!("the delay of {name} in the log"), || delays().len() > known);
+                    if let Some((delay, took)) = delays().last() {
+                        // The line about a delay comes a moment after the death that it counts from. (A day may have passed.)
+                        if *took + 0.05 < *delay && *took > 0.0 {
+                            self.breaks(&format!("{name} was started {took:.3} s after its death, not {delay} s"));
+                        }
+                    }
                 }
             }
         });
@@ -433,6 +446,12 @@ fn listen(from: impl Read + Send + 'static, heard: &Arc<Mutex<Heard>>) {
     });
 }
 
+/// The time of day that a line of init's begins with, in seconds.
+fn seconds(line: &str) -> f64 {
+    let time = line.split(['T', 'Z']).nth(1).unwrap_or_default();
+    time.split(':').filter_map(|part| part.parse::<f64>().ok()).fold(0.0, |sum, part| sum * 60.0 + part)
+}
+
 impl Heard {
     fn line(&mut self, line: &str) {
         if let Some((_, flood)) = line.split_once("] flood ") {
@@ -443,7 +462,15 @@ impl Heard {
         if line.starts_with('[') {
             return;
         }
-        if let Some((before, after)) = line.split_once(" received SIG") {
+        if let Some((before, delay)) = line.trim_end().split_once(" is started again in ") {
+            let name = before.rsplit(' ').next().unwrap_or_default();
+            let delay = delay.trim_end_matches(" s").parse().unwrap_or(f64::MAX);
+            self.backoff.insert(name.to_owned(), (delay, seconds(line)));
+        } else if let Some((_, name)) = line.trim_end().split_once(" starting ") {
+            if let Some((delay, told)) = self.backoff.remove(name) {
+                self.delays.entry(name.to_owned()).or_default().push((delay, seconds(line) - told));
+            }
+        } else if let Some((before, after)) = line.split_once(" received SIG") {
             let word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
             self.received.push((word(after), word(before)));
         } else if let Some((count, _)) = line.split_once(" lines were dropped here") {
