@@ -480,8 +480,8 @@ fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_
 fn every_signal_that_a_table_may_wire_can_be_sent() {
     let names: Vec<String> =
         (0..=30).map(|n| format!("RTMIN+{n}")).chain(["USR2", "WINCH"].map(str::to_owned)).collect();
-    let wires: String = names.iter().map(|name| format!("\"{name}\" = {{ restart = \"pipelock\" }}\n")).collect();
-    let bundle = Container::with_table(&Dir::new(), &(TABLE.to_owned() + &wires), &[]).ready();
+    let rules: Vec<_> = names.iter().map(|name| format!("\"{name}\" = {{ restart = \"pipelock\" }}\n")).collect();
+    let bundle = Container::with_table(&Dir::new(), &(TABLE.to_owned() + &rules.concat()), &[]).ready();
     for name in &names {
         let (code, _, err) = sidecar(&["apply", "--signal", name, "--signal-only", &bundle.name]);
         assert_eq!(code, 0, "{err}");
