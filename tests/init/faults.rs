@@ -53,7 +53,7 @@ command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is u
 "#;
 
 /// The errors that each call can fail with, besides EINTR and delays, which apply to all.
-const ERRORS: [(&str, &[&str]); 45] = [
+const ERRORS: [(&str, &[&str]); 46] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
     ("memfd_create", &["EMFILE", "ENOMEM"]),
@@ -67,6 +67,7 @@ const ERRORS: [(&str, &[&str]); 45] = [
     ("fcntl", &["EMFILE", "EINVAL"]),
     ("dup3", &["EBUSY"]),
     ("fchmod", &["EPERM"]),
+    ("ftruncate", &["EFBIG", "EPERM"]),
     ("signalfd4", &["EMFILE", "ENOMEM"]),
     ("rt_sigtimedwait", &["EAGAIN"]),
     ("pidfd_open", &["EMFILE", "ENOSYS"]),

@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
@@ -37,6 +39,41 @@ fn init_reads_what_is_written_into_its_pipe_and_a_sender_that_closes_it_is_no_en
     }
     // A pipe without a writer would be readable for ever.
     super::calls::assert_idle(&bundle);
+}
+
+#[test]
+fn who_writes_requests_without_end_holds_up_no_signal_and_takes_no_memory_of_inits() {
+    let mut bundle = Bundle::start(&TWO.replace("while :; do sleep 0.02; done", "sleep 1000 & wait"));
+    bundle.wait_for("out", "alpha is up");
+    bundle.wait_until_started();
+    let is_over = AtomicBool::new(false);
+    let texts = [
+        "\n1 restart nobody\n".repeat(200),
+        "\n".repeat(4096),
+        "x".repeat(4096),
+        "no request\n".repeat(300),
+        format!("\n1 signal {} alpha\n", "Y".repeat(600)),
+    ];
+    std::thread::scope(|scope| {
+        for text in texts {
+            let (mut pipe, is_over) = (open(&bundle, 101), &is_over);
+            // Its end, not a full pipe's, ends the writer: a closed pipe is an error.
+            scope.spawn(move || while !is_over.load(Ordering::Relaxed) && pipe.write_all(text.as_bytes()).is_ok() {});
+        }
+        for generation in 2..7 {
+            bundle.signal("USR1");
+            bundle.wait_for_generation(1, generation);
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
+        assert!(rss.parse::<u32>().unwrap() < 40_000, "{rss} kB");
+        let before = Instant::now();
+        bundle.signal("TERM");
+        bundle.wait_for("err", "forwarding SIGTERM to alpha");
+        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+        assert_eq!(bundle.exit_code(), 143);
+        is_over.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
