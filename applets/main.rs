@@ -68,6 +68,12 @@ const APPLETS: &[Applet] = &[
         run: inside::STATUS,
     },
     Applet {
+        name: "run-as",
+        about: "runs a command with a daemon's environment: run-as NAME -- COMMAND",
+        inside: true,
+        run: inside::RUN_AS,
+    },
+    Applet {
         name: "check",
         about: "validates a daemon table and says what it means",
         inside: false,

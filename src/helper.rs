@@ -11,24 +11,27 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::read;
+use nix::unistd::{Pid, read};
 
 use crate::change::command::{self, Ended};
 use crate::change::holders::Past;
+use crate::change::proof::Trigger;
 use crate::change::reason::{Reason, Shortfall};
 use crate::change::store::Store;
-use crate::change::transaction::{self, Checked, Hands, Home, Line, Order};
+use crate::change::transaction::{self, Checked, Hands, Holder, Home, Line, Order};
 use crate::change::{Stop, Tried, clock, diff, lock, log, probe, proof};
-use crate::page;
 use crate::protocol::{
     self, Answer, Diff, End, HelperMessage, HostMessage, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Task, sha256,
 };
 use crate::status::Page;
 use crate::table::Signal;
 use crate::text::Printable;
+use crate::{page, request};
 
 /// How long the host may take to say what it wants, or to take what is said.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// It is PID 1, or there is no page to read.
+const INIT: Pid = Pid::from_raw(1);
 
 /// Serves one host over stdin and stdout. Returns false if the host said nothing that could be understood, or
 /// hung up.
@@ -51,29 +54,34 @@ fn serve(host: &mut Host, request: Request) -> bool {
         Err(error) => return answer(Reply::NotInit { error: Printable::new(&error) }),
     };
     let timeout = Duration::from_millis(request.timeout_ms);
-    let Some(signal) = Signal::from_name(&request.signal) else {
-        let why = Reason::NotWired { signal: Printable::new(&request.signal) };
-        return answer(Reply::Refused { why, target: None });
+    let Request { signal, daemon, from_inside, timeout_ms, task, id, by, .. } = request;
+    let signal = signal.unwrap_or_default();
+    let trigger = match (daemon, Signal::from_name(&signal)) {
+        (Some(daemon), _) => Trigger::restart(&daemon),
+        (None, Some(signal)) => Trigger::Signal(signal),
+        (None, None) => {
+            let why = Reason::NotWired { signal: Printable::new(&signal) };
+            return answer(Reply::Refused { why, target: None });
+        }
     };
-    let Request { from_inside, timeout_ms, task, id, by, .. } = request;
     let at = clock::utc_now();
-    let mut order = Order { id, by, at, signal, from_inside, timeout_ms, task, content: None };
+    let mut order = Order { id, by, at, trigger, from_inside, starts_stopped: false, timeout_ms, task, content: None };
     if order.task == Task::Ask {
         let outcome = transaction::what_became_of(host, &order);
         return outcome.is_ok_and(|outcome| answer(Reply::Recorded { outcome }));
     }
-    match proof::target(&page, signal) {
+    match transaction::target(&page, &order) {
         Ok(target) if !answer(Reply::Hello { target: target.clone() }) => return false,
-        Ok(_) if order.task == Task::Identify && !from_inside => return true,
+        Ok(_) if order.task == Task::Identify && !order.is_sent_from_inside() => return true,
         Ok(_) if order.task == Task::Identify => {
-            return match host.signal(Some(signal)) {
+            return match order.send(host) {
                 Ok(()) => say(&HelperMessage::Sent),
                 Err(stop) => end(stop),
             };
         }
         Ok(_) => {}
         // It may have died of what was interrupted: then that is recovered first, by a restart.
-        Err(why) => match (&why, proof::wired(&page, signal)) {
+        Err(why) => match (&why, order.trigger.target(&page)) {
             (Reason::NotRunning { .. }, Some(target))
                 if order.task != Task::Identify && is_interrupted(host, &page, &target) =>
             {
@@ -110,12 +118,23 @@ impl Hands for Host {
     }
 
     fn lock(&mut self) -> Tried<bool> {
-        self.lock = lock::try_take()?;
+        self.lock = lock::try_take(INIT)?;
         Ok(self.lock.is_some())
     }
 
+    fn hold(&mut self, holder: &Holder) -> Tried<()> {
+        if let Some(lock) = &self.lock {
+            lock.tell(holder);
+        }
+        Ok(())
+    }
+
+    fn holder(&mut self) -> Tried<Option<Holder>> {
+        Ok(lock::holder(INIT))
+    }
+
     fn end_overdue_helper(&mut self) -> Tried<()> {
-        lock::end_holder();
+        lock::end_holder(INIT);
         Ok(())
     }
 
@@ -155,10 +174,14 @@ impl Hands for Host {
         }
     }
 
-    fn signal(&mut self, signal: Option<Signal>) -> Tried<()> {
+    fn signal(&mut self, signal: Signal) -> Tried<()> {
         // SAFETY: kill(2) takes numbers only; nix's own knows no real-time signals.
-        let sent = unsafe { nix::libc::kill(1, signal.map_or(0, Signal::number)) } == 0;
-        if sent { Ok(()) } else { Err(Reason::MayNotSignal.into()) }
+        let sent = unsafe { nix::libc::kill(1, signal.number()) } == 0;
+        if sent { Ok(()) } else { Err(may_not_act(&io::Error::last_os_error())) }
+    }
+
+    fn request(&mut self, request: Option<&request::Request>) -> Tried<()> {
+        page::ask(request).map_err(|e| may_not_act(&e))
     }
 
     fn say(&mut self, message: HelperMessage) -> Tried<()> {
@@ -182,6 +205,10 @@ impl Hands for Host {
     fn log(&mut self, line: &Line<'_>) {
         log::tell(line);
     }
+}
+
+fn may_not_act(e: &io::Error) -> Stop {
+    Reason::MayNotAct { words: Printable::new(&e.to_string()) }.into()
 }
 
 /// The last word of one that nothing came of.

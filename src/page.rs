@@ -1,7 +1,7 @@
-//! Reads the status page that PID 1 publishes, and tells whether it is one.
+//! What PID 1 holds for others at fixed descriptors: reads its status page, and tells whether it is one; writes requests to it.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::request::{REQUEST_FD, Request};
 use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
 /// The largest page that is read, in bytes: some times the largest table.
@@ -20,6 +21,8 @@ const MAX_BYTES: u64 = 16 << 20;
 const TO_COME_UP: Duration = Duration::from_secs(1);
 /// How often it is looked for meanwhile.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long init may take to make room for a request.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads the page of PID 1.
 ///
@@ -27,6 +30,32 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Why PID 1 is no `sidecar init`, or why that can't be told.
 pub fn read() -> Result<Page, String> {
     read_at(Path::new(&format!("/proc/1/fd/{PAGE_FD}")))
+}
+
+/// Asks init. `None`: only sees whether it can be asked.
+///
+/// # Errors
+/// This user may not, PID 1 takes no requests, or it has taken none for a second.
+pub fn ask(request: Option<&Request>) -> io::Result<()> {
+    let path = PathBuf::from(format!("/proc/1/fd/{REQUEST_FD}"));
+    // The link is looked at first: to open a stranger's descriptor can have effects.
+    if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
+        return Err(io::Error::other("PID 1 takes no requests"));
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let mut pipe = File::from(open(&path, flags, Mode::empty())?);
+    let Some(request) = request else { return Ok(()) };
+    let until = Instant::now() + ASK_TIMEOUT;
+    // One write of less than PIPE_BUF: as a whole or not at all.
+    while let Err(e) = pipe.write(request.to_string().as_bytes()) {
+        match e.kind() {
+            io::ErrorKind::WouldBlock if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+            io::ErrorKind::WouldBlock => return Err(io::Error::other("its requests pile up, and it takes none")),
+            io::ErrorKind::Interrupted => {}
+            _ => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// `CLOCK_MONOTONIC`, the page's clock, in milliseconds.
@@ -81,7 +110,7 @@ fn read_at(path: &Path) -> Result<Page, String> {
         return Err("the status page of PID 1 isn't sealed, so anyone may have written it".to_owned());
     }
     let mut text = Vec::new();
-    file.by_ref().take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
+    (&mut file).take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
     if text.len() as u64 > MAX_BYTES {
         return Err("the status page of PID 1 is larger than 16 MiB".to_owned());
     }
@@ -129,7 +158,6 @@ fn unreadable(e: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::os::fd::{AsRawFd, OwnedFd};
 
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};

@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::change::proof::{Act, Incarnation, Target};
-use crate::change::reason::{Outcome, Reason, Recovered, aside};
+use crate::change::proof::{Act, Incarnation, Target, Trigger};
+use crate::change::reason::{Outcome, Reason, Recovered, Shortfall, aside};
 use crate::protocol::{Diff, End, Hunk};
-use crate::table::Signal;
 use crate::text::Printable;
 
 /// The version of the JSON object; keys may be added within it.
@@ -20,8 +19,8 @@ const SCHEMA: u32 = 1;
 pub struct Asked {
     /// The applet's name.
     pub applet: &'static str,
-    /// The signal; `None` if it isn't known, in a usage error.
-    pub signal: Option<Signal>,
+    /// What makes init act; `None` if it isn't known, in a usage error.
+    pub trigger: Option<Trigger>,
     /// The program that reaches the bundles: docker, podman, kubectl.
     pub tool: Printable,
 }
@@ -170,7 +169,10 @@ impl Report {
             context: self.context.as_deref(),
             exit: self.exit(),
             outcome: self.end.ended.outcome,
-            signal: asked.signal.map(|s| s.to_string()),
+            signal: match &asked.trigger {
+                Some(Trigger::Signal(signal)) => Some(signal.to_string()),
+                Some(Trigger::Request { .. }) | None => None,
+            },
             action: self.target.as_ref().map(|t| t.action),
             daemon: self.target.as_ref().map(|t| &t.daemon),
             // A generation of 0 stands for a daemon that isn't selected: nothing is known of it.
@@ -242,6 +244,9 @@ impl Report {
             }
             (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; apply again when it runs"),
             (Outcome::Refused, _) => format!("refused: {why_said}{untouched}"),
+            (Outcome::RolledBack, Reason::Unproven { shortfall: Shortfall::Stopped, .. }) => {
+                format!("rolled back: {why_said}; the old content is back and {daemon} is left stopped")
+            }
             (Outcome::RolledBack, _) => format!(
                 "rolled back: {why_said}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
@@ -360,7 +365,7 @@ impl Summary {
 }
 
 fn signal(asked: &Asked) -> String {
-    asked.signal.map_or_else(|| "the signal".to_owned(), |signal| signal.to_string())
+    asked.trigger.as_ref().map_or_else(|| "the signal".to_owned(), Trigger::to_string)
 }
 
 /// Which lines change, as people count them.
@@ -390,10 +395,15 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome, Shortfall};
+    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome};
+    use crate::table::Signal;
 
     fn asked() -> Asked {
-        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
+        Asked {
+            applet: "apply-allowlist",
+            trigger: Some(Trigger::Signal(Signal::USR1)),
+            tool: Printable::new("docker"),
+        }
     }
 
     fn live() -> Report {
@@ -421,7 +431,7 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_object_with_the_bundle_null() {
         let report = Report::failed(None, Reason::Usage { message: OwnWords("no".to_owned()) });
-        let asked = Asked { signal: None, ..asked() };
+        let asked = Asked { trigger: None, ..asked() };
         let object: serde_json::Value = serde_json::from_str(&report.json(&asked)).unwrap();
         assert_eq!((&object["bundle"], &object["signal"], &object["error"]), (&().into(), &().into(), &"no".into()));
         assert_eq!((&object["exit"], &object["outcome"]), (&2.into(), &"usage".into()));
@@ -457,7 +467,7 @@ mod tests {
     fn every_reason_has_its_outcome_and_code_and_says_it_on_one_line() {
         let p = || Printable::new("words");
         let file = |fault| Reason::File { path: Printable::new("/etc/rules"), fault };
-        let unproven = |shortfall| Reason::Unproven { daemon: p(), signal: p(), pid: Some(3), shortfall };
+        let unproven = |shortfall| Reason::Unproven { daemon: p(), sent: p(), pid: Some(3), shortfall };
         let dead = || unproven(Shortfall::Dead { code: Some(1), killed_by: None });
         let badly = Ended::badly;
         let cases: [(Ended, &str, u8); 33] = [
@@ -478,13 +488,13 @@ mod tests {
             (Reason::NoAnswer { words: p() }.into(), "not-a-sidecar-bundle", 4),
             (Reason::OtherProtocol { ours: (4, p()), theirs: (5, p()) }.into(), "refused", 1),
             (Reason::NotWired { signal: p() }.into(), "refused", 1),
-            (Reason::NotSelected { signal: p(), daemon: p() }.into(), "refused", 1),
+            (Reason::NotSelected { sent: p(), daemon: p() }.into(), "refused", 1),
             (Reason::NotRunning { signal: p(), daemon: p() }.into(), "refused", 1),
             (Reason::Stopping.into(), "refused", 1),
             (Reason::KillFailed { kill: p(), words: p(), gone: false }.into(), "refused", 1),
             (badly(Outcome::Refused, unproven(Shortfall::ReloadRefused { errno: 22 })), "refused", 1),
             (Reason::KillTimedOut { kill: p() }.into(), "not-proven", 1),
-            (Reason::Lost { signal: p(), words: p() }.into(), "not-proven", 1),
+            (Reason::Lost { sent: p(), words: p() }.into(), "not-proven", 1),
             (badly(Outcome::NotProven, unproven(Shortfall::Held)), "not-proven", 1),
             (badly(Outcome::NotProven, dead()), "not-proven", 1),
             (Reason::Interrupted.into(), "refused", 1),

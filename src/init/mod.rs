@@ -25,9 +25,9 @@ use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::request::LOCK_FD;
-use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
+use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
-use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
+use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
 use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Started, Streams};
 use children::{Child, OomKills, session};
@@ -101,6 +101,10 @@ fn step<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> String {
     move |e| format!("{what}: {}", e.into())
 }
 
+fn millis(moment: Moment) -> u64 {
+    u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn now() -> Moment {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -120,6 +124,10 @@ struct Launch {
 struct Shell {
     signals: signals::Signals,
     notify: Option<notify::Notify>,
+    /// What daemons' processes have notified; it was read before a start, and isn't served yet.
+    notes: Vec<Event>,
+    /// The processes that were started since notifications were read.
+    born: Vec<i32>,
     /// /dev/null, for daemons.
     null: OwnedFd,
     /// Those that daemons get back.
@@ -203,6 +211,8 @@ impl Shell {
         Ok(Self {
             signals,
             notify: None,
+            notes: Vec::new(),
+            born: Vec::new(),
             null,
             limits,
             output: table.output,
@@ -239,13 +249,12 @@ impl Shell {
         (self.head.selected, self.head.unselected) = (names(true), names(false));
         self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
         self.pids = vec![0; self.specs.len()];
-        if self.specs.iter().any(|d| d.ready == Some(Ready::Notify) || d.config.is_some()) {
-            match notify::Notify::open() {
-                Ok(socket) => self.notify = Some(socket),
-                Err(e) => tracing::warn!(
-                    "no socket for sd_notify: {e}; daemons with `notify` will never be ready, and changes are not logged"
-                ),
-            }
+        match notify::Notify::open() {
+            Ok(socket) => self.notify = Some(socket),
+            Err(e) => tracing::warn!(
+                "no socket for sd_notify: {e}; daemons with `notify` will never be ready, changes are not logged, and \
+                 nobody who asks for the status there is answered"
+            ),
         }
         for (name, wire) in table.wiring.iter().map(|w| (w.signal.to_string(), w)) {
             let daemon = table.daemons.get(wire.daemon).map(|d| d.name.clone());
@@ -256,13 +265,12 @@ impl Shell {
             self.head.signals.insert(name.clone(), wired);
             self.wires.push(name);
         }
-        let env = Environment::inherited("NOTIFY_SOCKET");
-        let notifying = self.notify.as_ref().map(|socket| env.with("NOTIFY_SOCKET", &socket.name));
+        let socket = self.notify.as_ref().map(|socket| socket.name.as_str());
+        let env = Environment::of_daemons(std::env::vars_os(), socket);
         for spec in &self.specs {
-            let env = notifying.as_ref().filter(|_| spec.ready == Some(Ready::Notify)).unwrap_or(&env);
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
-            self.programs.push(Program::new(&spec.command, env, ignore, config));
+            self.programs.push(Program::new(&spec.command, &env, ignore, config));
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
@@ -281,7 +289,7 @@ impl Shell {
         let mut is_settled = false;
         loop {
             self.taken_in = 0;
-            if let Some(code) = core.take(self, events) {
+            if let Some(code) = self.serve(&mut core, events) {
                 self.finish(if core.state() == InitState::Stopping { DRAIN_ASKED } else { DRAIN_ALONE });
                 return code;
             }
@@ -294,9 +302,33 @@ impl Shell {
         }
     }
 
-    /// Waits for something to happen, passes on daemons' output, and returns what else happened.
+    /// Has the supervisor take in what has happened. A notification is known by its sender's pid, so each is taken in by
+    /// itself, and not at all if another process has got that pid meanwhile.
+    fn serve(&mut self, core: &mut Supervisor, events: Vec<Event>) -> Option<i32> {
+        let mut others = Vec::new();
+        for event in events {
+            let Event::Notify { pid, .. } = event else {
+                others.push(event);
+                continue;
+            };
+            let before = std::mem::take(&mut others);
+            let exit = if before.is_empty() { None } else { core.take(self, before) };
+            let exit = exit.or_else(|| if self.born.contains(&pid) { None } else { core.take(self, [event]) });
+            if exit.is_some() {
+                return exit;
+            }
+        }
+        core.take(self, others)
+    }
+
+    /// Answers who asked for the status, waits for something to happen, passes on daemons' output, and returns what else
+    /// happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
-        let has_more = self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more();
+        if let Some(socket) = &mut self.notify {
+            socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, millis(now())));
+        }
+        let has_more =
+            self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more() || !self.notes.is_empty();
         let next = if has_more { Some(Moment::ZERO) } else { core.next() };
         let mut longest = next.map(|at| at.saturating_sub(now()));
         if self.watch_all(core) {
@@ -316,6 +348,8 @@ impl Shell {
             }
         }
         self.let_go_of_ended_streams();
+        events.append(&mut self.notes);
+        self.born.clear();
         if up.contains(&NOTIFY) {
             events.extend(self.notify.as_mut().map(notify::Notify::take).unwrap_or_default());
         }
@@ -472,7 +506,6 @@ impl Shell {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let millis = |m: Moment| u64::try_from(m.as_millis()).unwrap_or(u64::MAX);
         let head = &mut self.head;
         self.is_stale |= std::mem::replace(&mut head.state, core.state()) != core.state();
         for (wire, name) in self.wires.iter().enumerate() {
@@ -483,21 +516,7 @@ impl Shell {
         self.entries.resize_with(self.specs.len(), Entry::default);
         for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
             let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
-            let daemon = Daemon {
-                name: spec.name.clone(),
-                state: view.state,
-                pid: view.pid,
-                generation: view.generation,
-                restarts: view.restarts,
-                revivals: view.revivals,
-                starts_in_ms: view.starts_at.map(millis),
-                waiting_for: view.waiting_for.clone(),
-                requests: view.requests.clone(),
-                uptime_ms: view.since.map(millis),
-                last_exit: view.last_exit,
-                transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
-                ready: None,
-            };
+            let daemon = publish::daemon(spec, &view);
             let plan = Plan {
                 ready: spec.ready.clone(),
                 notified: view.notified,
@@ -598,6 +617,10 @@ impl System for Shell {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
         reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        if let Some(socket) = &mut self.notify {
+            let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
+            self.notes.extend(socket.empty().into_iter().filter(is_daemons));
+        }
         let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
@@ -613,6 +636,7 @@ impl System for Shell {
         self.next_number += 1;
         self.launches.push(Launch { daemon, pid, report, told: Vec::new(), number, is_watched: false });
         self.leaders.push(pid);
+        self.born.push(pid);
         if let Some(last) = self.pids.get_mut(daemon) {
             *last = pid;
         }
@@ -692,6 +716,7 @@ impl System for Shell {
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
         self.leaders.retain(|leader| *leader != pid);
         self.probes.retain(|probe| probe.pid() != pid);
+        self.notes.retain(|event| !matches!(event, Event::Notify { pid: sender, .. } if *sender == pid));
         if let Some(socket) = &mut self.notify {
             socket.reaped(pid);
         }

@@ -2,6 +2,7 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
+mod lookup;
 mod probe;
 mod report;
 
@@ -22,11 +23,31 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
+pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
 
 /// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
 pub const RECOVER: &str = "recover-and-start";
+
+/// The last signal of Linux, on every machine that this runs on.
+pub const LAST_SIGNAL: i32 = 64;
+
+/// Sets every signal to its default, as a daemon is started with them: execve(2) would keep those that are ignored.
+pub fn default_dispositions() {
+    (1..=LAST_SIGNAL).for_each(|number| set_disposition(number, libc::SIG_DFL));
+}
+
+/// To `SIG_DFL` or `SIG_IGN`. (It fails for KILL and STOP alone.)
+pub fn set_disposition(number: i32, to: libc::sighandler_t) {
+    let action = [to as u64, 0, 0, 0];
+    // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction, 32 bytes that begin with the handler; no flags.
+    // The call of libc's leaves out two signals that it keeps for itself.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
+}
+
+/// The variable that names the `sd_notify`(3) socket.
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Everything that execve(2) needs, made before the fork: nothing may allocate between fork and exec.
 pub struct Program {
@@ -63,18 +84,18 @@ pub type Limit = (Resource, libc::rlimit);
 pub struct Environment(Rc<[CString]>);
 
 impl Environment {
-    /// init's own, without this variable.
+    /// This one.
     #[must_use]
-    pub fn inherited(without: &str) -> Self {
+    pub fn new(pairs: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let pair = |(k, v): (OsString, OsString)| [k.into_vec(), b"=".to_vec(), v.into_vec()].concat();
-        let pairs = std::env::vars_os().filter(|(key, _)| key != without).map(pair);
-        Self(pairs.filter_map(|pair| CString::new(pair).ok()).collect())
+        Self(pairs.map(pair).filter_map(|pair| CString::new(pair).ok()).collect())
     }
 
-    /// The same and one more.
+    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's.
     #[must_use]
-    pub fn with(&self, key: &str, value: &str) -> Self {
-        Self(self.0.iter().cloned().chain(CString::new(format!("{key}={value}")).ok()).collect())
+    pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
+        let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
+        Self::new(inits.filter(|(key, _)| key != NOTIFY_SOCKET).chain(socket))
     }
 }
 
@@ -272,7 +293,7 @@ pub fn recover_and_start(args: &[String]) -> ExitCode {
         let _ = nix::unistd::write(pipe, &report::recovered(&outcome));
     }
     let ignore: Vec<i32> = ignore.split(',').filter_map(|number| number.parse().ok()).collect();
-    let program = Program::new(command, &Environment::inherited(""), ignore, None);
+    let program = Program::new(command, &Environment::new(std::env::vars_os()), ignore, None);
     // SAFETY: only this thread is left to run; all pointers are to strings and arrays that live until the exec.
     unsafe {
         child::execute(&child::Child {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 
-use sidecar::change::proof::{Proof, target};
+use sidecar::change::proof::{Proof, Trigger, target};
 use sidecar::change::reason::Shortfall;
 use sidecar::change::record::Record;
 use sidecar::host::engine::BundleRef;
@@ -142,9 +142,9 @@ fn of_page(page: Page) {
     let again = serde_json::to_vec(&page).unwrap();
     assert_eq!(page::parse(&again).unwrap(), page);
     for signal in ["HUP", "USR1"].map(Signal::from_name).into_iter().flatten() {
-        if let Ok(target) = target(&page, signal) {
+        if let Ok(target) = target(&page, &Trigger::Signal(signal)) {
             is_plain(&target.daemon);
-            let mut proof = Proof::new(&page, signal, target);
+            let mut proof = Proof::new(&page, &Trigger::Signal(signal), "", target);
             for (now, probe) in [(0, None), (5, Some(true)), (u64::MAX, Some(true)), (0, Some(false))] {
                 let _ = proof.observe(
                     now,
