@@ -306,6 +306,19 @@ fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
         let text = format!("{} waits for {}", daemon.name(), listed(&unready(index, daemons, order)));
         turn.tell(Line::info(text).of(index));
     }
+    // Signals that were pending are served now, as if they had come after the starts.
+    for index in 0..daemons.len() {
+        let is_to_restart = turn.rules.iter().any(|rule| rule.daemon == Some(index) && rule.is(Outcome::Restarting));
+        if is_to_restart {
+            tell_of_early_start(index, daemons, order, turn);
+        }
+        if let Some(daemon) = daemons.get_mut(index).filter(|d| d.is_waiting()) {
+            daemon.drop_held("it waits for its dependencies", turn);
+            if is_to_restart {
+                daemon.restart(turn);
+            }
+        }
+    }
 }
 
 /// Starts the daemons whose dependencies are all ready by now, and asks those that others wait for.
@@ -348,11 +361,16 @@ fn living_dependents(daemons: &[Daemon], order: &Order) -> Vec<Option<usize>> {
 }
 
 fn ask_the_spared(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
-    if !daemons.iter().any(Daemon::is_spared) {
+    if !daemons.iter().any(|d| d.is_spared() || d.is_up()) {
         return;
     }
-    for (daemon, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
-        if let Some(daemon) = daemons.get_mut(daemon).filter(|_| dependent.is_none()) {
+    for (index, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
+        let name = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
+        let Some(daemon) = daemons.get_mut(index) else { continue };
+        if daemon.is_up() {
+            // Its fork was under way when an essential daemon's failed, which began the shutdown.
+            daemon.shut_down(name.as_deref(), turn);
+        } else if dependent.is_none() {
             daemon.spare_no_more(turn);
         }
     }

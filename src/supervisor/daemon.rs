@@ -215,6 +215,11 @@ impl Daemon {
         self.stop().is_some()
     }
 
+    /// It has a process that nobody has asked to end.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Starting(..) | State::Running(_))
+    }
+
     /// Whether a process of its session may be left.
     pub(super) fn lives(&self) -> bool {
         matches!(self.state, State::Forking | State::Starting(..) | State::Running(_)) || self.has_deadline()
@@ -398,12 +403,12 @@ impl Daemon {
         for signal in at_once {
             self.deliver(pid, signal, turn);
         }
-        self.is_up();
+        self.is_executed();
         turn.restart_ends(self.index, Outcome::Restarted);
         self.requests.start_ends(RequestOutcome::Started);
     }
 
-    fn is_up(&mut self) {
+    fn is_executed(&mut self) {
         self.was_ready |= self.ready_by == ReadyBy::Exec;
     }
 
@@ -442,7 +447,7 @@ impl Daemon {
         self.state = State::Failed;
         self.code = Some(code);
         self.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
     }
 
     /// What follows when its command couldn't be executed.
@@ -482,6 +487,7 @@ impl Daemon {
 
     /// A restart, by a signal or on request.
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
+        self.delay = Delay::first();
         if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
             // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
             // exec may hang.
@@ -524,7 +530,6 @@ impl Daemon {
             },
             State::Waiting | State::Backoff(_) => {
                 self.state = State::Stopped;
-                self.drop_held(turn);
                 return Some(RequestOutcome::Stopped);
             }
             State::Fresh | State::Forking => return Some(RequestOutcome::Refused),
@@ -580,7 +585,7 @@ impl Daemon {
 
     /// `dependent`: one that has to end before this one is asked to.
     pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
         self.probes.forget(turn);
         self.start_ends(Outcome::Refused, turn);
         match self.state {
@@ -659,7 +664,7 @@ impl Daemon {
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves
@@ -675,7 +680,7 @@ impl Daemon {
                     self.code = Some(UNENDED);
                 } else if exec == Exec::Done {
                     self.state = State::Running(process);
-                    self.is_up();
+                    self.is_executed();
                 } else {
                     self.state = State::Starting(process, exec);
                 }
@@ -699,7 +704,7 @@ impl Daemon {
             State::Stopping(process, _, stop) => (process, Some(stop)),
             _ => return turn.impossible("the end of a process that had already ended"),
         };
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
         turn.process_ends(self.index);
         let (was_asked, was_killed) =
             stop.map_or((false, false), |stop| (stop.phase.was_asked(), matches!(stop.phase, Phase::Killed { .. })));
@@ -769,7 +774,7 @@ impl Daemon {
         let (code, counts) = match (exec, end) {
             (Exec::Failed(code), _) => (code, String::new()),
             // Like any daemon that ends on request: a bundle that is stopped while it starts has not failed.
-            (_, End::Signal(signal)) if sent(signal) => (-signal, String::new()),
+            (_, End::Signal(signal)) if sent(signal) || self.was_sent(signal) => (-signal, String::new()),
             _ => (126, "; counts as exited 126".to_owned()),
         };
         if exec != Exec::Failed(code) {
@@ -782,7 +787,7 @@ impl Daemon {
         turn.act(Action::Reap(process.pid));
         self.fail(code, turn);
         if code < 0 {
-            self.set_last_exit(end, true);
+            self.set_last_exit(end, phase.is_some());
         }
         match after {
             Some(After::Nothing) => {}

@@ -32,6 +32,12 @@ impl Judge {
         }
         must_wake |= self.rest_of_the_held(now, next);
         let backoff = self.slots.iter().filter_map(|slot| slot.backoff).min();
+        if let Some(due) = self.strays {
+            if now >= due || next.is_none_or(|next| next > due) {
+                broken!(self, "a request that comes to nothing is logged", "due at {due}, now {now}: {next:?}");
+            }
+            must_wake = true;
+        }
         match next {
             Some(next) if next <= now => broken!(self, "init never spins", "due at {next}, now {now}"),
             Some(next) if !must_wake && backoff != Some(next) => {
