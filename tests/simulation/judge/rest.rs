@@ -231,7 +231,12 @@ impl Judge {
 
     /// Whether a dependent of this daemon, direct or not, is still to end.
     pub(super) fn has_dependents(&self, at: usize) -> bool {
-        let is_there = |other: &usize| self.slots[*other].keeps_init() && self.depends(*other, at);
+        let is_there = |other: &usize| {
+            let slot = &self.slots[*other];
+            // What it has left is killed already, and may count or not.
+            let is_left = slot.process.as_ref().is_some_and(|p| !p.left.is_settled);
+            (slot.keeps_init() || is_left) && self.depends(*other, at)
+        };
         (0..self.slots.len()).any(|other| is_there(&other))
     }
 }
