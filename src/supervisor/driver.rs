@@ -82,7 +82,7 @@ impl Supervisor {
         exit = self.take_ended(system).or(exit);
         for event in events {
             // An exec that succeeded in time counts, even if its report wasn't read yet.
-            if matches!(event, Event::Stop | Event::Signal(_)) {
+            if matches!(event, Event::Stop | Event::Signal(_) | Event::Request(_)) {
                 for (daemon, pid) in self.starting() {
                     exit = self.take_exec(system, daemon, pid).or(exit);
                 }
