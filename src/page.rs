@@ -17,12 +17,12 @@ use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
 /// The largest page that is read, in bytes: some times the largest table.
 const MAX_BYTES: u64 = 16 << 20;
-/// How long init may take to make room for a request.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long init may take from its start to its first page.
 const TO_COME_UP: Duration = Duration::from_secs(1);
 /// How often it is looked for meanwhile.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long init may take to make room for a request.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads the page of PID 1.
 ///

@@ -9,6 +9,7 @@ mod faults;
 mod hostile;
 mod life;
 mod notify;
+mod order;
 mod output;
 mod requests;
 mod run_as;

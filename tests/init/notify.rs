@@ -31,7 +31,7 @@ fn inside(bundle: &Bundle, script: &str) -> String {
 }
 
 /// Says READY=1 in a process that has ended when this returns; the next process to be started gets its pid.
-fn ready_from_the_next_pid(bundle: &Bundle) -> i32 {
+pub fn ready_from_the_next_pid(bundle: &Bundle) -> i32 {
     let socket = bundle.page()["socket"].as_str().unwrap().replace('@', "");
     let say = "socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die; send($s, 'READY=1', 0, pack_sockaddr_un(chr(0) . q(SOCKET))) or die; print $$";
     let pid: i32 = inside(bundle, &say.replace("SOCKET", &socket)).parse().unwrap();

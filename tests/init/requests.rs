@@ -17,6 +17,12 @@ fn open(bundle: &Bundle, number: i32) -> File {
     OpenOptions::new().write(true).open(format!("/proc/{}/fd/{number}", bundle.pid())).unwrap()
 }
 
+/// Writes a request.
+pub fn ask(bundle: &Bundle, request: &str) {
+    // In one piece, as pipe(7) promises for a short one.
+    open(bundle, 101).write_all(format!("\n{request}\n").as_bytes()).unwrap();
+}
+
 /// How many bytes of requests init hasn't read yet.
 fn unread(pipe: &impl AsFd) -> i32 {
     let mut count = 0;
@@ -31,10 +37,10 @@ fn init_reads_what_is_written_into_its_pipe_and_a_sender_that_closes_it_is_no_en
     let bundle = Bundle::start(TWO);
     bundle.wait_until_started();
     for n in 0..3 {
-        let mut pipe = open(&bundle, 101);
+        let pipe = open(&bundle, 101);
         let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK), "a sender waits for room");
-        write!(pipe, "\n{n} no-such-verb alpha\n").unwrap();
+        ask(&bundle, &format!("{n} no-such-verb alpha"));
         bundle.wait_until("an empty pipe", || unread(&pipe) == 0);
     }
     // A pipe without a writer would be readable for ever.
