@@ -16,8 +16,6 @@ use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
 /// The largest page that is read, in bytes: some times the largest table.
 const MAX_BYTES: u64 = 16 << 20;
-/// How long init may take to make room for a request.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads the page of PID 1.
 ///
@@ -27,11 +25,11 @@ pub fn read() -> Result<Page, String> {
     read_at(Path::new(&format!("/proc/1/fd/{PAGE_FD}")))
 }
 
-/// Asks init. `None`: only sees whether it can be asked.
+/// Asks init, which may take so long to make room for it. `None`: only sees whether it can be asked.
 ///
 /// # Errors
-/// This user may not, PID 1 takes no requests, or it has taken none for a second.
-pub fn ask(request: Option<&Request>) -> io::Result<()> {
+/// This user may not, PID 1 takes no requests, or it has taken none in that time.
+pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
     let path = PathBuf::from(format!("/proc/1/fd/{REQUEST_FD}"));
     // The link is looked at first: to open a stranger's descriptor can have effects.
     if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
@@ -40,7 +38,7 @@ pub fn ask(request: Option<&Request>) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let mut pipe = File::from(open(&path, flags, Mode::empty())?);
     let Some(request) = request else { return Ok(()) };
-    let until = Instant::now() + ASK_TIMEOUT;
+    let until = Instant::now() + timeout;
     // One write of less than PIPE_BUF: as a whole or not at all.
     while let Err(e) = pipe.write(request.to_string().as_bytes()) {
         match e.kind() {
