@@ -68,6 +68,12 @@ const APPLETS: &[Applet] = &[
         run: inside::STATUS,
     },
     Applet {
+        name: "run-as",
+        about: "runs a command with a daemon's environment: run-as NAME -- COMMAND",
+        inside: true,
+        run: inside::RUN_AS,
+    },
+    Applet {
         name: "check",
         about: "validates a daemon table and says what it means",
         inside: false,
@@ -131,7 +137,7 @@ fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
 
 /// The applet and its arguments.
 fn find(args: &[OsString]) -> Option<(&'static Applet, &[OsString])> {
-    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).chain(inside::RECOVER).find(|applet| name == applet.name);
+    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).chain(inside::OF_INIT).find(|applet| name == applet.name);
     let (called, rest) = args.split_first()?;
     if let Some(applet) = Path::new(called).file_name().and_then(named) {
         return Some((applet, rest));

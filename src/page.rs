@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,10 @@ use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
 /// The largest page that is read, in bytes: some times the largest table.
 const MAX_BYTES: u64 = 16 << 20;
+/// How long init may take from its start to its first page.
+const TO_COME_UP: Duration = Duration::from_secs(1);
+/// How often it is looked for meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads the page of PID 1.
 ///
@@ -59,6 +64,41 @@ pub fn now_ms() -> u64 {
         let millis = t.tv_sec().saturating_mul(1000).saturating_add(t.tv_nsec() / 1_000_000);
         u64::try_from(millis).unwrap_or(0)
     })
+}
+
+/// Reads the page of the init that started this process, whether that is PID 1 or not.
+///
+/// # Errors
+/// As of [`read`].
+pub fn read_of_parent() -> Result<Page, String> {
+    read_at(Path::new(&format!("/proc/{}/fd/{PAGE_FD}", nix::unistd::getppid())))
+}
+
+/// Reads the page of PID 1. If PID 1 is this very program and has just been started, it waits for the page to come.
+///
+/// # Errors
+/// As of [`read`].
+pub fn read_when_up() -> Result<Page, String> {
+    let until = Instant::now() + TO_COME_UP;
+    loop {
+        match read() {
+            Err(_) if Instant::now() < until && is_this_program(1) => thread::sleep(POLL_INTERVAL),
+            read => return read,
+        }
+    }
+}
+
+/// Whether the kernel lets this user look at PID 1 at all.
+#[must_use]
+pub fn may_look() -> bool {
+    let link = Path::new(&format!("/proc/1/fd/{PAGE_FD}")).read_link();
+    !link.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether that process, which isn't this one, executes the same file.
+fn is_this_program(pid: u32) -> bool {
+    let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).map(|meta| (meta.dev(), meta.ino())).ok();
+    pid != std::process::id() && file("self").is_some_and(|this| file(&pid.to_string()) == Some(this))
 }
 
 fn read_at(path: &Path) -> Result<Page, String> {

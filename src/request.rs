@@ -15,9 +15,9 @@ use crate::table::{MAX_NAME, Signal};
 pub const REQUEST_FD: i32 = 101;
 /// PID 1's descriptor of the file whose flock(2) is the apply lock: `/proc/1/fd/102`.
 pub const LOCK_FD: i32 = 102;
-/// The name that its memfd has.
+/// The name of that memfd, as `/proc/1/fd/102` shows it.
 pub const LOCK_NAME: &str = "sidecar-lock";
-/// Its size in bytes, which can't be changed: what its holder writes is followed by NUL bytes.
+/// Its size in bytes, which can't be changed: its holder overwrites what it has to say, and never truncates.
 pub const LOCK_SIZE: u64 = 4096;
 /// The longest request in bytes, its two newlines included. It is far below `PIPE_BUF`, so it is written in one piece: pipe(7).
 pub const MAX_REQUEST: usize = 512;

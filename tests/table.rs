@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sidecar::table::{
-    Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, parse_duration, waves,
+    Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, parse_duration, start_order,
+    stop_order,
 };
 
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
@@ -141,7 +142,17 @@ fn depends_on_names_daemons_before_and_after_it_in_the_table() {
     let text = daemon("a", "depends_on = [\"c\", \"b\"]") + &daemon("b", "") + &daemon("c", "depends_on = [\"b\"]");
     let table = Table::parse(&text, "f").unwrap();
     assert_eq!(table.daemons.iter().map(|d| d.depends_on.as_slice()).collect::<Vec<_>>(), [&[2, 1][..], &[], &[1]]);
-    assert_eq!(waves(&table.daemons), [[1], [2], [0]]);
+    assert_eq!(start_order(&table.daemons), [[1], [2], [0]]);
+    assert_eq!(stop_order(&table.daemons), [[0], [2], [1]]);
+}
+
+#[test]
+fn a_shutdown_asks_those_first_on_which_nobody_depends() {
+    // `alone` starts first, but nobody has to end before it.
+    let text = daemon("db", "") + &daemon("alone", "") + &daemon("app", "depends_on = [\"db\"]");
+    let daemons = Table::parse(&text, "f").unwrap().daemons;
+    assert_eq!(start_order(&daemons), [vec![0, 1], vec![2]]);
+    assert_eq!(stop_order(&daemons), [vec![1, 2], vec![0]]);
 }
 
 #[test]
@@ -172,7 +183,7 @@ fn a_long_chain_of_dependencies_is_no_circle_and_a_long_circle_is_told_briefly()
         let on = |n: usize| if n == 0 { first.to_owned() } else { format!("depends_on = [\"d{}\"]", n - 1) };
         (0..MAX_DAEMONS).map(|n| daemon(&format!("d{n}"), &on(n))).collect()
     };
-    assert_eq!(waves(&Table::parse(&chain(""), "f").unwrap().daemons).len(), MAX_DAEMONS);
+    assert_eq!(start_order(&Table::parse(&chain(""), "f").unwrap().daemons).len(), MAX_DAEMONS);
     let error = error(&chain("depends_on = [\"d999\"]"));
     assert!(
         error.starts_with("f:4: depends_on goes in a circle: d0 -> d999 -> d998 -> ") && error.len() < 500,

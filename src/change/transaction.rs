@@ -798,7 +798,13 @@ impl<'a, H: Hands> Change<'a, H> {
             let now = proof::find(&page, name).map(|(now, _)| now);
             if now.is_some_and(proof::is_stopped) {
                 // It is not for an apply to start it: whoever does gets what lies there.
-                return Err(unproven(&page, name, &trigger, Shortfall::Stopped).into());
+                let is_ending = now.is_some_and(|now| now.state == DaemonState::Stopping);
+                if !is_ending || self.hands.now_ms() >= deadline {
+                    let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
+                    return Err(unproven(&page, name, &trigger, shortfall).into());
+                }
+                self.hands.pause(POLL_INTERVAL)?;
+                continue;
             }
             if now.is_some_and(|now| now.state == DaemonState::Waiting) {
                 return Ok(());
@@ -810,9 +816,9 @@ impl<'a, H: Hands> Change<'a, H> {
             self.hands.request(Some(&Request { id, verb: Verb::Restart, daemon: name.to_owned() }))?;
             tries += 1;
             match self.watch(proof, Some(deadline)) {
-                // Somebody else has restarted it meanwhile: that process isn't proven.
+                // Somebody else has stopped it, or has restarted it: that process isn't proven.
                 Err(Stop::Because(Reason::Unproven {
-                    shortfall: Shortfall::Replaced | Shortfall::Superseded | Shortfall::Forgotten,
+                    shortfall: Shortfall::Stopped | Shortfall::Replaced | Shortfall::Superseded | Shortfall::Forgotten,
                     ..
                 })) if tries < MOST_RESTARTS && self.hands.now_ms() < deadline => {}
                 done => return done.map(drop),

@@ -7,8 +7,10 @@ use std::os::fd::OwnedFd;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
 use super::fixed::{FixedFd, memfd};
-use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Plan, Status};
+use super::millis;
+use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Page, Plan, Status};
 use crate::supervisor::View;
+use crate::table::Daemon as Spec;
 
 /// One daemon's part of the page, kept as text, so that a change of one daemon doesn't serialize four hundred.
 #[derive(Default)]
@@ -27,6 +29,36 @@ impl Entry {
         let plan = serde_json::to_vec(plan).unwrap_or_default().into_boxed_slice();
         Self { view: Some(view), daemon, plan }
     }
+}
+
+/// What the page shows of a daemon: points of the clock in place of ages.
+#[must_use]
+pub fn daemon(spec: &Spec, view: &View) -> Daemon {
+    Daemon {
+        name: spec.name.clone(),
+        state: view.state,
+        pid: view.pid,
+        generation: view.generation,
+        restarts: view.restarts,
+        revivals: view.revivals,
+        starts_in_ms: view.starts_at.map(millis),
+        waiting_for: view.waiting_for.clone(),
+        requests: view.requests.clone(),
+        uptime_ms: view.since.map(millis),
+        last_exit: view.last_exit,
+        transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
+        ready: None,
+    }
+}
+
+/// The public document, as `status --json` prints it; but init reads no record of a change, so `transaction` is null.
+#[must_use]
+pub fn public(head: &Status, specs: &[Spec], entries: &[Entry], now_ms: u64) -> Vec<u8> {
+    let daemons = specs.iter().zip(entries).filter_map(|(spec, entry)| Some(daemon(spec, entry.view.as_ref()?)));
+    let status = Status { daemons: daemons.collect(), ..head.clone() };
+    let page = Page { status, plans: Vec::new(), socket: None };
+    // It can't fail to be written.
+    serde_json::to_vec(&page.aged(now_ms)).unwrap_or_default()
 }
 
 /// A [`crate::status::Page`]: `head` is its status, without daemons, and `socket` its socket.
@@ -109,7 +141,7 @@ mod tests {
 
     use super::*;
     use crate::sample;
-    use crate::status::{DaemonState, Page};
+    use crate::status::DaemonState;
 
     #[test]
     fn a_page_put_together_from_its_parts_reads_as_the_whole() {

@@ -18,7 +18,8 @@ const MAX_LINE: usize = MAX_REQUEST - 2;
 pub struct Requests {
     fd: FixedFd,
     /// Kept open so that the pipe has no end when a sender closes it.
-    _writer: OwnedFd,
+    #[allow(dead_code, reason = "it is held")]
+    writer: OwnedFd,
     /// Whether epoll watches it.
     pub is_watched: bool,
     lines: Lines,
@@ -34,7 +35,7 @@ impl Requests {
         // Who opens the pipe through /proc gets a description of their own, which blocks while the pipe is full.
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let fd = FixedFd::new(REQUEST_FD, reader);
-        Ok(Self { fd, _writer: writer, is_watched: false, lines: Lines::default() })
+        Ok(Self { fd, writer, is_watched: false, lines: Lines::default() })
     }
 
     /// See [`FixedFd::reserve`].
@@ -124,6 +125,14 @@ mod tests {
             _ => "-".to_owned(),
         };
         std::iter::from_fn(|| lines.next()).map(name).collect()
+    }
+
+    #[test]
+    fn a_round_takes_sixteen_requests_and_leaves_the_rest_for_the_next() {
+        let mut requests = Requests::open().unwrap();
+        nix::unistd::write(&requests.writer, "\n1 stop a\n".repeat(40).as_bytes()).unwrap();
+        let rounds = [16, 16, 8, 0].map(|count| (requests.take().len() == count, requests.has_more()));
+        assert_eq!(rounds, [(true, true), (true, true), (true, false), (true, false)]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::parse_duration;
 pub use error::TableError;
-pub use order::waves;
+pub use order::{start_order, stop_order};
 pub use signal::Signal;
 
 /// The table that is used if no file replaces it.

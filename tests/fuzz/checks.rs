@@ -16,7 +16,8 @@ use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request}
 use sidecar::status::Page;
 use sidecar::supervisor::select;
 use sidecar::table::{
-    BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, waves,
+    BUILT_IN, BUILT_IN_NAME, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table,
+    start_order, stop_order,
 };
 use sidecar::text::Printable;
 
@@ -50,15 +51,10 @@ pub fn table(data: &[u8]) {
                 let file = daemon.config.as_ref().map(|config| config.path.as_path());
                 assert!(file.is_none_or(|path| path.is_absolute() && path.file_name().is_some()), "{file:?}");
             }
-            let waves = waves(&table.daemons);
-            let mut started = HashSet::new();
-            for wave in &waves {
-                let is_met = |daemon: &usize| table.daemons[*daemon].depends_on.iter().all(|on| started.contains(on));
-                assert!(!wave.is_empty() && wave.iter().all(is_met), "one starts before what it depends on");
-                started.extend(wave.iter().copied());
-            }
-            let starts: usize = waves.iter().map(Vec::len).sum();
-            assert_eq!((started.len(), starts), (table.daemons.len(), table.daemons.len()));
+            in_order(&table, &start_order(&table.daemons), |before, after| after.depends_on.contains(&before));
+            in_order(&table, &stop_order(&table.daemons), |before, after| {
+                table.daemons[before].depends_on.iter().any(|on| table.daemons[*on].name == after.name)
+            });
             for rule in &table.wiring {
                 assert!(rule.daemon < table.daemons.len() && rule.signal.is_wireable());
                 assert!(!table.daemons[rule.daemon].is_oneshot);
@@ -76,6 +72,17 @@ pub fn table(data: &[u8]) {
             assert!(error.message.chars().all(is_shown), "{error:?}");
         }
     }
+}
+
+/// Each daemon is there once, and none before one that must come before it.
+fn in_order(table: &Table, groups: &[Vec<usize>], comes_before: impl Fn(usize, &Daemon) -> bool) {
+    let mut left: HashSet<usize> = (0..table.daemons.len()).collect();
+    for group in groups {
+        let is_early = |daemon: &usize| left.iter().any(|other| comes_before(*other, &table.daemons[*daemon]));
+        assert!(!group.is_empty() && !group.iter().any(is_early), "{groups:?}");
+        assert!(group.iter().all(|daemon| left.remove(daemon)), "{groups:?}");
+    }
+    assert!(left.is_empty(), "{left:?} are missing");
 }
 
 /// What a bundle says is understood or not: no crash, and nothing of it gets to a terminal as it came.

@@ -121,7 +121,7 @@ fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -
 /// waitid(2) of one child: one of any child passes by all that live.
 const WAITID_ONE: i64 = -1;
 
-const COUNTED: [i64; 9] = [
+const COUNTED: [i64; 10] = [
     WAITID_ONE,
     libc::SYS_clone,
     libc::SYS_pipe2,
@@ -131,6 +131,7 @@ const COUNTED: [i64; 9] = [
     libc::SYS_wait4,
     libc::SYS_dup3,
     libc::SYS_epoll_ctl,
+    libc::SYS_recvmsg,
 ];
 
 /// Both of its daemons run, and init waits.
@@ -153,6 +154,8 @@ fn a_restart_is_one_fork_three_pipes_three_kills_three_looks_for_children_and_th
     );
     let expected = [
         (libc::SYS_clone, 1),
+        // No notification is left from before the start.
+        (libc::SYS_recvmsg, 1),
         // stdout, stderr, and what became of the exec.
         (libc::SYS_pipe2, 3),
         // TERM, CONT, and KILL to the group.

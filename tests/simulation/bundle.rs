@@ -223,6 +223,13 @@ pub fn failed(step: FileStep) -> Stop {
     Reason::file(Path::new("/rules"), FileFault::System { step, words: Printable::new("EIO") }).into()
 }
 
+/// What a process was started for. Nothing: by its restart policy, or with the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Signal,
+    Request(String),
+}
+
 /// What init is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -250,7 +257,10 @@ pub struct Bundle {
     starts_again: bool,
     last_exit: Option<LastExit>,
     /// It is started again when it dies.
-    pub is_revived: bool,
+    is_revived: bool,
+    /// What the last process was started for, and the next one will be.
+    pub causes: Vec<Cause>,
+    next_causes: Vec<Cause>,
     revives_at: u64,
     restart: Option<Last>,
     forward: Option<Last>,
@@ -285,10 +295,10 @@ impl Bundle {
         [old, new]: [Nature; 2],
         ready: Option<Ready>,
         slow: u64,
-        was_dead: bool,
-        is_modern: bool,
+        [was_dead, is_revived, is_modern]: [bool; 3],
         plant: Option<Plant>,
     ) -> Self {
+        let dead = if is_revived { DaemonState::Backoff } else { DaemonState::Exited };
         let last_exit = Some(LastExit { code: Some(1), signal: None, by_init: false });
         Self {
             now: 1_000,
@@ -296,15 +306,17 @@ impl Bundle {
             is_up: true,
             is_stopping: false,
             ends_at: 0,
-            state: if was_dead { DaemonState::Exited } else { DaemonState::Running },
+            state: if was_dead { dead } else { DaemonState::Running },
             generation: 3,
             serves: (!was_dead).then_some(Content::Old),
             born: 0,
             gone_at: 0,
             starts_again: false,
             last_exit: last_exit.filter(|_| was_dead),
-            is_revived: false,
-            revives_at: 0,
+            is_revived,
+            causes: Vec::new(),
+            next_causes: Vec::new(),
+            revives_at: 1_000 + slow,
             restart: Some(last(2, Outcome::Restarted, Some(3))),
             forward: Some(Last { reload_errno: Some(0), ..last(1, Outcome::Delivered, None) }),
             requests: Vec::new(),
@@ -401,6 +413,7 @@ impl Bundle {
         (self.is_up, self.is_stopping, self.starts_again, self.generation) = (true, false, false, 0);
         self.boots += 1;
         self.is_held = false;
+        self.next_causes.clear();
         (self.restart, self.forward, self.last_exit) = (None, None, None);
         self.requests.clear();
         self.start();
@@ -410,7 +423,7 @@ impl Bundle {
     fn end_by_itself(&mut self, code: i32) {
         self.end(DaemonState::Exited, Some(code));
         if self.is_revived && !self.is_stopping {
-            (self.state, self.revives_at) = (DaemonState::Backoff, self.now + TICK);
+            (self.state, self.revives_at) = (DaemonState::Backoff, self.now + TICK + 2 * self.slow);
         }
     }
 
@@ -446,6 +459,7 @@ impl Bundle {
         self.recover();
         self.generation += 1;
         self.starts_since_back += 1;
+        self.causes = std::mem::take(&mut self.next_causes);
         let content = self.disk.path();
         self.say(|| format!("the daemon starts with {content:?}"));
         if self.nature_of(content) == Nature::Refuses {
@@ -467,7 +481,7 @@ impl Bundle {
             (request.outcome, request.generation) = (outcome, generation);
         }
         if is_failed && self.is_revived {
-            (self.state, self.revives_at) = (DaemonState::Backoff, self.now + TICK);
+            (self.state, self.revives_at) = (DaemonState::Backoff, self.now + TICK + 2 * self.slow);
         }
     }
 
@@ -512,6 +526,11 @@ impl Bundle {
         if self.requests.len() > 8 {
             self.requests.remove(0);
         }
+        if request.verb == Verb::Stop {
+            self.next_causes.clear();
+        } else if outcome == RequestOutcome::Pending {
+            self.next_causes.push(Cause::Request(request.id.clone()));
+        }
         match request.verb {
             _ if outcome != RequestOutcome::Pending => {}
             Verb::Stop => {
@@ -550,6 +569,7 @@ impl Bundle {
                     request.outcome = RequestOutcome::Superseded;
                 }
             }
+            self.next_causes.push(Cause::Signal);
             self.replace();
         }
     }
@@ -642,22 +662,47 @@ impl Bundle {
         self.ready_since.map(|since| self.now - since)
     }
 
+    /// What a page would say by which this was served, and it wasn't.
+    pub fn lie(&mut self, asked: &Asked) {
+        let generation = Some(self.generation);
+        if let Asked::Request(Request { id, verb, .. }) = asked {
+            let (id, verb, outcome) = (id.clone(), verb.to_string(), RequestOutcome::Started);
+            self.requests.push(status::Request { id, verb, outcome, generation });
+        } else {
+            let rule = if *asked == Asked::Forward { &mut self.forward } else { &mut self.restart };
+            let seq = 1 + rule.map_or(0, |last| last.seq);
+            *rule = Some(last(seq, Outcome::Restarted, generation));
+        }
+    }
+
     /// What init publishes.
     pub fn page(&self) -> Page {
         let name = || NAME.to_owned();
-        let restart = Wired { forward: None, restart: Some(name()), last: self.restart };
-        let forward = Wired { forward: Some(name()), restart: None, last: self.forward };
+        let (mut requests, mut state) = (self.requests.clone(), self.state);
+        let (mut restart, mut forward) = (self.restart, self.forward);
+        if self.plant == Some(Plant::TakesAnotherStartForTheProof) {
+            let generations = [&mut restart, &mut forward].into_iter().flatten().map(|last| &mut last.generation);
+            for generation in generations.chain(requests.iter_mut().map(|request| &mut request.generation)).flatten() {
+                *generation = self.generation;
+            }
+        }
+        if self.plant == Some(Plant::StartsWhatWasStopped) {
+            requests.retain(|request| request.verb != "stop");
+            state = if state == DaemonState::Stopped { DaemonState::Exited } else { state };
+        }
+        let restart = Wired { forward: None, restart: Some(name()), last: restart };
+        let forward = Wired { forward: Some(name()), restart: None, last: forward };
         let is_running = matches!(self.state, DaemonState::Running | DaemonState::Stopping);
         let daemon = Daemon {
             name: name(),
-            state: self.state,
+            state,
             pid: is_running.then_some(self.generation as i32 + 10),
             generation: self.generation,
             restarts: 0,
             revivals: 0,
             starts_in_ms: None,
             waiting_for: Vec::new(),
-            requests: self.requests.clone(),
+            requests,
             uptime_ms: is_running.then_some(self.born),
             last_exit: self.last_exit,
             transaction: None,

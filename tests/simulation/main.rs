@@ -190,4 +190,6 @@ finds_in_changes! {
     what_came_back_and_is_not_looked_at_is_found: ForgetsToLookAtWhatCameBack, "what a person wrote is never lost";
     a_dead_daemon_that_is_forgotten_is_found: ForgetsThatItWasDead, "exit 5 means that a person must act";
     an_answer_of_a_stranger_s_is_found: TakesAStrangersAnswer, "what is found live is live, and has settled";
+    a_start_of_its_policy_s_that_is_taken_for_the_proof_is_found: TakesAnotherStartForTheProof, "a generation of another start is never taken for the proof";
+    a_stopped_daemon_that_is_started_is_found: StartsWhatWasStopped, "a stopped daemon stays stopped";
 }
