@@ -198,7 +198,9 @@ mod tests {
 
     #[test]
     fn a_stop_signal_that_is_not_sent_or_is_ignored_is_warned_of() {
-        assert_eq!(with("grace='0s'\nstop_signal='TERM'\nignore=['TERM']"), Vec::<String>::new());
+        for quiet in ["grace='0s'\nstop_signal='TERM'\nignore=['TERM']", "stop_signal='QUIT'\nignore=['TERM']"] {
+            assert_eq!(with(quiet), Vec::<String>::new());
+        }
         assert_eq!(
             with("grace='0s'\nstop_signal='QUIT'"),
             ["\"a\" never gets its stop_signal QUIT: its grace is 0s, so KILL comes at once"]

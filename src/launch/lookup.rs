@@ -86,7 +86,7 @@ mod tests {
             assert_eq!(why(good), "");
         }
         let none = dir.join("none").to_str().unwrap().to_owned();
-        for missing in ["sidecar-no-such-program", &none] {
+        for missing in ["sidecar-no-such-program", &none, "/bin/sh/none"] {
             assert_eq!(why(missing), format!("cannot execute {missing:?}: No such file or directory (os error 2)"));
         }
         for refused in [file("plain", "#!/bin/sh\n", 0o644), dir.to_str().unwrap().to_owned()] {

@@ -168,7 +168,9 @@ impl Supervisor {
                 }
             }
             Event::Time => {
-                daemons.iter_mut().for_each(|d| d.time(&mut turn));
+                for daemon in &mut *daemons {
+                    daemon.time(&mut turn);
+                }
                 self.strays.report(&mut turn);
             }
         }
@@ -182,9 +184,9 @@ impl Supervisor {
                 shut_down(daemons, order, is_stopping, &mut turn);
             }
             if turn.is_stopping {
-                ask_the_spared(daemons, order, &mut turn)
+                ask_the_spared(daemons, order, &mut turn);
             } else {
-                start_the_waiting(daemons, order, &mut turn)
+                start_the_waiting(daemons, order, &mut turn);
             }
         }
         let mut actions = turn.actions;

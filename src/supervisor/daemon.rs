@@ -36,7 +36,7 @@ use super::{Action, CONT, End, Event, KILL, Line, Moment, View};
 use crate::request::Verb;
 use crate::status::{DaemonState, LastExit, Outcome, RequestOutcome};
 use crate::table::{Daemon as Spec, Ready, RestartPolicy, Signal};
-use signals::Held;
+use signals::{Held, Said};
 
 /// The exit code of a process that outlives the shutdown, so that a sibling's 0 doesn't hide it.
 const UNENDED: i32 = 128 + KILL;
@@ -123,11 +123,8 @@ pub(super) struct Daemon {
     /// each number.
     deliveries: u64,
     requested_signals: u128,
-    notified: bool,
-    /// The `MONOTONIC_USEC` of a reload under way.
-    reloading: Option<u64>,
-    /// Whether the log has warned, for this generation, that another process's READY=1 doesn't count.
-    told_of_stranger: bool,
+    /// What its process has said by `sd_notify`(3).
+    said: Said,
 }
 
 impl Daemon {
@@ -157,9 +154,7 @@ impl Daemon {
             held: Vec::new(),
             deliveries: 0,
             requested_signals: 0,
-            notified: false,
-            reloading: None,
-            told_of_stranger: false,
+            said: Said::default(),
         }
     }
 
@@ -286,7 +281,7 @@ impl Daemon {
             waiting_for: Vec::new(),
             requests: self.requests.view(),
             last_exit: self.last_exit,
-            notified: self.notified,
+            notified: self.said.ready,
         }
     }
 
@@ -314,7 +309,7 @@ impl Daemon {
             State::Stopped => "stopped".to_owned(),
             _ if self.is_being_ended() => "stopping".to_owned(),
             _ => {
-                let end = self.last_exit.map_or_else(|| "never ran".to_owned(), |exit| ended(exit));
+                let end = self.last_exit.map_or_else(|| "never ran".to_owned(), ended);
                 if self.starts_at().is_some() { format!("{end}; in backoff") } else { end }
             }
         }
@@ -356,7 +351,7 @@ impl Daemon {
             self.revivals += 1;
         }
         self.requested_signals = 0;
-        (self.notified, self.reloading, self.told_of_stranger) = (false, None, false);
+        self.said = Said::default();
         turn.restart_begins(self.index, self.generation);
         self.requests.start_begins(self.generation);
         turn.tell(Line::info(format!("starting {}", self.name)).of(self.index));
@@ -541,17 +536,17 @@ impl Daemon {
     }
 
     /// Serves a request. `refused`: why nothing is done.
-    pub(super) fn request(&mut self, id: String, verb: Verb, refused: Option<&str>, turn: &mut Turn<'_>) {
+    pub(super) fn request(&mut self, id: String, verb: Verb, refused: Option<&'static str>, turn: &mut Turn<'_>) {
         let text = format!("request {id}: {verb} {}", self.name);
         self.requests.push(id, verb);
-        let why = match refused {
-            Some(why) => Err(why),
-            None => {
+        let served = refused.map_or_else(
+            || {
                 turn.tell(Line::info(text.clone()).of(self.index));
                 self.serve(verb, turn)
-            }
-        };
-        if let Err(why) = why {
+            },
+            Err,
+        );
+        if let Err(why) = served {
             turn.tell(Line::warn(format!("{text}: {why}; nothing was done")).of(self.index));
             self.requests.decide(RequestOutcome::Refused, None);
         }
@@ -589,13 +584,14 @@ impl Daemon {
         self.probes.forget(turn);
         self.start_ends(Outcome::Refused, turn);
         match self.state {
-            State::Starting(..) | State::Running(_) => match dependent.filter(|_| !self.grace.is_zero()) {
-                Some(dependent) => self.spare(dependent, turn),
-                None => {
+            State::Starting(..) | State::Running(_) => {
+                if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {
+                    self.spare(dependent, turn);
+                } else {
                     self.tell_of_stop(turn);
                     self.ask_to_end(After::Nothing, turn);
                 }
-            },
+            }
             State::Waiting | State::Backoff(_) => self.state = State::Exited,
             State::Stopping(.., ref mut stop) | State::Clearing(Clearing { ref mut stop, .. }) => {
                 match stop.after {
@@ -735,7 +731,7 @@ impl Daemon {
             End::Signal(signal) => (None, Some(signal)),
         };
         self.last_exit = Some(LastExit { code, signal, by_init });
-        (self.notified, self.reloading) = (false, None);
+        (self.said.ready, self.said.reloading) = (false, None);
     }
 
     fn tell_of_end(&self, process: Process, end: End, by_init: bool, oom_kills: u64, turn: &mut Turn<'_>) {

@@ -30,6 +30,17 @@ pub(super) struct Held {
     blocked: u32,
 }
 
+/// What a process has said by `sd_notify`(3).
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    /// READY=1, and it isn't reloading.
+    pub(super) ready: bool,
+    /// The `MONOTONIC_USEC` of a reload under way.
+    pub(super) reloading: Option<u64>,
+    /// Whether the log has warned, for this generation, that another process's READY=1 doesn't count.
+    told_of_stranger: bool,
+}
+
 impl Daemon {
     /// A forward, which its rule counts as held until [`Turn::signal_ends`].
     pub(in crate::supervisor) fn forward(
@@ -162,15 +173,15 @@ impl Daemon {
             return;
         }
         if reloading.is_some() {
-            self.reloading = reloading;
-            self.notified = false;
+            self.said.reloading = reloading;
+            self.said.ready = false;
         }
         if !ready {
             return;
         }
-        self.notified = true;
+        self.said.ready = true;
         self.was_ready |= self.ready_by == ReadyBy::Notify;
-        if let Some(began) = self.reloading.take() {
+        if let Some(began) = self.said.reloading.take() {
             turn.reload_ends(self.index, began, errno);
         }
     }
@@ -178,11 +189,11 @@ impl Daemon {
     /// Whether it still waits for its READY=1 and the log hasn't warned yet that another process sent one.
     pub(in crate::supervisor) fn may_be_misnotified(&self) -> bool {
         let is_up = matches!(self.state, State::Starting(..) | State::Running(_));
-        self.ready_by == ReadyBy::Notify && is_up && !self.notified && !self.told_of_stranger
+        self.ready_by == ReadyBy::Notify && is_up && !self.said.ready && !self.said.told_of_stranger
     }
 
     pub(in crate::supervisor) fn tell_of_stranger(&mut self, pid: i32, turn: &mut Turn<'_>) {
-        self.told_of_stranger = true;
+        self.said.told_of_stranger = true;
         let name = &self.name;
         let own = self.pid().unwrap_or(0);
         let text = format!(
