@@ -150,6 +150,12 @@ impl<A: Asker> Hands for Inside<A> {
     }
 }
 
-fn may_not_act(e: &io::Error) -> Stop {
-    Reason::MayNotAct { words: Printable::new(&e.to_string()) }.into()
+/// Why init was not asked.
+#[must_use]
+pub fn may_not_act(e: &io::Error) -> Stop {
+    let words = Printable::new(&e.to_string());
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => Reason::MayNotAct { words }.into(),
+        _ => Reason::NotAsked { words }.into(),
+    }
 }
