@@ -202,7 +202,8 @@ fn a_daemon_that_dies_again_and_again_is_started_again_after_docker_s_delays() {
 
 #[test]
 fn a_daemon_that_is_stopped_in_its_crash_loop_stays_stopped_until_it_is_asked_to_start() {
-    let bundle = Container::with_table(&Dir::new(), CRASHER, &[]);
+    let dir = Dir::new();
+    let bundle = Container::with_table(&dir, CRASHER, &[]);
     until_state(&bundle, "crasher", "backoff");
     let (code, _, err) = ask(&bundle, &["stop", "crasher"]);
     assert_eq!(code, 0, "{err}");

@@ -24,6 +24,17 @@ pub enum Act {
     Forward,
 }
 
+impl Act {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Forward => "forward",
+        }
+    }
+}
+
 /// One process of a daemon's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incarnation {
@@ -86,7 +97,7 @@ pub enum Trigger {
 impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signal(signal) => write!(f, "{signal}"),
+            Self::Signal(signal) | Self::Request { verb: Verb::Signal(signal), .. } => write!(f, "{signal}"),
             Self::Request { verb, .. } => write!(f, "the {verb} request"),
         }
     }
@@ -471,7 +482,9 @@ fn ended(daemon: &Daemon) -> Shortfall {
     }
 }
 
-fn incarnation(daemon: &Daemon) -> Incarnation {
+/// The process that it has.
+#[must_use]
+pub fn incarnation(daemon: &Daemon) -> Incarnation {
     Incarnation { pid: daemon.pid, generation: daemon.generation }
 }
 

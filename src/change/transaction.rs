@@ -74,6 +74,13 @@ impl Order {
         self.from_inside || matches!(self.trigger, Trigger::Request { .. })
     }
 
+    /// A start of a daemon that runs already has nothing to do.
+    fn is_met(&self, page: &Page) -> bool {
+        let Trigger::Request { verb: Verb::Start, daemon } = &self.trigger else { return false };
+        let now = proof::find(page, daemon).map(|(daemon, _)| daemon);
+        now.is_some_and(|now| now.state == DaemonState::Running && !proof::is_stopped(now))
+    }
+
     /// Has init act, and waits for nothing.
     ///
     /// # Errors
@@ -308,6 +315,10 @@ impl<'a, H: Hands> Change<'a, H> {
         let page = self.hands.page()?;
         let target = target(&page, self.order)?;
         let Some((_, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
+        if self.order.is_met(&page) {
+            self.end.after = Some(target.before);
+            return Ok(Ended::well(Outcome::Running));
+        }
         let was_dead = target.before.pid.is_none();
         let daemon = Daemon { name, plan: plan.clone(), was_dead };
         let now = self.hands.now_ms();
@@ -513,7 +524,7 @@ impl<'a, H: Hands> Change<'a, H> {
             Err(Stop::Because(why)) => {
                 let is_refused = matches!(why, Reason::Unproven { shortfall: Shortfall::ReloadRefused { .. }, .. });
                 // If init couldn't be asked, nothing was sent.
-                let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. });
+                let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. } | Reason::NotAsked { .. });
                 let outcome = if is_refused { Outcome::Refused } else { Outcome::NotProven };
                 (Ended::badly(outcome, why), RecordedOutcome::NotProven)
             }
