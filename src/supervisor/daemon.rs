@@ -392,12 +392,12 @@ impl Daemon {
         for signal in at_once {
             self.deliver(pid, signal, turn);
         }
-        self.is_up();
+        self.is_executed();
         turn.restart_ends(self.index, Outcome::Restarted);
         self.requests.start_ends(RequestOutcome::Started);
     }
 
-    fn is_up(&mut self) {
+    fn is_executed(&mut self) {
         self.was_ready |= self.ready_by == ReadyBy::Exec;
     }
 
@@ -670,7 +670,7 @@ impl Daemon {
                     self.code = Some(UNENDED);
                 } else if exec == Exec::Done {
                     self.state = State::Running(process);
-                    self.is_up();
+                    self.is_executed();
                 } else {
                     self.state = State::Starting(process, exec);
                 }
