@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sidecar::protocol::PROTOCOL;
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
@@ -1307,7 +1308,7 @@ fn a_proof_in_which_the_generation_did_not_rise_is_not_believed() {
     for generation in [1, 2] {
         let after = format!(r#""after":{{"pid":31,"generation":{generation}}},"siblings_moved":[],"checked":true"#);
         let lie = format!(
-            r#"echo '{{"protocol":5,"version":"1","reply":"hello",{target}}}'; read a
+            r#"echo '{{"protocol":{PROTOCOL},"version":"1","reply":"hello",{target}}}'; read a
                echo '{{"step":"go",{target},"grace_ms":0}}'; read b
                echo '{{"step":"end","outcome":"live",{after},"wait_ms":0,"check_ms":0,"back_ms":0}}'"#
         );

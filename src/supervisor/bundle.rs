@@ -39,6 +39,7 @@ struct Strays {
 }
 
 impl Strays {
+    /// When the log is to tell of them.
     fn next(self) -> Option<Moment> {
         let due = self.told.map_or(Moment::ZERO, |told| told + REPORT_STRAYS);
         (self.count > 0).then_some(due)
@@ -139,7 +140,6 @@ impl Supervisor {
             Event::Request(request) => {
                 let is_taken = request.is_some_and(|r| serve_request(r, daemons, order, self.progress, &mut turn));
                 self.strays.count += u64::from(!is_taken);
-                self.strays.report(&mut turn);
             }
             Event::Ended { pid, end, oom_kills, words } => {
                 if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
@@ -171,9 +171,9 @@ impl Supervisor {
                 for daemon in &mut *daemons {
                     daemon.time(&mut turn);
                 }
-                self.strays.report(&mut turn);
             }
         }
+        self.strays.report(&mut turn);
         if self.progress == Progress::Begun {
             if let Some((daemon, code)) = turn.essential.take()
                 && !turn.is_stopping
@@ -306,6 +306,19 @@ fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
         let text = format!("{} waits for {}", daemon.name(), listed(&unready(index, daemons, order)));
         turn.tell(Line::info(text).of(index));
     }
+    // Signals that were pending are served now, as if they had come after the starts.
+    for index in 0..daemons.len() {
+        let is_to_restart = turn.rules.iter().any(|rule| rule.daemon == Some(index) && rule.is(Outcome::Restarting));
+        if is_to_restart {
+            tell_of_early_start(index, daemons, order, turn);
+        }
+        if let Some(daemon) = daemons.get_mut(index).filter(|d| d.is_waiting()) {
+            daemon.drop_held("it waits for its dependencies", turn);
+            if is_to_restart {
+                daemon.restart(turn);
+            }
+        }
+    }
 }
 
 /// Starts the daemons whose dependencies are all ready by now, and asks those that others wait for.
@@ -344,7 +357,7 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
 
 /// For each daemon, one that has to end before it in a shutdown.
 fn living_dependents(daemons: &[Daemon], order: &Order) -> Vec<Option<usize>> {
-    order.living_dependents(&daemons.iter().map(Daemon::lives).collect::<Vec<bool>>())
+    order.living_dependents(&daemons.iter().map(|d| !d.is_over(true)).collect::<Vec<bool>>())
 }
 
 fn ask_the_spared(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {

@@ -215,11 +215,6 @@ impl Daemon {
         self.stop().is_some()
     }
 
-    /// Whether a process of its session may be left.
-    pub(super) fn lives(&self) -> bool {
-        matches!(self.state, State::Forking | State::Starting(..) | State::Running(_)) || self.has_deadline()
-    }
-
     /// Whether init needn't wait for it any more.
     pub(super) fn is_over(&self, is_stopping: bool) -> bool {
         match &self.state {
@@ -442,7 +437,7 @@ impl Daemon {
         self.state = State::Failed;
         self.code = Some(code);
         self.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
     }
 
     /// What follows when its command couldn't be executed.
@@ -482,6 +477,7 @@ impl Daemon {
 
     /// A restart, by a signal or on request.
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
+        self.delay = Delay::first();
         if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
             // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
             // exec may hang.
@@ -524,7 +520,6 @@ impl Daemon {
             },
             State::Waiting | State::Backoff(_) => {
                 self.state = State::Stopped;
-                self.drop_held(turn);
                 return Some(RequestOutcome::Stopped);
             }
             State::Fresh | State::Forking => return Some(RequestOutcome::Refused),
@@ -580,12 +575,12 @@ impl Daemon {
 
     /// `dependent`: one that has to end before this one is asked to.
     pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
         self.probes.forget(turn);
         self.start_ends(Outcome::Refused, turn);
         match self.state {
             State::Starting(..) | State::Running(_) => {
-                if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {
+                if let Some(dependent) = dependent.filter(|_| !self.half_grace().is_zero()) {
                     self.spare(dependent, turn);
                 } else {
                     self.tell_of_stop(turn);
@@ -613,15 +608,20 @@ impl Daemon {
         turn.tell(Line { pid: self.pid(), ..Line::info(text).of(self.index) });
     }
 
+    /// In the table's unit.
+    fn half_grace(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.grace.as_millis() / 2).unwrap_or(u64::MAX))
+    }
+
     /// It runs on while its dependents end.
     fn spare(&mut self, dependent: &str, turn: &mut Turn<'_>) {
         let (State::Starting(process, _) | State::Running(process)) = self.state else { return };
         let exec = if let State::Starting(_, exec) = self.state { exec } else { Exec::Done };
-        let (ask, deadline) = (turn.now + self.grace / 2, turn.now + self.grace);
+        let (ask, deadline) = (turn.now + self.half_grace(), turn.now + self.grace);
         let text = format!(
             "{} is asked to stop once its dependents have ended ({dependent} runs), in {:.1} s at the latest",
             self.name,
-            (self.grace / 2).as_secs_f64()
+            self.half_grace().as_secs_f64()
         );
         turn.tell(Line::info(text).of(self.index).pid(process.pid));
         self.state =
@@ -659,7 +659,7 @@ impl Daemon {
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves
@@ -699,7 +699,7 @@ impl Daemon {
             State::Stopping(process, _, stop) => (process, Some(stop)),
             _ => return turn.impossible("the end of a process that had already ended"),
         };
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
         turn.process_ends(self.index);
         let (was_asked, was_killed) =
             stop.map_or((false, false), |stop| (stop.phase.was_asked(), matches!(stop.phase, Phase::Killed { .. })));
@@ -761,10 +761,12 @@ impl Daemon {
         let stop = self.stop().filter(|_| !self.is_spared());
         let (phase, after) = (stop.map(|stop| stop.phase), stop.map(|stop| stop.after));
         let stop_signal = self.stop_signal.number();
-        let sent = |signal| match phase {
-            Some(Phase::Killed { asked, .. }) => signal == KILL || asked && signal == stop_signal,
-            Some(Phase::Asked { .. }) => signal == stop_signal,
-            Some(Phase::Spared { .. }) | None => false,
+        let sent = |signal| {
+            (match phase {
+                Some(Phase::Killed { asked, .. }) => signal == KILL || asked && signal == stop_signal,
+                Some(Phase::Asked { .. }) => signal == stop_signal,
+                Some(Phase::Spared { .. }) | None => false,
+            }) || self.was_sent(signal)
         };
         let (code, counts) = match (exec, end) {
             (Exec::Failed(code), _) => (code, String::new()),
@@ -782,7 +784,7 @@ impl Daemon {
         turn.act(Action::Reap(process.pid));
         self.fail(code, turn);
         if code < 0 {
-            self.set_last_exit(end, true);
+            self.set_last_exit(end, phase.is_some());
         }
         match after {
             Some(After::Nothing) => {}
@@ -855,8 +857,10 @@ impl Daemon {
             After::Death(Fate::Backoff(at)) if at <= turn.now => return self.start(Cause::Policy, turn),
             After::Death(Fate::Backoff(at)) => State::Backoff(at),
             After::Stopped => State::Stopped,
-            After::Nothing | After::Death(Fate::Exited) => State::Exited,
-            After::Death(Fate::Failed) => State::Failed,
+            After::Nothing if self.ready_by != ReadyBy::Success => State::Exited,
+            After::Nothing if self.last_exit.is_some_and(|exit| exit.code == Some(0)) => State::Done,
+            After::Death(Fate::Exited) => State::Exited,
+            After::Nothing | After::Death(Fate::Failed) => State::Failed,
             After::Death(Fate::Done) => State::Done,
         };
     }

@@ -35,7 +35,7 @@ impl SignalRule {
         Some(Last { seq: self.seq, outcome, age_ms, reload_errno: self.reload_errno, generation: self.generation })
     }
 
-    fn is(&self, outcome: Outcome) -> bool {
+    pub(super) fn is(&self, outcome: Outcome) -> bool {
         self.last.is_some_and(|(last, _)| last == outcome)
     }
 }

@@ -60,6 +60,8 @@ struct Process {
     /// When it, or what it left, is to be killed, if it was asked to end.
     deadline: Option<Millis>,
     continued: bool,
+    /// init has heard of its end.
+    has_ended: bool,
     /// Since when the log has said nothing of the stop.
     silent: Millis,
     killed: Option<Millis>,
@@ -131,6 +133,8 @@ struct Slot {
     was_ready: bool,
     /// Its first start is to come once its dependencies were ready.
     waits: bool,
+    /// Its first start comes by itself, and not because somebody asked for it.
+    is_in_turn: bool,
     /// It was stopped on request, and nobody has asked for it since.
     is_stopped: bool,
     /// A shutdown came while it waited for its start.
@@ -301,6 +305,7 @@ impl Judge {
                 .collect(),
             was_ready: false,
             waits: false,
+            is_in_turn: false,
             is_stopped: false,
             was_forgotten: false,
             is_done: false,
@@ -411,6 +416,7 @@ impl Judge {
                 if self.stopping.is_none() {
                     self.slots.iter_mut().for_each(|slot| slot.waits = true);
                     self.start_whoever_may(now);
+                    self.serve_what_was_pending(now);
                 }
             }
             Event::Stop => {
@@ -504,7 +510,9 @@ impl Judge {
             let pid = old.pid;
             broken!(self, "at most one live process a daemon", "daemon {at} was started while pid {pid} was there");
         }
-        if self.slots[at].starts == 0 && self.slots[..at].iter().any(|s| s.starts == 0 && s.wanted.is_some()) {
+        if self.slots[at].starts == 0
+            && self.slots[..at].iter().any(|s| s.starts == 0 && s.wanted.is_some() && s.is_in_turn)
+        {
             broken!(self, "daemons start in the table's order", "daemon {at} was started before another");
         }
         self.judge_start(at, now);
@@ -571,6 +579,7 @@ impl Judge {
                     sent: 0,
                     deadline: None,
                     continued: false,
+                    has_ended: false,
                     silent: now,
                     killed: None,
                     swept: false,

@@ -14,7 +14,7 @@ use crate::schedule::{Ask, Note, Rng, Schedule, Step, What, When};
 /// No schedule takes longer than this after its last step: the longest grace and some.
 const LONGEST: Millis = 120_000;
 /// In a schedule whose daemons end by themselves: how often they do before the bundle is stopped.
-const SELF_ENDS: u32 = 40;
+const SELF_ENDS: u32 = 12;
 /// An init that is woken later than this could not run.
 const LATE: Millis = 500;
 /// More looks at the clock than this at one moment are spinning, too.
@@ -166,7 +166,10 @@ impl World {
         self.work(core);
         let mut until = self.kernel.now + LONGEST;
         let mut rounds = if self.schedule.stop { 0 } else { SELF_ENDS };
-        while !self.is_over() && self.kernel.now <= until {
+        while !self.is_over() && (!self.judge.is_stopping() || self.kernel.now <= until) {
+            if !self.judge.is_stopping() {
+                until = self.kernel.now + LONGEST;
+            }
             if rounds > 0 {
                 for daemon in 0..self.judge.daemons() {
                     let is_kept = self.roles[daemon].is_kept;
@@ -178,11 +181,10 @@ impl World {
                 // A policy, or a daemon that is stopped on request, keeps it up.
                 self.happen(What::Signal(TERM));
                 self.work(core);
-                until = self.kernel.now + LONGEST;
             }
             let next = [self.kernel.next(), self.due(core)].into_iter().flatten().min();
             // A replacement may have come of the last deaths: they die in the next round.
-            let next = next.unwrap_or(if rounds == 0 { until + 1 } else { 0 });
+            let next = next.unwrap_or(if self.judge.is_stopping() { until + 1 } else { 0 });
             self.wait(core, next.saturating_sub(self.kernel.now).max(1), true);
         }
         if self.judge.broken.is_none() {

@@ -28,7 +28,10 @@ impl Judge {
                 }
                 Action::Forward { .. } => match (&self.slots[slot].unreaped(), self.requests[at].expected) {
                     (_, held @ Expected::Held(_)) => held,
-                    (Some(process), _) if !process.is_being_ended() => Expected::Held(now),
+                    (Some(process), _) if !process.is_being_ended() => {
+                        let signal = self.table.wiring[at].signal.number();
+                        Expected::Held(self.held_since(slot, signal).unwrap_or(now))
+                    }
                     (None, _) if !begun => Expected::Held(now),
                     _ if self.slots[slot].backoff.is_some() => {
                         self.want(slot, now);
@@ -49,6 +52,36 @@ impl Judge {
                 self.mark(Mark::Refused);
             }
             _ => {}
+        }
+    }
+
+    /// Since when this signal is held for a daemon: whoever asks for it again waits with the first.
+    fn held_since(&self, at: usize, signal: i32) -> Option<Millis> {
+        let wired = self.table.wiring.iter().zip(self.requests.iter().zip(&self.targets));
+        let wired = wired.filter(|(rule, (_, target))| rule.signal.number() == signal && **target == Some(at));
+        let by_rule = wired.filter_map(|(_, (served, _))| match served.expected {
+            Expected::Held(since) => Some(since),
+            _ => None,
+        });
+        let asked = self.slots[at].requests.iter().filter(|request| request.holds(signal));
+        let by_request = asked.filter_map(|request| match request.fate {
+            Fate::Held(since) => Some(since),
+            _ => None,
+        });
+        by_rule.chain(by_request).min()
+    }
+
+    /// Signals that were pending when init began are served once it has started whoever may start.
+    pub(super) fn serve_what_was_pending(&mut self, now: Millis) {
+        for at in 0..self.slots.len() {
+            if !self.slots[at].waits {
+                continue;
+            }
+            self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
+            let served = self.requests.iter().zip(&self.targets).filter(|(_, target)| **target == Some(at));
+            if served.into_iter().any(|(served, _)| served.expected == Expected::Is(Outcome::Restarting)) {
+                self.want(at, now);
+            }
         }
     }
 
@@ -99,7 +132,9 @@ impl Judge {
                 let is_cleared = slot.process.as_ref().is_none_or(|p| p.left.is_settled);
                 (self.stop(at, is_live || is_waited_for || slot.backoff.is_some() && !is_cleared), None)
             }
-            Verb::Signal(_) if is_live && !is_ending => (Fate::Held(now), generation),
+            Verb::Signal(signal) if is_live && !is_ending => {
+                (Fate::Held(self.held_since(at, signal.number()).unwrap_or(now)), generation)
+            }
             Verb::Signal(_) => (Fate::Is(RequestOutcome::Refused), None),
         };
         let id = request.id.clone();

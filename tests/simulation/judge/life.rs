@@ -15,7 +15,7 @@ impl Judge {
             slot.was_forgotten = slot.waits || slot.backoff.is_some();
             (slot.waits, slot.backoff) = (false, None);
             slot.owes_term = slot.unreaped().is_some_and(|p| !p.is_being_ended());
-            self.asks_by[at] = Some(now + slot.grace / 2);
+            self.asks_by[at] = Some(now + slot.grace.div_ceil(2));
             for request in &mut slot.requests {
                 if request.wants_start() || matches!(request.fate, Fate::Held(_)) {
                     request.is(RequestOutcome::Refused);
@@ -45,7 +45,7 @@ impl Judge {
                 if !slot.depends_on.is_empty() {
                     self.marks[Mark::StartedReady as usize] += 1;
                 }
-                (slot.waits, slot.wanted) = (false, Some(now));
+                (slot.waits, slot.is_in_turn, slot.wanted) = (false, true, Some(now));
             }
         }
     }
@@ -100,7 +100,9 @@ impl Judge {
     /// A daemon's process has ended.
     pub(super) fn process_ended(&mut self, now: Millis, at: usize, end: End, oom_kills: u64) {
         let slot = &mut self.slots[at];
-        let Some(process) = slot.process.clone() else { return };
+        let Some(process) = &mut slot.process else { return };
+        process.has_ended = true;
+        let process = process.clone();
         let was_asked = process.is_being_ended();
         let is_own = match end {
             End::Code(_) => false,
@@ -122,7 +124,7 @@ impl Judge {
         slot.part = Some(part);
         slot.last_exit = Some(LastExit { code, signal, by_init });
         slot.failed = !is_executed;
-        slot.is_done = slot.is_oneshot && is_executed && end == End::Code(0);
+        slot.is_done = slot.is_oneshot && is_executed && end == End::Code(0) && !was_asked;
         if is_executed || is_own {
             (slot.ready, slot.reloading) = (false, None);
         }

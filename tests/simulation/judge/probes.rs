@@ -59,7 +59,7 @@ impl Judge {
     /// Whether the answer of a daemon's probe still matters.
     pub(super) fn is_probe_wanted(&self, at: usize) -> bool {
         let slot = &self.slots[at];
-        let is_up = |uid: Uid| slot.unreaped().is_some_and(|p| p.uid == uid && !p.is_being_ended());
+        let is_up = |uid: Uid| slot.unreaped().is_some_and(|p| p.uid == uid && !p.is_being_ended() && !p.has_ended);
         let is_of_now = slot.probe.as_ref().is_some_and(|probe| is_up(probe.of));
         self.stopping.is_none() && self.is_waited_for(at) && is_of_now
     }

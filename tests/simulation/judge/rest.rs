@@ -14,7 +14,7 @@ impl Judge {
         if let Some(zombie) = kernel.processes.iter().find(is_left) {
             broken!(self, "every child is reaped exactly once", "pid {} is left a zombie", zombie.pid);
         }
-        let next = core.next().map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+        let next = core.next().map(|at| u64::try_from(at.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX));
         let mut must_wake = false;
         for at in 0..self.slots.len() {
             must_wake |= self.rest_before_the_start(at, now, next);
@@ -123,7 +123,7 @@ impl Judge {
                     "a policy starts its daemon when the delay is over",
                     "daemon {at}, due at {due}, now {now}"
                 );
-            } else if now < due && next.is_none_or(|next| next > due) {
+            } else if is_clear && now < due && next.is_none_or(|next| next > due) {
                 broken!(
                     self,
                     "a policy starts its daemon when the delay is over",
@@ -176,7 +176,8 @@ impl Judge {
         let members = || kernel.processes.iter().filter(is_member);
         let alive = || members().filter(|p| p.life == Life::Alive);
         let slot = &self.slots[at];
-        let is_waited_for = slot.wanted.is_some() || slot.backoff.is_some() || process.is_waited_for();
+        let is_cleared_first = slot.backoff.is_some() && !left.is_settled;
+        let is_waited_for = slot.wanted.is_some() || is_cleared_first || process.is_waited_for();
         if !process.is_being_ended() {
             if let Some(member) = alive().next() {
                 broken!(

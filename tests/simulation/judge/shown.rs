@@ -123,7 +123,9 @@ impl Judge {
             None if slot.is_stopped => DaemonState::Stopped,
             None if slot.was_forgotten => DaemonState::Exited,
             None if slot.is_done => DaemonState::Done,
-            None if slot.failed || slot.is_oneshot && slot.starts > 0 => DaemonState::Failed,
+            None if slot.failed || slot.is_oneshot && slot.last_exit.is_some_and(|exit| !exit.by_init) => {
+                DaemonState::Failed
+            }
             None => DaemonState::Exited,
         }
     }
