@@ -125,8 +125,17 @@ impl Supervisor {
                     turn.tell(Line::warn(text));
                 }
             }
-            Event::Started { daemon, .. }
-            | Event::Executed { daemon, .. }
+            Event::Started { daemon, pid } => {
+                if let Some(forking) = daemons.get_mut(daemon) {
+                    forking.started(pid, &mut turn);
+                }
+                // The end of an essential daemon came between.
+                if turn.is_stopping {
+                    let dependent = living_dependents(daemons, order).get(daemon).copied().flatten();
+                    end_one(daemon, dependent, daemons, &mut turn);
+                }
+            }
+            Event::Executed { daemon, .. }
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
@@ -377,11 +386,16 @@ fn shut_down(daemons: &mut [Daemon], order: &Order, is_stopping: &mut bool, turn
         return;
     }
     turn.is_stopping = true;
-    for (index, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
-        let dependent = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
-        if let Some(daemon) = daemons.get_mut(index) {
-            daemon.shut_down(dependent.as_deref(), turn);
-        }
+    let dependents = living_dependents(daemons, order);
+    for (index, dependent) in dependents.into_iter().enumerate() {
+        end_one(index, dependent, daemons, turn);
+    }
+}
+
+fn end_one(index: usize, dependent: Option<usize>, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    let dependent = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
+    if let Some(daemon) = daemons.get_mut(index) {
+        daemon.shut_down(dependent.as_deref(), turn);
     }
 }
 
@@ -460,11 +474,16 @@ fn serve_request(
         Progress::Over => Some(OVER),
         Progress::Begun => turn.is_stopping.then_some(STOPPING),
     };
-    if refused.is_none() && matches!(request.verb, Verb::Restart | Verb::Start) {
-        tell_of_early_start(index, daemons, order, turn);
+    let Request { id, verb, daemon: name } = request;
+    let text = format!("request {id}: {verb} {name}");
+    if refused.is_none() {
+        turn.tell(Line::info(text.clone()).of(index));
+        if matches!(verb, Verb::Restart | Verb::Start) {
+            tell_of_early_start(index, daemons, order, turn);
+        }
     }
-    if let Some(daemon) = daemons.get_mut(index) {
-        daemon.request(request.id, request.verb, refused, turn);
+    if let Some(Err(why)) = daemons.get_mut(index).map(|daemon| daemon.request(id, verb, refused, turn)) {
+        turn.tell(Line::warn(format!("{text}: {why}; nothing was done")).of(index));
     }
     true
 }

@@ -356,7 +356,6 @@ impl Daemon {
     /// Handles the result of one of its actions.
     pub(super) fn answered(&mut self, event: Event, turn: &mut Turn<'_>) {
         match event {
-            Event::Started { pid, .. } => self.started(pid, turn),
             Event::Executed { pid, .. } => self.executed(pid, turn),
             Event::NotExecuted { pid, code, why, .. } => self.not_executed(pid, code, &why, turn),
             Event::StartFailed { code, why, .. } => self.start_failed(code, &why, turn),
@@ -368,7 +367,7 @@ impl Daemon {
         }
     }
 
-    fn started(&mut self, pid: i32, turn: &mut Turn<'_>) {
+    pub(super) fn started(&mut self, pid: i32, turn: &mut Turn<'_>) {
         if !matches!(self.state, State::Forking) {
             return turn.impossible("a process that was not to be started");
         }
@@ -393,12 +392,12 @@ impl Daemon {
         for signal in at_once {
             self.deliver(pid, signal, turn);
         }
-        self.is_up();
+        self.is_executed();
         turn.restart_ends(self.index, Outcome::Restarted);
         self.requests.start_ends(RequestOutcome::Started);
     }
 
-    fn is_up(&mut self) {
+    fn is_executed(&mut self) {
         self.was_ready |= self.ready_by == ReadyBy::Exec;
     }
 
@@ -530,21 +529,20 @@ impl Daemon {
         None
     }
 
-    /// Serves a request. `refused`: why nothing is done.
-    pub(super) fn request(&mut self, id: String, verb: Verb, refused: Option<&'static str>, turn: &mut Turn<'_>) {
-        let text = format!("request {id}: {verb} {}", self.name);
+    /// Serves a request, unless it is refused. An error: why nothing was done.
+    pub(super) fn request(
+        &mut self,
+        id: String,
+        verb: Verb,
+        refused: Option<&'static str>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), &'static str> {
         self.requests.push(id, verb);
-        let served = refused.map_or_else(
-            || {
-                turn.tell(Line::info(text.clone()).of(self.index));
-                self.serve(verb, turn)
-            },
-            Err,
-        );
-        if let Err(why) = served {
-            turn.tell(Line::warn(format!("{text}: {why}; nothing was done")).of(self.index));
+        let served = refused.map_or_else(|| self.serve(verb, turn), Err);
+        if served.is_err() {
             self.requests.decide(RequestOutcome::Refused, None);
         }
+        served
     }
 
     fn serve(&mut self, verb: Verb, turn: &mut Turn<'_>) -> Result<(), &'static str> {
@@ -580,7 +578,7 @@ impl Daemon {
         self.start_ends(Outcome::Refused, turn);
         match self.state {
             State::Starting(..) | State::Running(_) => {
-                if let Some(dependent) = dependent.filter(|_| !self.half_grace().is_zero()) {
+                if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {
                     self.spare(dependent, turn);
                 } else {
                     self.tell_of_stop(turn);
@@ -608,20 +606,17 @@ impl Daemon {
         turn.tell(Line { pid: self.pid(), ..Line::info(text).of(self.index) });
     }
 
-    /// In the table's unit.
-    fn half_grace(&self) -> Duration {
-        Duration::from_millis(u64::try_from(self.grace.as_millis() / 2).unwrap_or(u64::MAX))
-    }
-
     /// It runs on while its dependents end.
     fn spare(&mut self, dependent: &str, turn: &mut Turn<'_>) {
         let (State::Starting(process, _) | State::Running(process)) = self.state else { return };
         let exec = if let State::Starting(_, exec) = self.state { exec } else { Exec::Done };
-        let (ask, deadline) = (turn.now + self.half_grace(), turn.now + self.grace);
+        // In milliseconds, as a table states it.
+        let half = Duration::from_millis(u64::try_from(self.grace.as_millis().div_ceil(2)).unwrap_or(u64::MAX));
+        let (ask, deadline) = (turn.now + half, turn.now + self.grace);
         let text = format!(
             "{} is asked to stop once its dependents have ended ({dependent} runs), in {:.1} s at the latest",
             self.name,
-            self.half_grace().as_secs_f64()
+            half.as_secs_f64()
         );
         turn.tell(Line::info(text).of(self.index).pid(process.pid));
         self.state =
@@ -675,7 +670,7 @@ impl Daemon {
                     self.code = Some(UNENDED);
                 } else if exec == Exec::Done {
                     self.state = State::Running(process);
-                    self.is_up();
+                    self.is_executed();
                 } else {
                     self.state = State::Starting(process, exec);
                 }
@@ -857,12 +852,25 @@ impl Daemon {
             After::Death(Fate::Backoff(at)) if at <= turn.now => return self.start(Cause::Policy, turn),
             After::Death(Fate::Backoff(at)) => State::Backoff(at),
             After::Stopped => State::Stopped,
-            After::Nothing if self.ready_by != ReadyBy::Success => State::Exited,
-            After::Nothing if self.last_exit.is_some_and(|exit| exit.code == Some(0)) => State::Done,
+            After::Nothing => self.ended_in_a_shutdown(),
             After::Death(Fate::Exited) => State::Exited,
-            After::Nothing | After::Death(Fate::Failed) => State::Failed,
+            After::Death(Fate::Failed) => State::Failed,
             After::Death(Fate::Done) => State::Done,
         };
+    }
+
+    /// A oneshot that had ended by itself, and was to be run again, is what that end has made it.
+    fn ended_in_a_shutdown(&self) -> State {
+        match self.last_exit {
+            Some(exit) if self.ready_by == ReadyBy::Success && !exit.by_init => {
+                if exit.code == Some(0) {
+                    State::Done
+                } else {
+                    State::Failed
+                }
+            }
+            _ => State::Exited,
+        }
     }
 
     /// Whether somebody waits for it to be ready, and only a probe can tell.

@@ -47,6 +47,8 @@ const PROBE: Millis = 10_000;
 const PROBE_PAUSES: std::ops::RangeInclusive<Millis> = 100..=1_000;
 /// How many of a daemon's requests status shows, beside those that are undecided.
 const SHOWN: usize = 8;
+/// How long the log may wait before it tells of requests that came to nothing.
+const STRAYS: Millis = 1_000;
 
 /// A daemon's process, as the kernel knows it.
 #[derive(Clone, Debug)]
@@ -278,6 +280,8 @@ pub struct Judge {
     asks_by: Vec<Option<Millis>>,
     /// The daemon whose end began the shutdown.
     essential: Option<usize>,
+    /// Until when the log may owe how many requests came to nothing.
+    strays: Option<Millis>,
     pub exited: Option<i32>,
     /// A line that says so is due in the log, or was met.
     owes_refusal: bool,
@@ -353,6 +357,7 @@ impl Judge {
             stopping: None,
             asks_by: vec![None; selected.len()],
             essential: None,
+            strays: None,
             exited: None,
             owes_refusal: false,
             says_never: 0,
@@ -432,7 +437,7 @@ impl Judge {
                 self.signal(at, now);
             }
             Event::Request(Some(request)) => self.request(request, now),
-            Event::Request(None) => self.mark(Mark::Garbage),
+            Event::Request(None) => self.stray(now),
             Event::Ended { pid, oom_kills, .. } => self.ended(kernel, *pid, *oom_kills),
             Event::Executed { daemon, pid } => {
                 let slot = &mut self.slots[*daemon];
@@ -466,6 +471,17 @@ impl Judge {
                     self.ready(*daemon, now);
                 }
             }
+            Event::StartFailed { daemon, code, .. } => {
+                let slot = &mut self.slots[*daemon];
+                slot.part = Some(Part::Code(*code));
+                slot.last_exit = Some(LastExit { code: Some(*code), signal: None, by_init: false });
+                for request in slot.requests.iter_mut().filter(|request| matches!(request.fate, Fate::Held(_))) {
+                    request.is(RequestOutcome::Refused);
+                }
+                self.set(*daemon, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
+                self.mark(Mark::StartFailed);
+                self.follow(*daemon, false, 0, now);
+            }
             Event::NotExecuted { daemon, pid, code, .. } => {
                 let slot = &mut self.slots[*daemon];
                 let Some(process) = slot.process.as_mut().filter(|p| p.pid == *pid && p.reaped.is_none()) else {
@@ -474,7 +490,8 @@ impl Judge {
                 process.executed = Some(Err(*code));
             }
             Event::Notify { pid, ready, reloading, errno, .. } => {
-                let from = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == *pid && !p.is_being_ended());
+                let is_up = self.stopping.is_none();
+                let from = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == *pid && !p.is_being_ended() && is_up);
                 let Some(at) = self.slots.iter().position(from) else { return };
                 let slot = &mut self.slots[at];
                 if reloading.is_some() {
@@ -587,14 +604,8 @@ impl Judge {
                     left: Left::default(),
                 });
             }
-            Err(code) => {
-                slot.failed = true;
-                slot.part = Some(Part::Code(code));
-                slot.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-                self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
-                self.mark(Mark::StartFailed);
-                self.follow(at, false, 0, now);
-            }
+            // What follows comes with the event that tells of it.
+            Err(_) => slot.failed = true,
         }
     }
 
@@ -883,7 +894,9 @@ impl Judge {
 
     /// init says something in its log.
     pub fn said(&mut self, text: &str, now: Millis) {
-        if let Some(name) = text.strip_prefix("still waiting for ").and_then(|rest| rest.split(' ').next()) {
+        if text.contains(" ignored: not a request") {
+            self.strays = None;
+        } else if let Some(name) = text.strip_prefix("still waiting for ").and_then(|rest| rest.split(' ').next()) {
             let of = self.slots.iter_mut().filter(|s| s.name == name);
             of.filter_map(|s| s.process.as_mut()).for_each(|process| process.silent = now);
             self.mark(Mark::LongStop);

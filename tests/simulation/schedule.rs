@@ -164,7 +164,7 @@ fn table(number: u64) -> Table {
     let has_policies = number >= PLAIN_TABLES as u64;
     let count = if is_built_in { 4 } else { 1 + rng.below(if has_policies { 5 } else { 4 }) as usize };
     let mut text = String::new();
-    let graces = ["0ms", "1ms", "50ms", "500ms", "3s", "8s", "8s", "30s"];
+    let graces = ["0ms", "2ms", "50ms", "500ms", "3s", "8s", "8s", "30s"];
     let grace = |rng: &mut Rng| *rng.pick(&graces);
     let _ = writeln!(text, "grace = {:?}", if is_built_in { "8s" } else { grace(&mut rng) });
     let mut oneshots = vec![false; count];

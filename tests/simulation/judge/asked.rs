@@ -2,9 +2,9 @@
 
 use sidecar::request::{Request, Verb};
 use sidecar::status::{Outcome, RequestOutcome};
-use sidecar::table::Action;
+use sidecar::table::{Action, SignalRule};
 
-use super::{Asked, Expected, Fate, HOLD, Judge, Mark, Process, Served, is_held};
+use super::{Asked, Expected, Fate, HOLD, Judge, Mark, Process, STRAYS, Served, is_held};
 use crate::kernel::{Millis, bit};
 
 impl Judge {
@@ -109,8 +109,7 @@ impl Judge {
     pub(super) fn request(&mut self, request: &Request, now: Millis) {
         let is_over = self.is_over();
         let Some(at) = self.slots.iter().position(|s| s.name == request.daemon) else {
-            self.mark(Mark::Garbage);
-            return;
+            return self.stray(now);
         };
         self.mark(Mark::Requested);
         let is_refused = self.stopping.is_some() || is_over;
@@ -133,12 +132,18 @@ impl Judge {
                 (self.stop(at, is_live || is_waited_for || slot.backoff.is_some() && !is_cleared), None)
             }
             Verb::Signal(signal) if is_live && !is_ending => {
-                (Fate::Held(self.held_since(at, signal.number()).unwrap_or(now)), generation)
+                (Fate::Held(self.held_since(at, signal.number()).unwrap_or(now)), None)
             }
             Verb::Signal(_) => (Fate::Is(RequestOutcome::Refused), None),
         };
         let id = request.id.clone();
         self.slots[at].requests.push(Asked { id, verb: request.verb, fate, generation, looked: None, is_news: true });
+    }
+
+    /// A request that came to nothing: the log tells of such ones, but at most once a second.
+    pub(super) fn stray(&mut self, now: Millis) {
+        self.strays = self.strays.or(Some(now + STRAYS));
+        self.mark(Mark::Garbage);
     }
 
     /// A stop on request: what becomes of it at once.
@@ -166,8 +171,7 @@ impl Judge {
     /// init sends a daemon's process a signal that somebody asked for.
     pub(super) fn forward(&mut self, at: usize, signal: i32, takes: bool, is_safe: bool, now: Millis) {
         if !self.is_held_for(at, signal) {
-            let is_restart =
-                |w: &&sidecar::table::SignalRule| w.signal.number() == signal && w.action == Action::Restart;
+            let is_restart = |w: &&SignalRule| w.signal.number() == signal && w.action == Action::Restart;
             if self.table.wiring.iter().any(|w| is_restart(&w)) {
                 broken!(self, "the wired signal of a restart reaches no daemon", "signal {signal} for daemon {at}");
             } else {
@@ -187,6 +191,7 @@ impl Judge {
         let slot = &mut self.slots[at];
         for request in slot.requests.iter_mut().filter(|request| request.holds(signal)) {
             request.is(RequestOutcome::Delivered);
+            request.generation = Some(slot.starts);
             slot.process.iter_mut().for_each(|process| process.sent |= bit(signal));
             self.marks[Mark::RequestDelivered as usize] += 1;
         }
@@ -198,7 +203,7 @@ impl Judge {
 
     /// A signal that is yet to reach a daemon's process, because somebody asked for it.
     pub(super) fn is_held_for(&self, at: usize, signal: i32) -> bool {
-        let is_wired = |(rule, (request, target)): (&sidecar::table::SignalRule, (&Served, &Option<usize>))| {
+        let is_wired = |(rule, (request, target)): (&SignalRule, (&Served, &Option<usize>))| {
             let is_held = matches!(request.expected, Expected::Held(_));
             rule.signal.number() == signal && *target == Some(at) && is_held
         };
@@ -208,19 +213,22 @@ impl Judge {
 
     /// init looks whether a daemon takes a signal.
     pub fn looked(&mut self, pid: i32, signal: i32, now: Millis) {
-        if !self.slots.iter().any(|s| s.unreaped().is_some_and(|p| p.pid == pid)) {
+        let Some(at) = self.slots.iter().position(|s| s.unreaped().is_some_and(|p| p.pid == pid)) else {
             broken!(self, "no process is looked at that isn't ours", "pid {pid}");
-        }
+            return;
+        };
         let mut held: Option<(Millis, Option<Millis>)> = None;
-        let wires = self.table.wiring.iter().zip(&mut self.requests);
-        for (_, request) in wires.filter(|(rule, _)| rule.signal.number() == signal) {
+        let wires = self.table.wiring.iter().zip(self.requests.iter_mut().zip(&self.targets));
+        let is_it = |(rule, (_, target)): &(&SignalRule, (&mut Served, &Option<usize>))| {
+            rule.signal.number() == signal && **target == Some(at)
+        };
+        for (_, (request, _)) in wires.filter(is_it) {
             let last = request.looked.replace(now);
             if let Expected::Held(since) = request.expected {
                 held = Some((since, last));
             }
         }
-        let of = self.slots.iter_mut().find(|s| s.unreaped().is_some_and(|p| p.pid == pid));
-        for request in of.into_iter().flat_map(|slot| &mut slot.requests).filter(|request| request.holds(signal)) {
+        for request in self.slots[at].requests.iter_mut().filter(|request| request.holds(signal)) {
             let last = request.looked.replace(now);
             if let Fate::Held(since) = request.fate {
                 held = Some((since, last));

@@ -32,6 +32,12 @@ impl Judge {
         }
         must_wake |= self.rest_of_the_held(now, next);
         let backoff = self.slots.iter().filter_map(|slot| slot.backoff).min();
+        if let Some(due) = self.strays {
+            if now >= due || next.is_none_or(|next| next > due) {
+                broken!(self, "a request that comes to nothing is logged", "due at {due}, now {now}: {next:?}");
+            }
+            must_wake = true;
+        }
         match next {
             Some(next) if next <= now => broken!(self, "init never spins", "due at {next}, now {now}"),
             Some(next) if !must_wake && backoff != Some(next) => {
@@ -225,7 +231,12 @@ impl Judge {
 
     /// Whether a dependent of this daemon, direct or not, is still to end.
     pub(super) fn has_dependents(&self, at: usize) -> bool {
-        let is_there = |other: &usize| self.slots[*other].keeps_init() && self.depends(*other, at);
+        let is_there = |other: &usize| {
+            let slot = &self.slots[*other];
+            // What it has left is killed already, and may count or not.
+            let is_left = slot.process.as_ref().is_some_and(|p| !p.left.is_settled);
+            (slot.keeps_init() || is_left) && self.depends(*other, at)
+        };
         (0..self.slots.len()).any(|other| is_there(&other))
     }
 }

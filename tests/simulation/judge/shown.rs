@@ -173,7 +173,8 @@ impl Judge {
                 (shown.outcome, shown.generation, &shown.verb)
                     == (outcome, request.generation, &request.verb.to_string())
             });
-            let is_due = nth == 0 || !outcome.is_final() || std::mem::take(&mut request.is_news);
+            let is_news = std::mem::take(&mut request.is_news);
+            let is_due = nth == 0 || is_news || !outcome.is_final();
             if if is_due { !is_shown } else { shown.is_some() && !is_shown } {
                 wrong = Some(format!("{request:?}, shown as {shown:?}"));
             }
