@@ -314,14 +314,13 @@ impl<'a, H: Hands> Change<'a, H> {
         // What was recovered may have changed what the signal meets.
         let page = self.hands.page()?;
         let target = target(&page, self.order)?;
-        let Some((_, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
+        let Some((was, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
         if self.order.is_met(&page) {
             self.end.after = Some(target.before);
             return Ok(Ended::well(Outcome::Running));
         }
-        let was_dead = target.before.pid.is_none();
-        let daemon = Daemon { name, plan: plan.clone(), was_dead };
         let now = self.hands.now_ms();
+        let daemon = Daemon { name, plan: plan.clone(), was_dead: proof::is_down(was, now) };
         self.end.wait_ms = now.saturating_sub(self.began);
         (self.began, self.deadline) = (now, now.saturating_add(self.order.timeout_ms));
         self.hold(daemon.plan.grace_ms)?;
@@ -347,15 +346,15 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Waits for the bundle's lock.
     fn lock(&mut self) -> Tried<()> {
-        let mut is_ended = false;
         while !self.hands.lock()? {
             let waited = self.go_on(LOCK_POLL_INTERVAL);
             let holder = self.hands.holder()?;
             let now = self.hands.now_ms();
-            if !is_ended && holder.as_ref().is_some_and(|holder| now > holder.until_ms) {
+            if holder.as_ref().is_some_and(|holder| now > holder.until_ms) {
                 self.hands.end_overdue_helper()?;
-                is_ended = true;
-                continue;
+                if self.hands.lock()? {
+                    break;
+                }
             }
             waited.map_err(|why| locked(why, holder.map(|holder| (holder.by, holder.since))))?;
         }
