@@ -248,7 +248,7 @@ fn refuse(asked: &Asked, json: bool, why: Reason) -> ExitCode {
 }
 
 /// The exit code is that of the change, also if it couldn't be written what came of it.
-fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
+pub fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
     if let Err(e) = written {
         out::error(&format!("sidecar: cannot write to stdout: {e}; the exit code, {code}, is that of the change"));
     }
@@ -324,7 +324,8 @@ fn fault(options: &Options) -> Option<String> {
     rules.into_iter().flatten().next()
 }
 
-fn timeout(given: &str) -> Result<Duration, String> {
+/// A time to wait, as it was given.
+pub fn timeout(given: &str) -> Result<Duration, String> {
     let timeout = parse_duration(given).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
     timeout.ok_or_else(|| {
         format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
@@ -394,7 +395,7 @@ fn content(file: &str, timeout: Duration) -> Result<Vec<u8>, String> {
 }
 
 /// user@host of whoever runs this.
-fn caller() -> String {
+pub fn caller() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());
     format!("{}@{}", user.unwrap_or_else(|| nix::unistd::getuid().to_string()), host.unwrap_or_default())

@@ -1,5 +1,7 @@
 //! What only Linux has: the applets that are part of a bundle, or look into it from inside.
 
+#[path = "act.rs"]
+pub mod act;
 #[path = "helper.rs"]
 mod helper;
 #[path = "init.rs"]
@@ -15,6 +17,10 @@ use crate::{Applet, Run};
 pub const HERE: bool = true;
 pub const INIT: Run = Run::Blocked(init::run);
 pub const RUN_AS: Run = Run::Blocked(run_as::run);
+pub const RESTART: Run = Run::Plain(act::restart);
+pub const STOP: Run = Run::Plain(act::stop);
+pub const START: Run = Run::Plain(act::start);
+pub const SIGNAL: Run = Run::Plain(act::signal);
 pub const STATUS: Run = Run::Plain(status::run);
 pub const HELPER: Run = Run::Plain(helper::run);
 /// What init has its children execute, and nobody calls by hand.

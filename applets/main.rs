@@ -68,6 +68,30 @@ const APPLETS: &[Applet] = &[
         run: inside::STATUS,
     },
     Applet {
+        name: "restart",
+        about: "restarts daemons by name, and sees that they are ready (inside the bundle, as status)",
+        inside: true,
+        run: inside::RESTART,
+    },
+    Applet {
+        name: "stop",
+        about: "stops daemons by name: they stay so until they are started",
+        inside: true,
+        run: inside::STOP,
+    },
+    Applet {
+        name: "start",
+        about: "starts daemons by name, and sees that they are ready",
+        inside: true,
+        run: inside::START,
+    },
+    Applet {
+        name: "signal",
+        about: "sends a signal to daemons by name: signal SIG NAME",
+        inside: true,
+        run: inside::SIGNAL,
+    },
+    Applet {
         name: "run-as",
         about: "runs a command with a daemon's environment: run-as NAME -- COMMAND",
         inside: true,
@@ -128,7 +152,7 @@ fn main() -> ExitCode {
 /// As any other usage error of that applet, in the form that was asked for.
 fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
     let message = "an argument is not UTF-8; names and paths must be UTF-8";
-    if applet.starts_with("apply") {
+    if applet.starts_with("apply") || ["restart", "stop", "start", "signal"].contains(&applet) {
         apply::usage(applet, args.iter().filter_map(|arg| arg.to_str()), message)
     } else {
         out::usage(applet, message)

@@ -15,6 +15,30 @@ pub const RUN_AS: Run = Run::Blocked(|_, _| {
     );
     ExitCode::from(4)
 });
+pub const RESTART: Run = Run::Plain(|_| {
+    out::error(
+        "restart: it is for inside a bundle (docker exec BUNDLE /proc/1/exe restart); this build has the host's applets alone",
+    );
+    ExitCode::from(4)
+});
+pub const STOP: Run = Run::Plain(|_| {
+    out::error(
+        "stop: it is for inside a bundle (docker exec BUNDLE /proc/1/exe stop); this build has the host's applets alone",
+    );
+    ExitCode::from(4)
+});
+pub const START: Run = Run::Plain(|_| {
+    out::error(
+        "start: it is for inside a bundle (docker exec BUNDLE /proc/1/exe start); this build has the host's applets alone",
+    );
+    ExitCode::from(4)
+});
+pub const SIGNAL: Run = Run::Plain(|_| {
+    out::error(
+        "signal: it is for inside a bundle (docker exec BUNDLE /proc/1/exe signal); this build has the host's applets alone",
+    );
+    ExitCode::from(4)
+});
 pub const STATUS: Run = Run::Plain(|_| {
     out::error(
         "status: it is for inside a bundle (docker exec BUNDLE /proc/1/exe status); this build has the host's applets alone",

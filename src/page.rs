@@ -21,8 +21,6 @@ const MAX_BYTES: u64 = 16 << 20;
 const TO_COME_UP: Duration = Duration::from_secs(1);
 /// How often it is looked for meanwhile.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long init may take to make room for a request.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads the page of PID 1.
 ///
@@ -32,11 +30,11 @@ pub fn read() -> Result<Page, String> {
     read_at(Path::new(&format!("/proc/1/fd/{PAGE_FD}")))
 }
 
-/// Asks init. `None`: only sees whether it can be asked.
+/// Asks init, which may take so long to make room for it. `None`: only sees whether it can be asked.
 ///
 /// # Errors
-/// This user may not, PID 1 takes no requests, or it has taken none for a second.
-pub fn ask(request: Option<&Request>) -> io::Result<()> {
+/// This user may not, PID 1 takes no requests, or it has taken none in that time.
+pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
     let path = PathBuf::from(format!("/proc/1/fd/{REQUEST_FD}"));
     // The link is looked at first: to open a stranger's descriptor can have effects.
     if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
@@ -45,7 +43,7 @@ pub fn ask(request: Option<&Request>) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let mut pipe = File::from(open(&path, flags, Mode::empty())?);
     let Some(request) = request else { return Ok(()) };
-    let until = Instant::now() + ASK_TIMEOUT;
+    let until = Instant::now() + timeout;
     // One write of less than PIPE_BUF: as a whole or not at all.
     while let Err(e) = pipe.write(request.to_string().as_bytes()) {
         match e.kind() {
@@ -88,6 +86,13 @@ pub fn read_when_up() -> Result<Page, String> {
             read => return read,
         }
     }
+}
+
+/// Whether the kernel lets this user look at PID 1 at all.
+#[must_use]
+pub fn may_look() -> bool {
+    let link = Path::new(&format!("/proc/1/fd/{PAGE_FD}")).read_link();
+    !link.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Whether that process, which isn't this one, executes the same file.

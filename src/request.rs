@@ -48,13 +48,24 @@ pub struct Request {
     pub daemon: String,
 }
 
+impl Verb {
+    /// The word for it, without a signal's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::Signal(_) => "signal",
+        }
+    }
+}
+
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Restart => f.write_str("restart"),
-            Self::Stop => f.write_str("stop"),
-            Self::Start => f.write_str("start"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            verb => f.write_str(verb.name()),
         }
     }
 }

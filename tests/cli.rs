@@ -15,6 +15,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use sidecar::protocol::PROTOCOL;
+
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
 /// A directory of the test's own, gone with it.
@@ -355,7 +357,7 @@ fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
 /// Shell code of a bundle that says hello and go, then `then`.
 fn hello(then: &str) -> String {
     let target = r#""target":{"action":"restart","daemon":"pipelock","before":{"pid":17,"generation":1},"seq":0}"#;
-    let hello = format!(r#"echo '{{"protocol":4,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
+    let hello = format!(r#"echo '{{"protocol":{PROTOCOL},"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
     format!(r#"{hello}; echo '{{"step":"go",{target},"grace_ms":0}}'; read b; {then}"#)
 }
 

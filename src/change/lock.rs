@@ -26,6 +26,8 @@ use crate::text::Printable;
 const NAMESPACE: &str = "/proc/self/ns/pid";
 /// The most that is read of the kernel's list of locks, in bytes.
 const MAX_LOCKS: u64 = 1 << 20;
+/// How often that list is read until the lock is found in it.
+const LOOKS: usize = 20;
 /// As much as the holder writes, and as much as is read of it, in bytes.
 const HOLDER_BYTES: usize = 1024;
 
@@ -79,7 +81,8 @@ fn read(file: &File) -> Option<Written> {
 /// Kills whoever holds it: a helper that is stopped, say. It is called for one that has had all its time.
 pub fn end_holder(init: Pid) {
     let Ok(file) = file_of(init) else { return };
-    let Some(pid) = holder_in_kernel(&file) else { return };
+    // The kernel's list is read in pieces, and may lack an entry while others come and go.
+    let Some(pid) = (0..LOOKS).find_map(|_| holder_in_kernel(&file)) else { return };
     // One that took it a moment ago has not written its own words yet.
     if read(&file).is_none_or(|written| written.pid != pid.as_raw()) {
         return;

@@ -13,6 +13,8 @@ use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
+/// A process that has run for less since a crash may be one of a loop: init's delays start over after this time, in milliseconds.
+const CRASH_LOOP_MS: u64 = 10_000;
 
 /// What init does to the daemon on this signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,17 @@ pub enum Act {
     Restart,
     /// Passes the signal on.
     Forward,
+}
+
+impl Act {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Forward => "forward",
+        }
+    }
 }
 
 /// One process of a daemon's.
@@ -86,7 +99,7 @@ pub enum Trigger {
 impl fmt::Display for Trigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Signal(signal) => write!(f, "{signal}"),
+            Self::Signal(signal) | Self::Request { verb: Verb::Signal(signal), .. } => write!(f, "{signal}"),
             Self::Request { verb, .. } => write!(f, "the {verb} request"),
         }
     }
@@ -168,6 +181,14 @@ pub fn is_stopped(daemon: &Daemon) -> bool {
         request.verb == Verb::Stop.to_string() && request.outcome == RequestOutcome::Pending
     };
     daemon.state == DaemonState::Stopped || daemon.requests.iter().any(is_under_way)
+}
+
+/// Whether it has no process, or one that a crash loop has left it for a moment: then it is no worse off without.
+#[must_use]
+pub fn is_down(daemon: &Daemon, now_ms: u64) -> bool {
+    let is_crash = daemon.revivals > 0 && daemon.last_exit.is_some_and(|exit| !exit.by_init);
+    let is_young = daemon.uptime_ms.is_some_and(|since| now_ms.saturating_sub(since) < CRASH_LOOP_MS);
+    daemon.pid.is_none() || is_crash && is_young
 }
 
 /// What has become of a daemon that was proven in the process `after`; `None`: it is what it was.
@@ -464,14 +485,17 @@ fn down(daemon: &Daemon) -> Option<Shortfall> {
 
 fn ended(daemon: &Daemon) -> Shortfall {
     let (code, killed_by) = daemon.last_exit.map_or((None, None), |exit| (exit.code, exit.signal));
-    if daemon.state == DaemonState::Failed {
+    // A oneshot that was executed has failed by any code but 0.
+    if daemon.state == DaemonState::Failed && matches!(code, None | Some(126 | 127)) {
         Shortfall::NotExecuted { code }
     } else {
         Shortfall::Dead { code, killed_by }
     }
 }
 
-fn incarnation(daemon: &Daemon) -> Incarnation {
+/// The process that it has.
+#[must_use]
+pub fn incarnation(daemon: &Daemon) -> Incarnation {
     Incarnation { pid: daemon.pid, generation: daemon.generation }
 }
 
@@ -582,6 +606,81 @@ mod tests {
         assert_eq!(verdict.proven, Ok(Outcome::Live));
         assert_eq!(verdict.after, Incarnation { pid: Some(31), generation: 2 });
         assert_eq!(verdict.siblings_moved, []);
+    }
+
+    #[test]
+    fn one_in_a_crash_loop_is_down_also_while_it_runs() {
+        let mut page = sample::page();
+        let daemon = &mut page.status.daemons[1];
+        (daemon.revivals, daemon.uptime_ms) = (3, Some(500));
+        assert!(!is_down(daemon, 600), "it hasn't ended by itself");
+        daemon.last_exit = Some(LastExit { code: Some(1), signal: None, by_init: false });
+        assert!(is_down(daemon, 10_499) && !is_down(daemon, 10_500));
+        daemon.revivals = 0;
+        assert!(!is_down(daemon, 600));
+        daemon.pid = None;
+        assert!(is_down(daemon, 600));
+    }
+
+    /// USR1 is replaced by a request of this id.
+    fn of_a_request() -> Scene {
+        let (page, trigger) = (sample::page(), Trigger::restart("pipelock"));
+        let target = target(&page, &trigger).unwrap();
+        let proof = Proof::new(&page, &trigger, "mine", target);
+        Scene { page, proof }
+    }
+
+    #[test]
+    fn a_request_is_proven_by_the_generation_that_it_started_and_by_no_later_one() {
+        use RequestOutcome::{Failed, Pending, Refused, Started, Superseded};
+        let of = |outcome, generation| {
+            let mut s = of_a_request();
+            s.replace(31);
+            let request = |id: &str, outcome, generation| {
+                let (id, verb) = (id.to_owned(), "restart".to_owned());
+                status::Request { id, verb, outcome, generation }
+            };
+            s.daemon("pipelock").requests =
+                vec![request("mine", outcome, generation), request("other", Started, Some(2))];
+            s
+        };
+        assert_eq!(of(Started, Some(2)).at(0, None), Err(true));
+        assert_eq!(of(Pending, None).at(0, None), Err(false));
+        assert_eq!(of(Started, Some(1)).at(0, None), Ok(Err(Shortfall::Replaced)));
+        assert_eq!(of(Started, Some(3)).at(0, None), Ok(Err(Shortfall::Contradiction)));
+        assert_eq!(of(Superseded, None).at(0, None), Ok(Err(Shortfall::Superseded)));
+        assert_eq!(of(Refused, None).at(0, None), Ok(Err(Shortfall::InitRefused)));
+        assert_eq!(of(Failed, None).at(0, None), Ok(Err(Shortfall::InitRefused)));
+        let mut s = of(Started, Some(2));
+        assert_eq!(s.at(0, None), Err(true));
+        s.daemon("pipelock").requests.clear();
+        assert_eq!(s.at(5, None), Ok(Err(Shortfall::Forgotten)));
+        let mut s = of(Started, Some(2));
+        // It has died, and its policy has started another.
+        s.die("pipelock", 7);
+        s.replace(32);
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Dead { code: Some(7), killed_by: None })));
+        let mut s = of(Superseded, None);
+        s.daemon("pipelock").state = DaemonState::Stopped;
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Stopped)));
+    }
+
+    #[test]
+    fn a_oneshot_is_live_once_it_has_exited_0() {
+        let mut s = of_a_request();
+        s.page.plans[1].is_oneshot = true;
+        s.replace(31);
+        let (id, verb, generation) = ("mine".to_owned(), "restart".to_owned(), Some(2));
+        let request = status::Request { id, verb, outcome: RequestOutcome::Started, generation };
+        s.daemon("pipelock").requests = vec![request];
+        assert_eq!(s.at(0, None), Err(false));
+        assert_eq!(s.given_up(), Shortfall::NotDone);
+        s.die("pipelock", 3);
+        s.daemon("pipelock").state = DaemonState::Failed;
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Dead { code: Some(3), killed_by: None })));
+        s.die("pipelock", 0);
+        s.daemon("pipelock").state = DaemonState::Done;
+        assert_eq!(s.at(5, None), Ok(Ok(Outcome::Live)));
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub enum Outcome {
     Live,
     /// The daemon has the signal and lives; it can't say whether it obeyed.
     Delivered,
+    /// It was stopped on request.
+    Stopped,
+    /// It runs already, so a start had nothing to do.
+    Running,
+    /// It doesn't run, so a stop had nothing to do.
+    NotRunning,
     /// The signal was sent, and no more was asked for.
     Sent,
     /// The content was live already.
@@ -29,12 +35,18 @@ pub enum Outcome {
     Refused,
     /// The old content is back, and the daemon is as it was.
     RolledBack,
+    /// A later request decided otherwise.
+    Superseded,
+    /// The kernel refused init what was asked for.
+    Failed,
     /// The signal was sent, and the change wasn't seen to be live.
     NotProven,
     /// The command line makes no sense.
     Usage,
     /// The bundle, or docker, can't be reached.
     Unreachable,
+    /// There is a `sidecar init`, which this user may not ask.
+    NotAllowed,
     /// There is no `sidecar init`.
     NotASidecarBundle,
     /// The daemon isn't up with the old content either.
@@ -48,11 +60,18 @@ impl Outcome {
     #[must_use]
     pub fn exit(self) -> u8 {
         match self {
-            Self::Live | Self::Delivered | Self::Sent | Self::Unchanged | Self::DryRun => 0,
-            Self::Untouched | Self::Refused | Self::RolledBack | Self::NotProven => 1,
+            Self::Live
+            | Self::Delivered
+            | Self::Stopped
+            | Self::Running
+            | Self::NotRunning
+            | Self::Sent
+            | Self::Unchanged
+            | Self::DryRun => 0,
+            Self::Untouched | Self::Refused | Self::RolledBack | Self::Superseded | Self::Failed | Self::NotProven => 1,
             Self::Usage => 2,
             Self::Unreachable => 3,
-            Self::NotASidecarBundle => 4,
+            Self::NotAllowed | Self::NotASidecarBundle => 4,
             Self::Down | Self::Unsettled => 5,
         }
     }
@@ -169,6 +188,7 @@ pub enum Reason {
     NotRunning { signal: Printable, daemon: Printable },
     Stopping,
     MayNotAct { words: Printable },
+    NotAsked { words: Printable },
 
     // The lock.
     Locked { by: Printable, since: Printable },
@@ -312,6 +332,8 @@ pub enum Shortfall {
         errno: i32,
     },
     Replaced,
+    /// It is being stopped on request, and its process lives.
+    StillStopping,
     /// On request.
     Stopped,
     /// By a later request.
@@ -409,11 +431,14 @@ impl fmt::Display for Reason {
             ),
             Self::NotRunning { signal, daemon } => write!(
                 f,
-                "{signal} would be forwarded to {daemon}, which isn't running; start it first: docker exec BUNDLE /proc/1/exe start {daemon}"
+                "{signal} is for {daemon}, which isn't running; start it first: docker exec BUNDLE /proc/1/exe start {daemon}"
             ),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotAct { words } => {
                 write!(f, "the bundle's init can't be asked: {words}; run it as the user that the container runs as")
+            }
+            Self::NotAsked { words } => {
+                write!(f, "the bundle's init can't be asked: {words}; see the bundle's log, then try again")
             }
             Self::Locked { by, since } => {
                 write!(f, "another apply is running, by {by}")?;
@@ -663,6 +688,9 @@ impl Shortfall {
                     "the process of {daemon} that was to take {sent} was replaced by another{pid}; look with status"
                 )
             }
+            Self::StillStopping => {
+                write!(f, "{daemon} is still being stopped{pid}; give a --timeout beyond its grace")
+            }
             Self::Stopped => write!(f, "{daemon} was stopped on request meanwhile"),
             Self::Superseded => write!(f, "a later request for {daemon}{pid} came before {sent} was done"),
             Self::Forgotten => {
@@ -682,6 +710,7 @@ impl Shortfall {
             Self::Unserved | Self::Held | Self::ReloadPending => "; it may yet take effect; look again with status",
             Self::OldStopping => "; its replacement starts after that and may yet come up; look again with status",
             Self::NotReady | Self::NotSettled => "; it may yet be; look again with status",
+            Self::StillStopping => "; init goes on with it; look again with status",
             Self::NotDone => "; it may yet succeed; look again with status",
             Self::Stopped => "; it stays stopped until it is started",
             Self::Superseded | Self::Forgotten => "; look with status, then apply again",

@@ -74,6 +74,13 @@ impl Order {
         self.from_inside || matches!(self.trigger, Trigger::Request { .. })
     }
 
+    /// A start of a daemon that runs already has nothing to do.
+    fn is_met(&self, page: &Page) -> bool {
+        let Trigger::Request { verb: Verb::Start, daemon } = &self.trigger else { return false };
+        let now = proof::find(page, daemon).map(|(daemon, _)| daemon);
+        now.is_some_and(|now| now.state == DaemonState::Running && !proof::is_stopped(now))
+    }
+
     /// Has init act, and waits for nothing.
     ///
     /// # Errors
@@ -307,10 +314,13 @@ impl<'a, H: Hands> Change<'a, H> {
         // What was recovered may have changed what the signal meets.
         let page = self.hands.page()?;
         let target = target(&page, self.order)?;
-        let Some((_, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
-        let was_dead = target.before.pid.is_none();
-        let daemon = Daemon { name, plan: plan.clone(), was_dead };
+        let Some((was, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
+        if self.order.is_met(&page) {
+            self.end.after = Some(target.before);
+            return Ok(Ended::well(Outcome::Running));
+        }
         let now = self.hands.now_ms();
+        let daemon = Daemon { name, plan: plan.clone(), was_dead: proof::is_down(was, now) };
         self.end.wait_ms = now.saturating_sub(self.began);
         (self.began, self.deadline) = (now, now.saturating_add(self.order.timeout_ms));
         self.hold(daemon.plan.grace_ms)?;
@@ -336,15 +346,15 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Waits for the bundle's lock.
     fn lock(&mut self) -> Tried<()> {
-        let mut is_ended = false;
         while !self.hands.lock()? {
             let waited = self.go_on(LOCK_POLL_INTERVAL);
             let holder = self.hands.holder()?;
             let now = self.hands.now_ms();
-            if !is_ended && holder.as_ref().is_some_and(|holder| now > holder.until_ms) {
+            if holder.as_ref().is_some_and(|holder| now > holder.until_ms) {
                 self.hands.end_overdue_helper()?;
-                is_ended = true;
-                continue;
+                if self.hands.lock()? {
+                    break;
+                }
             }
             waited.map_err(|why| locked(why, holder.map(|holder| (holder.by, holder.since))))?;
         }
@@ -513,7 +523,7 @@ impl<'a, H: Hands> Change<'a, H> {
             Err(Stop::Because(why)) => {
                 let is_refused = matches!(why, Reason::Unproven { shortfall: Shortfall::ReloadRefused { .. }, .. });
                 // If init couldn't be asked, nothing was sent.
-                let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. });
+                let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. } | Reason::NotAsked { .. });
                 let outcome = if is_refused { Outcome::Refused } else { Outcome::NotProven };
                 (Ended::badly(outcome, why), RecordedOutcome::NotProven)
             }

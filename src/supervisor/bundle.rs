@@ -6,7 +6,7 @@ use super::daemon::{Cause, Daemon};
 use super::order::Order;
 use super::requests::MAX_UNDECIDED;
 use super::turn::{SignalRule, Turn};
-use super::{Action, Event, Line, Moment, TERM, View};
+use super::{Action, End, Event, Line, Moment, TERM, View};
 use crate::request::{Request, Verb};
 use crate::status::{InitState, Last, Outcome, WaitingFor};
 use crate::table::{Action as RuleAction, Signal, Table};
@@ -39,6 +39,7 @@ struct Strays {
 }
 
 impl Strays {
+    /// When the log is to tell of them.
     fn next(self) -> Option<Moment> {
         let due = self.told.map_or(Moment::ZERO, |told| told + REPORT_STRAYS);
         (self.count > 0).then_some(due)
@@ -124,8 +125,17 @@ impl Supervisor {
                     turn.tell(Line::warn(text));
                 }
             }
-            Event::Started { daemon, .. }
-            | Event::Executed { daemon, .. }
+            Event::Started { daemon, pid } => {
+                if let Some(forking) = daemons.get_mut(daemon) {
+                    forking.started(pid, &mut turn);
+                }
+                // The end of an essential daemon came between.
+                if turn.is_stopping {
+                    let dependent = living_dependents(daemons, order).get(daemon).copied().flatten();
+                    end_one(daemon, dependent, daemons, &mut turn);
+                }
+            }
+            Event::Executed { daemon, .. }
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
@@ -139,7 +149,6 @@ impl Supervisor {
             Event::Request(request) => {
                 let is_taken = request.is_some_and(|r| serve_request(r, daemons, order, self.progress, &mut turn));
                 self.strays.count += u64::from(!is_taken);
-                self.strays.report(&mut turn);
             }
             Event::Ended { pid, end, oom_kills, words } => {
                 if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
@@ -147,12 +156,7 @@ impl Supervisor {
                 } else if let Some(daemon) = daemons.iter_mut().find(|d| d.probe() == Some(pid)) {
                     daemon.probe_ended(end, words, &mut turn);
                 } else {
-                    turn.act(Action::Reap(pid));
-                    let text = format!("reaped orphan (pid {pid}): it {end}");
-                    turn.tell(Line::debug(text).pid(pid).end(end));
-                    for daemon in &mut *daemons {
-                        daemon.orphan_ended(pid, now);
-                    }
+                    orphan_ended(pid, end, daemons, &mut turn);
                 }
             }
             Event::NotSent { pid, signal } => {
@@ -171,9 +175,9 @@ impl Supervisor {
                 for daemon in &mut *daemons {
                     daemon.time(&mut turn);
                 }
-                self.strays.report(&mut turn);
             }
         }
+        self.strays.report(&mut turn);
         if self.progress == Progress::Begun {
             if let Some((daemon, code)) = turn.essential.take()
                 && !turn.is_stopping
@@ -271,6 +275,14 @@ impl Supervisor {
     }
 }
 
+fn orphan_ended(pid: i32, end: End, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    turn.act(Action::Reap(pid));
+    turn.tell(Line::debug(format!("reaped orphan (pid {pid}): it {end}")).pid(pid).end(end));
+    for daemon in daemons {
+        daemon.orphan_ended(pid, turn.now);
+    }
+}
+
 /// The dependencies of a daemon that were not ready yet.
 fn unready(daemon: usize, daemons: &[Daemon], order: &Order) -> Vec<WaitingFor> {
     let dependencies = order.dependencies(daemon).iter().filter_map(|index| daemons.get(*index));
@@ -323,6 +335,9 @@ fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
 
 /// Starts the daemons whose dependencies are all ready by now, and asks those that others wait for.
 fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
+    if !daemons.iter().any(|daemon| daemon.is_waiting() || daemon.is_probed()) {
+        return;
+    }
     let mut is_waited_for = vec![false; daemons.len()];
     let never_ready = std::mem::take(&mut turn.never_ready);
     for index in 0..daemons.len() {
@@ -357,20 +372,15 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
 
 /// For each daemon, one that has to end before it in a shutdown.
 fn living_dependents(daemons: &[Daemon], order: &Order) -> Vec<Option<usize>> {
-    order.living_dependents(&daemons.iter().map(Daemon::lives).collect::<Vec<bool>>())
+    order.living_dependents(&daemons.iter().map(|d| !d.is_over(true)).collect::<Vec<bool>>())
 }
 
 fn ask_the_spared(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
-    if !daemons.iter().any(|d| d.is_spared() || d.is_up()) {
+    if !daemons.iter().any(Daemon::is_spared) {
         return;
     }
-    for (index, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
-        let name = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
-        let Some(daemon) = daemons.get_mut(index) else { continue };
-        if daemon.is_up() {
-            // Its fork was under way when an essential daemon's failed, which began the shutdown.
-            daemon.shut_down(name.as_deref(), turn);
-        } else if dependent.is_none() {
+    for (daemon, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
+        if let Some(daemon) = daemons.get_mut(daemon).filter(|_| dependent.is_none()) {
             daemon.spare_no_more(turn);
         }
     }
@@ -382,11 +392,16 @@ fn shut_down(daemons: &mut [Daemon], order: &Order, is_stopping: &mut bool, turn
         return;
     }
     turn.is_stopping = true;
-    for (index, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
-        let dependent = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
-        if let Some(daemon) = daemons.get_mut(index) {
-            daemon.shut_down(dependent.as_deref(), turn);
-        }
+    let dependents = living_dependents(daemons, order);
+    for (index, dependent) in dependents.into_iter().enumerate() {
+        end_one(index, dependent, daemons, turn);
+    }
+}
+
+fn end_one(index: usize, dependent: Option<usize>, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    let dependent = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
+    if let Some(daemon) = daemons.get_mut(index) {
+        daemon.shut_down(dependent.as_deref(), turn);
     }
 }
 
@@ -465,11 +480,16 @@ fn serve_request(
         Progress::Over => Some(OVER),
         Progress::Begun => turn.is_stopping.then_some(STOPPING),
     };
-    if refused.is_none() && matches!(request.verb, Verb::Restart | Verb::Start) {
-        tell_of_early_start(index, daemons, order, turn);
+    let Request { id, verb, daemon: name } = request;
+    let text = format!("request {id}: {verb} {name}");
+    if refused.is_none() {
+        turn.tell(Line::info(text.clone()).of(index));
+        if matches!(verb, Verb::Restart | Verb::Start) {
+            tell_of_early_start(index, daemons, order, turn);
+        }
     }
-    if let Some(daemon) = daemons.get_mut(index) {
-        daemon.request(request.id, request.verb, refused, turn);
+    if let Some(Err(why)) = daemons.get_mut(index).map(|daemon| daemon.request(id, verb, refused, turn)) {
+        turn.tell(Line::warn(format!("{text}: {why}; nothing was done")).of(index));
     }
     true
 }

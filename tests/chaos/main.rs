@@ -92,7 +92,7 @@ impl Act {
             17 => Self::Memory,
             18 | 19 => Self::Allowlist(rng.content()),
             20 | 21 => Self::Ask { daemon: rng.daemon(), times: 1 },
-            22 => Self::Ask { daemon: PIPELOCK, times: 200 },
+            22 => Self::Ask { daemon: PIPELOCK, times: 60 },
             23 => Self::StopAndStart { daemon: rng.daemon(), length: rng.millis(1500) },
             _ => Self::Routes(rng.content()),
         }
@@ -138,7 +138,7 @@ impl Act {
             Self::Freeze { restart: false, .. } => "a daemon frozen and thawed",
             Self::Freeze { .. } => "a daemon frozen and restarted",
             Self::Ask { times: 1, .. } => "a restart by request",
-            Self::Ask { .. } => "200 restarts by request in a burst",
+            Self::Ask { .. } => "60 restarts by request in a burst",
             Self::StopAndStart { .. } => "a daemon stopped and started by request",
             Self::Flood { .. } => "a flood of output",
             Self::Orphans(_) => "500 to 2,000 orphans",

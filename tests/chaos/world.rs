@@ -305,10 +305,10 @@ impl<'a> World<'a> {
         self.gap(daemon, "a restart by request", || self.ask("restart", daemon));
     }
 
-    /// Writes requests without waiting for what becomes of them, but for the last.
+    /// Writes requests without waiting for what becomes of them, but for the last. (While 64 are undecided, init ignores more.)
     pub fn ask_restarts(&self, daemon: usize, times: u32) {
         let (name, id) = (DAEMONS[daemon], format!("chaos-{:.6}", now()).replace('.', "-"));
-        self.gap(daemon, "a burst of 200 restarts by request", || {
+        self.gap(daemon, "a burst of 60 restarts by request", || {
             let (code, _, err) = self.python(REQUESTS, &[name, &times.to_string(), &id]);
             assert_eq!(code, 0, "requests can't be written: {err}");
             *self.asked.lock().unwrap().entry("restart".to_owned()).or_default() += u64::from(times);

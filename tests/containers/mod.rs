@@ -147,7 +147,10 @@ impl Container {
     pub fn with_table(dir: &Dir, table: &str, options: &[&str]) -> Self {
         dir.write("daemons.toml", table);
         let volume = dir.at("/etc/sidecar");
-        Self::bundle(&[&[volume.as_str()], options].concat())
+        let container = Self::bundle(&[&[volume.as_str()], options].concat());
+        // It has read the table then: the directory may go.
+        wait_until("first line of the log", || (!container.log().is_empty()).then_some(()));
+        container
     }
 
     /// The same bundle, once every daemon is ready.

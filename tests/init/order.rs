@@ -17,7 +17,7 @@ const DB: &str = r#"
 [[daemon]]
 name = "db"
 command = ["perl", "-MSocket", "-e", '''
-    my ($ip, $port) = split /:/, "ADDR"; select undef, undef, undef, 0.01 until -e "DIR/go";
+    my ($ip, $port) = split /:/, "PLACE"; select undef, undef, undef, 0.01 until -e "DIR/go";
     socket(my $s, PF_INET, SOCK_STREAM, 0); setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);
     $SIG{PIPE} = "IGNORE"; bind($s, pack_sockaddr_in($port, inet_aton($ip))) or die "$!"; listen($s, 9);
     while (1) { accept(my $c, $s) or next; sysread $c, my $asked, 999;
@@ -47,7 +47,7 @@ fn answer(bundle: &Bundle, index: usize, id: &str) -> Value {
 
 #[test]
 fn a_daemon_is_started_once_the_one_that_it_depends_on_accepts_a_connection() {
-    let table = DB.replace("READY", r#"{ tcp = "ADDR" }"#).replace("ADDR", "127.9.1.1:7001");
+    let table = DB.replace("READY", r#"{ tcp = "PLACE" }"#).replace("PLACE", "127.9.1.1:7001");
     let bundle = Bundle::start(&table);
     let refused = json!({ "daemon": "db", "why": "connection refused on 127.9.1.1:7001" });
     bundle.wait_until("why it waits", || why(&bundle, 1) == refused);
@@ -72,7 +72,7 @@ fn a_daemon_is_started_once_the_one_that_it_depends_on_accepts_a_connection() {
 #[test]
 fn a_probe_finds_the_page_of_an_init_that_is_not_pid_1() {
     let ready = r#"{ exec = ["test", "-e", "DIR/well"] }"#;
-    let table = DB.replace("READY", ready).replace("ADDR", "127.9.1.7:7007");
+    let table = DB.replace("READY", ready).replace("PLACE", "127.9.1.7:7007");
     let bundle = Setup::new(&table).not_as_pid_1().start();
     let said = json!({ "daemon": "db", "why": "`test -e ...` exited 1" });
     bundle.wait_until("why it waits", || why(&bundle, 1) == said);
@@ -82,7 +82,7 @@ fn a_probe_finds_the_page_of_an_init_that_is_not_pid_1() {
 
 #[test]
 fn a_daemon_is_started_once_the_one_that_it_depends_on_answers_with_200() {
-    let table = DB.replace("READY", r#"{ http = "http://ADDR/health" }"#).replace("ADDR", "127.9.1.2:7002");
+    let table = DB.replace("READY", r#"{ http = "http://PLACE/health" }"#).replace("PLACE", "127.9.1.2:7002");
     let bundle = Bundle::start(&table);
     bundle.write("go", "");
     let unwell = json!({ "daemon": "db", "why": "HTTP 503 from http://127.9.1.2:7002/health" });
@@ -95,7 +95,7 @@ fn a_daemon_is_started_once_the_one_that_it_depends_on_answers_with_200() {
 fn a_daemon_is_started_once_a_command_says_so_with_the_environment_of_the_one_that_it_depends_on() {
     let ready = r#"{ exec = ["sh", "-c", "echo $A_SECRET >&2; test -e DIR/well"] }"#;
     let bundle =
-        Setup::new(&DB.replace("READY", ready).replace("ADDR", "127.9.1.3:7003")).env("A_SECRET", "is 42").start();
+        Setup::new(&DB.replace("READY", ready).replace("PLACE", "127.9.1.3:7003")).env("A_SECRET", "is 42").start();
     let said = json!({ "daemon": "db", "why": "`sh -c ...` exited 1: is 42" });
     bundle.wait_until("why it waits", || why(&bundle, 1) == said);
     bundle.write("well", "");
@@ -106,7 +106,7 @@ fn a_daemon_is_started_once_a_command_says_so_with_the_environment_of_the_one_th
 
 #[test]
 fn an_answer_on_the_port_of_another_daemon_does_not_make_one_ready() {
-    let table = DB.replace("READY", r#"{ tcp = "ADDR" }"#).replace("ADDR", "127.9.1.4:7004");
+    let table = DB.replace("READY", r#"{ tcp = "PLACE" }"#).replace("PLACE", "127.9.1.4:7004");
     let squatter = table.replace("name = \"db\"", "name = \"squatter\"").replace("[[daemon]]\nname = \"app\"", "[[daemon]]\nname = \"db\"\ncommand = [\"sleep\", \"1000\"]\nready = { tcp = \"127.9.1.4:7004\" }\n[[daemon]]\nname = \"app\"");
     let bundle = Bundle::start(&squatter);
     bundle.write("go", "");
@@ -120,7 +120,7 @@ fn an_answer_on_the_port_of_another_daemon_does_not_make_one_ready() {
 #[test]
 fn a_probe_that_does_not_end_by_itself_is_killed_and_the_next_one_may_answer() {
     let ready = r#"{ exec = ["sh", "-c", "test -e DIR/well || kill -STOP $PPID"] }"#;
-    let bundle = Bundle::start(&DB.replace("READY", ready).replace("ADDR", "127.9.1.5:7005"));
+    let bundle = Bundle::start(&DB.replace("READY", ready).replace("PLACE", "127.9.1.5:7005"));
     let is_stopped = |pid: &i32| stat(*pid, 3).as_deref() == Some("T");
     bundle.wait_until("a stopped probe", || bundle.children().iter().any(is_stopped));
     let since = Instant::now();
@@ -134,7 +134,7 @@ fn a_probe_that_does_not_end_by_itself_is_killed_and_the_next_one_may_answer() {
 #[test]
 fn a_shutdown_does_not_wait_for_a_probe() {
     let ready = r#"{ exec = ["sh", "-c", "echo > DIR/asked; exec sleep 1000"] }"#;
-    let mut bundle = Bundle::start(&DB.replace("READY", ready).replace("ADDR", "127.9.1.6:7006"));
+    let mut bundle = Bundle::start(&DB.replace("READY", ready).replace("PLACE", "127.9.1.6:7006"));
     bundle.wait_until("a probe", || bundle.dir.join("asked").exists());
     let before = Instant::now();
     bundle.signal("TERM");
@@ -340,7 +340,7 @@ restart = "always"
 depends_on = ["alpha"]
 [[daemon]]
 name = "broken"
-command = ["false"]
+command = ["/no/such/program"]
 restart = "no"
 [[daemon]]
 name = "waits"
@@ -356,6 +356,6 @@ depends_on = ["broken"]
     ask(&bundle, "r2 stop alpha");
     assert_eq!(answer(&bundle, 1, "r2")["outcome"], "stopped");
     let states: Vec<Value> = (0..5).map(|n| bundle.daemon(n)["state"].clone()).collect();
-    assert_eq!(states, ["done", "stopped", "running", "exited", "waiting"]);
+    assert_eq!(states, ["done", "stopped", "running", "failed", "waiting"]);
     assert_idle(&bundle);
 }

@@ -43,6 +43,13 @@ fn init_reads_what_is_written_into_its_pipe_and_a_sender_that_closes_it_is_no_en
         ask(&bundle, &format!("{n} no-such-verb alpha"));
         bundle.wait_until("an empty pipe", || unread(&pipe) == 0);
     }
+    // Those that came within a second of the first are told after it.
+    let told = || {
+        let log = bundle.read("err");
+        let count = |line: &str| line.split(" request").next()?.rsplit(' ').next()?.parse::<usize>().ok();
+        log.lines().filter(|line| line.contains(" ignored: ")).filter_map(count).sum::<usize>()
+    };
+    bundle.wait_until("three lines that are no requests", || told() == 3);
     // A pipe without a writer would be readable for ever.
     super::calls::assert_idle(&bundle);
 }

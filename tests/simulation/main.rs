@@ -192,14 +192,14 @@ finds_in_changes! {
     an_init_that_recovers_under_the_lock_is_found: InitRecoversUnderTheLock, "somebody wrote to the file where it says so";
     a_proof_without_settling_is_found: NothingSettles, "what is found live is live, and has settled";
     a_proof_by_another_s_restart_is_found: CountsBeforeItIsSent, "nothing counts before the signal is out";
-    an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "what is found live is live, and has settled";
+    an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "exit 0 means that the new content is live";
     a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "what was interrupted is settled by whoever comes next";
     a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "any other exit but 5 means that content and daemon are as they were";
     a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
     an_interrupted_change_that_nobody_recovers_is_found: NobodyRecoversWhatWasInterrupted, "what was interrupted is settled by whoever comes next";
     a_way_back_over_what_a_person_wrote_is_found: WritesOverAPerson, "what a person wrote is never lost";
     a_person_s_content_called_the_old_is_found: CallsAPersonsContentTheOld, "the record tells which content it is";
-    a_proof_of_what_a_person_wrote_is_found: ProvesWhatAPersonWrote, "exit 0 means that the new content is live";
+    a_proof_of_what_a_person_wrote_is_found: ProvesWhatAPersonWrote, "what a person wrote is never lost";
     what_came_back_and_is_not_looked_at_is_found: ForgetsToLookAtWhatCameBack, "what a person wrote is never lost";
     a_dead_daemon_that_is_forgotten_is_found: ForgetsThatItWasDead, "exit 5 means that a person must act";
     an_answer_of_a_stranger_s_is_found: TakesAStrangersAnswer, "what is found live is live, and has settled";
