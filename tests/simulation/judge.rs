@@ -20,7 +20,7 @@ pub use mark::{MARKS, Mark};
 use sidecar::request::Verb;
 use sidecar::status::{LastExit, Outcome, RequestOutcome};
 use sidecar::supervisor::Event;
-use sidecar::table::{Ready, RestartPolicy, Table};
+use sidecar::table::{Action, Ready, RestartPolicy, SignalRule, Table};
 
 use crate::kernel::{CONT, KILL, Kernel, Life, Millis, TERM, URG, Uid, WINCH, bit};
 
@@ -992,12 +992,11 @@ impl Judge {
         self.slots[at].stop_signal
     }
 
-    /// A signal that is held for a daemon.
-    pub fn held(&self, at: usize) -> Option<i32> {
-        self.slots[at].requests.iter().find_map(|request| match (request.fate, request.verb) {
-            (Fate::Held(_), Verb::Signal(signal)) => Some(signal.number()),
-            _ => None,
-        })
+    /// This signal, if it is held for a daemon, and no rule makes a restart of it.
+    pub fn held(&self, at: usize, signal: i32) -> Option<i32> {
+        let is_restart = |w: &SignalRule| w.signal.number() == signal && w.action == Action::Restart;
+        let is_held = self.is_held_for(at, signal) && !self.table.wiring.iter().any(is_restart);
+        is_held.then_some(signal)
     }
 
     /// The highest of all codes, whoever ended first.

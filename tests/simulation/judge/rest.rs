@@ -123,24 +123,13 @@ impl Judge {
         let slot = &self.slots[at];
         let is_clear = slot.unreaped().is_none() && slot.process.as_ref().is_none_or(|p| p.left.is_settled);
         if let Some(due) = slot.backoff {
-            if is_clear && now >= due {
+            if is_clear && (now >= due || next.is_none_or(|next| next > due)) {
                 broken!(
                     self,
                     "a policy starts its daemon when the delay is over",
-                    "daemon {at}, due at {due}, now {now}"
-                );
-            } else if is_clear && now < due && next.is_none_or(|next| next > due) {
-                broken!(
-                    self,
-                    "a policy starts its daemon when the delay is over",
-                    "daemon {at} is due at {due}: {next:?}"
+                    "daemon {at}, due at {due}, now {now}: {next:?}"
                 );
             }
-        }
-        let slot = &self.slots[at];
-        if slot.wanted.is_some() && slot.unreaped().is_none() && slot.process.as_ref().is_none_or(|p| p.left.is_settled)
-        {
-            broken!(self, "a daemon starts as soon as it may", "daemon {at}");
         }
         let slot = &self.slots[at];
         let is_wanted = self.is_probe_wanted(at);
