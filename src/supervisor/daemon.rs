@@ -4,8 +4,8 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | fresh | starts with the rest | – | – | – | never starts |
 //! | waiting | starts | stopped | – | – | exited |
-//! | forking | that start is it | – | – | – | – |
-//! | starting | asked to stop | asked to stop | backoff or failed | – | asked to stop |
+//! | forking | that start is it | – | – | – | as soon as it is known: as starting |
+//! | starting | asked to stop | asked to stop | backoff or failed | – | asked to stop, or spared |
 //! | running | asked to stop | asked to stop | clearing, killed | – | asked to stop, or spared |
 //! | stopping, spared | – | – | clearing, killed | asked to stop | – |
 //! | stopping, asked | a replacement follows | none follows | clearing, asked | KILL; stopping, killed | none follows |
@@ -13,13 +13,14 @@
 //! | clearing, asked | a replacement follows | none follows | – | KILL; clearing, killed | none follows |
 //! | clearing, killed | a replacement follows | none follows | – | goes on with what is left | none follows |
 //! | backoff | starts | stopped | – | starts | exited |
-//! | exited, failed, done | starts | – | – | – | – |
-//! | stopped | starts | – | – | – | – |
+//! | exited, failed, done, stopped | starts | – | – | – | – |
 //!
 //! Clearing: the daemon's process has ended, and other processes of its session are left, its members. If it ended on
 //! request, they get its stop signal too and have the rest of its grace; otherwise they are killed at once. Once none
 //! is left, what follows comes: its replacement, the rest of its backoff, or nothing. If the kernel refuses the KILL, a
 //! stopping daemon runs on; in a shutdown it counts as killed.
+//!
+//! A daemon whose process ends by itself goes through clearing to backoff, exited, failed or done, as its policy says.
 //!
 //! Spared: in a shutdown, a daemon runs on while its dependents end, for half of its grace at most.
 
@@ -429,7 +430,7 @@ impl Daemon {
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
-        self.drop_held("that process has ended", turn);
+        self.drop_held("that process is being stopped", turn);
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves

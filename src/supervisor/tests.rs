@@ -18,8 +18,12 @@ fn begun(text: &str) -> (Supervisor, Vec<Action>) {
 /// Each daemon of the table has executed its command at 0 ms: the first one as pid 10, the next as pid 11.
 fn up_all(text: &str) -> Supervisor {
     let (mut init, _) = begun(text);
-    for (daemon, pid) in (0..).zip(10..).take_while(|(daemon, _)| init.view(*daemon).is_some()).collect::<Vec<_>>() {
-        up(&mut init, 0, daemon, pid);
+    let mut daemon = 0;
+    for pid in 10..100 {
+        if init.view(daemon).is_some() {
+            up(&mut init, 0, daemon, pid);
+            daemon += 1;
+        }
     }
     init
 }

@@ -11,8 +11,8 @@ use crate::supervisor::turn::Turn;
 impl Daemon {
     /// A restart, by a signal or on request.
     pub(in crate::supervisor) fn restart(&mut self, turn: &mut Turn<'_>) {
-        self.delay = Delay::first();
         if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
+            self.delay = Delay::first();
             // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
             // exec may hang.
             turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(pid));

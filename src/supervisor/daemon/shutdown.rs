@@ -11,7 +11,7 @@ use crate::supervisor::turn::Turn;
 impl Daemon {
     /// `dependent`: one that has to end before this one is asked to.
     pub(in crate::supervisor) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
-        self.drop_held("that process has ended", turn);
+        self.drop_held("a shutdown is under way", turn);
         self.probes.forget(turn);
         self.start_ends(Outcome::Refused, turn);
         match self.state {

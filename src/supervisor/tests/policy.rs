@@ -109,6 +109,24 @@ fn a_restart_of_one_in_backoff_starts_it_at_once_and_resets_the_delay() {
 }
 
 #[test]
+fn a_start_on_request_and_a_restart_of_one_that_runs_reset_the_delay_too() {
+    let mut init = up_all(ON_FAILURE);
+    let _ = delays(&mut init, 0, 10..12);
+    let _ = gone(&mut init, 300, 0, 12, End::Code(1));
+    assert_eq!(acts(ask(&mut init, 310, "1 start alpha")), [Action::Start(0)]);
+    up(&mut init, 310, 0, 13);
+    let _ = gone(&mut init, 320, 0, 13, End::Code(1));
+    assert_eq!(init.view(0).unwrap().starts_at, Some(at(420)));
+    let mut init = up_all(ON_FAILURE);
+    let _ = delays(&mut init, 0, 10..12);
+    let _ = init.handle(at(310), Event::Signal(Signal::USR1));
+    let _ = gone(&mut init, 310, 0, 12, End::Signal(TERM));
+    up(&mut init, 310, 0, 13);
+    let _ = gone(&mut init, 320, 0, 13, End::Code(1));
+    assert_eq!(init.view(0).unwrap().starts_at, Some(at(420)));
+}
+
+#[test]
 fn a_forward_to_one_in_backoff_starts_it_at_once_and_tells_the_generation() {
     let mut init = up_all(ON_FAILURE);
     let _ = gone(&mut init, 0, 0, 10, End::Code(1));
@@ -133,6 +151,15 @@ fn nothing_is_started_by_a_policy_once_a_shutdown_was_asked_for() {
     let _ = gone(&mut init, 10, 0, 10, End::Code(1));
     assert_eq!(state(&init, 0), DaemonState::Exited);
     assert_eq!(gone(&mut init, 20, 1, 11, End::Signal(TERM)).last(), Some(&Action::Exit(1)));
+}
+
+#[test]
+fn a_daemon_that_a_shutdown_spares_and_that_dies_is_started_by_no_policy() {
+    let text = ON_FAILURE.replace("command = [\"b\"]", "command = [\"b\"]\ndepends_on = [\"alpha\"]");
+    let mut init = up_all(&text);
+    assert_eq!(acts(init.handle(at(0), Event::Stop)), asked(11));
+    let _ = gone(&mut init, 10, 0, 10, End::Code(1));
+    assert_eq!((state(&init, 0), init.view(0).unwrap().starts_at), (DaemonState::Exited, None));
 }
 
 #[test]
@@ -203,6 +230,11 @@ fn a_daemon_and_its_members_are_asked_by_its_stop_signal_and_dying_of_it_is_init
     assert_eq!(told(&actions), ["forwarding SIGINT to what alpha has left: 1 process (pid 13)"]);
     assert_eq!(acts(actions), [member(10, 13, 2), member(10, 13, CONT), Action::Reap(10)]);
     assert_eq!(acts(init.handle(at(2), left(0, 10, &[]))), [Action::Exit(130)]);
+    // -2 is less than a sibling's 0.
+    let mut init = up_all(&format!("{text}[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n"));
+    let _ = init.handle(at(0), Event::Stop);
+    let _ = gone(&mut init, 1, 0, 10, End::Signal(2));
+    assert_eq!(gone(&mut init, 2, 1, 11, End::Code(0)).last(), Some(&Action::Exit(0)));
     let mut init = up_all(text);
     let _ = init.handle(at(0), Event::Stop);
     // A stranger's TERM is not what init sent.
