@@ -573,7 +573,7 @@ impl Daemon {
 
     /// `dependent`: one that has to end before this one is asked to.
     pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
-        self.drop_held("that process has ended", turn);
+        self.drop_held("a shutdown has begun", turn);
         self.probes.forget(turn);
         self.start_ends(Outcome::Refused, turn);
         match self.state {
@@ -654,7 +654,7 @@ impl Daemon {
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
-        self.drop_held("that process has ended", turn);
+        self.drop_held("that process is to end", turn);
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves

@@ -2,10 +2,14 @@ use super::*;
 use crate::status::{InitState, Outcome};
 use crate::table::Table;
 
+fn table_text() -> String {
+    "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
+                [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"beta\" }\n"
+        .to_owned()
+}
+
 fn table() -> Table {
-    let text = "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
-                [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"beta\" }\n";
-    Table::parse(text, "test").unwrap()
+    Table::parse(&table_text(), "test").unwrap()
 }
 
 fn at(ms: u64) -> Moment {
@@ -433,6 +437,21 @@ fn a_forward_is_held_until_the_daemon_takes_it_and_reaches_it_alone() {
     assert_eq!(actions, [kill(10, 1)]);
     assert_eq!(init.last(0).unwrap().outcome, Outcome::Delivered);
     assert_eq!(init.next(), None);
+}
+
+#[test]
+fn a_signal_that_is_held_when_a_stop_begins_is_dropped_and_the_log_does_not_call_the_process_ended() {
+    for (request, why) in
+        [(Event::Signal(Signal::USR1), "that process is to end"), (Event::Stop, "a shutdown has begun")]
+    {
+        let text = table_text().replace("HUP = { forward = \"alpha\" }", "HUP = { forward = \"beta\" }");
+        let mut init = Supervisor::new(&Table::parse(&text, "test").unwrap(), &[0, 1]);
+        let _ = init.handle(at(0), Event::Begin);
+        up(&mut init, 0, 1, 11);
+        let _ = init.handle(at(0), Event::Signal(Signal::HUP));
+        let line = format!("SIGHUP was held for beta; dropped, since {why}");
+        assert!(told(&init.handle(at(10), request)).contains(&line.as_str()));
+    }
 }
 
 #[test]
