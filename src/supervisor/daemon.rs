@@ -566,11 +566,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether it can take another request.
-    pub(super) fn is_full(&self) -> bool {
-        self.requests.is_full()
-    }
-
     /// `dependent`: one that has to end before this one is asked to.
     pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
         self.drop_held("a shutdown has begun", turn);

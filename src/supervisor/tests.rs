@@ -1,5 +1,6 @@
 use super::*;
-use crate::status::{InitState, Outcome};
+use crate::request::{Request, Verb};
+use crate::status::{InitState, Outcome, RequestOutcome};
 use crate::table::Table;
 
 fn table_text() -> String {
@@ -891,4 +892,20 @@ fn a_ready_that_comes_before_the_exec_is_told_counts() {
     let _ = init.handle(at(1), ready(11, Some(11)));
     let _ = init.handle(at(1), Event::Executed { daemon: 0, pid: 11 });
     assert!(init.view(0).unwrap().notified);
+}
+
+#[test]
+fn however_many_requests_are_undecided_the_latest_one_is_served() {
+    let mut init = running();
+    let ask = |init: &mut Supervisor, id: usize, verb| {
+        let request = Request { id: id.to_string(), verb, daemon: "beta".to_owned() };
+        init.handle(at(0), Event::Request(Some(request)))
+    };
+    for id in 0..1000 {
+        let _ = ask(&mut init, id, Verb::Signal(Signal::HUP));
+    }
+    let requests = init.view(1).unwrap().requests;
+    assert!(requests.len() < 100, "{}", requests.len());
+    assert_eq!(requests.first().map(|first| first.outcome), Some(RequestOutcome::Superseded));
+    assert!(acts(ask(&mut init, 1000, Verb::Stop)).starts_with(&asked(11)));
 }
