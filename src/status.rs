@@ -193,7 +193,8 @@ pub struct Daemon {
     /// In `waiting`: for whom, and why they aren't ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<WaitingFor>,
-    /// The last requests, oldest first: those that aren't decided yet, and up to eight in all.
+    /// The last requests, oldest first. All undecided ones are there; of the decided ones, those beyond eight in all are
+    /// dropped when the next request comes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Request>,
     /// How long its process has run; `None` if there is none.

@@ -294,12 +294,7 @@ impl Report {
             (Outcome::NotProven, Reason::KillTimedOut { .. } | Reason::Lost { .. }) => {
                 format!("not proven: {why_said}")
             }
-            (Outcome::NotProven, Reason::Stopping) if self.is_inside() => {
-                format!("not proven: {why_said}, and nothing that was asked for is carried out any more")
-            }
-            (Outcome::NotProven, _) if self.is_inside() => {
-                format!("not proven: {why_said}; the request stands, and init goes on with it; look with status")
-            }
+            (Outcome::NotProven, why) if self.is_inside() => format!("not proven: {why_said}{}", asked_for(why)),
             (Outcome::NotProven, _) => format!(
                 "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; look with status"
             ),
@@ -440,6 +435,14 @@ fn diff(diff: &Diff) -> String {
     let hunks: Vec<String> = diff.hunks.iter().map(hunk).collect();
     let more = if diff.more > 0 { format!(" and {} more places", diff.more) } else { String::new() };
     format!("lines that change: {}{more}", hunks.join(", "))
+}
+
+/// What becomes of a request that nobody waits for any more.
+fn asked_for(why: &Reason) -> &'static str {
+    match why {
+        Reason::Stopping => ", and nothing that was asked for is carried out any more",
+        _ => "; the request stands, and init goes on with it; look with status",
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::daemon::{Cause, Daemon};
 use super::order::Order;
-use super::requests::MAX_UNDECIDED;
 use super::turn::{SignalRule, Turn};
 use super::{Action, End, Event, Line, Moment, TERM, View};
 use crate::request::{Request, Verb};
@@ -52,10 +51,7 @@ impl Strays {
         let count = std::mem::take(&mut self.count);
         self.told = Some(turn.now);
         let requests = if count == 1 { "1 request".to_owned() } else { format!("{count} requests") };
-        turn.tell(Line::warn(format!(
-            "{requests} ignored: not a request, for no selected daemon, or while {MAX_UNDECIDED} others of that daemon \
-             were undecided"
-        )));
+        turn.tell(Line::warn(format!("{requests} ignored: not a request, or for no selected daemon")));
     }
 }
 
@@ -466,7 +462,7 @@ fn apply(
     Ok(())
 }
 
-/// Serves a request. False if it is for nobody, or there are too many.
+/// Serves a request. False if it is for nobody.
 fn serve_request(
     request: Request,
     daemons: &mut [Daemon],
@@ -474,7 +470,7 @@ fn serve_request(
     progress: Progress,
     turn: &mut Turn<'_>,
 ) -> bool {
-    let Some(index) = daemons.iter().position(|d| d.name() == request.daemon && !d.is_full()) else { return false };
+    let Some(index) = daemons.iter().position(|d| d.name() == request.daemon) else { return false };
     let refused = match progress {
         Progress::Fresh => Some("init has not begun"),
         Progress::Over => Some(OVER),

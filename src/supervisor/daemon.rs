@@ -415,6 +415,169 @@ impl Daemon {
         if is_oneshot { Fate::Failed } else { Fate::Exited }
     }
 
+<<<<<<< HEAD
+=======
+    /// A restart, by a signal or on request.
+    pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
+        self.delay = Delay::first();
+        if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
+            // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
+            // exec may hang.
+            turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(pid));
+            self.ask_to_end(After::Replacement, turn);
+        } else {
+            self.bring_up(turn);
+        }
+    }
+
+    /// Starts it unless it has a process that nobody has asked to end.
+    fn bring_up(&mut self, turn: &mut Turn<'_>) {
+        self.delay = Delay::first();
+        match &mut self.state {
+            // The start that is due is the one that was asked for.
+            State::Fresh | State::Forking | State::Starting(..) | State::Running(_) => {}
+            State::Stopping(.., stop) => stop.after = After::Replacement,
+            State::Clearing(clearing) => {
+                clearing.stop.after = After::Replacement;
+                clearing.look = turn.now;
+            }
+            State::Waiting | State::Backoff(_) | State::Exited | State::Failed | State::Stopped | State::Done => {
+                self.start(Cause::Asked, turn);
+            }
+        }
+        self.requests.stop_ends(RequestOutcome::Superseded);
+    }
+
+    /// A stop on request. Returns its outcome if nothing is to be waited for.
+    fn stop_on_request(&mut self, turn: &mut Turn<'_>) -> Option<RequestOutcome> {
+        match &mut self.state {
+            State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
+                turn.tell(Line::info(format!("stopping {}", self.name)).of(self.index).pid(*pid));
+                self.ask_to_end(After::Stopped, turn);
+            }
+            State::Stopping(.., stop) => stop.after = After::Stopped,
+            State::Clearing(Clearing { stop, .. }) => match stop.after {
+                After::Death(fate) if !matches!(fate, Fate::Backoff(_)) => return Some(RequestOutcome::NotRunning),
+                _ => stop.after = After::Stopped,
+            },
+            State::Waiting | State::Backoff(_) => {
+                self.state = State::Stopped;
+                return Some(RequestOutcome::Stopped);
+            }
+            State::Fresh | State::Forking => return Some(RequestOutcome::Refused),
+            State::Exited | State::Failed | State::Stopped | State::Done => return Some(RequestOutcome::NotRunning),
+        }
+        turn.restart_ends(self.index, Outcome::Refused);
+        self.requests.start_ends(RequestOutcome::Superseded);
+        None
+    }
+
+    /// Serves a request, unless it is refused. An error: why nothing was done.
+    pub(super) fn request(
+        &mut self,
+        id: String,
+        verb: Verb,
+        refused: Option<&'static str>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), &'static str> {
+        self.requests.push(id, verb);
+        let served = refused.map_or_else(|| self.serve(verb, turn), Err);
+        if served.is_err() {
+            self.requests.decide(RequestOutcome::Refused, None);
+        }
+        served
+    }
+
+    fn serve(&mut self, verb: Verb, turn: &mut Turn<'_>) -> Result<(), &'static str> {
+        match (verb, &self.state) {
+            (Verb::Restart, _) => self.restart(turn),
+            (Verb::Start, State::Running(_)) => {
+                self.requests.decide(RequestOutcome::Running, Some(self.generation));
+            }
+            (Verb::Start, State::Starting(..)) => {
+                // The start that is under way is the one that was asked for.
+                self.requests.start_begins(self.generation);
+            }
+            (Verb::Start, _) => self.bring_up(turn),
+            (Verb::Stop, _) => {
+                if let Some(outcome) = self.stop_on_request(turn) {
+                    self.requests.decide(outcome, None);
+                }
+            }
+            (Verb::Signal(signal), _) => return self.signal_on_request(signal, turn),
+        }
+        Ok(())
+    }
+
+    /// `dependent`: one that has to end before this one is asked to.
+    pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
+        self.drop_held("a shutdown has begun", turn);
+        self.probes.forget(turn);
+        self.start_ends(Outcome::Refused, turn);
+        match self.state {
+            State::Starting(..) | State::Running(_) => {
+                if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {
+                    self.spare(dependent, turn);
+                } else {
+                    self.tell_of_stop(turn);
+                    self.ask_to_end(After::Nothing, turn);
+                }
+            }
+            State::Waiting | State::Backoff(_) => self.state = State::Exited,
+            State::Stopping(.., ref mut stop) | State::Clearing(Clearing { ref mut stop, .. }) => {
+                match stop.after {
+                    After::Death(Fate::Backoff(_)) => stop.after = After::Death(Fate::Exited),
+                    After::Replacement => stop.after = After::Nothing,
+                    _ => {}
+                }
+                if self.is_being_ended() {
+                    let text = format!("{} is already stopping; its deadline doesn't change", self.name);
+                    turn.tell(Line::info(text).of(self.index));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_of_stop(&self, turn: &mut Turn<'_>) {
+        let text = format!("forwarding SIG{} to {}", self.stop_signal, self.name);
+        turn.tell(Line { pid: self.pid(), ..Line::info(text).of(self.index) });
+    }
+
+    /// It runs on while its dependents end.
+    fn spare(&mut self, dependent: &str, turn: &mut Turn<'_>) {
+        let (State::Starting(process, _) | State::Running(process)) = self.state else { return };
+        let exec = if let State::Starting(_, exec) = self.state { exec } else { Exec::Done };
+        // In milliseconds, as a table states it.
+        let half = Duration::from_millis(u64::try_from(self.grace.as_millis().div_ceil(2)).unwrap_or(u64::MAX));
+        let (ask, deadline) = (turn.now + half, turn.now + self.grace);
+        let text = format!(
+            "{} is asked to stop once its dependents have ended ({dependent} runs), in {:.1} s at the latest",
+            self.name,
+            half.as_secs_f64()
+        );
+        turn.tell(Line::info(text).of(self.index).pid(process.pid));
+        self.state =
+            State::Stopping(process, exec, Stop::new(turn.now, Phase::Spared { ask, deadline }, After::Nothing));
+    }
+
+    /// Whether a shutdown has yet to ask it to stop.
+    pub(super) fn is_spared(&self) -> bool {
+        self.stop().is_some_and(|stop| matches!(stop.phase, Phase::Spared { .. }))
+    }
+
+    /// Its dependents have ended, or have had their time.
+    pub(super) fn spare_no_more(&mut self, turn: &mut Turn<'_>) {
+        if let State::Stopping(Process { pid, .. }, _, Stop { phase, .. }) = &mut self.state
+            && let Phase::Spared { deadline, .. } = *phase
+        {
+            *phase = Phase::Asked { deadline };
+            ask(*pid, self.stop_signal, turn);
+            self.tell_of_stop(turn);
+        }
+    }
+
+>>>>>>> h15
     fn ask_to_end(&mut self, after: After, turn: &mut Turn<'_>) {
         let (process, exec) = match self.state {
             State::Starting(process, exec) => (process, exec),
@@ -430,7 +593,11 @@ impl Daemon {
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
+<<<<<<< HEAD
         self.drop_held("that process is being stopped", turn);
+=======
+        self.drop_held("that process is to end", turn);
+>>>>>>> h15
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves

@@ -7,7 +7,7 @@ use crate::table::Signal;
 /// How many requests are kept after they were decided.
 const KEPT: usize = 8;
 /// How many may be undecided: the status page must not grow without end.
-pub(super) const MAX_UNDECIDED: usize = 64;
+const MAX_UNDECIDED: usize = 64;
 
 #[derive(Debug)]
 struct Entry {
@@ -42,16 +42,18 @@ impl Requests {
         self.0.iter_mut().filter(is_held).filter(move |entry| entry.verb == Verb::Signal(signal))
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.0.iter().filter(|entry| !entry.outcome.is_final()).count() >= MAX_UNDECIDED
-    }
-
     /// Adds one that isn't decided. The oldest decided ones make room for it; whoever asked last can still read its outcome.
     pub(super) fn push(&mut self, id: String, verb: Verb) {
         while self.0.len() >= KEPT
             && let Some(oldest) = self.0.iter().position(|entry| entry.outcome.is_final())
         {
             self.0.remove(oldest);
+        }
+        // If there are too many, the oldest gives way: the latest request decides.
+        if self.0.len() >= MAX_UNDECIDED
+            && let Some(oldest) = self.0.iter_mut().find(|entry| !entry.outcome.is_final())
+        {
+            oldest.outcome = RequestOutcome::Superseded;
         }
         let outcome = if matches!(verb, Verb::Signal(_)) { RequestOutcome::Held } else { RequestOutcome::Pending };
         self.0.push(Entry { id, verb, outcome, generation: None, delivery: 0 });
