@@ -1,9 +1,7 @@
 use super::*;
-use crate::request::{Request, Verb};
-use crate::status::{InitState, Outcome, RequestOutcome};
+use crate::status::{InitState, Outcome};
 use crate::table::Table;
 
-<<<<<<< HEAD
 mod order;
 mod policy;
 mod requests;
@@ -43,16 +41,12 @@ fn ask(init: &mut Supervisor, ms: u64, line: &str) -> Vec<Action> {
 fn outcome(init: &Supervisor, daemon: usize) -> (crate::status::RequestOutcome, Option<u64>) {
     let last = init.view(daemon).unwrap().requests.pop().unwrap();
     (last.outcome, last.generation)
-=======
-fn table_text() -> String {
-    "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
-                [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"beta\" }\n"
-        .to_owned()
->>>>>>> h15
 }
 
 fn table() -> Table {
-    Table::parse(&table_text(), "test").unwrap()
+    let text = "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
+                [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"beta\" }\n";
+    Table::parse(text, "test").unwrap()
 }
 
 fn at(ms: u64) -> Moment {
@@ -480,21 +474,6 @@ fn a_forward_is_held_until_the_daemon_takes_it_and_reaches_it_alone() {
     assert_eq!(actions, [kill(10, 1)]);
     assert_eq!(init.last(0).unwrap().outcome, Outcome::Delivered);
     assert_eq!(init.next(), None);
-}
-
-#[test]
-fn a_signal_that_is_held_when_a_stop_begins_is_dropped_and_the_log_does_not_call_the_process_ended() {
-    for (request, why) in
-        [(Event::Signal(Signal::USR1), "that process is to end"), (Event::Stop, "a shutdown has begun")]
-    {
-        let text = table_text().replace("HUP = { forward = \"alpha\" }", "HUP = { forward = \"beta\" }");
-        let mut init = Supervisor::new(&Table::parse(&text, "test").unwrap(), &[0, 1]);
-        let _ = init.handle(at(0), Event::Begin);
-        up(&mut init, 0, 1, 11);
-        let _ = init.handle(at(0), Event::Signal(Signal::HUP));
-        let line = format!("SIGHUP was held for beta; dropped, since {why}");
-        assert!(told(&init.handle(at(10), request)).contains(&line.as_str()));
-    }
 }
 
 #[test]
@@ -934,20 +913,4 @@ fn a_ready_that_comes_before_the_exec_is_told_counts() {
     let _ = init.handle(at(1), ready(11, Some(11)));
     let _ = init.handle(at(1), Event::Executed { daemon: 0, pid: 11 });
     assert!(init.view(0).unwrap().notified);
-}
-
-#[test]
-fn however_many_requests_are_undecided_the_latest_one_is_served() {
-    let mut init = running();
-    let ask = |init: &mut Supervisor, id: usize, verb| {
-        let request = Request { id: id.to_string(), verb, daemon: "beta".to_owned() };
-        init.handle(at(0), Event::Request(Some(request)))
-    };
-    for id in 0..1000 {
-        let _ = ask(&mut init, id, Verb::Signal(Signal::HUP));
-    }
-    let requests = init.view(1).unwrap().requests;
-    assert!(requests.len() < 100, "{}", requests.len());
-    assert_eq!(requests.first().map(|first| first.outcome), Some(RequestOutcome::Superseded));
-    assert!(acts(ask(&mut init, 1000, Verb::Stop)).starts_with(&asked(11)));
 }

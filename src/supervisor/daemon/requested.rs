@@ -100,9 +100,4 @@ impl Daemon {
         }
         Ok(())
     }
-
-    /// Whether it can take another request.
-    pub(in crate::supervisor) fn is_full(&self) -> bool {
-        self.requests.is_full()
-    }
 }
