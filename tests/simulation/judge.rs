@@ -567,6 +567,7 @@ impl Judge {
             }
             self.mark(if old.is_being_ended() { Mark::Replaced } else { Mark::DeadStarted });
         }
+        self.number_is_given(came.ok().map(|(_, pid)| pid));
         let slot = &mut self.slots[at];
         if !std::mem::take(&mut slot.says_start) {
             broken!(self, "a start, a stop and an end are logged", "the start of daemon {at} was not");
@@ -606,6 +607,14 @@ impl Judge {
             }
             // What follows comes with the event that tells of it.
             Err(_) => slot.failed = true,
+        }
+    }
+
+    /// The kernel gives a number to nobody while a process of its old session is left.
+    fn number_is_given(&mut self, pid: Option<i32>) {
+        let processes = self.slots.iter_mut().filter_map(|slot| slot.process.as_mut());
+        for process in processes.filter(|p| p.reaped.is_some() && Some(p.pid) == pid) {
+            process.left.is_settled = true;
         }
     }
 
