@@ -149,6 +149,15 @@ fn a_daemon_waits_until_a_oneshot_has_exited_0() {
 }
 
 #[test]
+fn a_oneshot_that_succeeds_at_once_is_no_reason_to_warn() {
+    let (mut init, _) = begun(ONESHOT);
+    up(&mut init, 0, 0, 10);
+    let actions = init.handle(at(5), ended(10, End::Code(0)));
+    let lines = actions.iter().filter_map(|a| if let Action::Tell(line) = a { Some(line.level) } else { None });
+    assert_eq!(lines.collect::<Vec<Level>>(), [Level::Info, Level::Info], "its end, and the start of app: {actions:?}");
+}
+
+#[test]
 fn a_oneshot_that_fails_is_failed_and_init_exits_with_its_code_if_nothing_else_runs() {
     let (mut init, _) = begun(ONESHOT);
     up(&mut init, 0, 0, 10);

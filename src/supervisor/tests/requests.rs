@@ -108,6 +108,15 @@ fn the_latest_request_decides_and_the_one_whose_end_it_changes_is_superseded() {
 }
 
 #[test]
+fn a_stop_of_one_whose_exec_is_under_way_ends_as_any_other() {
+    let mut init = starting();
+    assert_eq!(acts(ask(&mut init, 1, "1 stop beta")), asked(11));
+    let actions = acts(init.handle(at(2), ended(11, End::Signal(TERM))));
+    assert_eq!(actions, [Action::KillGroup(11), Action::Reap(11)]);
+    assert_eq!((outcome(&init, 0), state(&init, 0)), ((Stopped, None), DaemonState::Stopped));
+}
+
+#[test]
 fn a_stop_refuses_a_wired_restart_that_is_under_way() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
@@ -206,6 +215,17 @@ fn dying_of_a_signal_on_request_is_a_failure_for_the_policy_and_init_s_own_in_th
 }
 
 #[test]
+fn a_signal_that_an_earlier_process_got_is_not_init_s_own_doing_for_the_next_one() {
+    let mut init = running();
+    let _ = ask(&mut init, 0, "1 signal WINCH beta");
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = gone(&mut init, 0, 1, 11, End::Code(0));
+    up(&mut init, 0, 1, 12);
+    let _ = gone(&mut init, 1, 1, 12, End::Signal(28));
+    assert_eq!(gone(&mut init, 2, 0, 10, End::Code(0)).last(), Some(&Action::Exit(156)));
+}
+
+#[test]
 fn requests_in_a_shutdown_are_refused_and_a_restart_under_way_is_too() {
     let mut init = running();
     let _ = ask(&mut init, 0, "1 restart alpha");
@@ -287,4 +307,47 @@ fn a_wired_restart_tells_the_generation_that_it_started() {
     assert_eq!(init.last(1).unwrap().generation, Some(2));
     let _ = init.handle(at(2), Event::Signal(Signal::USR1));
     assert_eq!(init.last(1).unwrap().generation, None);
+}
+
+/// A kernel in which every exec works at once, and is told only to who asks.
+struct Quick(i32);
+
+impl System for Quick {
+    fn now(&mut self) -> Moment {
+        at(0)
+    }
+    fn start(&mut self, daemon: usize, _: u64) -> Event {
+        self.0 += 1;
+        Event::Started { daemon, pid: self.0 }
+    }
+    fn probe(&mut self, daemon: usize) -> Event {
+        Event::ProbeFailed { daemon, why: String::new() }
+    }
+    fn kill(&mut self, _: i32, _: i32) -> Sent {
+        Sent::Yes
+    }
+    fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event> {
+        Some(Event::Executed { daemon, pid })
+    }
+    fn kill_member(&mut self, _: i32, _: i32, _: i32) {}
+    fn members(&mut self, _: i32) -> Vec<i32> {
+        Vec::new()
+    }
+    fn ended(&mut self) -> Option<Ended> {
+        None
+    }
+    fn reap(&mut self, _: i32) {}
+    fn disposition(&mut self, _: i32, _: Signal) -> Disposition {
+        Disposition::NotTaken
+    }
+    fn tell(&mut self, _: Line) {}
+    fn changed(&mut self, _: &Supervisor) {}
+}
+
+#[test]
+fn an_exec_that_worked_before_a_request_counts_even_if_its_report_was_not_read_yet() {
+    let mut init = Supervisor::new(&table(), &[1]);
+    let request = crate::request::Request::parse(b"1 start beta");
+    let _ = init.take(&mut Quick(10), [Event::Begin, Event::Request(request)]);
+    assert_eq!(outcome(&init, 0), (Running, Some(1)));
 }
