@@ -122,6 +122,7 @@ impl Supervisor {
                 }
             }
             Event::Started { daemon, pid } => {
+                sessions_are_gone(pid, daemons, &mut turn);
                 if let Some(forking) = daemons.get_mut(daemon) {
                     forking.started(pid, &mut turn);
                 }
@@ -131,12 +132,17 @@ impl Supervisor {
                     end_one(daemon, dependent, daemons, &mut turn);
                 }
             }
+            Event::ProbeStarted { daemon, pid } => {
+                sessions_are_gone(pid, daemons, &mut turn);
+                if let Some(daemon) = daemons.get_mut(daemon) {
+                    daemon.answered(event, &mut turn);
+                }
+            }
             Event::Executed { daemon, .. }
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
             | Event::Mask { daemon, .. }
-            | Event::ProbeStarted { daemon, .. }
             | Event::ProbeFailed { daemon, .. } => {
                 if let Some(daemon) = daemons.get_mut(daemon) {
                     daemon.answered(event, &mut turn);
@@ -363,6 +369,13 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
     }
     for (daemon, is_waited_for) in daemons.iter_mut().zip(is_waited_for) {
         daemon.tend_probes(is_waited_for, turn);
+    }
+}
+
+/// A new process has this number. The kernel gives the number of a session to nobody while one of its processes is left.
+fn sessions_are_gone(sid: i32, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    for daemon in daemons {
+        daemon.session_is_gone(sid, turn);
     }
 }
 

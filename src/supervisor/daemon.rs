@@ -592,6 +592,13 @@ impl Daemon {
         }
     }
 
+    /// Nobody is left of this session, if it is the one that it waits for.
+    pub(super) fn session_is_gone(&mut self, sid: i32, turn: &mut Turn<'_>) {
+        if matches!(&self.state, State::Clearing(clearing) if clearing.sid == sid && clearing.is_leader_reaped) {
+            self.members(sid, Vec::new(), turn);
+        }
+    }
+
     /// Its process was killed but doesn't end, for example because another process traces it. If it ends later, init
     /// reaps it like any orphan.
     fn go_on_without_its_end(&mut self, pid: i32, stop: Stop, members: Vec<i32>, turn: &mut Turn<'_>) {

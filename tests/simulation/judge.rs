@@ -570,6 +570,7 @@ impl Judge {
             }
             self.mark(if old.is_being_ended() { Mark::Replaced } else { Mark::DeadStarted });
         }
+        self.number_is_given(came.ok().map(|(_, pid)| pid));
         let slot = &mut self.slots[at];
         if !std::mem::take(&mut slot.says_start) {
             broken!(self, "a start, a stop and an end are logged", "the start of daemon {at} was not");
@@ -609,6 +610,14 @@ impl Judge {
             }
             // What follows comes with the event that tells of it.
             Err(_) => slot.failed = true,
+        }
+    }
+
+    /// The kernel gives a number to nobody while a process of its old session is left.
+    fn number_is_given(&mut self, pid: Option<i32>) {
+        let processes = self.slots.iter_mut().filter_map(|slot| slot.process.as_mut());
+        for process in processes.filter(|p| p.reaped.is_some() && Some(p.pid) == pid) {
+            process.left.is_settled = true;
         }
     }
 
@@ -717,7 +726,9 @@ impl Judge {
         let now = kernel.now;
         // The number may be another's by now: a session that is being cleared comes before a process that has it anew.
         let is_cleared = |p: &Process| p.reaped.is_some() && !p.left.is_settled;
-        let is_killed = |p: &Process| p.reaped.is_none() && (p.killed.is_some() || p.is_being_ended());
+        let is_given_up = |p: &Process| p.reaped.is_none() && p.killed.is_some_and(|killed| now >= killed + GIVE_UP);
+        // A look may have been decided before the number was given to a new process.
+        let was_cleared = |p: &Process| p.reaped.is_some();
         let has_ended = |p: &Process| {
             let is_zombie = |i: usize| matches!(kernel.processes[i].life, Life::Zombie(_));
             p.reaped.is_none() && kernel.by_uid(p.uid).is_some_and(is_zombie)
@@ -725,8 +736,11 @@ impl Judge {
         let find = |is_it: &dyn Fn(&Process) -> bool| {
             self.slots.iter().position(|s| s.process.as_ref().is_some_and(|p| p.pid == sid && is_it(p)))
         };
-        let at =
-            find(&has_ended).or_else(|| find(&is_cleared)).or_else(|| find(&is_killed)).or_else(|| find(&|_| true));
+        let at = find(&has_ended)
+            .or_else(|| find(&is_cleared))
+            .or_else(|| find(&is_given_up))
+            .or_else(|| find(&was_cleared))
+            .or_else(|| find(&|_| true));
         let Some((at, slot)) = at.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
             broken!(self, "no process is looked at that isn't ours", "session {sid}");
             return;

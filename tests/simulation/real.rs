@@ -331,6 +331,12 @@ pub fn compare(seed: u64) -> usize {
                 let has_traps = until(|| real.pid(index).filter(|pid| catches(*pid)));
                 assert!(has_traps.is_some(), "seed {seed}: {} has no traps\n{log}", daemon.name);
             }
+            if nature.members == Members::IgnoreTerm && state == Some(DaemonState::Running) {
+                let index = table.find(&daemon.name).unwrap();
+                // Until then it ignores TERM as its worker does.
+                let is_executed = until(|| real.pid(index).filter(|pid| is_sleep(*pid)));
+                assert!(is_executed.is_some(), "seed {seed}: {} is still a shell\n{log}", daemon.name);
+            }
         }
     }
     if let Some(code) = exit {
@@ -338,6 +344,10 @@ pub fn compare(seed: u64) -> usize {
         assert_eq!(ended.and_then(|s| s.code()), Some(code), "seed {seed}, {:?}\n{text}", schedule.steps);
     }
     states.len()
+}
+
+fn is_sleep(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "sleep")
 }
 
 fn catches(pid: i32) -> bool {

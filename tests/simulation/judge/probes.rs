@@ -26,6 +26,7 @@ impl Judge {
         if pause.is_some_and(|pause| pause < *PROBE_PAUSES.start()) {
             broken!(self, "a probe is tried again after 100 ms to 1 s", "daemon {at}, after {pause:?}");
         }
+        self.number_is_given(came.map(|(_, pid)| pid));
         let slot = &mut self.slots[at];
         match came {
             Some((uid, pid)) => {
