@@ -99,6 +99,9 @@ impl Supervisor {
         let Self { daemons, order, rules, is_stopping, .. } = self;
         let mut turn = Turn::new(now, *is_stopping, rules, actions);
         let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
+        if let Event::Started { pid, .. } | Event::ProbeStarted { pid, .. } = event {
+            sessions_are_gone(pid, daemons, &mut turn);
+        }
         match event {
             Event::Begin => {
                 self.progress = Progress::Begun;
@@ -107,22 +110,11 @@ impl Supervisor {
                 }
             }
             Event::Stop => shut_down(daemons, order, is_stopping, &mut turn),
-            Event::Signal(signal) => {
-                if turn.rules.iter().any(|rule| rule.signal == signal) {
-                    serve(signal, daemons, order, self.progress, &mut turn);
-                } else if signal == RTMIN_3 {
-                    turn.tell(Line::info(format!("SIG{signal} has no signal rule, so it asks for a shutdown")));
-                    shut_down(daemons, order, is_stopping, &mut turn);
-                } else {
-                    let text = format!(
-                        "SIG{signal} has no signal rule; nothing was done. If `docker stop` sent it, the image \
-                         sets STOPSIGNAL: set it to SIGTERM"
-                    );
-                    turn.tell(Line::warn(text));
-                }
+            Event::Signal(signal) if turn.rules.iter().any(|rule| rule.signal == signal) => {
+                serve(signal, daemons, order, self.progress, &mut turn);
             }
+            Event::Signal(signal) => signal_without_rule(signal, daemons, order, is_stopping, &mut turn),
             Event::Started { daemon, pid } => {
-                sessions_are_gone(pid, daemons, &mut turn);
                 if let Some(forking) = daemons.get_mut(daemon) {
                     forking.started(pid, &mut turn);
                 }
@@ -132,17 +124,12 @@ impl Supervisor {
                     end_one(daemon, dependent, daemons, &mut turn);
                 }
             }
-            Event::ProbeStarted { daemon, pid } => {
-                sessions_are_gone(pid, daemons, &mut turn);
-                if let Some(daemon) = daemons.get_mut(daemon) {
-                    daemon.answered(event, &mut turn);
-                }
-            }
             Event::Executed { daemon, .. }
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
             | Event::Mask { daemon, .. }
+            | Event::ProbeStarted { daemon, .. }
             | Event::ProbeFailed { daemon, .. } => {
                 if let Some(daemon) = daemons.get_mut(daemon) {
                     daemon.answered(event, &mut turn);
@@ -424,6 +411,24 @@ fn tell_of_early_start(index: usize, daemons: &[Daemon], order: &Order, turn: &m
         let text = format!("{} is started on request although it depends on {unready}", daemon.name());
         turn.tell(Line::info(text).of(index));
     }
+}
+
+fn signal_without_rule(
+    signal: Signal,
+    daemons: &mut [Daemon],
+    order: &Order,
+    is_stopping: &mut bool,
+    turn: &mut Turn<'_>,
+) {
+    if signal == RTMIN_3 {
+        turn.tell(Line::info(format!("SIG{signal} has no signal rule, so it asks for a shutdown")));
+        return shut_down(daemons, order, is_stopping, turn);
+    }
+    let text = format!(
+        "SIG{signal} has no signal rule; nothing was done. If `docker stop` sent it, the image sets STOPSIGNAL: set it \
+         to SIGTERM"
+    );
+    turn.tell(Line::warn(text));
 }
 
 /// Applies the rule of a signal.
