@@ -713,9 +713,10 @@ impl Shortfall {
             Self::StillStopping => "; init goes on with it; look again with status",
             Self::NotDone => "; it may yet succeed; look again with status",
             Self::Stopped => "; it stays stopped until it is started",
-            Self::Superseded | Self::Forgotten => "; look with status, then apply again",
+            Self::Superseded | Self::Forgotten => "; look with status, then try again",
             Self::Dead { .. } | Self::NotExecuted { .. } => {
-                " and is dead; its siblings run on; see the bundle's log, fix its file and apply again"
+                "; its siblings run on; status says whether its policy starts it again; see the bundle's log, fix the \
+                 cause, then try again"
             }
             Self::ReloadRefused { .. } => ": it runs on with what it had; see its log, fix its file and apply again",
             _ => "",

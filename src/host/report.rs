@@ -215,7 +215,8 @@ impl Report {
         let restart = self.target.as_ref().is_some_and(|t| t.action == Act::Restart);
         match self.end.ended.outcome {
             Outcome::Live if self.end.after.is_some_and(|after| after.pid.is_none()) => {
-                format!("live: {daemon} was run and exited 0: {}{tail}", self.change())
+                let generation = self.end.after.map_or(0, |after| after.generation);
+                format!("live: {daemon} was run and exited 0: generation {generation}{tail}")
             }
             Outcome::Live if matches!(asked.trigger, Some(Trigger::Request { verb: Verb::Start, .. })) => {
                 format!("live: {daemon} was started and is ready: {}{tail}", self.change())
