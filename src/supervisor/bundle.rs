@@ -103,6 +103,7 @@ impl Supervisor {
         let Self { daemons, order, rules, is_stopping, .. } = self;
         let mut turn = Turn::new(now, *is_stopping, rules, actions);
         let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
+        sessions_are_gone(&event, daemons, &mut turn);
         match event {
             Event::Begin => {
                 self.progress = Progress::Begun;
@@ -126,7 +127,6 @@ impl Supervisor {
                 }
             }
             Event::Started { daemon, pid } => {
-                sessions_are_gone(pid, daemons, &mut turn);
                 if let Some(forking) = daemons.get_mut(daemon) {
                     forking.started(pid, &mut turn);
                 }
@@ -136,17 +136,12 @@ impl Supervisor {
                     end_one(daemon, dependent, daemons, &mut turn);
                 }
             }
-            Event::ProbeStarted { daemon, pid } => {
-                sessions_are_gone(pid, daemons, &mut turn);
-                if let Some(daemon) = daemons.get_mut(daemon) {
-                    daemon.answered(event, &mut turn);
-                }
-            }
             Event::Executed { daemon, .. }
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
             | Event::Mask { daemon, .. }
+            | Event::ProbeStarted { daemon, .. }
             | Event::ProbeFailed { daemon, .. } => {
                 if let Some(daemon) = daemons.get_mut(daemon) {
                     daemon.answered(event, &mut turn);
@@ -376,10 +371,12 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
     }
 }
 
-/// A new process has this number. The kernel gives the number of a session to nobody while one of its processes is left.
-fn sessions_are_gone(sid: i32, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
-    for daemon in daemons {
-        daemon.session_is_gone(sid, turn);
+/// The kernel gives the number of a session to no new process while one of the session is left.
+fn sessions_are_gone(event: &Event, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    if let Event::Started { pid, .. } | Event::ProbeStarted { pid, .. } = event {
+        for daemon in daemons {
+            daemon.session_is_gone(*pid, turn);
+        }
     }
 }
 

@@ -52,6 +52,7 @@ const STRAYS: Millis = 1_000;
 
 /// A daemon's process, as the kernel knows it.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Process {
     uid: Uid,
     pid: i32,
@@ -439,38 +440,7 @@ impl Judge {
             Event::Request(Some(request)) => self.request(request, now),
             Event::Request(None) => self.stray(now),
             Event::Ended { pid, oom_kills, .. } => self.ended(kernel, *pid, *oom_kills),
-            Event::Executed { daemon, pid } => {
-                let slot = &mut self.slots[*daemon];
-                let Some(process) = slot.process.as_mut().filter(|p| p.pid == *pid && p.reaped.is_none()) else {
-                    return;
-                };
-                process.executed = Some(Ok(()));
-                if process.since < now {
-                    self.marks[Mark::ExecLate as usize] += 1;
-                }
-                if process.is_being_ended() {
-                    return;
-                }
-                for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(*daemon)) {
-                    if let Expected::Held(since) = &mut request.expected {
-                        *since = now;
-                    }
-                }
-                self.set(*daemon, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
-                let slot = &mut self.slots[*daemon];
-                for request in &mut slot.requests {
-                    match request.fate {
-                        Fate::Pending if request.wants_start() => {
-                            request.is(RequestOutcome::Started);
-                        }
-                        Fate::Held(_) => request.fate = Fate::Held(now),
-                        _ => {}
-                    }
-                }
-                if !slot.is_oneshot && !slot.is_probed && !slot.notifies {
-                    self.ready(*daemon, now);
-                }
-            }
+            Event::Executed { daemon, pid } => self.executed(*daemon, *pid, now),
             Event::StartFailed { daemon, code, .. } => {
                 let slot = &mut self.slots[*daemon];
                 slot.part = Some(Part::Code(*code));
@@ -514,6 +484,40 @@ impl Judge {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A daemon's command was executed.
+    fn executed(&mut self, daemon: usize, pid: i32, now: Millis) {
+        let slot = &mut self.slots[daemon];
+        let Some(process) = slot.process.as_mut().filter(|p| p.pid == pid && p.reaped.is_none()) else {
+            return;
+        };
+        process.executed = Some(Ok(()));
+        if process.since < now {
+            self.marks[Mark::ExecLate as usize] += 1;
+        }
+        if process.is_being_ended() {
+            return;
+        }
+        for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(daemon)) {
+            if let Expected::Held(since) = &mut request.expected {
+                *since = now;
+            }
+        }
+        self.set(daemon, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
+        let slot = &mut self.slots[daemon];
+        for request in &mut slot.requests {
+            match request.fate {
+                Fate::Pending if request.wants_start() => {
+                    request.is(RequestOutcome::Started);
+                }
+                Fate::Held(_) => request.fate = Fate::Held(now),
+                _ => {}
+            }
+        }
+        if !slot.is_oneshot && !slot.is_probed && !slot.notifies {
+            self.ready(daemon, now);
         }
     }
 
