@@ -99,9 +99,7 @@ impl Supervisor {
         let Self { daemons, order, rules, is_stopping, .. } = self;
         let mut turn = Turn::new(now, *is_stopping, rules, actions);
         let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
-        if let Event::Started { pid, .. } | Event::ProbeStarted { pid, .. } = event {
-            sessions_are_gone(pid, daemons, &mut turn);
-        }
+        sessions_are_gone(&event, daemons, &mut turn);
         match event {
             Event::Begin => {
                 self.progress = Progress::Begun;
@@ -359,10 +357,12 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
     }
 }
 
-/// A new process has this number. The kernel gives the number of a session to nobody while one of its processes is left.
-fn sessions_are_gone(sid: i32, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
-    for daemon in daemons {
-        daemon.session_is_gone(sid, turn);
+/// The kernel gives the number of a session to no new process while one of the session is left.
+fn sessions_are_gone(event: &Event, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    if let Event::Started { pid, .. } | Event::ProbeStarted { pid, .. } = event {
+        for daemon in daemons {
+            daemon.session_is_gone(*pid, turn);
+        }
     }
 }
 

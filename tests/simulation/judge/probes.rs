@@ -44,9 +44,8 @@ impl Judge {
         let has_ended = kernel.by_uid(probe.uid).is_none_or(|i| matches!(kernel.processes[i].life, Life::Zombie(_)));
         let is_late = kernel.now >= probe.since + PROBE;
         let pid = probe.pid;
-        if !has_ended {
-            probe.killed = true;
-        }
+        // Its end may have come, and init hasn't heard of it: what it said counts no more.
+        probe.killed = true;
         if is_late && !has_ended {
             self.mark(Mark::ProbeTimedOut);
         } else if !has_ended {
