@@ -411,14 +411,14 @@ fn a_signal_whose_daemon_is_not_selected_or_that_is_wired_to_nothing_is_not_sent
 }
 
 #[test]
-fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1_and_the_line_says_that_it_is_dead() {
+fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1_and_the_line_says_how_it_ended() {
     let dir = Dir::new();
     let bundle = Container::with_table(&dir, TABLE, &[]).ready();
     let egress = bundle.daemon("egress");
     dir.write("poison", "");
     let (code, out, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("pipelock exited with code 7 and is dead; its siblings run on"), "{err}");
+    assert!(err.contains("pipelock exited with code 7; its siblings run on; unless its restart policy"), "{err}");
     assert_eq!(bundle.daemon("egress")["pid"], egress["pid"]);
     assert_eq!(bundle.daemon("pipelock")["state"], "exited");
     assert_eq!(bundle.try_exec(&["/proc/1/exe", "status"]).0, 1);
@@ -437,7 +437,7 @@ fn a_mitmdump_without_a_handler_is_not_killed_by_the_signal_and_exit_1_says_that
     let (code, out, err) = sidecar(&["apply-egress", "--timeout=1s", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(
-        err.contains("not proven") && err.contains("HUP is still held") && err.contains("may yet take effect"),
+        err.contains("not proven") && err.contains("HUP is still held") && err.contains("may still take effect"),
         "{err}"
     );
     assert_eq!(bundle.daemon("egress")["pid"], pid);

@@ -177,9 +177,12 @@ fn the_version_names_the_commit_and_the_target() {
 fn list_and_help_go_to_stdout() {
     let (code, out, err) = sidecar(&["--list"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\nrun-as\ncheck\n");
+    assert_eq!(
+        out,
+        "init\napply-allowlist\napply-egress\napply\nstatus\nrestart\nstop\nstart\nsignal\nrun-as\ncheck\n"
+    );
     assert_eq!(sidecar(&["-h"]), sidecar(&["--help"]));
-    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "run-as", "check"] {
+    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "restart", "signal", "run-as", "check"] {
         let (code, out, err) = sidecar(&[applet, "--help"]);
         assert_eq!((code, err.as_str()), (0, ""), "{applet}");
         assert_eq!(sidecar(&[applet, "-h"]).1, out);
@@ -210,7 +213,9 @@ fn install_makes_a_link_for_each_applet_and_replaces_its_own_older_ones() {
         assert_eq!((code, err.as_str()), (0, ""));
         let mut names: Vec<_> = fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "run-as", "status"]);
+        let expected =
+            "apply apply-allowlist apply-egress check init restart run-as signal start status stop".split(' ');
+        assert!(names.iter().map(|name| name.to_str().unwrap()).eq(expected), "{names:?}");
         for name in names {
             assert_eq!(fs::read_link(dir.0.join(name)).unwrap(), Path::new(SIDECAR));
         }
@@ -703,7 +708,7 @@ fn a_signal_that_a_kubectl_stand_in_lost_sight_of_is_never_told_as_not_sent() {
         let args = [&["apply-allowlist", "--via=kubectl", "--namespace=agents", "b1"], how].concat();
         let (code, out, err) = run(&mut dir.kubectl(bundle), &args);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
-        assert!(err.starts_with("b1: not proven: USR1 was sent, or may have been, then "), "{err}");
+        assert!(err.starts_with("b1: not proven: USR1 was sent, or may have been, but "), "{err}");
         assert!(err.contains("close 1006") && !err.contains("nothing was"), "{err}");
     }
 }

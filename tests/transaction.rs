@@ -532,7 +532,7 @@ fn what_can_not_be_replaced_is_found_out_before_anything_is_touched() {
     assert_eq!(bundle.read("conf/elsewhere"), "old");
     fs::remove_file(&rules).unwrap();
     fs::create_dir(&rules).unwrap();
-    is(&bundle.allowlist("new", &[]), "refused", 1, "no regular file");
+    is(&bundle.allowlist("new", &[]), "refused", 1, "not a regular file");
     fs::remove_dir(&rules).unwrap();
     fs::write(&rules, "old").unwrap();
     let inside = |args: &[&str]| {
@@ -1157,7 +1157,7 @@ fn a_helper_that_is_stopped_is_ended_by_the_next_apply_once_its_time_is_over() {
     }
     signal(&host, "KILL");
     host.wait().unwrap();
-    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another apply is running, by me@");
+    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another change is under way, by me@");
     // Its time is over: it is written into the lock, by which the next one judges.
     let lock = format!("/proc/{}/fd/102", bundle.init());
     let lock = fs::OpenOptions::new().read(true).write(true).open(lock).unwrap();
