@@ -114,7 +114,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<(Result<Verb, Stri
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + CODES))),
         Err(Early::Usage(message)) => return apply::usage(applet, raw.iter().map(String::as_str), &message),
     };
-    // A daemon of the same user can't look into what this reads of another's file.
+    // So a daemon of the same user can't read what this process holds of another daemon's file.
     let _ = nix::sys::prctl::set_dumpable(false);
     let mut told = Told { applet, json: options.json, exit: 0, written: Ok(()) };
     match plan(verb, &options) {

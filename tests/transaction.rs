@@ -694,7 +694,7 @@ fn where_the_connection_broke_and_the_record_can_not_be_read_a_person_must_look(
     bundle.wait_until("served", || bundle.read("serving") == "unready");
     fs::write(bundle.dir.join("conf/.rules.sidecar"), "garbage").unwrap();
     kill_all(&bundle.helpers());
-    is(&ended(host), "unsettled", 5, "can't be told");
+    is(&ended(host), "unsettled", 5, "it isn't known what became of the change");
     assert_eq!(bundle.read("conf/.sidecar-old.rules"), "old");
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "unreadable");
 }
@@ -1279,7 +1279,7 @@ fn a_port_that_was_held_before_the_restart_by_one_that_can_not_be_looked_at_is_n
     let report = ended(host);
     assert_ne!(report["outcome"], "live", "{report}");
     let error = report["error"].as_str().unwrap_or_default();
-    assert!(error.contains(&format!("port {port} is held by a process that ran before the restart")), "{report}");
+    assert!(error.contains(&format!("port {port} is held by a process from before the restart")), "{report}");
 }
 
 #[test]

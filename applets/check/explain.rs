@@ -104,7 +104,7 @@ fn stop(daemon: &Daemon) -> String {
     format!("{signal}{only}, then KILL after {}", time(daemon.grace))
 }
 
-/// Who starts and stops after whom, if that isn't simply the table's order.
+/// The order of starts and of a shutdown, if that isn't simply the table's order.
 fn orders(text: &mut String, table: &Table) {
     if table.daemons.iter().all(|daemon| daemon.depends_on.is_empty()) {
         return;

@@ -112,7 +112,7 @@ fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
     warnings
 }
 
-/// What the table names and isn't here. `fault_of` looks for the program of a command.
+/// Programs and files that the table names and that aren't here. `fault_of` looks for the program of a command.
 pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<String> {
     let mut warnings = Vec::new();
     for daemon in &table.daemons {
