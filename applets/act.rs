@@ -22,15 +22,16 @@ use crate::{apply, out, show};
 /// What `--help` adds to argh's text.
 pub const CODES: &str = "
 It runs inside the bundle, as the bundle's own user: docker exec BUNDLE /proc/1/exe restart git-gate.
-A restart and a start wait for an apply that is under way, check the daemon's file with its own checker before anything is
-asked, and are live once the process that they started is ready and has stayed so for its settling time; a oneshot, once it
-has exited 0. A stop is over once the daemon and its children have ended. It waits for no apply: one that is under way puts
-the old content back. A signal is delivered once the daemon's process catches it; KILL, STOP and the like are sent at once.
-Several daemons are served in the table's order, one line each.
-Ctrl-C stops the waiting. A request that was sent stands, and init goes on with it.
+`restart` and `start` wait for any change that is under way, have the daemon's own checker check its file before they ask
+init for anything, and succeed once the new process is ready and has stayed ready for its settling time (a oneshot: once it
+has exited 0). `stop` succeeds once the daemon and its children have ended. It doesn't wait for an apply: one that is under
+way puts the old content back. `signal` succeeds once the daemon's process has a handler for the signal and was sent it;
+KILL, STOP and the like are sent at once.
+Several daemons are handled in the table's order, with one line each.
+Ctrl-C ends the wait only. A request that was sent stands, and init continues with it.
 
 Exit codes (several daemons: the highest):
-  0  live, stopped or delivered; or it was so already: a start of one that runs, a stop of one that doesn't
+  0  live, stopped or delivered; or nothing to do: a start of a daemon that runs, a stop of one that doesn't
   1  refused, failed, superseded by a later request, or not proven; the line says which
   2  usage, or the table has no such daemon; nothing was done for any
   4  PID 1 is not `sidecar init`, or this user may not ask it; the line says which
@@ -45,7 +46,7 @@ macro_rules! applet {
         #[argh(help_triggers("-h", "--help"))]
         pub struct $name {
             $($own)*
-            /// how long to wait: 500ms, 30s, 2m (default: 30s), for each daemon; first for an apply that is under way
+            /// how long to wait: 500ms, 30s, 2m (default: 30s), for each daemon: for a change that is under way, then for the result
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object per daemon on stdout, also for errors
@@ -63,9 +64,9 @@ macro_rules! applet {
         }
     };
 }
-applet!(Restart, "Restart daemons of this bundle by name, and see that each is ready again.", []);
+applet!(Restart, "Restart daemons of this bundle by name, and wait until each is ready again.", []);
 applet!(Stop, "Stop daemons of this bundle by name. Each stays stopped until a start or a restart.", []);
-applet!(Start, "Start daemons of this bundle by name, and see that each is ready.", []);
+applet!(Start, "Start daemons of this bundle by name, and wait until each is ready.", []);
 applet!(Send, "Send a signal to daemons of this bundle by name.", [
     /// the signal, with or without SIG: HUP, KILL, RTMIN+3
     #[argh(positional, arg_name = "SIG")]
@@ -102,7 +103,9 @@ pub fn signal(args: &[String]) -> ExitCode {
 fn verb(name: &str) -> Result<Verb, String> {
     let upper = name.to_ascii_uppercase();
     let known = Signal::from_name(upper.strip_prefix("SIG").unwrap_or(&upper));
-    known.map(Verb::Signal).ok_or_else(|| format!("{name:?} is no signal; give a name as HUP, TERM, KILL or RTMIN+3"))
+    known
+        .map(Verb::Signal)
+        .ok_or_else(|| format!("{name:?} is not a signal; give a name such as HUP, TERM, KILL or RTMIN+3"))
 }
 
 fn serve(applet: &'static str, raw: &[String], parsed: Result<(Result<Verb, String>, Options), Early>) -> ExitCode {
@@ -111,7 +114,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<(Result<Verb, Stri
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + CODES))),
         Err(Early::Usage(message)) => return apply::usage(applet, raw.iter().map(String::as_str), &message),
     };
-    // A daemon of the same user can't look into what this reads of another's file.
+    // So a daemon of the same user can't read what this process holds of another daemon's file.
     let _ = nix::sys::prctl::set_dumpable(false);
     let mut told = Told { applet, json: options.json, exit: 0, written: Ok(()) };
     match plan(verb, &options) {
@@ -149,7 +152,7 @@ fn plan(verb: Result<Verb, String>, options: &Options) -> Result<Plan, Reason> {
     if let Some(name) = options.names.iter().find(|name| known().all(|known| known != *name)) {
         let known: Vec<&str> = page.status.daemons.iter().map(|daemon| daemon.name.as_str()).collect();
         let known = known.join(", ");
-        return Err(usage(format!("the bundle's table has no daemon {name:?}; those that are selected are {known}")));
+        return Err(usage(format!("the bundle's table has no daemon {name:?}; the selected daemons are {known}")));
     }
     Ok(Plan { verb, timeout, names: known().filter(|name| options.names.contains(name)).cloned().collect() })
 }

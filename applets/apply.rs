@@ -63,13 +63,13 @@ macro_rules! options {
             /// with --dry-run: show the text of those lines too, which may hold credentials
             #[argh(switch)]
             show_content: bool,
-            /// with --file: even if this content is live already
+            /// with --file: apply even if this content is live already
             #[argh(switch)]
             force: bool,
             /// who does it, for the record and the log (default: user@host)
             #[argh(option)]
             by: Option<String>,
-            /// bounds the wait for another apply, then the time from the check to the proof: 500ms, 30s, 2m (default: 30s)
+            /// bounds the wait for another change, then the time from the check to the proof: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object per bundle on stdout, also for errors
@@ -150,7 +150,7 @@ macro_rules! applet {
 }
 options!(applet
     General,
-    "Make a change live in running bundles, by a signal that has a rule there or by a restart of one daemon, and check that it is live.",
+    "Make a change live in running bundles, by a restart of one daemon or by a signal that has a rule there, and check that it is live.",
     [
         /// the signal, which has a rule in the bundle's table: HUP, USR1, USR2, WINCH or RTMIN+N
         #[argh(option)]
@@ -167,11 +167,11 @@ options!(applet
     };
 );
 options!(applet
-    Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is live.", [],
+    Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and check that it is live.", [],
     |_| Ok(Trigger::Signal(Signal::USR1));
 );
 options!(applet
-    Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [],
+    Egress, "Make egress reload its routes in running bundles (signal HUP), and check that it did.", [],
     |_| Ok(Trigger::Signal(Signal::HUP));
 );
 

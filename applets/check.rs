@@ -26,10 +26,10 @@ Exit codes:
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Options {
-    /// the table, as FILE
+    /// the same as FILE
     #[argh(option)]
     config: Option<PathBuf>,
-    /// also look for the programs and files that the table names: for inside a bundle
+    /// inside a bundle: also warn of programs and files that the table names and that aren't there
     #[argh(switch)]
     here: bool,
     /// the table to validate

@@ -36,7 +36,7 @@ pub fn read() -> Result<Page, String> {
 /// This user may not, PID 1 takes no requests, or it has taken none in that time.
 pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
     let path = PathBuf::from(format!("/proc/1/fd/{REQUEST_FD}"));
-    // The link is looked at first: to open a stranger's descriptor can have effects.
+    // The link is checked first, since opening a stranger's descriptor can have side effects.
     if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
         return Err(io::Error::other("PID 1 takes no requests"));
     }
@@ -102,7 +102,7 @@ fn is_this_program(pid: u32) -> bool {
 }
 
 fn read_at(path: &Path) -> Result<Page, String> {
-    // The link is looked at first: to open a stranger's descriptor, a terminal's say, can have effects.
+    // The link is checked first, since opening a stranger's descriptor (a terminal's, say) can have side effects.
     is_ours(&path.read_link().map_err(|e| unreadable(&e))?)?;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let mut file = File::from(open(path, flags, Mode::empty()).map_err(|e| unreadable(&e.into()))?);

@@ -5,7 +5,7 @@
 //! \nID VERB [SIGNAL] NAME\n
 //! ```
 //!
-//! Who may open `/proc/1/fd/101` is whom the kernel lets trace PID 1: proc(5), ptrace(2). So init judges no credentials.
+//! A process may open `/proc/1/fd/101` if the kernel lets it trace PID 1: proc(5), ptrace(2). So init checks no credentials.
 
 use std::fmt;
 

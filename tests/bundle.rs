@@ -418,7 +418,7 @@ fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1_and_the_line_says_how_
     dir.write("poison", "");
     let (code, out, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("pipelock exited with code 7; its siblings run on"), "{err}");
+    assert!(err.contains("pipelock exited with code 7; its siblings run on; unless its restart policy"), "{err}");
     assert_eq!(bundle.daemon("egress")["pid"], egress["pid"]);
     assert_eq!(bundle.daemon("pipelock")["state"], "exited");
     assert_eq!(bundle.try_exec(&["/proc/1/exe", "status"]).0, 1);
@@ -437,7 +437,7 @@ fn a_mitmdump_without_a_handler_is_not_killed_by_the_signal_and_exit_1_says_that
     let (code, out, err) = sidecar(&["apply-egress", "--timeout=1s", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(
-        err.contains("not proven") && err.contains("HUP is still held") && err.contains("may yet take effect"),
+        err.contains("not proven") && err.contains("HUP is still held") && err.contains("may still take effect"),
         "{err}"
     );
     assert_eq!(bundle.daemon("egress")["pid"], pid);

@@ -709,7 +709,7 @@ fn a_signal_that_a_kubectl_stand_in_lost_sight_of_is_never_told_as_not_sent() {
         let args = [&["apply-allowlist", "--via=kubectl", "--namespace=agents", "b1"], how].concat();
         let (code, out, err) = run(&mut dir.kubectl(bundle), &args);
         assert_eq!((code, out.as_str()), (1, ""), "{err}");
-        assert!(err.starts_with("b1: not proven: USR1 was sent, or may have been, then "), "{err}");
+        assert!(err.starts_with("b1: not proven: USR1 was sent, or may have been, but "), "{err}");
         assert!(err.contains("close 1006") && !err.contains("nothing was"), "{err}");
     }
 }

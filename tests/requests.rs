@@ -195,7 +195,10 @@ fn a_restart_is_live_once_the_new_process_is_ready_and_no_sibling_moves() {
 #[test]
 fn a_stopped_daemon_stays_stopped_whatever_its_policy_until_it_is_started() {
     let bundle = Bundle::start();
-    is_good(&bundle.says(&["stop", "beta", "dies"]), "stopped: beta was stopped; it stays so until it is started; ");
+    is_good(
+        &bundle.says(&["stop", "beta", "dies"]),
+        "stopped: beta was stopped, and stays stopped until it is started; ",
+    );
     let before = bundle.daemon("dies");
     assert_eq!(before["state"], "stopped");
     // Longer than its delay could be by now.
@@ -210,10 +213,10 @@ fn a_stopped_daemon_stays_stopped_whatever_its_policy_until_it_is_started() {
 fn what_is_so_already_is_exit_0_and_says_so() {
     let bundle = Bundle::start();
     let said = bundle.says(&["start", "beta"]);
-    is_good(&said, "running: beta runs already (pid ");
+    is_good(&said, "running: beta is running already (pid ");
     assert_eq!(bundle.daemon("beta")["generation"], 1);
     is_good(&bundle.says(&["stop", "beta"]), "stopped: ");
-    is_good(&bundle.says(&["stop", "beta"]), "not running: beta doesn't run; nothing was done; ");
+    is_good(&bundle.says(&["stop", "beta"]), "not running: beta isn't running; nothing was done; ");
     is_good(&bundle.says(&["stop", "once"]), "not running: once ");
     // Also if its file would be refused.
     fs::write(bundle.path("conf/rules"), "bad").unwrap();
@@ -234,7 +237,7 @@ fn a_daemon_in_backoff_is_started_at_once_and_proven_in_the_process_that_this_st
 #[test]
 fn a_oneshot_is_run_again_and_live_once_it_has_exited_0() {
     let bundle = Bundle::start();
-    is_good(&bundle.says(&["restart", "once"]), "live: once was run and exited 0: generation 2");
+    is_good(&bundle.says(&["restart", "once"]), "live: once ran and exited 0 (generation 2); siblings untouched; ");
     fs::write(bundle.path("once"), "9").unwrap();
     is_bad(&bundle.says(&["start", "once"]), 1, "not proven: ");
     assert_eq!(bundle.daemon("once")["generation"], 3);
@@ -303,7 +306,7 @@ fn who_waits_for_the_lock_in_vain_is_told_who_has_it_and_a_stop_does_not_wait() 
     let restart = bundle.begin(&["restart", "slow"]);
     bundle.wait_until("asked", || bundle.is_asked("slow", "restart"));
     let said = bundle.says(&["restart", "beta", "--timeout=200ms"]);
-    is_bad(&said, 1, "refused: beta: another apply is running, by me@");
+    is_bad(&said, 1, "refused: beta: another change is under way, by me@");
     assert!(said.1.contains(" (restart), since "), "{said:?}");
     is_good(&bundle.says(&["stop", "beta"]), "stopped: ");
     is_good(&bundle.says(&["signal", "WINCH", "deaf"]), "delivered: ");
@@ -423,7 +426,7 @@ fn ctrl_c_stops_the_waiting_and_the_request_stands() {
     // nsenter itself dies of it.
     let inside = fs::read_to_string(format!("/proc/{0}/task/{0}/children", stop.id())).unwrap();
     assert!(Command::new("kill").args(["-INT", inside.trim()]).status().unwrap().success());
-    is_bad(&ended(stop), 1, "not proven: slow: interrupted; the request stands, and init goes on with it");
+    is_bad(&ended(stop), 1, "not proven: slow: interrupted; the request stands, and init continues with it");
     bundle.wait_until("it ends", || bundle.daemon("slow")["state"] == "stopped");
 }
 

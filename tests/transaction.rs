@@ -532,7 +532,7 @@ fn what_can_not_be_replaced_is_found_out_before_anything_is_touched() {
     assert_eq!(bundle.read("conf/elsewhere"), "old");
     fs::remove_file(&rules).unwrap();
     fs::create_dir(&rules).unwrap();
-    is(&bundle.allowlist("new", &[]), "refused", 1, "no regular file");
+    is(&bundle.allowlist("new", &[]), "refused", 1, "not a regular file");
     fs::remove_dir(&rules).unwrap();
     fs::write(&rules, "old").unwrap();
     let inside = |args: &[&str]| {
@@ -694,7 +694,7 @@ fn where_the_connection_broke_and_the_record_can_not_be_read_a_person_must_look(
     bundle.wait_until("served", || bundle.read("serving") == "unready");
     fs::write(bundle.dir.join("conf/.rules.sidecar"), "garbage").unwrap();
     kill_all(&bundle.helpers());
-    is(&ended(host), "unsettled", 5, "can't be told");
+    is(&ended(host), "unsettled", 5, "it isn't known what became of the change");
     assert_eq!(bundle.read("conf/.sidecar-old.rules"), "old");
     assert_eq!(bundle.daemon(0)["transaction"]["outcome"], "unreadable");
 }
@@ -1157,7 +1157,7 @@ fn a_helper_that_is_stopped_is_ended_by_the_next_apply_once_its_time_is_over() {
     }
     signal(&host, "KILL");
     host.wait().unwrap();
-    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another apply is running, by me@");
+    is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another change is under way, by me@");
     // Its time is over: it is written into the lock, by which the next one judges.
     let lock = format!("/proc/{}/fd/102", bundle.init());
     let lock = fs::OpenOptions::new().read(true).write(true).open(lock).unwrap();
@@ -1279,7 +1279,7 @@ fn a_port_that_was_held_before_the_restart_by_one_that_can_not_be_looked_at_is_n
     let report = ended(host);
     assert_ne!(report["outcome"], "live", "{report}");
     let error = report["error"].as_str().unwrap_or_default();
-    assert!(error.contains(&format!("port {port} is held by a process that ran before the restart")), "{report}");
+    assert!(error.contains(&format!("port {port} is held by a process from before the restart")), "{report}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub fn meaning(table: &Table, source: &str) -> String {
 fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
     let mut lines = vec![("command", words(&daemon.command))];
     if daemon.is_oneshot {
-        lines.push(("oneshot", "it runs once, to its end".to_owned()));
+        lines.push(("oneshot", "runs once, to its end".to_owned()));
     }
     if !daemon.depends_on.is_empty() {
         let of = |daemon: &usize| {
@@ -100,11 +100,11 @@ fn stop(daemon: &Daemon) -> String {
         return "KILL at once".to_owned();
     }
     let signal = daemon.stop_signal;
-    let only = if signal.ends_by_default() { "" } else { " (which only a handler makes it obey)" };
+    let only = if signal.ends_by_default() { "" } else { " (which stops it only if it has a handler)" };
     format!("{signal}{only}, then KILL after {}", time(daemon.grace))
 }
 
-/// Who starts and stops after whom, if that isn't simply the table's order.
+/// The order of starts and of a shutdown, if that isn't simply the table's order.
 fn orders(text: &mut String, table: &Table) {
     if table.daemons.iter().all(|daemon| daemon.depends_on.is_empty()) {
         return;
@@ -188,7 +188,7 @@ mod tests {
         for (lines, told) in [
             ("", "TERM, then KILL after 8s"),
             ("stop_signal='SIGQUIT'\ngrace='1m'", "QUIT, then KILL after 1m"),
-            ("stop_signal='WINCH'", "WINCH (which only a handler makes it obey), then KILL after 8s"),
+            ("stop_signal='WINCH'", "WINCH (which stops it only if it has a handler), then KILL after 8s"),
             ("grace='0s'", "KILL at once"),
         ] {
             assert!(with(lines).contains(&format!("\n  stop     {told}\n")), "{}", with(lines));
@@ -202,7 +202,7 @@ mod tests {
              [[daemon]]\nname='migrate'\ncommand=['a']\noneshot=true\ndepends_on=['db']\n[[daemon]]\nname='alone'\ncommand=['a']\n",
         );
         assert!(text.contains("\n  starts   once migrate has exited 0 and db is ready\n"), "{text}");
-        assert!(text.contains("\n  oneshot  it runs once, to its end\n"), "{text}");
+        assert!(text.contains("\n  oneshot  runs once, to its end\n"), "{text}");
         assert!(
             text.contains("ready\n  1        db, alone\n  2        migrate\n  3        app\n\norder of a shutdown: "),
             "{text}"

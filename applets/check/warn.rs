@@ -96,7 +96,7 @@ fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
     }
     if !daemon.is_oneshot && daemon.ready.is_none() {
         warnings.push(format!(
-            "{name:?} has no `ready`, so {who} {waits} only until its program was executed; give it one to wait until it serves"
+            "{name:?} has no `ready`, so {who} {waits} only until its program has been executed; give it one to wait until it serves"
         ));
     }
     if let Some(longest) = dependents.iter().max_by_key(|dependent| dependent.grace)
@@ -112,7 +112,7 @@ fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
     warnings
 }
 
-/// What the table names and isn't here. `fault_of` looks for the program of a command.
+/// Programs and files that the table names and that aren't here. `fault_of` looks for the program of a command.
 pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<String> {
     let mut warnings = Vec::new();
     for daemon in &table.daemons {
@@ -222,8 +222,8 @@ mod tests {
         assert_eq!(
             depended_on(""),
             [
-                "\"a\" has no `ready`, so \"b\" and one other wait only until its program was executed; give it one to wait until \
-              it serves"
+                "\"a\" has no `ready`, so \"b\" and one other wait only until its program has been executed; give it one to wait \
+              until it serves"
             ]
         );
         assert_eq!(

@@ -1,5 +1,5 @@
 //! One apply at a time in a bundle: a flock(2) on a memfd of PID 1's, opened through `/proc/1/fd/102`. It dies with its holder and
-//! leaves nothing in any directory, and who may open it is whom the kernel lets trace PID 1: proc(5), ptrace(2).
+//! leaves nothing in any directory, and a process may open it if the kernel lets it trace PID 1: proc(5), ptrace(2).
 //!
 //! Its holder writes into it who it is. Any process of the same user could write there too, so only the kernel's own list is
 //! believed when it comes to ending somebody.
@@ -56,7 +56,7 @@ pub fn try_take(init: Pid) -> Result<Option<Lock>, Reason> {
 }
 
 impl Lock {
-    /// Writes into it who holds it. It only tells: that it can't be written changes nothing.
+    /// Writes the holder's name into it. That only informs others, so a failed write does no harm.
     pub fn tell(&self, holder: &Holder) {
         let written = Written { pid: getpid().as_raw(), holder: holder.clone() };
         let mut text = serde_json::to_vec(&written).unwrap_or_default();
@@ -99,7 +99,7 @@ pub fn end_holder(init: Pid) {
 
 fn file_of(init: Pid) -> io::Result<File> {
     let path = PathBuf::from(format!("/proc/{init}/fd/{LOCK_FD}"));
-    // The link is looked at first: to open a stranger's descriptor can have effects.
+    // The link is checked first, since opening a stranger's descriptor can have side effects.
     if path.read_link()?.as_os_str() != format!("/memfd:{LOCK_NAME} (deleted)").as_str() {
         return Err(io::Error::other("that is no lock of `sidecar init`"));
     }

@@ -441,11 +441,11 @@ impl fmt::Display for Reason {
                 write!(f, "the bundle's init can't be asked: {words}; see the bundle's log, then try again")
             }
             Self::Locked { by, since } => {
-                write!(f, "another apply is running, by {by}")?;
+                write!(f, "another change is under way, by {by}")?;
                 if !since.as_str().is_empty() {
                     write!(f, ", since {since}")?;
                 }
-                f.write_str("; apply again when it has ended, or give a longer --timeout")
+                f.write_str("; try again when it has ended, or give a longer --timeout")
             }
             Self::NoLock { words } => write!(f, "the bundle's lock can't be taken: {words}"),
             Self::NoConfig { daemon } => {
@@ -454,7 +454,7 @@ impl fmt::Display for Reason {
             Self::File { path, fault } => fault.tell(path, f),
             Self::Checker { path, fault } => match fault {
                 CheckerFault::Refused { code: Some(code), words } => {
-                    write!(f, "the checker of {path} exits {code}{}; fix the content", aside(words))
+                    write!(f, "the checker of {path} exited with code {code}{}; fix the content", aside(words))
                 }
                 CheckerFault::Refused { code: None, words } => {
                     write!(f, "the checker of {path} was killed{}", aside(words))
@@ -473,16 +473,16 @@ impl fmt::Display for Reason {
                 Self::File { path, fault: FileFault::RecordGone } => write!(
                     f,
                     "the record of an earlier change of {path} can't be read, and old content is kept beside it (.sidecar-old.*): \
-                     see which of the two is right, put it there by hand, remove that copy, then apply without --file"
+                     decide which of the two is right, put it there by hand, remove the copy, then apply without --file"
                 ),
                 why => write!(
                     f,
                     "an earlier change of {daemon} was interrupted and can't be taken back: {why}; its file holds what was \
-                     never proven; fix that, then apply again"
+                     never proven; fix that, then try again"
                 ),
             },
             Self::Unproven { daemon, sent, pid, shortfall } => shortfall.tell(daemon, sent, *pid, f),
-            Self::Garbled => f.write_str("the content did not arrive as it was sent; apply again"),
+            Self::Garbled => f.write_str("the content did not arrive as it was sent; try again"),
             Self::HostGone => f.write_str("the connection to the bundle broke"),
             Self::Cancelled | Self::Interrupted => f.write_str("interrupted"),
             Self::NotSent => f.write_str("the call that was to send the signal failed"),
@@ -494,7 +494,7 @@ impl fmt::Display for Reason {
             Self::CallFailed { call, words } => {
                 let words =
                     if words.as_str().is_empty() { "it printed nothing about this bundle" } else { words.as_str() };
-                write!(f, "{call} failed: {words}; see whether the bundle runs")
+                write!(f, "{call} failed: {words}; check whether the bundle runs")
             }
             Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
             Self::NoneFound { is_pod, labels } => {
@@ -507,7 +507,7 @@ impl fmt::Display for Reason {
             Self::NotUp { state } => {
                 write!(f, "it is not running ({state}); a new start reads the new files anyway")
             }
-            Self::Paused => f.write_str("it is paused; unpause it, then apply again"),
+            Self::Paused => f.write_str("it is paused; unpause it, then try again"),
             Self::SharesPids { mode } => write!(
                 f,
                 "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; start it with one of \
@@ -520,7 +520,7 @@ impl fmt::Display for Reason {
             Self::Stranger { program } => write!(
                 f,
                 "not a sidecar bundle: its image has no label sidecar.schema and it was started with {program}; \
-                 see whether the name is right"
+                 check the name"
             ),
             Self::StrangePod { container } => {
                 f.write_str("not a sidecar bundle: nothing in the pod's manifest says that ")?;
@@ -540,7 +540,7 @@ impl fmt::Display for Reason {
             Self::NotInit { error } => write!(f, "not a sidecar bundle that can be read: {error}"),
             Self::MayNotAsk { words } => write!(
                 f,
-                "the user of this exec may not run the program of its PID 1 ({words}); run it as the user that \
+                "this user may not execute the program of the container's PID 1 ({words}); use the user that \
                  the container runs as"
             ),
             Self::NoAnswer { words } => write!(
@@ -559,16 +559,16 @@ impl fmt::Display for Reason {
             }
             Self::KillFailed { kill, words, gone } => {
                 let left = if *gone { "the container can't be reached" } else { "the daemon is as it was" };
-                write!(f, "{kill} failed: {words}; {left}; fix that and apply again")
+                write!(f, "{kill} failed: {words}; {left}; fix that and try again")
             }
             Self::KillTimedOut { kill } => write!(
                 f,
-                "{kill} did not end in time; the daemon was not seen to act on it, and it may yet; look with status, then apply again"
+                "{kill} did not end in time, and the daemon has not acted on it so far, but still may; check status, then try again"
             ),
             Self::Lost { sent, words } => write!(
                 f,
-                "{sent} was sent, or may have been, then the bundle said nothing that makes sense{}; what state the daemon is in \
-                 can't be told; see whether the bundle runs and what its log says",
+                "{sent} was sent, or may have been, but the bundle then gave no answer that makes sense{}, so the daemon's state isn't \
+                 known; check whether the bundle runs, and read its log",
                 aside(words)
             ),
             Self::Vanished { words } => write!(
@@ -579,8 +579,8 @@ impl fmt::Display for Reason {
             ),
             Self::Unknown { words } => write!(
                 f,
-                "what became of the change can't be told{}; the bundle settles it by itself in the time that was given; \
-                 look with status (`transaction`) which content is live",
+                "it isn't known what became of the change{}; the bundle settles it by itself within the --timeout; \
+                 check with status (`transaction`) which content is live",
                 aside(words)
             ),
             Self::Fleet { why } => write!(f, "{why}"),
@@ -593,7 +593,7 @@ impl FileFault {
         match self {
             Self::Missing => write!(f, "{path} isn't there; create it once, so that there is a way back"),
             Self::Symlink => write!(f, "{path} is a symlink; put a file there"),
-            Self::NotAFile => write!(f, "{path} is no regular file"),
+            Self::NotAFile => write!(f, "{path} is not a regular file"),
             Self::Mounted => {
                 write!(f, "{path} is a bind mount of its own, so it can't be replaced; mount its directory instead")
             }
@@ -609,16 +609,16 @@ impl FileFault {
             ),
             Self::Changed => write!(
                 f,
-                "somebody else wrote to {path} meanwhile; see who does (what the way back finds there it keeps beside it as \
-                 .sidecar-other.*), then apply again"
+                "somebody else wrote to {path} meanwhile; find out who (what they wrote is kept beside it as .sidecar-other.* if the change \
+                 is taken back), then try again"
             ),
             Self::Moved => write!(
                 f,
-                "{path} led to another directory when the change was to be proven; apply again once nobody switches it"
+                "{path} came to lead to another directory during the change; try again once nobody switches it"
             ),
             Self::KeptGone => write!(
                 f,
-                "what was kept of the old content isn't what was recorded: {path} holds what was never proven"
+                "the kept copy of the old content isn't what was recorded: {path} holds content that was never proven"
             ),
             Self::RecordGone => {
                 write!(f, "the record of the last change of {path} can't be read, and old content is kept beside it")
@@ -643,7 +643,7 @@ impl Shortfall {
     fn tell(&self, daemon: &Printable, sent: &Printable, pid: Option<i32>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         match self {
-            Self::Unserved => write!(f, "init did not serve {sent} in time; {daemon}{pid} did not move"),
+            Self::Unserved => write!(f, "init did not act on {sent} in time; {daemon}{pid} is as it was"),
             Self::InitRefused => {
                 write!(f, "init could do nothing with {sent} for {daemon}{pid}; see the bundle's log for the reason")
             }
@@ -662,31 +662,33 @@ impl Shortfall {
             }
             Self::NotSettled => write!(
                 f,
-                "{daemon} runs{pid} and is ready, but was not for its settling time in time; give a longer --timeout"
+                "{daemon} runs{pid} and is ready, but had not been so for its settling time when the time was up; give a longer --timeout"
             ),
             Self::SocketHeld { socket, by } => {
                 match by {
                     Some((by, name)) => write!(f, "{socket} is held by pid {by} ({name})")?,
                     None => {
-                        write!(f, "{socket} is held by a process that ran before the restart and can't be looked at")?;
+                        write!(f, "{socket} is held by a process from before the restart that can't be inspected")?;
                     }
                 }
-                write!(f, ", so it can't be told that {daemon}{pid} serves; end that process")
+                write!(f, ", so it isn't certain that {daemon}{pid} serves it; end that process")
             }
-            Self::Held => write!(f, "{sent} is still held: {daemon} runs{pid} and had no handler for it in time"),
+            Self::Held => {
+                write!(f, "{sent} is still held: {daemon} runs{pid}, but did not install a handler for it in time")
+            }
             Self::NeverCaught => {
-                write!(f, "{sent} was dropped: {daemon} runs{pid} and never caught it; it isn't made to reload by it")
+                write!(
+                    f,
+                    "{sent} was dropped: {daemon} runs{pid} but has no handler for it, so it can't be made to reload by it"
+                )
             }
             Self::ReloadPending => write!(
                 f,
-                "{daemon} runs{pid}, has {sent} and did not say in time what it made of it (RELOADING=1, then READY=1)"
+                "{daemon} runs{pid}, was sent {sent}, but did not report the reload in time (RELOADING=1, then READY=1)"
             ),
             Self::ReloadRefused { errno } => write!(f, "{daemon} took {sent} and refused to reload (errno {errno})"),
             Self::Replaced => {
-                write!(
-                    f,
-                    "the process of {daemon} that was to take {sent} was replaced by another{pid}; look with status"
-                )
+                write!(f, "the process of {daemon} that was to take {sent} was replaced by another{pid}; check status")
             }
             Self::StillStopping => {
                 write!(f, "{daemon} is still being stopped{pid}; give a --timeout beyond its grace")
@@ -696,7 +698,7 @@ impl Shortfall {
             Self::Forgotten => {
                 write!(f, "{sent} for {daemon}{pid} is gone from the status page, so what became of it can't be told")
             }
-            Self::NotDone => write!(f, "{daemon} runs{pid} and did not exit in time; give a longer --timeout"),
+            Self::NotDone => write!(f, "{daemon} still runs{pid} and did not exit in time; give a longer --timeout"),
             Self::Contradiction => {
                 write!(f, "the bundle's status page contradicts itself: a generation of {daemon}{pid} went down")
             }
@@ -707,18 +709,21 @@ impl Shortfall {
     #[must_use]
     pub fn aftermath(&self) -> &'static str {
         match self {
-            Self::Unserved | Self::Held | Self::ReloadPending => "; it may yet take effect; look again with status",
-            Self::OldStopping => "; its replacement starts after that and may yet come up; look again with status",
-            Self::NotReady | Self::NotSettled => "; it may yet be; look again with status",
-            Self::StillStopping => "; init goes on with it; look again with status",
-            Self::NotDone => "; it may yet succeed; look again with status",
-            Self::Stopped => "; it stays stopped until it is started",
-            Self::Superseded | Self::Forgotten => "; look with status, then try again",
-            Self::Dead { .. } | Self::NotExecuted { .. } => {
-                "; its siblings run on; status says whether its policy starts it again; see the bundle's log, fix the \
-                 cause, then try again"
+            Self::Unserved | Self::Held | Self::ReloadPending => "; it may still take effect; check status later",
+            Self::OldStopping => {
+                "; its replacement starts once it has ended, and may still come up; check status later"
             }
-            Self::ReloadRefused { .. } => ": it runs on with what it had; see its log, fix its file and apply again",
+            Self::NotReady | Self::NotSettled => "; it may still become so; check status later",
+            Self::StillStopping => "; init continues with it; check status later",
+            Self::NotDone => "; it may still succeed; check status later",
+            Self::Stopped => "; it stays stopped until it is started",
+            Self::Superseded | Self::Forgotten => "; check status, then try again",
+            Self::Dead { .. } | Self::NotExecuted { .. } => {
+                "; its siblings run on; unless its restart policy starts it again, it stays down; see the bundle's log, fix the cause and try again"
+            }
+            Self::ReloadRefused { .. } => {
+                "; it keeps running with what it had; see its log, fix the cause and try again"
+            }
             _ => "",
         }
     }

@@ -153,7 +153,7 @@ pub trait Hands: Sized {
     fn home(&mut self) -> Home;
     /// The bundle's lock; false: another has it.
     fn lock(&mut self) -> Tried<bool>;
-    /// Writes into the lock, which is had, who has it.
+    /// Writes the holder's name into the lock, which is held.
     fn hold(&mut self, holder: &Holder) -> Tried<()>;
     /// Who has the lock, by their own words.
     fn holder(&mut self) -> Tried<Option<Holder>>;
@@ -531,7 +531,7 @@ impl<'a, H: Hands> Change<'a, H> {
         };
         let sha256 = placed.as_ref().map(|placed| placed.sha256.clone());
         if let (Some(files), Some(sha256)) = (&mut files, &sha256) {
-            // It only tells: that it can't be written changes nothing.
+            // That only informs others, so a failed write does no harm.
             if let Some(last) = unless_killed(files.record())? {
                 let record = self.new_record(daemon, outcome, None, sha256.clone());
                 if unless_killed(files.write_record(&record.after(last)))?.is_some() {

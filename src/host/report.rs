@@ -131,7 +131,7 @@ impl Report {
     pub fn note(&self) -> Option<String> {
         let (who, signal) = (self.who()?, self.stop_signal.as_ref()?);
         Some(format!(
-            "{who}: note: its stop signal is {signal}, perhaps by an image that it is based on, and that doesn't stop sidecar: \
+            "{who}: note: its stop signal is {signal}, perhaps inherited from its base image, and that doesn't stop sidecar: \
              docker stop will end in SIGKILL; set STOPSIGNAL SIGTERM in the Dockerfile (compose: stop_signal: SIGTERM)"
         ))
     }
@@ -213,10 +213,10 @@ impl Report {
         });
         let tail = format!("{siblings}{}{unchecked}{owner}; {ms} ms", self.moved());
         let restart = self.target.as_ref().is_some_and(|t| t.action == Act::Restart);
+        let over = self.end.after.filter(|after| after.pid.is_none());
         match self.end.ended.outcome {
-            Outcome::Live if self.end.after.is_some_and(|after| after.pid.is_none()) => {
-                let generation = self.end.after.map_or(0, |after| after.generation);
-                format!("live: {daemon} was run and exited 0: generation {generation}{tail}")
+            Outcome::Live if over.is_some() => {
+                format!("live: {daemon} ran and exited 0 (generation {}){tail}", over.map_or(0, |over| over.generation))
             }
             Outcome::Live if matches!(asked.trigger, Some(Trigger::Request { verb: Verb::Start, .. })) => {
                 format!("live: {daemon} was started and is ready: {}{tail}", self.change())
@@ -224,18 +224,17 @@ impl Report {
             Outcome::Live if restart => format!("live: {daemon} was restarted and is ready: {}{tail}", self.change()),
             Outcome::Live => format!("live: {daemon} took {signal} and says that it obeyed: {}{tail}", self.change()),
             Outcome::Delivered if self.is_inside() => {
-                format!(
-                    "delivered: {daemon} was sent {signal}{}; what it made of it was not looked at{tail}",
-                    self.pid()
-                )
+                format!("delivered: {daemon} was sent {signal}{}; how it reacted was not checked{tail}", self.pid())
             }
             Outcome::Stopped => {
-                format!("stopped: {daemon} was stopped; it stays so until it is started{tail}")
+                format!("stopped: {daemon} was stopped, and stays stopped until it is started{tail}")
             }
-            Outcome::Running => format!("running: {daemon} runs already{}; nothing was done; {ms} ms", self.pid()),
-            Outcome::NotRunning => format!("not running: {daemon} doesn't run; nothing was done; {ms} ms"),
+            Outcome::Running => {
+                format!("running: {daemon} is running already{}; nothing was done; {ms} ms", self.pid())
+            }
+            Outcome::NotRunning => format!("not running: {daemon} isn't running; nothing was done; {ms} ms"),
             Outcome::Delivered => format!(
-                "delivered: {daemon} took {signal} and stays up: {}; whether it obeyed it can't say (its `ready` is not notify){tail}",
+                "delivered: {daemon} took {signal} and stays up: {}; it can't say whether it obeyed (its `ready` is not notify){tail}",
                 self.change()
             ),
             Outcome::Unchanged => format!(
@@ -250,7 +249,7 @@ impl Report {
                     if is_untouched { "nothing was changed or sent" } else { "nothing of this change was made" };
                 format!("dry run: {passes}; {diff}; {untouched}; {ms} ms")
             }
-            _ => format!("sent: {signal} for {daemon}, by {tool}; what came of it was not looked at; {ms} ms"),
+            _ => format!("sent: {signal} for {daemon}, by {tool}; the result was not checked; {ms} ms"),
         }
     }
 
@@ -274,7 +273,7 @@ impl Report {
             (Outcome::Refused, Reason::Unproven { shortfall, .. }) => {
                 format!("refused: {why_said}{}", shortfall.aftermath())
             }
-            (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; apply again when it runs"),
+            (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; try again when it runs"),
             (Outcome::Refused, _) => format!("refused: {why_said}{untouched}"),
             (Outcome::RolledBack, Reason::Unproven { shortfall: Shortfall::Stopped, .. }) => {
                 format!("rolled back: {why_said}; the old content is back and {daemon} is left stopped")
@@ -282,7 +281,11 @@ impl Report {
             (Outcome::RolledBack, _) => format!(
                 "rolled back: {why_said}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
-                if self.end.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
+                if self.end.after.is_some_and(|after| after.pid.is_none()) {
+                    ": not running".to_owned()
+                } else {
+                    self.pid()
+                }
             ),
             (Outcome::Superseded, Reason::Unproven { shortfall, .. }) => {
                 format!("superseded: {why_said}{}", shortfall.aftermath())
@@ -297,13 +300,13 @@ impl Report {
             }
             (Outcome::NotProven, why) if self.is_inside() => format!("not proven: {why_said}{}", asked_for(why)),
             (Outcome::NotProven, _) => format!(
-                "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; look with status"
+                "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; check status"
             ),
             (Outcome::Down, _) => match &self.end.ended.back {
                 None => format!("DOWN: {why_said}"),
                 Some(back) => format!(
                     "DOWN: {why_said}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
-                     then apply again",
+                     then try again",
                     said(back)
                 ),
             },
@@ -344,7 +347,7 @@ impl Report {
         }
         // A table has a handful of daemons; a bundle that names a thousand isn't believed, nor shown, at length.
         let names: Vec<&str> = moved.iter().take(10).map(Printable::as_str).collect();
-        format!("; meanwhile also moved: {}", names.join(", "))
+        format!("; siblings that changed meanwhile: {}", names.join(", "))
     }
 }
 
@@ -501,7 +504,11 @@ mod tests {
             format!("b1: live: pipelock was restarted and is ready: pid 17 -> 31, generation 1 -> 2{siblings}")
         );
         report.end.siblings_moved = Some(vec![Printable::new("egress")]);
-        assert!(report.line(&asked()).ends_with("; meanwhile also moved: egress; 144 ms"), "{}", report.line(&asked()));
+        assert!(
+            report.line(&asked()).ends_with("; siblings that changed meanwhile: egress; 144 ms"),
+            "{}",
+            report.line(&asked())
+        );
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub fn memfd(name: &str) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// The file whose flock(2) is the apply lock. Its holder writes into it by whom it is held; its size is sealed, so that
+/// The file whose flock(2) is the apply lock. Its holder writes its own name into it; its size is sealed, so that
 /// nobody fills memory through it, and that it can be written to is, too.
 ///
 /// # Errors
