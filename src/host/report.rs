@@ -445,7 +445,7 @@ fn diff(diff: &Diff) -> String {
 fn asked_for(why: &Reason) -> &'static str {
     match why {
         Reason::Stopping => ", and nothing that was asked for is carried out any more",
-        _ => "; the request stands, and init goes on with it; look with status",
+        _ => "; the request stands, and init continues with it; check status",
     }
 }
 

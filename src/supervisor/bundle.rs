@@ -290,7 +290,7 @@ fn is_met(daemon: usize, daemons: &[Daemon], order: &Order) -> bool {
 fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
     for (index, dependency) in order.unselected() {
         let name = daemons.get(*index).map_or("", Daemon::name);
-        let text = format!("{name} depends on {dependency}, which isn't selected and so counts as ready");
+        let text = format!("{name} depends on {dependency}, which isn't selected; that counts as met");
         turn.tell(Line::info(text).of(*index));
     }
     for index in 0..daemons.len() {
@@ -344,7 +344,7 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
             }
             if let Some(failed) = daemons.get(*dependency).filter(|_| never_ready.contains(dependency)) {
                 let text = format!(
-                    "{name} can't start: {} ended before it was ready ({}); start or restart either of the two",
+                    "{name} can't start: {} has ended before it was ready ({}); start or restart either of them",
                     failed.name(),
                     failed.why_unready()
                 );
@@ -408,8 +408,7 @@ const STOPPING: &str = "a shutdown is under way";
 fn tell_of_early_start(index: usize, daemons: &[Daemon], order: &Order, turn: &mut Turn<'_>) {
     if let Some(daemon) = daemons.get(index).filter(|d| d.is_waiting()) {
         let unready = listed(&unready(index, daemons, order));
-        let text =
-            format!("starting {} on request, although these dependencies aren't ready: {unready}", daemon.name());
+        let text = format!("{} is started on request although it depends on {unready}", daemon.name());
         turn.tell(Line::info(text).of(index));
     }
 }

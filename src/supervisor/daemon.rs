@@ -522,7 +522,7 @@ impl Daemon {
         if is_daemon && !by_init && end == End::Code(0) && ran < TOO_SOON {
             let text = format!(
                 "{name} exited 0 within a second of its start: if it goes into the background, configure it to stay in \
-                 the foreground, since init supervises nothing else"
+                 the foreground: init supervises nothing else"
             );
             turn.tell(Line::warn(text).of(self.index));
         }

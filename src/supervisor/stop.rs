@@ -135,7 +135,7 @@ impl Stop {
         let waits = seconds(turn.now.saturating_sub(self.since));
         let left = seconds(self.phase.due().saturating_sub(turn.now));
         let next = match self.phase {
-            Phase::Spared { .. } => format!("it gets its stop signal in {left}, or once its dependents have ended"),
+            Phase::Spared { .. } => format!("it is asked in {left}, or once its dependents have ended"),
             Phase::Asked { .. } => format!("KILL follows in {left}"),
             Phase::Killed { .. } => format!("it was killed; init continues without it in {left}"),
         };
@@ -204,7 +204,7 @@ impl Clearing {
 
     fn ask(&mut self, who: Who<'_>, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
         if is_first {
-            let text = format!("sending SIG{} to what is left of {}: {}", who.signal, who.name, named(new));
+            let text = format!("forwarding SIG{} to what {} has left: {}", who.signal, who.name, named(new));
             turn.tell(Line::info(text).of(who.daemon));
         }
         for pid in new {

@@ -565,7 +565,12 @@ fn whatever_call_fails_once_while_a_daemon_is_probed_and_asked_for_the_one_that_
         bundle.wait_until("a probe", || !bundle.read("asked").is_empty());
         bundle.wait_until("why app waits", || bundle.daemon(1)["waiting_for"][0]["why"].is_string());
         bundle.wait_until("rest", || bundle.children().len() == 1);
-        let before = bundle.descriptors();
+        // Each probe has a pipe for a moment.
+        let looks = (0..50).map(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            bundle.descriptors()
+        });
+        let before = looks.min().unwrap();
         let strace = Strace::attach(&bundle, arguments);
         let asked = bundle.read("asked").len();
         super::requests::ask(&bundle, "r1 restart nobody");

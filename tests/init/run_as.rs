@@ -81,12 +81,14 @@ fn a_signal_to_run_as_reaches_the_command_and_its_children() {
     let id = child.id().cast_signed();
     // nsenter has executed run-as in its own child: that is what a container's exec runs.
     let children = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let mut pid = 0;
+    let (mut pid, mut sleep) = (0, 0);
     bundle.wait_until("run-as and its command", || {
         pid = children(id).trim().parse().unwrap_or(0);
-        children(pid).trim().parse::<i32>().is_ok_and(|command| !children(command).is_empty())
+        let command = children(pid).trim().parse().unwrap_or(0);
+        sleep = children(command).trim().parse().unwrap_or(0);
+        // Before its exec it still has the shell's handler, and would outlive its TERM.
+        std::fs::read_to_string(format!("/proc/{sleep}/comm")).is_ok_and(|name| name == "sleep\n")
     });
-    let sleep: i32 = children(children(pid).trim().parse().unwrap()).trim().parse().unwrap();
     // SAFETY: kill(2) has no memory effects; nsenter has not reaped it.
     assert_eq!(unsafe { nix::libc::kill(pid, nix::libc::SIGTERM) }, 0);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(9));
