@@ -15,14 +15,12 @@ use crate::change::transaction::{self, Order};
 use crate::change::{Stop, Tried, clock};
 use crate::page;
 use crate::protocol::{End, HelperMessage, HostMessage, Task};
-use crate::request::{Request, Verb};
+use crate::request::{KEPT, Request, Verb};
 use crate::status::{self, InitState, Page, RequestOutcome};
 use crate::text::Printable;
 
 /// How often the page is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-/// How many requests of a daemon the page keeps.
-const KEPT: usize = 8;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 

@@ -21,6 +21,8 @@ pub const LOCK_NAME: &str = "sidecar-lock";
 pub const LOCK_SIZE: u64 = 4096;
 /// The longest request in bytes, its two newlines included. It is far below `PIPE_BUF`, so it is written in one piece: pipe(7).
 pub const MAX_REQUEST: usize = 512;
+/// How many requests of a daemon the status page keeps once they are decided.
+pub const KEPT: usize = 8;
 /// The longest id, in bytes.
 pub const MAX_ID: usize = 64;
 

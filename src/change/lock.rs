@@ -66,7 +66,7 @@ impl Lock {
     }
 }
 
-/// Who holds it, or has held it last, by their own words.
+/// Its holder, or the last one, by its own words.
 #[must_use]
 pub fn holder(init: Pid) -> Option<Holder> {
     Some(read(&file_of(init).ok()?)?.holder)

@@ -99,7 +99,7 @@ pub struct Home {
     pub pids: Option<u64>,
 }
 
-/// Who is at work, as they write it into the lock.
+/// The holder of the lock, as it writes itself into it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Who asked for it.
@@ -155,7 +155,7 @@ pub trait Hands: Sized {
     fn lock(&mut self) -> Tried<bool>;
     /// Writes the holder's name into the lock, which is held.
     fn hold(&mut self, holder: &Holder) -> Tried<()>;
-    /// Who has the lock, by their own words.
+    /// The holder of the lock, by its own words.
     fn holder(&mut self) -> Tried<Option<Holder>>;
     /// Ends the helper that holds the lock beyond all of its deadlines.
     fn end_overdue_helper(&mut self) -> Tried<()>;
@@ -362,7 +362,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hold(0)
     }
 
-    /// Says in the lock who is at work, and until when at most.
+    /// Writes into the lock who holds it, and until when at most.
     fn hold(&mut self, grace_ms: u64) -> Tried<()> {
         let (by, since) = (self.order.by.clone(), self.order.at.clone());
         let until_ms = self.until_ms(grace_ms);

@@ -1,11 +1,9 @@
 //! The requests of one daemon, and what became of them.
 
-use crate::request::Verb;
+use crate::request::{KEPT, Verb};
 use crate::status::{self, RequestOutcome};
 use crate::table::Signal;
 
-/// How many requests are kept after they were decided.
-const KEPT: usize = 8;
 /// How many may be undecided: the status page must not grow without end.
 const MAX_UNDECIDED: usize = 64;
 

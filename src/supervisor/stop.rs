@@ -76,7 +76,7 @@ pub(super) struct Clearing {
     pub(super) stop: Stop,
     /// The processes found at the last look, without those whose end init has seen since.
     pub(super) left: Vec<i32>,
-    /// Who has had the signal of this phase, in order.
+    /// The processes that were sent the signal of this phase, in order.
     signalled: Vec<i32>,
     /// `None`: none was killed. Otherwise, how many were killed after the log named the first ones.
     more_killed: Option<usize>,

@@ -194,7 +194,7 @@ impl Judge {
 
     /// The exit code, worked out from the kernel's record.
     pub(super) fn exit_code(&self) -> i32 {
-        // The end of an essential daemon alone decides, where it began the shutdown.
+        // If the end of an essential daemon began the shutdown, its code alone counts.
         let counts = |at: usize| self.essential.is_none_or(|essential| essential == at);
         let parts = || self.slots.iter().enumerate().filter(|(at, _)| counts(*at)).filter_map(|(_, s)| s.part);
         let codes = parts().filter_map(|p| if let Part::Code(code) = p { Some(code) } else { None });
