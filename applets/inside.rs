@@ -15,9 +15,17 @@ pub const INIT: Run = Run::Blocked(init::run);
 pub const STATUS: Run = Run::Plain(status::run);
 pub const HELPER: Run = Run::Plain(helper::run);
 /// What init has a daemon's child execute, and nobody calls by hand.
-pub const RECOVER: &[Applet] = &[Applet {
-    name: sidecar::launch::RECOVER,
-    about: "",
-    inside: true,
-    run: Run::Plain(sidecar::launch::recover_and_start),
-}];
+pub const RECOVER: &[Applet] = &[
+    Applet {
+        name: sidecar::launch::RECOVER,
+        about: "",
+        inside: true,
+        run: Run::Plain(sidecar::launch::recover_and_start),
+    },
+    Applet {
+        name: sidecar::launch::sandbox::CONFINE,
+        about: "",
+        inside: true,
+        run: Run::Plain(sidecar::launch::confine_and_start),
+    },
+];

@@ -9,6 +9,7 @@ mod log;
 mod notify;
 mod publish;
 pub mod relay;
+mod sandboxes;
 mod signals;
 mod watch;
 
@@ -25,6 +26,7 @@ use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
 
+use crate::launch::sandbox::Sandboxes;
 use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report};
 use children::{Child, OomKills, session};
 use publish::{Entry, PageFd};
@@ -82,6 +84,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         shell.finish(DRAIN_ASKED);
         return Ok(0);
     }
+    shell.sandboxes = sandboxes::make(&table, &selection.selected).map_err(CannotBegin)?;
     shell.select(&table, &selection.selected);
     let core = Supervisor::new(&table, &selection.selected);
     drop(table);
@@ -116,6 +119,7 @@ struct Shell {
     null: OwnedFd,
     /// Those that daemons get back.
     limits: Vec<Limit>,
+    sandboxes: Option<Sandboxes>,
     output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
@@ -184,6 +188,7 @@ impl Shell {
             notify: None,
             null,
             limits: limits::take_over(),
+            sandboxes: None,
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -236,7 +241,11 @@ impl Shell {
             let env = notifying.as_ref().filter(|_| spec.ready == Some(Ready::Notify)).unwrap_or(&env);
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
-            self.programs.push(Program::new(&spec.command, env, ignore, config));
+            let program = Program::new(&spec.command, env, ignore, config);
+            self.programs.push(match spec.sandbox {
+                Some(_) => program.confined(&spec.name, &spec.command, config),
+                None => program,
+            });
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
@@ -463,6 +472,7 @@ impl Shell {
                 requests: view.requests.clone(),
                 uptime_ms: view.since.map(millis),
                 last_exit: view.last_exit,
+                sandbox: self.sandboxes.as_ref().zip(spec.sandbox.as_ref()).map(|(all, one)| all.kernel().shortfall(one)),
                 transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
                 ready: None,
             };
@@ -567,7 +577,11 @@ impl System for Shell {
         };
         // The page's descriptor may have been lost while RLIMIT_NOFILE was low; nothing that is opened here may take its number.
         self.page.reserve();
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
+        let parent = Parent {
+            null: self.null.as_fd(),
+            limits: &self.limits,
+            sandboxes: self.sandboxes.as_ref().map(Sandboxes::fd),
+        };
         let started = match program.start(parent) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },

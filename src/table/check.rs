@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::{TableError, line_of};
+use super::sandbox::{self, RawSandbox};
 use super::signal::Signal;
 use super::{
     Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, SignalRule, Table,
@@ -36,6 +37,8 @@ struct RawTable {
     grace: Option<Spanned<String>>,
     output: Option<Spanned<String>>,
     #[serde(default)]
+    require_sandbox: bool,
+    #[serde(default)]
     daemon: Vec<RawDaemon>,
     #[serde(default)]
     signals: BTreeMap<Spanned<String>, Spanned<RawAction>>,
@@ -52,6 +55,7 @@ struct RawDaemon {
     config: Option<Spanned<RawConfig>>,
     ready: Option<Spanned<RawReady>>,
     settle: Option<Spanned<String>>,
+    sandbox: Option<RawSandbox>,
 }
 
 #[derive(Deserialize)]
@@ -104,6 +108,7 @@ fn checked(raw: RawTable) -> At<Table> {
     let mut daemons: Vec<Daemon> = Vec::with_capacity(raw.daemon.len());
     let mut names = HashSet::new();
     let mut files: HashMap<PathBuf, String> = HashMap::new();
+    let spans: Vec<Range<usize>> = raw.daemon.iter().map(|daemon| daemon.name.span()).collect();
     for raw_daemon in raw.daemon {
         let span = raw_daemon.name.span();
         let daemon = check_daemon(raw_daemon, grace)?;
@@ -117,12 +122,13 @@ fn checked(raw: RawTable) -> At<Table> {
         }
         daemons.push(daemon);
     }
+    sandbox::check_all(&daemons).map_err(|(index, message)| (spans.get(index).cloned().unwrap_or_default(), message))?;
     let mut wiring = Vec::new();
     for (name, action) in raw.signals {
         wiring.push(check_rule(&name, action, &daemons)?);
     }
     wiring.sort_by_key(|rule| rule.signal);
-    Ok(Table { daemons, wiring, output })
+    Ok(Table { daemons, wiring, output, require_sandbox: raw.require_sandbox, file: None })
 }
 
 /// Reads `[0-9]+(ms|s|m)`, up to [`MAX_DURATION`].
@@ -206,6 +212,7 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
         ignore.push(known);
     }
     let config = raw.config.map(check_config).transpose()?;
+    let (sandbox, private) = sandbox::check(raw.sandbox)?;
     let ready = raw.ready.map(check_ready).transpose()?;
     let grace = raw.grace.as_ref().map_or(Ok(table_grace), |g| duration("grace", g))?;
     let settle = raw.settle.as_ref().map_or(Ok(DEFAULT_SETTLE), |s| duration("settle", s))?;
@@ -222,6 +229,8 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
         is_oneshot: false,
         is_essential: false,
         stop_signal: Signal::TERM,
+        sandbox,
+        private,
     })
 }
 

@@ -128,6 +128,10 @@ fn fix_of(line: &str) -> Option<&'static str> {
         }
         "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
         "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
+        "write" | "private" => r#"write an array of absolute paths, like ["/var/lib/a"]"#,
+        "bind" | "connect" => "write an array of TCP ports, like [8888]",
+        "udp" | "sessions" | "require_sandbox" => "write true or false",
+        "[[daemon.sandbox]]" | "sandbox" => "write [daemon.sandbox] below its [[daemon]]",
         "daemon" => "write [[daemon]]",
         _ if key.starts_with("[daemon") => "write [[daemon]]",
         _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, like "RTMIN+1""#,
