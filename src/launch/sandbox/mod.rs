@@ -9,6 +9,8 @@ mod files;
 mod landlock;
 mod paths;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::File;

@@ -121,6 +121,8 @@ pub enum NoRules {
         /// What it may write to.
         write: PathBuf,
     },
+    /// By another mount of it, something that is hidden lies below what is the daemon's own.
+    OnTheWay(PathBuf),
     /// A look at a file failed.
     Look(PathBuf, io::Error),
 }
@@ -141,6 +143,11 @@ impl fmt::Display for NoRules {
                 "{} is hidden from it but lies below {}, which it may write to; move one of the two",
                 hidden.display(),
                 write.display()
+            ),
+            Self::OnTheWay(path) => write!(
+                f,
+                "by another mount, something that is hidden from it lies below {}, which is its own; take that mount away",
+                path.display()
             ),
             Self::Look(path, e) => write!(f, "cannot look at {}: {e}", path.display()),
         }
@@ -252,28 +259,39 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().filter_map(name).collect()
 }
 
-/// All names of what stands at a path without links: its own, and those by further mounts of its file system. Also those of
-/// the places that the mounts on the way lie on: Landlock goes on there from a mount's root.
+/// All names of what stands at a path without links: its own, and those by further mounts that show it or a part of it, or
+/// what is mounted below it. Also those of the places that the mounts on the way lie on: Landlock goes on from there.
 fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
     let mut all = vec![path.to_owned()];
-    let (mut path, mut mount, mut is_itself) = (path.to_owned(), mount, true);
+    // What shows this part of a file system, and (`and_parts`) what shows a part of that.
+    let add = |all: &mut Vec<PathBuf>, device, inside: &Path, and_parts: bool, but: &Path| {
+        for other in mounts.iter().filter(|other| other.device == device) {
+            let name = match inside.strip_prefix(&other.root) {
+                Ok(rest) => other.point.join(rest).components().collect(),
+                Err(_) if and_parts && other.root.starts_with(inside) => other.point.clone(),
+                Err(_) => continue,
+            };
+            if name != but && !all.contains(&name) {
+                all.push(name);
+            }
+        }
+    };
+    let (mut at, mut mount) = (path.to_owned(), mount);
     // No chain of mounts is longer than the list.
     for _ in mounts {
         let Some(on) = mounts.iter().find(|other| other.id == mount) else { break };
-        let Ok(rest) = path.strip_prefix(&on.point) else { break };
-        let inside = on.root.join(rest);
-        for other in mounts.iter().filter(|other| other.device == on.device) {
-            if let Ok(rest) = inside.strip_prefix(&other.root) {
-                let name: PathBuf = other.point.join(rest).components().collect();
-                // What lies on the way there isn't hidden as a whole.
-                if name != path {
-                    all.push(name);
-                }
-            } else if is_itself && other.root.starts_with(&inside) {
-                all.push(other.point.clone());
-            }
+        let Ok(rest) = at.strip_prefix(&on.point) else { break };
+        // What lies on the way isn't hidden as a whole.
+        add(&mut all, on.device, &on.root.join(rest), at == path, &at);
+        (at, mount) = (on.point.clone(), on.parent);
+    }
+    // What is mounted below any of these is a part of it. (This ends: a name is a mount's place and the end of a path above.)
+    let mut next = 0;
+    while let Some(name) = all.get(next).cloned() {
+        next += 1;
+        for below in mounts.iter().filter(|below| below.point.starts_with(&name) && below.point != name) {
+            add(&mut all, below.device, &below.root, true, &below.point);
         }
-        (path, mount, is_itself) = (on.point.clone(), on.parent, false);
     }
     all
 }
@@ -304,21 +322,13 @@ pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]
     let is_written = |path: &Path| path.ancestors().any(|path| written.contains(path));
     let mut plan =
         Plan { marks: Mark::default(), hidden: HashSet::new(), on_the_way: HashSet::new(), missing: Vec::new() };
-    let others = all.iter().enumerate().filter(|(index, _)| *index != daemon).map(|(_, claims)| claims);
-    for path in others.flat_map(|claims| claims.write.iter().chain(&claims.private)).chain(hidden) {
-        let resolved = resolve(tree, path, is_written)?;
-        for name in all_names(&mounts, &resolved.path, resolved.mount()) {
-            plan.marks.set(&name, Claim::Hidden);
-        }
-        let mut ids = resolved.chain.iter().map(|found| found.id);
-        if resolved.missing == 0 {
-            plan.hidden.extend(ids.next_back());
-        }
-        plan.on_the_way.extend(ids);
-    }
-    let Some(own) = all.get(daemon) else { return Ok(plan) };
+    // What others name too is still its own.
+    let mut mine: HashSet<PathBuf> = HashSet::new();
+    let own = all.get(daemon).cloned().unwrap_or_default();
     for path in &own.private {
-        plan.marks.set(&resolve(tree, path, is_written)?.path, Claim::Own(Access::Read));
+        let path = resolve(tree, path, is_written)?.path;
+        plan.marks.set(&path, Claim::Own(Access::Read));
+        mine.insert(path);
     }
     for path in &own.write {
         let mut resolved = resolve(tree, path, is_written)?;
@@ -330,6 +340,23 @@ pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]
             _ => return Err(NoRules::NoWrite(path.clone(), io::Error::from_raw_os_error(nix::libc::ENOENT))),
         }
         plan.marks.set(&resolved.path, Claim::Own(Access::Write));
+        mine.insert(resolved.path);
+    }
+    let others = all.iter().enumerate().filter(|(index, _)| *index != daemon).map(|(_, claims)| claims);
+    for path in others.flat_map(|claims| claims.write.iter().chain(&claims.private)).chain(hidden) {
+        let resolved = resolve(tree, path, is_written)?;
+        for name in all_names(&mounts, &resolved.path, resolved.mount()) {
+            if mine.contains(&name) {
+                continue;
+            }
+            plan.marks.set(&name, Claim::Hidden);
+            let (chain, is_whole) = chain(tree, &name)?;
+            let mut ids = chain.iter().map(|found| found.id);
+            if is_whole {
+                plan.hidden.extend(ids.next_back());
+            }
+            plan.on_the_way.extend(ids);
+        }
     }
     Ok(plan)
 }
@@ -378,18 +405,26 @@ impl<N: Clone> Plan<N> {
                 if let Some(hidden) = mark.hidden_below(path) {
                     return Err(NoRules::HiddenBelowWrite { hidden, write: path.to_owned() });
                 } else if self.on_the_way.contains(&found.id) {
-                    let hidden = PathBuf::from("a part of it");
-                    return Err(NoRules::HiddenBelowWrite { hidden, write: path.to_owned() });
+                    return Err(NoRules::OnTheWay(path.to_owned()));
                 }
                 return emit(found, Access::Write).map_err(failed);
             }
+            Some(Claim::Own(Access::Read)) if self.on_the_way.contains(&found.id) && mark.hidden_below(path).is_none() => {
+                return Err(NoRules::OnTheWay(path.to_owned()));
+            }
             Some(Claim::Own(Access::Read)) => State::Open,
             Some(Claim::Hidden) => State::Closed,
+            // By another name it leads to what is hidden.
+            None if found.kind == Kind::Directory && self.is_hidden(found) && mark.hidden_below(path).is_none() => {
+                State::Closed
+            }
             None => state,
         };
         let mut below: Vec<OsString> = mark.below.keys().cloned().collect();
         let mut inside = state;
-        if state == State::Open && mark.hidden_below(path).is_none() {
+        // Nothing is below a file, whatever is claimed there.
+        let is_all_open = found.kind != Kind::Directory || mark.hidden_below(path).is_none();
+        if state == State::Open && is_all_open {
             emit(found, Access::Read).map_err(failed)?;
             inside = State::Covered;
         } else if state == State::Open {
@@ -420,6 +455,18 @@ impl<N: Clone> Plan<N> {
     fn is_hidden(&self, found: &Found<N>) -> bool {
         self.hidden.contains(&found.id) || self.on_the_way.contains(&found.id)
     }
+}
+
+/// What exists of a path on which no link is followed, from the root on, and whether that is all.
+fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Vec<Found<T::Node>>, bool), NoRules> {
+    let mut chain = vec![tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?];
+    for name in names(path) {
+        match chain.last().map(|found| tree.look(&found.node, &name)) {
+            Some(Ok(next)) => chain.push(next),
+            _ => return Ok((chain, false)),
+        }
+    }
+    Ok((chain, true))
 }
 
 /// The file at a path on which there is no link.
