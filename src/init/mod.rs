@@ -472,7 +472,11 @@ impl Shell {
                 requests: view.requests.clone(),
                 uptime_ms: view.since.map(millis),
                 last_exit: view.last_exit,
-                sandbox: self.sandboxes.as_ref().zip(spec.sandbox.as_ref()).map(|(all, one)| all.kernel().shortfall(one)),
+                sandbox: self
+                    .sandboxes
+                    .as_ref()
+                    .zip(spec.sandbox.as_ref())
+                    .map(|(all, one)| all.kernel().shortfall(one)),
                 transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
                 ready: None,
             };

@@ -222,10 +222,11 @@ impl Program {
                 leftovers: pointers(&recovery.leftovers),
                 argv: pointers(&recovery.argv),
             }),
-            confine: self.confine.as_ref().zip(parent.sandboxes).map(|(argv, sandboxes)| child::Confine {
-                argv: pointers(argv),
-                sandboxes: sandboxes.as_raw_fd(),
-            }),
+            confine: self
+                .confine
+                .as_ref()
+                .zip(parent.sandboxes)
+                .map(|(argv, sandboxes)| child::Confine { argv: pointers(argv), sandboxes: sandboxes.as_raw_fd() }),
         };
         if self.confine.is_some() && child.confine.is_none() {
             return Err(NotStarted::NotConfined("there is no sandbox for it".to_owned()));

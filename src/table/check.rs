@@ -122,7 +122,8 @@ fn checked(raw: RawTable) -> At<Table> {
         }
         daemons.push(daemon);
     }
-    sandbox::check_all(&daemons).map_err(|(index, message)| (spans.get(index).cloned().unwrap_or_default(), message))?;
+    sandbox::check_all(&daemons)
+        .map_err(|(index, message)| (spans.get(index).cloned().unwrap_or_default(), message))?;
     let mut wiring = Vec::new();
     for (name, action) in raw.signals {
         wiring.push(check_rule(&name, action, &daemons)?);

@@ -78,7 +78,10 @@ fn ports(key: &str, list: Spanned<Vec<u16>>) -> At<Vec<u16>> {
     let span = list.span();
     let mut list = list.into_inner();
     if list.contains(&0) {
-        return Err((span, format!("{key} has port 0, which stands for any free port; name the ports, or leave {key} out")));
+        return Err((
+            span,
+            format!("{key} has port 0, which stands for any free port; name the ports, or leave {key} out"),
+        ));
     }
     list.sort_unstable();
     list.dedup();
@@ -178,7 +181,10 @@ fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(),
 fn check_write(daemons: &[Daemon], index: usize, path: &Path) -> Result<(), String> {
     let is_inside = |hidden: &Path| hidden != path && hidden.starts_with(path);
     if let Some(terminal) = TERMINALS.iter().find(|terminal| is_inside(Path::new(terminal))) {
-        return Err(format!("write names {}, but {terminal} below it is hidden; name what is needed below it", path.display()));
+        return Err(format!(
+            "write names {}, but {terminal} below it is hidden; name what is needed below it",
+            path.display()
+        ));
     }
     let mine: Vec<&Path> = daemons.get(index).map(|daemon| daemon.own_paths().collect()).unwrap_or_default();
     for other in daemons.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other) {

@@ -101,7 +101,8 @@ impl Kernel {
 fn why_no_landlock(e: &io::Error) -> String {
     match e.raw_os_error() {
         Some(libc::ENOSYS) => {
-            "the kernel has no Landlock (Linux 5.13), or the container's filter of system calls doesn't know it".to_owned()
+            "the kernel has no Landlock (Linux 5.13), or the container's filter of system calls doesn't know it"
+                .to_owned()
         }
         Some(libc::EOPNOTSUPP) => "Landlock is switched off; add it to lsm= on the kernel's command line".to_owned(),
         Some(libc::EPERM) => {
@@ -151,7 +152,8 @@ impl Sandboxes {
         let kernel = Kernel::ask();
         let daemons = table.daemons.iter().map(Entry::new).collect();
         let plan = Plan { kernel: kernel.clone(), table: table.file.clone(), daemons };
-        let mut file = File::from(memfd_create("sidecar-sandboxes", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+        let mut file =
+            File::from(memfd_create("sidecar-sandboxes", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
         file.write_all(&serde_json::to_vec(&plan)?)?;
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
@@ -202,7 +204,8 @@ fn step(what: &'static str) -> impl Fn(io::Error) -> NotConfined {
 /// The process must end: it may be bound by a part.
 pub fn confine(plan: impl AsFd, daemon: &str) -> Result<(), NotConfined> {
     let bad = |e: &dyn fmt::Display| NotConfined::Plan(e.to_string());
-    let plan: Plan = read(plan).map_err(|e| bad(&e)).and_then(|text| serde_json::from_slice(&text).map_err(|e| bad(&e)))?;
+    let plan: Plan =
+        read(plan).map_err(|e| bad(&e)).and_then(|text| serde_json::from_slice(&text).map_err(|e| bad(&e)))?;
     let mut all = plan.daemons.iter().enumerate().filter(|(_, entry)| entry.name == daemon);
     let Some((index, sandbox)) = all.find_map(|(index, entry)| Some((index, entry.sandbox.as_ref()?))) else {
         return Err(bad(&"it isn't there"));
@@ -238,8 +241,7 @@ fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ru
     let paths = paths::plan(&Files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
     for (parent, path) in &paths.missing {
         let name = path.file_name().unwrap_or_default();
-        files::make(&parent.node, name)
-            .map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
+        files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
     }
     let rules = landlock::Ruleset::new(sandbox, plan.kernel.abi).map_err(step("landlock_create_ruleset"))?;
     let mut allow = |found: &paths::Found<_>, access| rules.allow(AsFd::as_fd(&found.node), &found.kind, access);

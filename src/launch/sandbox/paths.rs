@@ -226,9 +226,15 @@ fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -
         is_through_written |= is_written;
         // There is none, or the daemon can't reach it either.
         let Some(next) = chain.last().and_then(|found| tree.look(&found.node, &name).ok()) else {
-            let rest: Vec<OsString> = [name].into_iter().chain(todo.into_iter().rev()).filter(|name| name != "..").collect();
+            let rest: Vec<OsString> =
+                [name].into_iter().chain(todo.into_iter().rev()).filter(|name| name != "..").collect();
             let missing = rest.len();
-            return Ok(Resolved { path: rest.into_iter().fold(path, |path, name| path.join(name)), chain, missing, is_through_written });
+            return Ok(Resolved {
+                path: rest.into_iter().fold(path, |path, name| path.join(name)),
+                chain,
+                missing,
+                is_through_written,
+            });
         };
         let Kind::Link(target) = next.kind else {
             path.push(name);
@@ -409,7 +415,9 @@ impl<N: Clone> Plan<N> {
                 }
                 return emit(found, Access::Write).map_err(failed);
             }
-            Some(Claim::Own(Access::Read)) if self.on_the_way.contains(&found.id) && mark.hidden_below(path).is_none() => {
+            Some(Claim::Own(Access::Read))
+                if self.on_the_way.contains(&found.id) && mark.hidden_below(path).is_none() =>
+            {
                 return Err(NoRules::OnTheWay(path.to_owned()));
             }
             Some(Claim::Own(Access::Read)) => State::Open,

@@ -223,8 +223,7 @@ impl Program {
 #[must_use]
 pub fn program(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Vec<Instruction> {
     // A call by another architecture's convention has other numbers: i386's prlimit would go past the rules.
-    let mut program =
-        Program(vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)]);
+    let mut program = Program(vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)]);
     if let Some(bit) = arch.x32_bit {
         // A tracer skips a call by the number -1, and that isn't one of x32.
         program.0.extend([jump_if_equal(u32::MAX, 2, 0), jump_if_any_bit(bit, 0, 1), answer(KILL_PROCESS)]);
@@ -262,7 +261,13 @@ fn network(program: &mut Program, udp: bool, arch: &Arch) {
     let no_protocol = Errno(libc::EPROTONOSUPPORT);
     let protocol = |allowed: [u32; 2]| {
         let [first, second] = allowed;
-        vec![load(argument(2)), jump_if_equal(first, 2, 0), jump_if_equal(second, 1, 0), refuse(no_protocol), answer(ALLOW)]
+        vec![
+            load(argument(2)),
+            jump_if_equal(first, 2, 0),
+            jump_if_equal(second, 1, 0),
+            refuse(no_protocol),
+            answer(ALLOW),
+        ]
     };
     // MPTCP is a protocol of its own, whose ports Landlock doesn't check (landlock(7), "TCP sockets").
     let tcp = protocol([0, c(libc::IPPROTO_TCP)]);
@@ -284,11 +289,7 @@ fn network(program: &mut Program, udp: bool, arch: &Arch) {
         jump_if_equal(c(libc::AF_NETLINK), 0, after_netlink),
     ];
     families.extend(netlink);
-    families.extend([
-        jump_if_equal(c(libc::AF_INET), 2, 0),
-        jump_if_equal(c(libc::AF_INET6), 1, 0),
-        refuse(no_family),
-    ]);
+    families.extend([jump_if_equal(c(libc::AF_INET), 2, 0), jump_if_equal(c(libc::AF_INET6), 1, 0), refuse(no_family)]);
     families.extend(inet);
     program.rule(arch.socket, &[&families]);
     // TIPC has pairs too.
@@ -491,7 +492,11 @@ mod tests {
             for (call, flags) in [(arch.sendto, 3), (arch.sendmsg, 2), (arch.sendmmsg, 3)] {
                 let mut arguments = [fast; 4];
                 arguments[flags] = 0x4000;
-                assert_eq!(answer_of(&closed(), 7, arch, call, &arguments), Ok(()), "{call}: only its flags are looked at");
+                assert_eq!(
+                    answer_of(&closed(), 7, arch, call, &arguments),
+                    Ok(()),
+                    "{call}: only its flags are looked at"
+                );
             }
         });
     }
@@ -505,7 +510,10 @@ mod tests {
                 assert_eq!(answer(call, &[u64::MAX]), Err(libc::EPERM));
             }
             // Process and group, then user: 0 means the caller's own, which for a user is everybody.
-            assert_eq!([0, 1, 2].map(|which| answer(arch.setpriority, &[which, 0])), [Ok(()), Ok(()), Err(libc::EPERM)]);
+            assert_eq!(
+                [0, 1, 2].map(|which| answer(arch.setpriority, &[which, 0])),
+                [Ok(()), Ok(()), Err(libc::EPERM)]
+            );
             assert_eq!([1, 2, 3].map(|which| answer(arch.ioprio_set, &[which, 0])), [Ok(()), Ok(()), Err(libc::EPERM)]);
             assert_eq!([answer(arch.setpriority, &[0, 1]), answer(arch.ioprio_set, &[1, 1])], [Err(libc::EPERM); 2]);
         });
@@ -519,13 +527,19 @@ mod tests {
             let all = u64::from(u32::MAX);
             for call in [arch.kill, arch.tkill, arch.tgkill, arch.rt_sigqueueinfo, arch.rt_tgsigqueueinfo] {
                 for pid in [1, all] {
-                    assert_eq!((old(call, &[pid, 7, 9]), new(call, &[pid, 7, 9])), (Err(libc::EPERM), Ok(())), "{call}");
+                    assert_eq!(
+                        (old(call, &[pid, 7, 9]), new(call, &[pid, 7, 9])),
+                        (Err(libc::EPERM), Ok(())),
+                        "{call}"
+                    );
                 }
                 assert_eq!(old(call, &[7, 7, 9]), Ok(()), "{call}");
                 assert_eq!(old(call, &[0, 0, 0]), Ok(()), "{call}");
             }
             assert_eq!(old(arch.tgkill, &[7, 1, 9]), Err(libc::EPERM));
-            for (call, second) in [(arch.fcntl, 8), (arch.fcntl, 10), (arch.fcntl, 15), (arch.ioctl, 0x8901), (arch.ioctl, 0x8902)] {
+            for (call, second) in
+                [(arch.fcntl, 8), (arch.fcntl, 10), (arch.fcntl, 15), (arch.ioctl, 0x8901), (arch.ioctl, 0x8902)]
+            {
                 assert_eq!((old(call, &[3, second]), new(call, &[3, second])), (Err(libc::EPERM), Ok(())), "{call}");
             }
             assert_eq!((old(424, &[3, 0]), new(424, &[3, 0])), (Err(libc::EPERM), Ok(())));
@@ -566,8 +580,11 @@ mod tests {
     #[test]
     fn the_numbers_of_this_builds_calls_are_those_of_its_libc() {
         let number = |number: libc::c_long| u32::try_from(number).unwrap_or(0);
-        let Arch { audit: _, x32_bit: _, socket, socketpair, sendto, sendmsg, sendmmsg, kill, tkill, tgkill, .. } = *HERE;
-        let Arch { rt_sigqueueinfo, rt_tgsigqueueinfo, fcntl, ioctl, ptrace, process_vm_readv, process_vm_writev, .. } = *HERE;
+        let Arch { audit: _, x32_bit: _, socket, socketpair, sendto, sendmsg, sendmmsg, kill, tkill, tgkill, .. } =
+            *HERE;
+        let Arch {
+            rt_sigqueueinfo, rt_tgsigqueueinfo, fcntl, ioctl, ptrace, process_vm_readv, process_vm_writev, ..
+        } = *HERE;
         let Arch { kcmp, prlimit64, setpriority, ioprio_set, sched_setparam, sched_setscheduler, .. } = *HERE;
         let Arch { sched_setattr, add_key, request_key, keyctl, setsid, setpgid, .. } = *HERE;
         for (ours, libcs) in [

@@ -205,7 +205,8 @@ fn seen(world: &World, rules: &Rules) -> Vec<String> {
 
 #[test]
 fn what_is_anothers_is_hidden_and_what_is_around_it_is_not() {
-    let world = World::of(&["/etc/passwd", "/etc/app/a/own", "/etc/app/b/secret", "/etc/app/c", "/var/a/data", "/var/b/data"]);
+    let world =
+        World::of(&["/etc/passwd", "/etc/app/a/own", "/etc/app/b/secret", "/etc/app/c", "/var/a/data", "/var/b/data"]);
     let all = [claims(&["/var/a"], &["/etc/app/a"]), claims(&["/var/b"], &["/etc/app/b"])];
     let rules = rules(&world, &all, &[]).unwrap();
     assert_eq!(seen(&world, &rules), ["r /etc/app/a/own", "r /etc/app/c", "r /etc/passwd", "w /var/a/data"]);
@@ -268,7 +269,9 @@ fn what_is_hidden_must_not_lie_below_what_may_be_written_also_by_a_link() {
 
 #[test]
 fn a_second_mount_above_at_and_below_what_is_hidden_is_hidden_too() {
-    for (root, names) in [("/", vec!["r /vol/x/open", "r /mirror/x/open"]), ("/x", vec!["r /mirror/open", "r /vol/x/open"])] {
+    for (root, names) in
+        [("/", vec!["r /vol/x/open", "r /mirror/x/open"]), ("/x", vec!["r /mirror/open", "r /vol/x/open"])]
+    {
         let mut world = World::of(&["/vol/", "/mirror/", "/etc/passwd"]);
         let volume = world.inode(0, "", Kind::Directory);
         world.add(volume, "/x/secret/data");
@@ -330,7 +333,8 @@ fn random(dice: &mut Dice) -> (World, Vec<Claims>) {
                 _ => path,
             };
             let is_below_a_directory = |path: &str| {
-                let names: Vec<&str> = path.split(" -> ").next().unwrap().split('/').filter(|name| !name.is_empty()).collect();
+                let names: Vec<&str> =
+                    path.split(" -> ").next().unwrap().split('/').filter(|name| !name.is_empty()).collect();
                 let mut at = *root;
                 for name in &names {
                     let inodes = world.inodes.borrow();
@@ -373,10 +377,12 @@ fn expected(world: &World, all: &[Claims], node: &Node) -> (bool, bool) {
         paths.iter().filter_map(|path| Some(world.follow(path, 40)?.node.inode)).collect()
     };
     let (own_write, own_private) = (inodes(&all[0].write), inodes(&all[0].private));
-    let hidden: Vec<usize> = all[1..].iter().flat_map(|other| [inodes(&other.write), inodes(&other.private)].concat()).collect();
+    let hidden: Vec<usize> =
+        all[1..].iter().flat_map(|other| [inodes(&other.write), inodes(&other.private)].concat()).collect();
     let above = world.above(node);
     let may_write = above.iter().any(|inode| own_write.contains(inode));
-    let decides = above.iter().find(|inode| own_write.contains(inode) || own_private.contains(inode) || hidden.contains(inode));
+    let decides =
+        above.iter().find(|inode| own_write.contains(inode) || own_private.contains(inode) || hidden.contains(inode));
     let is_hidden = decides.is_some_and(|inode| !own_write.contains(inode) && !own_private.contains(inode));
     (!is_hidden, may_write)
 }
@@ -407,7 +413,12 @@ fn over_random_trees_with_links_and_mounts_the_rules_allow_what_a_slow_computati
                 hidden += usize::from(!may_read);
                 // Other names of what is open needn't be, and directories on the way to what is hidden can't be.
                 if is_before && !has_second_mounts && world.inodes.borrow()[node.inode].kind == Kind::File {
-                    assert_eq!((may_read, may_write), (granted.is_some(), granted == Some(Access::Write)), "{}", context());
+                    assert_eq!(
+                        (may_read, may_write),
+                        (granted.is_some(), granted == Some(Access::Write)),
+                        "{}",
+                        context()
+                    );
                 }
             }
             hidden
