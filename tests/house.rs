@@ -15,11 +15,11 @@ fn code(file: &Path) -> String {
 fn files(rooms: &[&str]) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for room in rooms {
-        let path = root.join(room);
+    let mut paths: Vec<PathBuf> = rooms.iter().map(|room| root.join(room)).collect();
+    while let Some(path) = paths.pop() {
         if path.is_dir() {
             let inside = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-            found.extend(inside.filter(|file| file.file_name().is_some_and(|name| name != "tests.rs")));
+            paths.extend(inside.filter(|file| file.file_name().is_some_and(|name| name != "tests.rs")));
         } else {
             found.push(path);
         }

@@ -202,7 +202,7 @@ fn the_last_part_of_a_daemons_write_is_made_for_its_owner_alone() {
     assert_eq!(std::fs::metadata(bundle.dir.join("made")).unwrap().permissions().mode() & 0o7777, 0o700);
 }
 
-/// A filter that makes landlock_create_ruleset(2) fail, as an old container engine's does: by `perl`, which then executes init.
+/// A filter that makes `landlock_create_ruleset`(2) fail, as an old container engine's does: by `perl`, which then executes init.
 fn without_landlock(errno: i32) -> String {
     let call = nix::libc::SYS_landlock_create_ruleset;
     // ld nr; jeq call, 0, 1; ret ERRNO; ret ALLOW

@@ -76,7 +76,7 @@ fn found(fd: OwnedFd) -> io::Result<Found<Rc<OwnedFd>>> {
     Ok(Found { node: Rc::new(fd), id: (device, stat.stx_ino), mount: stat.stx_mnt_id, kind })
 }
 
-/// A line of mountinfo: proc_pid_mountinfo(5).
+/// A line of mountinfo: `proc_pid_mountinfo`(5).
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
@@ -91,15 +91,12 @@ fn unescaped(mut text: &[u8]) -> PathBuf {
     let mut path = Vec::with_capacity(text.len());
     while let Some((first, rest)) = text.split_first() {
         let octal = rest.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match octal.filter(|_| *first == b'\\') {
-            Some(byte) => {
-                path.push(byte);
-                text = rest.get(3..).unwrap_or_default();
-            }
-            None => {
-                path.push(*first);
-                text = rest;
-            }
+        if let Some(byte) = octal.filter(|_| *first == b'\\') {
+            path.push(byte);
+            text = rest.get(3..).unwrap_or_default();
+        } else {
+            path.push(*first);
+            text = rest;
         }
     }
     PathBuf::from(OsString::from_vec(path))

@@ -67,11 +67,7 @@ impl Kernel {
             Ok(abi) => (abi, None),
             Err(e) => (0, Some(why_no_landlock(&e))),
         };
-        let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
-        // SAFETY: the call reads the number that the pointer leads to.
-        let filters =
-            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) } == 0;
-        Self { abi, why, filters }
+        Self { abi, why, filters: has_filters() }
     }
 
     /// What it can't keep of this sandbox, and why.
@@ -96,6 +92,12 @@ impl Kernel {
         };
         status::Sandbox { abi: self.abi, missing, why }
     }
+}
+
+fn has_filters() -> bool {
+    let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the call reads the number that the pointer leads to.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) == 0 }
 }
 
 fn why_no_landlock(e: &io::Error) -> String {
@@ -288,5 +290,43 @@ fn install(program: &[seccomp::Instruction]) -> io::Result<()> {
     match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod degraded {
+    use super::*;
+
+    #[test]
+    fn what_each_version_of_landlock_cant_keep_is_told_if_it_is_asked_for() {
+        let missing =
+            |abi, sandbox: &Sandbox| Kernel { abi, why: None, filters: true }.shortfall(sandbox).missing.join(" ");
+        let asks = Sandbox { connect: Some(Vec::new()), ..Sandbox::default() };
+        let expected = [
+            "files processes truncation tcp devices signals",
+            "files processes truncation tcp devices signals",
+            "truncation tcp devices signals",
+            "tcp devices signals",
+            "devices signals",
+            "signals",
+            "",
+            "",
+        ];
+        for (abi, expected) in (0..).zip(expected) {
+            assert_eq!(missing(abi, &asks), expected, "{abi}");
+            assert_eq!(missing(abi, &Sandbox::default()), expected.replace("tcp ", ""), "{abi}");
+        }
+        let old = Kernel { abi: 6, why: None, filters: false };
+        assert_eq!(old.shortfall(&asks).missing, ["system-calls"]);
+    }
+
+    #[test]
+    fn why_there_is_no_landlock_is_told_by_the_error() {
+        let why = |errno| why_no_landlock(&io::Error::from_raw_os_error(errno));
+        assert!(why(libc::ENOSYS).contains("has no Landlock"));
+        assert!(why(libc::EOPNOTSUPP).contains("switched off"));
+        assert!(why(libc::EPERM).contains("upgrade the container engine"));
+        let first = Kernel { abi: 1, why: None, filters: true }.shortfall(&Sandbox::default());
+        assert!(first.why.is_some_and(|why| why.contains("before Linux 5.19")));
     }
 }

@@ -158,7 +158,7 @@ impl fmt::Display for NoRules {
 struct Resolved<N> {
     path: PathBuf,
     /// What exists of it, from the root on.
-    chain: Vec<Found<N>>,
+    chain: Chain<N>,
     /// How many names at its end don't exist.
     missing: usize,
     /// It leads through a directory that a sandboxed daemon may write to.
@@ -465,8 +465,10 @@ impl<N: Clone> Plan<N> {
     }
 }
 
+type Chain<N> = Vec<Found<N>>;
+
 /// What exists of a path on which no link is followed, from the root on, and whether that is all.
-fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Vec<Found<T::Node>>, bool), NoRules> {
+fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Chain<T::Node>, bool), NoRules> {
     let mut chain = vec![tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?];
     for name in names(path) {
         match chain.last().map(|found| tree.look(&found.node, &name)) {

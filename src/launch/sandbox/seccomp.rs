@@ -49,7 +49,7 @@ const PIDFD_SEND_SIGNAL: u32 = 424;
 const IO_URING: [u32; 3] = [425, 426, 427];
 const PIDFD_GETFD: u32 = 438;
 
-/// arch/x86/entry/syscalls/syscall_64.tbl
+/// `arch/x86/entry/syscalls/syscall_64.tbl`
 #[cfg(any(test, target_arch = "x86_64"))]
 pub const X86_64: Arch = Arch {
     audit: 0xc000_003e,
@@ -83,7 +83,7 @@ pub const X86_64: Arch = Arch {
     setpgid: 109,
 };
 
-/// include/uapi/asm-generic/unistd.h
+/// `include/uapi/asm-generic/unistd.h`
 #[cfg(any(test, target_arch = "aarch64"))]
 pub const AARCH64: Arch = Arch {
     audit: 0xc000_00b7,
@@ -420,7 +420,7 @@ mod tests {
             assert_eq!(run(&program, 0x4000_0028, 20, [0; 6]), None, "arm");
             assert_eq!(run(&program, arch.audit, 0, [0; 6]), Some(Ok(())));
             assert_eq!(run(&program, arch.audit, u32::MAX, [0; 6]), Some(Ok(())), "a call that a tracer skips");
-            let x32 = run(&program, arch.audit, 0x4000_0000 | 302, [1; 6]);
+            let x32 = run(&program, arch.audit, 0x4000_012e, [1; 6]);
             assert_eq!(x32, if arch.x32_bit.is_some() { None } else { Some(Ok(())) });
         });
     }
