@@ -80,6 +80,9 @@ fn meaning(table: &Table, source: &str) -> String {
             );
             let _ = writeln!(text, "  config   {}, {check}", quoted(&config.path.display().to_string()));
         }
+        for line in sandbox(daemon) {
+            let _ = writeln!(text, "  sandbox  {line}");
+        }
         if !daemon.ignore.is_empty() {
             let ignored: Vec<String> = daemon.ignore.iter().map(ToString::to_string).collect();
             let _ = writeln!(text, "  ignores  {} from its start", ignored.join(", "));
@@ -87,6 +90,9 @@ fn meaning(table: &Table, source: &str) -> String {
     }
     if table.output == Output::Json {
         text.push_str("\noutput: each line is a JSON object, init's own too\n");
+    }
+    if table.require_sandbox {
+        text.push_str("\ninit starts nothing if the kernel lacks a part of a sandbox\n");
     }
     if table.wiring.is_empty() {
         return text + "\nno signal has a rule\n";
@@ -104,6 +110,55 @@ fn meaning(table: &Table, source: &str) -> String {
     text
 }
 
+/// What it may do, and what is private to it, a line each.
+fn sandbox(daemon: &Daemon) -> Vec<String> {
+    let paths =
+        |all: &[PathBuf]| all.iter().map(|path| quoted(&path.display().to_string())).collect::<Vec<_>>().join(", ");
+    let mut lines = Vec::new();
+    if let Some(sandbox) = &daemon.sandbox {
+        let ports = |ports: &Option<Vec<u16>>| match ports.as_deref() {
+            None => "any TCP port".to_owned(),
+            Some([]) => "no TCP port".to_owned(),
+            Some(all) => format!("TCP {}", all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        lines.push(match sandbox.write.as_slice() {
+            [] => "writes nowhere".to_owned(),
+            all => format!("writes to {} only", paths(all)),
+        });
+        let udp = match (sandbox.udp, sandbox.bind.is_some() || sandbox.connect.is_some()) {
+            (false, true) => "; no UDP",
+            _ => "",
+        };
+        lines.push(format!("binds to {}, connects to {}{udp}", ports(&sandbox.bind), ports(&sandbox.connect)));
+        if !sandbox.sessions {
+            lines.push("can't leave its session and process group".to_owned());
+        }
+    }
+    if !daemon.private.is_empty() {
+        lines.push(format!("alone reads {}", paths(&daemon.private)));
+    }
+    lines
+}
+
+/// Directories that two sandboxed daemons may write to: each may spoil what the other wrote.
+fn shared(table: &Table) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (index, one) in table.daemons.iter().enumerate() {
+        for other in table.daemons.iter().skip(index + 1) {
+            let (Some(mine), Some(theirs)) = (&one.sandbox, &other.sandbox) else { continue };
+            for path in mine.write.iter().filter(|path| theirs.write.contains(path)) {
+                warnings.push(format!(
+                    "{:?} and {:?} may both write to {}; give each a directory of its own, or neither is safe from the other there",
+                    one.name,
+                    other.name,
+                    quoted(&path.display().to_string())
+                ));
+            }
+        }
+    }
+    warnings
+}
+
 fn ready(daemon: &Daemon) -> String {
     match &daemon.ready {
         None => "while its process lives".to_owned(),
@@ -117,7 +172,7 @@ fn ready(daemon: &Daemon) -> String {
 }
 
 fn warnings(table: &Table) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = shared(table);
     for rule in &table.wiring {
         let Some(daemon) = table.daemons.get(rule.daemon) else { continue };
         let forward = matches!(rule.action, Action::Forward { .. });
@@ -200,6 +255,21 @@ mod tests {
         assert!(with("WINCH={restart='a'}").concat().starts_with("WINCH restarts \"a\", but a terminal"));
         assert!(with("WINCH={forward='a'}").concat().contains("use \"RTMIN+1\""));
         assert!(with("'RTMIN+1'={restart='a'}").is_empty());
+    }
+
+    #[test]
+    fn a_sandbox_is_explained_and_a_directory_that_two_may_write_to_is_warned_of() {
+        let text = "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\nprivate=['/p']\nconnect=[]\nsessions=false\n\
+                    [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\nbind=[80, 443]\nudp=true\n";
+        let meaning = meaning(&table(text), "test");
+        for line in [
+            "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
+            "  sandbox  can't leave its session and process group\n  sandbox  alone reads /p\n",
+            "  sandbox  binds to TCP 80, 443, connects to any TCP port\n",
+        ] {
+            assert!(meaning.contains(line), "{meaning}");
+        }
+        assert!(warnings(&table(text)).concat().contains("\"a\" and \"b\" may both write to /w"));
     }
 
     #[test]

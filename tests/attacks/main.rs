@@ -202,6 +202,33 @@ fn the_last_part_of_a_daemons_write_is_made_for_its_owner_alone() {
     assert_eq!(std::fs::metadata(bundle.dir.join("made")).unwrap().permissions().mode() & 0o7777, 0o700);
 }
 
+#[test]
+fn a_sandbox_on_a_mount_that_hangs_holds_up_its_daemon_and_not_init() {
+    let table = "grace = '1s'\n[[daemon]]\nname = 'alpha'\ncommand = ['sleep', '1000']\n\
+                 [daemon.sandbox]\nwrite = ['DIR/hung/there']\n\
+                 [[daemon]]\nname = 'beta'\ncommand = ['sleep', '1000']\n[signals]\nUSR2 = { restart = 'beta' }\n";
+    let mut bundle = Setup::new(table).with_hung_mount().start();
+    bundle.wait_for_generation(1, 1);
+    bundle.signal("USR2");
+    bundle.wait_for_generation(1, 2);
+    assert_eq!(bundle.daemon(0)["state"], "starting");
+    bundle.signal("TERM");
+    assert_eq!(bundle.exit_code(), 143);
+}
+
+#[test]
+fn an_interrupted_change_is_recovered_before_the_sandbox_makes_its_files_read_only() {
+    let table = "[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'cat DIR/rules/rules; echo x >> DIR/rules/rules; exec sleep 1000']\n\
+                 config = { path = 'DIR/rules/rules' }\n[daemon.sandbox]\nwrite = []\n";
+    // A new file that a change has not put in place yet.
+    let prepare = "cd DIR; mkdir rules; echo old > rules/rules; echo new > rules/.sidecar-new.rules; exec \"$@\"";
+    let bundle = Setup::new(table).wrapped(&["sh", "-c", prepare, "-"]).start();
+    bundle.wait_for("err", "Permission denied");
+    bundle.wait_until("the leftover's end", || !bundle.dir.join("rules/.sidecar-new.rules").exists());
+    assert_eq!(bundle.read("rules/rules"), "old\n");
+    assert!(bundle.read("out").contains("[alpha] old"));
+}
+
 /// A filter that makes `landlock_create_ruleset`(2) fail, as an old container engine's does: by `perl`, which then executes init.
 fn without_landlock(errno: i32) -> String {
     let call = nix::libc::SYS_landlock_create_ruleset;
