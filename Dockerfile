@@ -100,5 +100,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 LABEL sidecar.schema="1"
 EXPOSE 9080 9100 9418
 STOPSIGNAL SIGTERM
+# Healthy: each selected daemon runs and is ready; of a table of one's own, a oneshot runs or is done. A daemon that waits for
+# another, is in backoff, was stopped, or has ended makes it unhealthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/usr/local/bin/sidecar", "status", "--ready"]
 ENTRYPOINT ["/sbin/init"]

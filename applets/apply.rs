@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
+use sidecar::change::proof::Trigger;
 use sidecar::change::reason::{OwnWords, Reason};
 use sidecar::host::docker;
 use sidecar::host::engine::{Engine, Kind};
@@ -17,7 +18,7 @@ use sidecar::host::report::{Asked, Report};
 use sidecar::host::run::{Select, run};
 use sidecar::host::{Change, stop};
 use sidecar::protocol::{self, Task};
-use sidecar::table::{Signal, parse_duration};
+use sidecar::table::{MAX_NAME, Signal, parse_duration};
 use sidecar::text::Printable;
 
 use crate::args::{self, Early};
@@ -32,7 +33,7 @@ With --file, any other exit code but 5 means that content and daemon are as they
 checks the content inside the bundle, it is put in place, and if it isn't proven it is taken back. Without --file,
 the file is checked where it lies before anything is sent.
 If a daemon can't say whether it obeyed a forwarded signal, the outcome is `delivered` (exit 0), and the line says so.
-With --signal-only, exit 0 means that docker took the signal.
+With --signal-only, exit 0 means that docker took the signal, or with --daemon that init has the request.
 The first Ctrl-C asks for the old content back and waits for it. The second leaves, and the bundle recovers by itself.
 
 Exit codes (several bundles: the highest):
@@ -74,7 +75,7 @@ macro_rules! options {
             /// one JSON object per bundle on stdout, also for errors
             #[argh(switch)]
             json: bool,
-            /// send the signal and don't wait for proof
+            /// send the signal (or the request) and don't wait for proof
             #[argh(switch)]
             signal_only: bool,
             /// instead of names: the running bundles with this label, KEY=VALUE (repeatable: with all of them)
@@ -119,17 +120,17 @@ macro_rules! parsed {
     ($($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
         #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
         struct Options {
-            signal: String,
+            trigger: Result<Trigger, String>,
             $($field: $type $(<$of>)?,)*
         }
     };
 }
 options!(parsed);
 
-/// An applet's arguments: those of all three, and the signal if it isn't preset. (A `ty` fragment would hide from argh
+/// An applet's arguments: those of all three, and what makes init act if that isn't preset. (A `ty` fragment would hide from argh
 /// what is an `Option`.)
 macro_rules! applet {
-    ($name:ident, $about:literal, [$($own:tt)*], $signal:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
+    ($name:ident, $about:literal, [$($own:tt)*], $trigger:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
         #[doc = $about]
         #[derive(FromArgs, ArgsInfo)]
         #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -141,29 +142,37 @@ macro_rules! applet {
 
         impl $name {
             fn options(self) -> Options {
-                let signal: fn(&Self) -> String = $signal;
-                Options { signal: signal(&self), $($field: self.$field,)* }
+                let trigger: fn(&Self) -> Result<Trigger, String> = $trigger;
+                Options { trigger: trigger(&self), $($field: self.$field,)* }
             }
         }
     };
 }
 options!(applet
     General,
-    "Make a change live in running bundles by a signal that has a rule there, and check that it is live.",
+    "Make a change live in running bundles, by a signal that has a rule there or by a restart of one daemon, and check that it is live.",
     [
-        /// the signal: HUP, USR1, USR2, WINCH or RTMIN+N
+        /// the signal, which has a rule in the bundle's table: HUP, USR1, USR2, WINCH or RTMIN+N
         #[argh(option)]
-        signal: String,
+        signal: Option<String>,
+        /// instead of a signal: the daemon that is restarted; it needs no rule
+        #[argh(option)]
+        daemon: Option<String>,
     ],
-    |this| this.signal.clone();
+    |this| match (&this.signal, &this.daemon) {
+        (Some(name), None) => signal(name),
+        (None, Some(name)) => daemon(name),
+        (None, None) => Err("give --signal or --daemon".to_owned()),
+        (Some(_), Some(_)) => Err("give --signal or --daemon, not both".to_owned()),
+    };
 );
 options!(applet
     Allowlist, "Put a new allowlist into effect in running bundles (signal USR1), and see that it is live.", [],
-    |_| Signal::USR1.to_string();
+    |_| Ok(Trigger::Signal(Signal::USR1));
 );
 options!(applet
     Egress, "Make egress reload its routes in running bundles (signal HUP), and see that it did.", [],
-    |_| Signal::HUP.to_string();
+    |_| Ok(Trigger::Signal(Signal::HUP));
 );
 
 /// `apply-allowlist`.
@@ -191,7 +200,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     };
     let engines = engines(&options);
     let tool = Printable::new(&engines.first().map(Engine::name).unwrap_or_default());
-    let mut asked = Asked { applet, signal: None, tool };
+    let mut asked = Asked { applet, trigger: None, tool };
     let change = match change(&options, &mut asked) {
         Ok(change) => change,
         Err(message) => {
@@ -215,21 +224,21 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
 }
 
 fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
-    let signal = signal(&options.signal)?;
-    asked.signal = Some(signal);
+    let trigger = options.trigger.clone()?;
+    asked.trigger = Some(trigger.clone());
     let timeout = timeout(&options.timeout)?;
     if let Some(message) = fault(options) {
         return Err(message);
     }
     let (task, content) = task(options, timeout)?;
     let by = Printable::new(&options.by.clone().unwrap_or_else(caller));
-    Ok(Change { signal, timeout, task, content, by })
+    Ok(Change { trigger, timeout, task, content, by })
 }
 
 /// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    let asked = Asked { applet, signal: None, tool: Printable::default() };
+    let asked = Asked { applet, trigger: None, tool: Printable::default() };
     refuse(&asked, json, Reason::Usage { message: OwnWords(message.to_owned()) })
 }
 
@@ -239,18 +248,32 @@ fn refuse(asked: &Asked, json: bool, why: Reason) -> ExitCode {
 }
 
 /// The exit code is that of the change, also if it couldn't be written what came of it.
-fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
+pub fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
     if let Err(e) = written {
         out::error(&format!("sidecar: cannot write to stdout: {e}; the exit code, {code}, is that of the change"));
     }
     ExitCode::from(code)
 }
 
-fn signal(name: &str) -> Result<Signal, String> {
+/// A restart of this daemon.
+fn daemon(name: &str) -> Result<Trigger, String> {
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_name = name.bytes().next().is_some_and(is_word) && name.bytes().all(|b| is_word(b) || b == b'-');
+    if is_name && name.len() <= MAX_NAME {
+        Ok(Trigger::restart(name))
+    } else {
+        Err(format!(
+            "--daemon {name:?} is a name that no daemon can have; a table's names are small letters, digits and -"
+        ))
+    }
+}
+
+fn signal(name: &str) -> Result<Trigger, String> {
     let upper = name.to_ascii_uppercase();
     let known = Signal::from_name(upper.strip_prefix("SIG").unwrap_or(&upper));
     known
         .filter(|signal| signal.is_wireable())
+        .map(Trigger::Signal)
         .ok_or_else(|| format!("--signal {name:?} can't have a rule; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
@@ -296,15 +319,13 @@ fn fault(options: &Options) -> Option<String> {
         no(options.show_content && !options.dry_run, "--show-content needs --dry-run"),
         no(options.dry_run && options.file.is_none(), "--dry-run needs --file"),
         no(options.force && options.file.is_none(), "--force needs --file"),
-        no(
-            options.signal_only && options.file.is_some(),
-            "--signal-only sends a signal and no content: give that or --file",
-        ),
+        no(options.signal_only && options.file.is_some(), "--signal-only sends no content: give that or --file"),
     ];
     rules.into_iter().flatten().next()
 }
 
-fn timeout(given: &str) -> Result<Duration, String> {
+/// A time to wait, as it was given.
+pub fn timeout(given: &str) -> Result<Duration, String> {
     let timeout = parse_duration(given).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
     timeout.ok_or_else(|| {
         format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
@@ -374,7 +395,7 @@ fn content(file: &str, timeout: Duration) -> Result<Vec<u8>, String> {
 }
 
 /// user@host of whoever runs this.
-fn caller() -> String {
+pub fn caller() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());
     format!("{}@{}", user.unwrap_or_else(|| nix::unistd::getuid().to_string()), host.unwrap_or_default())

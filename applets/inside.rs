@@ -1,9 +1,13 @@
 //! What only Linux has: the applets that are part of a bundle, or look into it from inside.
 
+#[path = "act.rs"]
+pub mod act;
 #[path = "helper.rs"]
 mod helper;
 #[path = "init.rs"]
 pub mod init;
+#[path = "run_as.rs"]
+pub mod run_as;
 #[path = "status.rs"]
 pub mod status;
 
@@ -12,16 +16,22 @@ use crate::{Applet, Run};
 /// Whether they run on this system.
 pub const HERE: bool = true;
 pub const INIT: Run = Run::Blocked(init::run);
+pub const RUN_AS: Run = Run::Blocked(run_as::run);
+pub const RESTART: Run = Run::Plain(act::restart);
+pub const STOP: Run = Run::Plain(act::stop);
+pub const START: Run = Run::Plain(act::start);
+pub const SIGNAL: Run = Run::Plain(act::signal);
 pub const STATUS: Run = Run::Plain(status::run);
 pub const HELPER: Run = Run::Plain(helper::run);
-/// What init has a daemon's child execute, and nobody calls by hand.
-pub const RECOVER: &[Applet] = &[
+/// What init has its children execute, and nobody calls by hand.
+pub const OF_INIT: &[Applet] = &[
     Applet {
         name: sidecar::launch::RECOVER,
         about: "",
         inside: true,
         run: Run::Plain(sidecar::launch::recover_and_start),
     },
+    Applet { name: sidecar::launch::PROBE, about: "", inside: true, run: Run::Plain(sidecar::launch::probe) },
     Applet {
         name: sidecar::launch::sandbox::CONFINE,
         about: "",
@@ -29,3 +39,8 @@ pub const RECOVER: &[Applet] = &[
         run: Run::Plain(sidecar::launch::confine_and_start),
     },
 ];
+
+/// Why this command's program couldn't be started here.
+pub fn fault_of(command: &[String]) -> Option<String> {
+    sidecar::launch::look_up(command).err().map(|why| why.to_string())
+}

@@ -68,6 +68,36 @@ const APPLETS: &[Applet] = &[
         run: inside::STATUS,
     },
     Applet {
+        name: "restart",
+        about: "restarts daemons by name, and sees that they are ready (inside the bundle, as status)",
+        inside: true,
+        run: inside::RESTART,
+    },
+    Applet {
+        name: "stop",
+        about: "stops daemons by name: they stay so until they are started",
+        inside: true,
+        run: inside::STOP,
+    },
+    Applet {
+        name: "start",
+        about: "starts daemons by name, and sees that they are ready",
+        inside: true,
+        run: inside::START,
+    },
+    Applet {
+        name: "signal",
+        about: "sends a signal to daemons by name: signal SIG NAME",
+        inside: true,
+        run: inside::SIGNAL,
+    },
+    Applet {
+        name: "run-as",
+        about: "runs a command with a daemon's environment: run-as NAME -- COMMAND",
+        inside: true,
+        run: inside::RUN_AS,
+    },
+    Applet {
         name: "check",
         about: "validates a daemon table and says what it means",
         inside: false,
@@ -122,7 +152,7 @@ fn main() -> ExitCode {
 /// As any other usage error of that applet, in the form that was asked for.
 fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
     let message = "an argument is not UTF-8; names and paths must be UTF-8";
-    if applet.starts_with("apply") {
+    if applet.starts_with("apply") || ["restart", "stop", "start", "signal"].contains(&applet) {
         apply::usage(applet, args.iter().filter_map(|arg| arg.to_str()), message)
     } else {
         out::usage(applet, message)
@@ -131,7 +161,7 @@ fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
 
 /// The applet and its arguments.
 fn find(args: &[OsString]) -> Option<(&'static Applet, &[OsString])> {
-    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).chain(inside::RECOVER).find(|applet| name == applet.name);
+    let named = |name: &OsStr| APPLETS.iter().chain(HELPER).chain(inside::OF_INIT).find(|applet| name == applet.name);
     let (called, rest) = args.split_first()?;
     if let Some(applet) = Path::new(called).file_name().and_then(named) {
         return Some((applet, rest));

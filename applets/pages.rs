@@ -12,7 +12,7 @@ use clap_complete::aot::{Bash, Fish, Zsh, generate_to};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::inside::{init, status};
+use crate::inside::{act, init, run_as, status};
 use crate::{APPLETS, Applet, apply, check, out};
 
 /// What of an applet's is described elsewhere: by argh, and by the text that its `--help` adds.
@@ -25,6 +25,11 @@ fn described(name: &str) -> Option<Described> {
         "apply-egress" => (apply::Egress::get_args_info, apply::PROMISE),
         "apply" => (apply::General::get_args_info, apply::PROMISE),
         "status" => (status::Options::get_args_info, status::CODES),
+        "restart" => (act::Restart::get_args_info, act::CODES),
+        "stop" => (act::Stop::get_args_info, act::CODES),
+        "start" => (act::Start::get_args_info, act::CODES),
+        "signal" => (act::Send::get_args_info, act::CODES),
+        "run-as" => (run_as::Options::get_args_info, run_as::CODES),
         "check" => (check::Options::get_args_info, check::CODES),
         _ => return None,
     })

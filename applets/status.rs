@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use argh::{ArgsInfo, FromArgs};
 use sidecar::change::record::Files;
 use sidecar::change::store::Store;
-use sidecar::status::{DaemonState, InitState, LastExit, Outcome, Status, Wired};
+use sidecar::status::{Daemon, DaemonState, InitState, LastExit, Outcome, Plan, Status, Wired};
 use sidecar::{change::probe, page};
 
 use crate::args::{self, Early};
@@ -15,7 +15,7 @@ use crate::out;
 /// What `--help` adds to argh's text.
 pub const CODES: &str = "
 Exit codes:
-  0  every selected daemon is running (with --ready: and ready)
+  0  every selected daemon is running (with --ready: and ready); a oneshot is running or done
   1  at least one isn't
   2  usage
   4  PID 1 is not `sidecar init`
@@ -40,7 +40,7 @@ pub fn run(args: &[String]) -> ExitCode {
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + CODES))),
         Err(Early::Usage(message)) => return out::usage("status", &message),
     };
-    let page = match page::read() {
+    let page = match page::read_when_up() {
         Ok(page) => page,
         Err(message) => {
             out::error(&format!("status: {message}"));
@@ -48,9 +48,10 @@ pub fn run(args: &[String]) -> ExitCode {
         }
     };
     let ready = options.ready.then(|| probe::all(&page));
-    let configs: Vec<_> = page.plans.iter().map(|plan| plan.config.clone()).collect();
+    let plans = page.plans.clone();
     let mut status = page.aged(page::now_ms());
-    for (daemon, config) in status.daemons.iter_mut().zip(configs) {
+    for (daemon, plan) in status.daemons.iter_mut().zip(&plans) {
+        let config = plan.config.as_ref();
         let Some(mut store) = config.and_then(|config| Store::open(&config.path).ok()) else { continue };
         match store.record() {
             Ok(Some(record)) => daemon.transaction = Some(record.shown()),
@@ -60,10 +61,10 @@ pub fn run(args: &[String]) -> ExitCode {
     }
     if let Some(ready) = ready {
         for (daemon, ready) in status.daemons.iter_mut().zip(ready) {
-            daemon.ready = Some(ready);
+            daemon.ready = ready;
         }
     }
-    let well = status.daemons.iter().all(|d| d.state == DaemonState::Running && d.ready != Some(false));
+    let well = status.daemons.iter().zip(&plans).all(|(daemon, plan)| is_well(daemon, plan));
     let text = if options.json {
         // A plain struct of strings and numbers: it can't fail to serialize.
         serde_json::to_string(&status).unwrap_or_default() + "\n"
@@ -73,22 +74,36 @@ pub fn run(args: &[String]) -> ExitCode {
     out::exit(u8::from(!well), out::print(&text))
 }
 
+/// What a health check asks of a daemon.
+fn is_well(daemon: &Daemon, plan: &Plan) -> bool {
+    let is_up = match daemon.state {
+        DaemonState::Running => true,
+        DaemonState::Done => plan.is_oneshot,
+        _ => false,
+    };
+    is_up && daemon.ready != Some(false)
+}
+
 fn table(status: &Status) -> String {
     let state = match status.state {
         InitState::Running => "running",
         InitState::Stopping => "stopping",
     };
     let head = format!("sidecar {}, pid {}: {state}\n\n", status.version, status.pid);
-    let mut daemons =
-        vec![["DAEMON", "STATE", "PID", "GENERATION", "RESTARTS", "UP", "READY", "LAST EXIT"].map(str::to_owned)];
+    let heads = ["DAEMON", "STATE", "PID", "GENERATION", "RESTARTS", "REVIVALS", "UP", "READY", "LAST EXIT"];
+    let mut daemons = vec![heads.map(str::to_owned)];
     for d in &status.daemons {
         let ready = d.ready.map_or("-", |ready| if ready { "yes" } else { "no" });
         daemons.push([
             d.name.clone(),
-            daemon_state(d.state).to_owned(),
+            match d.starts_in_ms {
+                Some(ms) => format!("{}, in {}", daemon_state(d.state), age(ms)),
+                None => daemon_state(d.state).to_owned(),
+            },
             or_dash(d.pid.map(|pid| pid.to_string())),
             d.generation.to_string(),
             d.restarts.to_string(),
+            d.revivals.to_string(),
             or_dash(d.uptime_ms.map(age)),
             ready.to_owned(),
             or_dash(d.last_exit.map(last_exit)),
@@ -101,6 +116,14 @@ fn table(status: &Status) -> String {
     let mut text = head + &columns(&daemons);
     if signals.len() > 1 {
         text = text + "\n" + &columns(&signals);
+    }
+    if status.daemons.iter().any(|d| !d.waiting_for.is_empty()) {
+        text.push('\n');
+    }
+    for d in &status.daemons {
+        for for_whom in &d.waiting_for {
+            let _ = writeln!(text, "{} waits for {}: {}", d.name, for_whom.daemon, for_whom.why);
+        }
     }
     for d in &status.daemons {
         let Some(change) = d.transaction.as_ref().filter(|change| change.is_object()) else { continue };
@@ -216,18 +239,28 @@ mod tests {
                   "transaction":{"outcome":"live","by":"me@here","at":"2026-11-24T10:00:00Z"}},
                  {"name":"b","state":"exited","pid":null,"generation":1,"restarts":0,"uptime_ms":null,
                   "last_exit":{"code":null,"signal":9,"by_init":false},
-                  "transaction":{"outcome":"unreadable"}}]}"#,
+                  "transaction":{"outcome":"unreadable"}},
+                 {"name":"d","state":"backoff","pid":null,"generation":5,"restarts":0,"revivals":4,"uptime_ms":null,
+                  "starts_in_ms":3400,"last_exit":{"code":1,"signal":null,"by_init":false}},
+                 {"name":"e","state":"waiting","pid":null,"generation":0,"restarts":0,"uptime_ms":null,"last_exit":null,
+                  "waiting_for":[{"daemon":"d","why":"its process has ended"},
+                                 {"daemon":"b","why":"connection refused on 127.0.0.1:80"}]}]}"#,
         )
         .unwrap();
         let expected = "sidecar 1.0.0, pid 1: running
 
-DAEMON  STATE    PID  GENERATION  RESTARTS  UP  READY  LAST EXIT
-a       running  17   2           1         1s  yes    code 0, asked to
-b       exited   -    1           0         -   -      signal 9
+DAEMON  STATE           PID  GENERATION  RESTARTS  REVIVALS  UP  READY  LAST EXIT
+a       running         17   2           1         0         1s  yes    code 0, asked to
+b       exited          -    1           0         0         -   -      signal 9
+d       backoff, in 3s  -    5           0         4         -   -      code 1
+e       waiting         -    0           0         0         -   -      -
 
 SIGNAL  ACTION        LAST
 HUP     forward to a  -
 USR1    restart b     restarted 1s ago (no. 2)
+
+e waits for d: its process has ended
+e waits for b: connection refused on 127.0.0.1:80
 
 last change of a: live, by me@here, at 2026-11-24T10:00:00Z
 
@@ -236,5 +269,21 @@ last change of b: unreadable, by -, at -
 not selected: c
 ";
         assert_eq!(table(&status), expected);
+    }
+
+    #[test]
+    fn a_health_check_passes_for_a_daemon_that_runs_and_for_a_oneshot_that_runs_or_is_done() {
+        let is_well = |state: &str, is_oneshot: bool, ready: Option<bool>| {
+            let daemon = serde_json::json!({ "name": "a", "state": state, "pid": null, "generation": 1, "restarts": 0,
+                "uptime_ms": null, "last_exit": null, "ready": ready });
+            let plan = Plan { ready: None, notified: false, settle_ms: 0, grace_ms: 0, is_oneshot, config: None };
+            is_well(&serde_json::from_value(daemon).unwrap(), &plan)
+        };
+        assert!(is_well("running", false, None) && is_well("running", false, Some(true)));
+        assert!(!is_well("running", false, Some(false)));
+        assert!(is_well("running", true, None) && is_well("done", true, None));
+        for state in ["starting", "stopping", "exited", "failed", "waiting", "backoff", "stopped"] {
+            assert!(!is_well(state, false, None) && !is_well(state, true, None), "{state}");
+        }
     }
 }

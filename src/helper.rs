@@ -6,22 +6,20 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 
-use crate::change::command::{self, Ended};
-use crate::change::holders::Past;
-use crate::change::reason::{Reason, Shortfall};
-use crate::change::store::Store;
-use crate::change::transaction::{self, Checked, Hands, Home, Line, Order};
-use crate::change::{Stop, Tried, clock, diff, lock, log, probe, proof};
+use crate::change::inside::{Asker, Inside};
+use crate::change::proof::Trigger;
+use crate::change::reason::Reason;
+use crate::change::transaction::{self, Order};
+use crate::change::{Stop, Tried, clock, proof};
 use crate::page;
 use crate::protocol::{
-    self, Answer, Diff, End, HelperMessage, HostMessage, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Task, sha256,
+    self, Answer, End, HelperMessage, HostMessage, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Task, sha256,
 };
 use crate::status::Page;
 use crate::table::Signal;
@@ -29,6 +27,8 @@ use crate::text::Printable;
 
 /// How long the host may take to say what it wants, or to take what is said.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long init may take to make room for a request.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves one host over stdin and stdout. Returns false if the host said nothing that could be understood, or
 /// hung up.
@@ -36,46 +36,51 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn run() -> bool {
     // A daemon of the same user can't read what comes in, or write into what goes out. That it can't be had is no reason not to go on.
     let _ = nix::sys::prctl::set_dumpable(false);
-    let mut host = Host { heard: Vec::new(), lock: None, past: Past::default() };
-    let Some(line) = host.line(Instant::now() + REQUEST_TIMEOUT) else { return false };
+    let mut inside = Inside::new(Host { heard: Vec::new() }, ASK_TIMEOUT);
+    let Some(line) = inside.asker.line(Instant::now() + REQUEST_TIMEOUT) else { return false };
     match protocol::request(&line) {
-        Ok(request) => serve(&mut host, request),
+        Ok(request) => serve(&mut inside, request),
         Err(Some(_)) => answer(Reply::Protocol),
         Err(None) => false,
     }
 }
 
-fn serve(host: &mut Host, request: Request) -> bool {
+fn serve(inside: &mut Inside<Host>, request: Request) -> bool {
     let page = match page::read() {
         Ok(page) => page,
         Err(error) => return answer(Reply::NotInit { error: Printable::new(&error) }),
     };
     let timeout = Duration::from_millis(request.timeout_ms);
-    let Some(signal) = Signal::from_name(&request.signal) else {
-        let why = Reason::NotWired { signal: Printable::new(&request.signal) };
-        return answer(Reply::Refused { why, target: None });
+    let Request { signal, daemon, from_inside, timeout_ms, task, id, by, .. } = request;
+    let signal = signal.unwrap_or_default();
+    let trigger = match (daemon, Signal::from_name(&signal)) {
+        (Some(daemon), _) => Trigger::restart(&daemon),
+        (None, Some(signal)) => Trigger::Signal(signal),
+        (None, None) => {
+            let why = Reason::NotWired { signal: Printable::new(&signal) };
+            return answer(Reply::Refused { why, target: None });
+        }
     };
-    let Request { from_inside, timeout_ms, task, id, by, .. } = request;
     let at = clock::utc_now();
-    let mut order = Order { id, by, at, signal, from_inside, timeout_ms, task, content: None };
+    let mut order = Order { id, by, at, trigger, from_inside, starts_stopped: false, timeout_ms, task, content: None };
     if order.task == Task::Ask {
-        let outcome = transaction::what_became_of(host, &order);
+        let outcome = transaction::what_became_of(inside, &order);
         return outcome.is_ok_and(|outcome| answer(Reply::Recorded { outcome }));
     }
-    match proof::target(&page, signal) {
+    match transaction::target(&page, &order) {
         Ok(target) if !answer(Reply::Hello { target: target.clone() }) => return false,
-        Ok(_) if order.task == Task::Identify && !from_inside => return true,
+        Ok(_) if order.task == Task::Identify && !order.is_sent_from_inside() => return true,
         Ok(_) if order.task == Task::Identify => {
-            return match host.signal(Some(signal)) {
+            return match order.send(inside) {
                 Ok(()) => say(&HelperMessage::Sent),
                 Err(stop) => end(stop),
             };
         }
         Ok(_) => {}
         // It may have died of what was interrupted: then that is recovered first, by a restart.
-        Err(why) => match (&why, proof::wired(&page, signal)) {
+        Err(why) => match (&why, order.trigger.target(&page)) {
             (Reason::NotRunning { .. }, Some(target))
-                if order.task != Task::Identify && is_interrupted(host, &page, &target) =>
+                if order.task != Task::Identify && is_interrupted(inside, &page, &target) =>
             {
                 if !answer(Reply::Hello { target }) {
                     return false;
@@ -85,82 +90,20 @@ fn serve(host: &mut Host, request: Request) -> bool {
         },
     }
     if let Task::File { bytes, sha256, .. } | Task::DryRun { bytes, sha256, .. } = &order.task {
-        match host.content(*bytes, sha256, Instant::now() + timeout) {
+        match inside.asker.content(*bytes, sha256, Instant::now() + timeout) {
             Ok(content) => order.content = Some(content),
             Err(why) => return end(why.into()),
         }
     }
-    transaction::change(host, &order).is_ok_and(|end| say(&HelperMessage::End(Box::new(end))))
+    transaction::change(inside, &order).is_ok_and(|end| say(&HelperMessage::End(Box::new(end))))
 }
 
-fn is_interrupted(host: &mut Host, page: &Page, target: &proof::Target) -> bool {
+fn is_interrupted(inside: &mut Inside<Host>, page: &Page, target: &proof::Target) -> bool {
     let plan = proof::find(page, target.daemon.as_str()).map(|(_, plan)| plan);
-    plan.is_some_and(|plan| transaction::is_interrupted(host, plan) == Ok(true))
+    plan.is_some_and(|plan| transaction::is_interrupted(inside, plan) == Ok(true))
 }
 
-impl Hands for Host {
-    type Files = Store;
-
-    fn now_ms(&mut self) -> u64 {
-        page::now_ms()
-    }
-
-    fn home(&mut self) -> Home {
-        Home { boot: lock::boot(), pids: lock::namespace() }
-    }
-
-    fn lock(&mut self) -> Tried<bool> {
-        self.lock = lock::try_take()?;
-        Ok(self.lock.is_some())
-    }
-
-    fn end_overdue_helper(&mut self) -> Tried<()> {
-        lock::end_holder();
-        Ok(())
-    }
-
-    fn open(&mut self, path: &Path) -> Tried<Store> {
-        Ok(Store::open(path)?)
-    }
-
-    fn page(&mut self) -> Tried<Page> {
-        page::read().map_err(|_| Reason::Stopping.into())
-    }
-
-    fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>> {
-        Ok(probe::ready(page, daemon, Duration::from_millis(timeout_ms), &self.past))
-    }
-
-    fn remember(&mut self, page: &Page) {
-        self.past.remember(page);
-    }
-
-    fn newcomer(&mut self, page: &Page) -> Option<Shortfall> {
-        self.past.newcomer(page)
-    }
-
-    fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
-        let mut left = None;
-        let ended = command::run(command, true, || {
-            left = go_on(self).err();
-            left.is_none()
-        });
-        match ended {
-            Ended::Exited(status, _) if status.success() => Ok(Checked::Passed),
-            Ended::Exited(status, words) => {
-                Ok(Checked::Refused { code: status.code(), words: String::from_utf8_lossy(&words).into_owned() })
-            }
-            Ended::Stopped => Err(left.unwrap_or_else(|| Reason::Late.into())),
-            Ended::NotRun(e) => Ok(Checked::NotRun { words: e.to_string() }),
-        }
-    }
-
-    fn signal(&mut self, signal: Option<Signal>) -> Tried<()> {
-        // SAFETY: kill(2) takes numbers only; nix's own knows no real-time signals.
-        let sent = unsafe { nix::libc::kill(1, signal.map_or(0, Signal::number)) } == 0;
-        if sent { Ok(()) } else { Err(Reason::MayNotSignal.into()) }
-    }
-
+impl Asker for Host {
     fn say(&mut self, message: HelperMessage) -> Tried<()> {
         if say(&message) { Ok(()) } else { Err(Reason::HostGone.into()) }
     }
@@ -168,19 +111,6 @@ impl Hands for Host {
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
         let line = self.poll(ms).map_err(|HungUp| Reason::HostGone)?;
         Ok(line.and_then(|line| serde_json::from_slice(&line).ok()))
-    }
-
-    fn pause(&mut self, ms: u16) -> Tried<()> {
-        std::thread::sleep(Duration::from_millis(ms.into()));
-        Ok(())
-    }
-
-    fn diff(&mut self, old: &[u8], new: &[u8], show: bool) -> Diff {
-        diff::lines(old, new, show)
-    }
-
-    fn log(&mut self, line: &Line<'_>) {
-        log::tell(line);
     }
 }
 
@@ -223,9 +153,6 @@ struct HungUp;
 /// The other end of stdin and stdout.
 struct Host {
     heard: Vec<u8>,
-    /// The bundle's, once it is had.
-    lock: Option<lock::Lock>,
-    past: Past,
 }
 
 impl Host {

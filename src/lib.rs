@@ -6,7 +6,8 @@
 //!   applets
 //!     ├── host        a change made live in running bundles, from outside, through docker or kubectl
 //!     ├── init        PID 1: the only system calls of init
-//!     └── helper      the process inside the bundle that carries a change out
+//!     └── helper      the process inside the bundle that carries a change out for the host
+//!         act         restart, stop, start and signal inside the bundle
 //!           │
 //!     supervisor      what init decides          change      what a change of one file decides, and its files
 //!     launch          argv, environment, descriptors → a process
@@ -29,6 +30,8 @@ pub mod table;
 pub mod text;
 
 // What only Linux has: init, and what runs beside it in a bundle. All else builds for a host that is a Mac.
+#[cfg(target_os = "linux")]
+pub mod act;
 #[cfg(target_os = "linux")]
 pub mod helper;
 #[cfg(target_os = "linux")]

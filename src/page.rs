@@ -1,18 +1,26 @@
-//! Reads the status page that PID 1 publishes, and tells whether it is one.
+//! What PID 1 holds for others at fixed descriptors: reads its status page, and tells whether it is one; writes requests to it.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::request::{REQUEST_FD, Request};
 use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
 /// The largest page that is read, in bytes: some times the largest table.
 const MAX_BYTES: u64 = 16 << 20;
+/// How long init may take from its start to its first page.
+const TO_COME_UP: Duration = Duration::from_secs(1);
+/// How often it is looked for meanwhile.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads the page of PID 1.
 ///
@@ -20,6 +28,32 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Why PID 1 is no `sidecar init`, or why that can't be told.
 pub fn read() -> Result<Page, String> {
     read_at(Path::new(&format!("/proc/1/fd/{PAGE_FD}")))
+}
+
+/// Asks init, which may take so long to make room for it. `None`: only sees whether it can be asked.
+///
+/// # Errors
+/// This user may not, PID 1 takes no requests, or it has taken none in that time.
+pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
+    let path = PathBuf::from(format!("/proc/1/fd/{REQUEST_FD}"));
+    // The link is looked at first: to open a stranger's descriptor can have effects.
+    if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
+        return Err(io::Error::other("PID 1 takes no requests"));
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let mut pipe = File::from(open(&path, flags, Mode::empty())?);
+    let Some(request) = request else { return Ok(()) };
+    let until = Instant::now() + timeout;
+    // One write of less than PIPE_BUF: as a whole or not at all.
+    while let Err(e) = pipe.write(request.to_string().as_bytes()) {
+        match e.kind() {
+            io::ErrorKind::WouldBlock if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
+            io::ErrorKind::WouldBlock => return Err(io::Error::other("its requests pile up, and it takes none")),
+            io::ErrorKind::Interrupted => {}
+            _ => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// `CLOCK_MONOTONIC`, the page's clock, in milliseconds.
@@ -30,6 +64,41 @@ pub fn now_ms() -> u64 {
         let millis = t.tv_sec().saturating_mul(1000).saturating_add(t.tv_nsec() / 1_000_000);
         u64::try_from(millis).unwrap_or(0)
     })
+}
+
+/// Reads the page of the init that started this process, whether that is PID 1 or not.
+///
+/// # Errors
+/// As of [`read`].
+pub fn read_of_parent() -> Result<Page, String> {
+    read_at(Path::new(&format!("/proc/{}/fd/{PAGE_FD}", nix::unistd::getppid())))
+}
+
+/// Reads the page of PID 1. If PID 1 is this very program and has just been started, it waits for the page to come.
+///
+/// # Errors
+/// As of [`read`].
+pub fn read_when_up() -> Result<Page, String> {
+    let until = Instant::now() + TO_COME_UP;
+    loop {
+        match read() {
+            Err(_) if Instant::now() < until && is_this_program(1) => thread::sleep(POLL_INTERVAL),
+            read => return read,
+        }
+    }
+}
+
+/// Whether the kernel lets this user look at PID 1 at all.
+#[must_use]
+pub fn may_look() -> bool {
+    let link = Path::new(&format!("/proc/1/fd/{PAGE_FD}")).read_link();
+    !link.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether that process, which isn't this one, executes the same file.
+fn is_this_program(pid: u32) -> bool {
+    let file = |of: &str| std::fs::metadata(format!("/proc/{of}/exe")).map(|meta| (meta.dev(), meta.ino())).ok();
+    pid != std::process::id() && file("self").is_some_and(|this| file(&pid.to_string()) == Some(this))
 }
 
 fn read_at(path: &Path) -> Result<Page, String> {
@@ -46,7 +115,7 @@ fn read_at(path: &Path) -> Result<Page, String> {
         return Err("the status page of PID 1 isn't sealed, so anyone may have written it".to_owned());
     }
     let mut text = Vec::new();
-    file.by_ref().take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
+    (&mut file).take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| unreadable(&e))?;
     if text.len() as u64 > MAX_BYTES {
         return Err("the status page of PID 1 is larger than 16 MiB".to_owned());
     }
@@ -94,7 +163,6 @@ fn unreadable(e: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::os::fd::{AsRawFd, OwnedFd};
 
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};

@@ -14,7 +14,7 @@ use crate::change::reason::{Ended, Reason, RecordedOutcome, Recovered};
 use crate::text::Printable;
 
 /// The protocol that this version speaks.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// The hidden applet that is the helper. Protocol 3 called it `witness`.
 pub const HELPER: &str = "helper";
 /// The most that one side reads of the other, in bytes, all lines together.
@@ -32,8 +32,12 @@ pub struct Request {
     /// The host's version.
     pub version: Printable,
     /// The signal that it would send, as the table names it.
-    pub signal: String,
-    /// The helper sends it by itself: the host can't.
+    #[serde(default)]
+    pub signal: Option<String>,
+    /// Instead of a signal: the daemon that init is to be asked to restart, by the helper.
+    #[serde(default)]
+    pub daemon: Option<String>,
+    /// The helper sends the signal by itself: the host can't.
     #[serde(default)]
     pub from_inside: bool,
     /// How long it may take: the wait for another apply, then the time from the check to the proof.
@@ -321,7 +325,8 @@ mod tests {
         let asked = Request {
             protocol: PROTOCOL,
             version: Printable::new("1"),
-            signal: "HUP".to_owned(),
+            signal: Some("HUP".to_owned()),
+            daemon: None,
             from_inside: true,
             timeout_ms: 5,
             task: file,
@@ -339,9 +344,9 @@ mod tests {
 
     #[test]
     fn another_protocol_is_told_by_its_number_alone() {
-        let newer = br#"{"protocol":5,"version":"9\u001b[2J","else":[]}"#;
-        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 5, version: Printable::new("9\x1b[2J") }));
-        assert_eq!(request(newer), Err(Some(5)));
+        let newer = br#"{"protocol":6,"version":"9\u001b[2J","else":[]}"#;
+        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 6, version: Printable::new("9\x1b[2J") }));
+        assert_eq!(request(newer), Err(Some(6)));
         let older = br#"{"protocol":1,"version":"0.9","reply":"protocol"}"#;
         assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Printable::new("0.9") }));
     }
@@ -354,10 +359,10 @@ mod tests {
             b"[]",
             b"{}",
             b"Linux 6.1",
-            br#"{"protocol":4,"version":"1"}"#,
-            br#"{"protocol":4,"version":"1","reply":"hello"}"#,
+            br#"{"protocol":5,"version":"1"}"#,
+            br#"{"protocol":5,"version":"1","reply":"hello"}"#,
             br#"{"protocol":-1,"version":"1","reply":"protocol"}"#,
-            br#"{"protocol":4,"version":"1","reply":"protocol"} trailing"#,
+            br#"{"protocol":5,"version":"1","reply":"protocol"} trailing"#,
         ] {
             assert_eq!(hear(garbage), None, "{}", String::from_utf8_lossy(garbage));
         }

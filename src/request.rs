@@ -15,6 +15,10 @@ use crate::table::{MAX_NAME, Signal};
 pub const REQUEST_FD: i32 = 101;
 /// PID 1's descriptor of the file whose flock(2) is the apply lock: `/proc/1/fd/102`.
 pub const LOCK_FD: i32 = 102;
+/// The name of that memfd, as `/proc/1/fd/102` shows it.
+pub const LOCK_NAME: &str = "sidecar-lock";
+/// Its size in bytes, which can't be changed: its holder overwrites what it has to say, and never truncates.
+pub const LOCK_SIZE: u64 = 4096;
 /// The longest request in bytes, its two newlines included. It is far below `PIPE_BUF`, so it is written in one piece: pipe(7).
 pub const MAX_REQUEST: usize = 512;
 /// The longest id, in bytes.
@@ -44,13 +48,24 @@ pub struct Request {
     pub daemon: String,
 }
 
+impl Verb {
+    /// The word for it, without a signal's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::Signal(_) => "signal",
+        }
+    }
+}
+
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Restart => f.write_str("restart"),
-            Self::Stop => f.write_str("stop"),
-            Self::Start => f.write_str("start"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            verb => f.write_str(verb.name()),
         }
     }
 }

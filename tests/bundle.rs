@@ -224,17 +224,59 @@ fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     assert_ne!(bundle.inspect("{{.State.ExitCode}}"), "137");
 }
 
+/// Policies, a oneshot that is done and one that failed, a daemon that waits for ever, and one that was stopped.
+const IDLE: &str = r#"
+restart = "on-failure"
+[[daemon]]
+name = "migrate"
+oneshot = true
+command = ["true"]
+[[daemon]]
+name = "db"
+command = ["sleep", "1000"]
+depends_on = ["migrate"]
+ready = { exec = ["true"] }
+[[daemon]]
+name = "app"
+restart = "always"
+command = ["sleep", "1000"]
+depends_on = ["db"]
+[[daemon]]
+name = "fails"
+oneshot = true
+restart = "no"
+command = ["false"]
+[[daemon]]
+name = "waits"
+command = ["sleep", "1000"]
+depends_on = ["fails"]
+[[daemon]]
+name = "stopped"
+command = ["sleep", "1000"]
+"#;
+
 /// The only test that takes as long as the promise it checks.
 #[test]
-fn an_idle_pid_1_makes_no_system_call_for_a_minute() {
-    let bundle = Container::bundle(&[]).ready();
-    let pid = bundle.inspect("{{.State.Pid}}");
+fn an_idle_pid_1_makes_no_system_call_for_a_minute_with_policies_and_dependencies_too() {
+    let real = Container::bundle(&[]).ready();
+    let table = Container::with_table(&Dir::new(), IDLE, &[]);
+    for (name, state) in [("migrate", "done"), ("app", "running"), ("fails", "failed"), ("waits", "waiting")] {
+        wait_until(name, || (table.daemon(name)["state"] == state).then_some(()));
+    }
+    assert_eq!(table.try_exec(&["/proc/1/exe", "stop", "stopped"]).0, 0);
     // What the end of the last `docker exec` made init do isn't idleness.
     std::thread::sleep(Duration::from_secs(2));
-    let (_, _, trace) = said(Command::new("timeout").args(["60", "strace", "-qq", "-p", &pid]));
-    // The call that it slept in before the minute, and still did after it.
-    assert!(trace.ends_with(" <detached ...>\n") && trace.lines().count() <= 2, "{trace}");
-    assert_eq!(trace.matches('(').count(), 1, "{trace}");
+    std::thread::scope(|scope| {
+        for bundle in [&real, &table] {
+            scope.spawn(|| {
+                let pid = bundle.inspect("{{.State.Pid}}");
+                let (_, _, trace) = said(Command::new("timeout").args(["60", "strace", "-qq", "-p", &pid]));
+                // The call that it slept in before the minute, and still did after it.
+                assert!(trace.ends_with(" <detached ...>\n") && trace.lines().count() <= 2, "{trace}");
+                assert_eq!(trace.matches('(').count(), 1, "{trace}");
+            });
+        }
+    });
 }
 
 #[test]
@@ -438,8 +480,8 @@ fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_
 fn every_signal_that_a_table_may_wire_can_be_sent() {
     let names: Vec<String> =
         (0..=30).map(|n| format!("RTMIN+{n}")).chain(["USR2", "WINCH"].map(str::to_owned)).collect();
-    let wires: String = names.iter().map(|name| format!("\"{name}\" = {{ restart = \"pipelock\" }}\n")).collect();
-    let bundle = Container::with_table(&Dir::new(), &(TABLE.to_owned() + &wires), &[]).ready();
+    let rules: Vec<_> = names.iter().map(|name| format!("\"{name}\" = {{ restart = \"pipelock\" }}\n")).collect();
+    let bundle = Container::with_table(&Dir::new(), &(TABLE.to_owned() + &rules.concat()), &[]).ready();
     for name in &names {
         let (code, _, err) = sidecar(&["apply", "--signal", name, "--signal-only", &bundle.name]);
         assert_eq!(code, 0, "{err}");
@@ -541,15 +583,21 @@ git for-each-ref --format="update %(refname) $commit" 'refs/heads/b*' | git upda
 touch /tmp/begun; exec git push -q --force git://127.0.0.1:9418/work.git 'refs/heads/b*:refs/heads/b*'
 "#;
 
-/// The same, but asks init to restart git-gate once $0 of them have been taken.
+/// The same, but does $2 to git-gate once $0 of them have been taken.
 const INTERRUPTED: &str = r#"
 touch /tmp/begun; sh -c "$1" > /tmp/said 2>&1 & push=$!
 while kill -0 $push 2> /dev/null && [ "$(find /var/lib/git-gate/work.git/refs -type f -newer /tmp/begun | wc -l)" -le "$0" ]; do :; done
-kill -RTMIN+1 1; wait $push || :
+sh -c "$2"; done=$?; wait $push || :; exit $done
 "#;
 
+/// What starts git-gate anew. Each counts as one restart.
+const ANEW: [&str; 3] =
+    ["kill -RTMIN+1 1", "/proc/1/exe restart git-gate", "/proc/1/exe stop git-gate && /proc/1/exe start git-gate"];
+
+/// `SIDECAR_ROUNDS` sets how often a push is interrupted, each time after some more of its branches.
 #[test]
 fn a_push_of_3000_branches_that_a_restart_a_stop_or_a_kill_interrupts_leaves_no_lock_that_would_refuse_the_next() {
+    let rounds: usize = std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6);
     let options = ["--env=GIT_GATE_REPOSITORIES=work", "--volume=/var/lib/git-gate"];
     let bundle = Container::bundle(&[&options[..], &NO_HOOK].concat()).ready();
     let locks = || bundle.try_exec(&["find", "/var/lib/git-gate/work.git", "-name", "*.lock"]).1;
@@ -558,12 +606,16 @@ fn a_push_of_3000_branches_that_a_restart_a_stop_or_a_kill_interrupts_leaves_no_
         let (code, _, err) = bundle.try_exec(&["sh", "-c", PUSH]);
         assert_eq!(code, 0, "{what}: {err}");
     };
-    for branches in [1, 700, 1400, 2100].map(|n: u32| n.to_string()) {
+    for round in 0..rounds {
+        let (branches, anew) = ((1 + round * 2800 / rounds).to_string(), ANEW[round % ANEW.len()]);
         let restarts = bundle.daemon("git-gate")["restarts"].as_u64().unwrap();
-        assert_eq!(bundle.try_exec(&["sh", "-c", INTERRUPTED, &branches, PUSH]).0, 0);
+        let (code, out, err) = bundle.try_exec(&["sh", "-c", INTERRUPTED, &branches, PUSH, anew]);
+        assert_eq!(code, 0, "{anew}: {out}{err}");
         wait_until("restart", || (bundle.daemon("git-gate")["restarts"] == restarts + 1).then_some(()));
         wait_until("readiness", || (bundle.try_exec(&["/proc/1/exe", "status", "--ready"]).0 == 0).then_some(()));
-        next_is_taken(&format!("a restart after {branches} branches"));
+        let ended = bundle.try_exec(&["sh", "-c", "test -s /tmp/said && tail -n 1 /tmp/said || echo the push ended"]).1;
+        println!("round {round}: {anew} after {branches} branches: {}", ended.trim());
+        next_is_taken(&format!("{anew} after {branches} branches"));
     }
     // KILL leaves git no time at all: what it left behind is removed at the next start.
     for end in [["stop", "--time=30"], ["kill", "--signal=KILL"]] {

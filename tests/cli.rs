@@ -15,6 +15,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use sidecar::protocol::PROTOCOL;
+
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
 /// A directory of the test's own, gone with it.
@@ -175,9 +177,9 @@ fn the_version_names_the_commit_and_the_target() {
 fn list_and_help_go_to_stdout() {
     let (code, out, err) = sidecar(&["--list"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\ncheck\n");
+    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\nrun-as\ncheck\n");
     assert_eq!(sidecar(&["-h"]), sidecar(&["--help"]));
-    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "check"] {
+    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "run-as", "check"] {
         let (code, out, err) = sidecar(&[applet, "--help"]);
         assert_eq!((code, err.as_str()), (0, ""), "{applet}");
         assert_eq!(sidecar(&[applet, "-h"]).1, out);
@@ -208,7 +210,7 @@ fn install_makes_a_link_for_each_applet_and_replaces_its_own_older_ones() {
         assert_eq!((code, err.as_str()), (0, ""));
         let mut names: Vec<_> = fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "status"]);
+        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "run-as", "status"]);
         for name in names {
             assert_eq!(fs::read_link(dir.0.join(name)).unwrap(), Path::new(SIDECAR));
         }
@@ -240,7 +242,7 @@ fn check_says_what_a_table_means_and_where_it_is_wrong() {
     let good = good.to_str().unwrap();
     let (code, out, err) = sidecar(&["check", good]);
     assert!(code == 0 && out.contains("HUP      is forwarded to a once it has a handler"), "{out}");
-    assert!(err.contains("USR2 = { restart = \"a\" }") && err.contains("stop_grace_period: 62s"), "{err}");
+    assert!(err.starts_with(&format!("{good}: warning: ")) && err.contains("stop_grace_period: 62s"), "{err}");
     for args in [&["check", "--config", good][..], &["check", &format!("--config={good}")]] {
         assert_eq!(sidecar(args), (code, out.clone(), err.clone()));
     }
@@ -252,6 +254,31 @@ fn check_says_what_a_table_means_and_where_it_is_wrong() {
     assert_eq!(sidecar(&["check", good, "--config", good]).0, 2);
     assert_eq!(sidecar(&["check", dir.join("none").to_str().unwrap()]).0, 2);
     assert_eq!(sidecar(&["check", dir.0.to_str().unwrap()]).0, 2);
+}
+
+#[test]
+fn check_looks_for_programs_only_if_it_is_asked_about_what_is_here() {
+    let dir = Dir::new();
+    let config = dir.write("config", "");
+    let text = format!(
+        "[[daemon]]\nname = 'a'\ncommand = ['sh']\nready = {{ exec = ['/no/probe'] }}\n\
+         config = {{ path = '{}', check = ['no-such-checker', '{{}}'] }}\n\
+         [[daemon]]\nname = 'b'\ncommand = ['./b']\nconfig = {{ path = '/no/config' }}\n",
+        config.display()
+    );
+    let table = dir.write("table.toml", &text);
+    let table = table.to_str().unwrap();
+    let (code, out, err) = sidecar(&["check", table]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (here_code, here_out, err) = sidecar(&["check", "--here", table]);
+    assert_eq!((here_code, here_out), (0, out));
+    let warnings = [
+        "ready.exec of \"a\": cannot execute \"/no/probe\": No such file or directory (os error 2)",
+        "config.check of \"a\": cannot execute \"no-such-checker\": No such file or directory (os error 2)",
+        "command of \"b\": cannot execute \"./b\": No such file or directory (os error 2)",
+        "config.path of \"b\": /no/config: No such file or directory (os error 2)",
+    ];
+    assert_eq!(err, warnings.map(|warning| format!("{table}: warning: {warning}\n")).concat());
 }
 
 #[test]
@@ -330,7 +357,7 @@ fn a_usage_error_exits_2_on_one_line_and_docker_is_not_called() {
 /// Shell code of a bundle that says hello and go, then `then`.
 fn hello(then: &str) -> String {
     let target = r#""target":{"action":"restart","daemon":"pipelock","before":{"pid":17,"generation":1},"seq":0}"#;
-    let hello = format!(r#"echo '{{"protocol":4,"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
+    let hello = format!(r#"echo '{{"protocol":{PROTOCOL},"version":"1.0.0","reply":"hello",{target}}}'; read a"#);
     format!(r#"{hello}; echo '{{"step":"go",{target},"grace_ms":0}}'; read b; {then}"#)
 }
 

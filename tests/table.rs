@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sidecar::table::sandbox::Sandbox;
-use sidecar::table::{Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, Signal, Table, parse_duration};
+use sidecar::table::{
+    Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, parse_duration, start_order,
+    stop_order,
+};
 
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
 
@@ -63,6 +66,171 @@ fn lines_get_a_prefix_unless_the_table_asks_for_json() {
     }
 }
 
+/// A daemon of that name with these lines.
+fn daemon(name: &str, lines: &str) -> String {
+    format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"x\"]\n{lines}\n")
+}
+
+#[test]
+fn a_daemon_that_states_nothing_is_not_started_again_and_is_asked_to_stop_with_term() {
+    let alpha = Table::parse(DAEMON, "f").unwrap().daemons.remove(0);
+    assert_eq!((alpha.restart, alpha.stop_signal), (RestartPolicy::No, Signal::TERM));
+    assert!(alpha.depends_on.is_empty() && !alpha.is_oneshot && !alpha.is_essential);
+}
+
+#[test]
+fn the_built_in_table_starts_its_daemons_again_when_they_fail() {
+    let table = Table::parse(BUILT_IN, "built-in").unwrap();
+    assert!(table.daemons.iter().all(|daemon| daemon.restart == RestartPolicy::OnFailure));
+}
+
+#[test]
+fn the_tables_restart_policy_holds_for_each_daemon_that_states_none() {
+    for (spelled, policy) in
+        [("no", RestartPolicy::No), ("on-failure", RestartPolicy::OnFailure), ("always", RestartPolicy::Always)]
+    {
+        let own = format!("restart = \"{spelled}\"");
+        for (first, second, expected) in [
+            ("", own.as_str(), [RestartPolicy::No, policy]),
+            (own.as_str(), "", [policy, policy]),
+            (own.as_str(), "restart = \"no\"", [policy, RestartPolicy::No]),
+        ] {
+            let text = format!("{first}\n{}{}", daemon("a", ""), daemon("b", second));
+            let policies: Vec<_> = Table::parse(&text, "f").unwrap().daemons.iter().map(|d| d.restart).collect();
+            assert_eq!(policies, expected, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_oneshot_takes_the_tables_always_as_on_failure_and_may_not_state_it_itself() {
+    let restart = |top: &str, own: &str| {
+        let text = format!("{top}\n{}", daemon("a", &format!("oneshot = true\n{own}")));
+        Table::parse(&text, "f").map(|table| (table.daemons[0].is_oneshot, table.daemons[0].restart))
+    };
+    assert_eq!(restart("", ""), Ok((true, RestartPolicy::No)));
+    assert_eq!(restart("restart = \"always\"", ""), Ok((true, RestartPolicy::OnFailure)));
+    assert_eq!(restart("restart = \"always\"", "restart = \"no\""), Ok((true, RestartPolicy::No)));
+    let error = restart("", "restart = \"always\"").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "f:6: a oneshot runs once to its end, so restart = \"always\" makes no sense; write \"on-failure\", which runs it \
+         again until it exits 0"
+    );
+}
+
+#[test]
+fn a_oneshot_has_no_readiness_no_config_and_no_signal_rule() {
+    let oneshot = |lines: &str| error(&daemon("a", &format!("oneshot = true\n{lines}")));
+    assert_eq!(
+        oneshot("ready = { notify = true }"),
+        "f:5: a oneshot has no `ready`: it is ready once it has exited 0; remove `ready`, or oneshot = true"
+    );
+    assert_eq!(
+        oneshot("config = { path = \"/a\" }"),
+        "f:5: a oneshot has no `config`: apply proves a new file with a daemon that runs on; remove `config`, or oneshot \
+         = true"
+    );
+    for action in ["restart", "forward"] {
+        assert_eq!(
+            oneshot(&format!("[signals]\nHUP = {{ {action} = \"a\" }}")),
+            "f:6: HUP names \"a\", which is a oneshot; remove the rule, or oneshot = true there"
+        );
+    }
+}
+
+#[test]
+fn depends_on_names_daemons_before_and_after_it_in_the_table() {
+    let text = daemon("a", "depends_on = [\"c\", \"b\"]") + &daemon("b", "") + &daemon("c", "depends_on = [\"b\"]");
+    let table = Table::parse(&text, "f").unwrap();
+    assert_eq!(table.daemons.iter().map(|d| d.depends_on.as_slice()).collect::<Vec<_>>(), [&[2, 1][..], &[], &[1]]);
+    assert_eq!(start_order(&table.daemons), [[1], [2], [0]]);
+    assert_eq!(stop_order(&table.daemons), [[0], [2], [1]]);
+}
+
+#[test]
+fn a_shutdown_asks_those_first_on_which_nobody_depends() {
+    // `alone` starts first, but nobody has to end before it.
+    let text = daemon("db", "") + &daemon("alone", "") + &daemon("app", "depends_on = [\"db\"]");
+    let daemons = Table::parse(&text, "f").unwrap().daemons;
+    assert_eq!(start_order(&daemons), [vec![0, 1], vec![2]]);
+    assert_eq!(stop_order(&daemons), [vec![1, 2], vec![0]]);
+}
+
+#[test]
+fn a_dependency_on_nobody_on_itself_or_twice_is_an_error_in_its_line() {
+    for (names, expected) in [
+        ("\"b\",\n\"none\"", "f:5: depends_on has \"none\", which is not a daemon in this table; name one that is"),
+        ("\"a\"", "f:4: \"a\" depends on itself; remove it from its depends_on"),
+        ("\"b\",\n\n\"b\"", "f:6: depends_on has \"b\" twice; keep one of the two"),
+    ] {
+        assert_eq!(error(&(daemon("a", &format!("depends_on = [{names}]")) + &daemon("b", ""))), expected);
+    }
+}
+
+#[test]
+fn a_circle_of_dependencies_is_told_from_the_daemon_that_is_first_in_the_table() {
+    let on = |name: &str, names: &str| daemon(name, &format!("depends_on = [{names}]"));
+    let two = on("a", "\"b\"") + &on("b", "\"a\"");
+    assert_eq!(error(&two), "f:4: depends_on goes in a circle: a -> b -> a; remove one of these dependencies");
+    // `out` waits for the circle, but isn't in it.
+    let three =
+        on("out", "\"z\"") + &on("x", "\"ok\", \"y\"") + &on("y", "\"z\"") + &on("z", "\"x\"") + &daemon("ok", "");
+    assert_eq!(error(&three), "f:8: depends_on goes in a circle: x -> y -> z -> x; remove one of these dependencies");
+}
+
+#[test]
+fn a_long_chain_of_dependencies_is_no_circle_and_a_long_circle_is_told_briefly() {
+    let chain = |first: &str| -> String {
+        let on = |n: usize| if n == 0 { first.to_owned() } else { format!("depends_on = [\"d{}\"]", n - 1) };
+        (0..MAX_DAEMONS).map(|n| daemon(&format!("d{n}"), &on(n))).collect()
+    };
+    assert_eq!(start_order(&Table::parse(&chain(""), "f").unwrap().daemons).len(), MAX_DAEMONS);
+    let error = error(&chain("depends_on = [\"d999\"]"));
+    assert!(
+        error.starts_with("f:4: depends_on goes in a circle: d0 -> d999 -> d998 -> ") && error.len() < 500,
+        "{error}"
+    );
+    assert!(error.ends_with(" -> d1 -> d0; remove one of these dependencies"), "{error}");
+}
+
+#[test]
+fn a_stop_signal_is_named_with_or_without_sig() {
+    let signal = |name: &str| Table::parse(&daemon("a", &format!("stop_signal = \"{name}\"")), "f");
+    for name in ["TERM", "QUIT", "INT", "USR1", "WINCH", "ABRT", "RTMIN+3"] {
+        for spelled in [name.to_owned(), format!("SIG{name}")] {
+            assert_eq!(signal(&spelled).unwrap().daemons[0].stop_signal.to_string(), name);
+        }
+    }
+    for (name, fix) in [
+        ("KILL", "KILL can't ask a process to stop; write another, like \"TERM\""),
+        ("SIGSTOP", "STOP can't ask a process to stop; write another, like \"TERM\""),
+        ("CONT", "CONT can't ask a process to stop; write another, like \"TERM\""),
+        ("CHLD", "CHLD can't ask a process to stop; write another, like \"TERM\""),
+        ("15", "write it by its name, \"TERM\""),
+        ("37", "write it by its name, \"RTMIN+3\""),
+        ("sigquit", "write it by its name, \"QUIT\""),
+        ("9", "no signal has that name; write one like \"TERM\", \"QUIT\" or \"RTMIN+3\""),
+        ("SIGSIGTERM", "no signal has that name; write one like \"TERM\", \"QUIT\" or \"RTMIN+3\""),
+        ("RTMIN+31", "no signal has that name; write one like \"TERM\", \"QUIT\" or \"RTMIN+3\""),
+        ("", "no signal has that name; write one like \"TERM\", \"QUIT\" or \"RTMIN+3\""),
+    ] {
+        assert_eq!(signal(name).unwrap_err().to_string(), format!("f:4: stop_signal = {name:?}: {fix}"));
+    }
+}
+
+#[test]
+fn only_signals_that_programs_are_started_with_ignored_can_be_ignored() {
+    let ignore = |name: &str| Table::parse(&daemon("a", &format!("ignore = [\"{name}\"]")), "f");
+    for name in ["HUP", "INT", "PIPE", "CHLD", "TTOU", "IO", "RTMIN+30"] {
+        assert!(ignore(name).is_ok(), "{name}");
+    }
+    for name in ["KILL", "STOP", "CONT", "SEGV", "ABRT", "SIGHUP"] {
+        let error = ignore(name).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("f:4: {name:?} is not a signal that can be ignored; ")), "{error}");
+    }
+}
+
 #[test]
 fn a_forward_may_say_when_always() {
     let table = Table::parse(&format!("{DAEMON}[signals]\nRTMIN+3 = {{ forward = \"alpha\" }}\n"), "t");
@@ -108,6 +276,7 @@ fn an_error_names_the_file_the_line_and_what_is_wrong() {
     let wiring = [
         ("NOPE = { restart = \"alpha\" }", "is not a signal"),
         ("TERM = { restart = \"alpha\" }", "can't have a rule"),
+        ("SEGV = { restart = \"alpha\" }", "can't have a rule"),
         ("\"RTMIN+31\" = { restart = \"alpha\" }", "is not a signal"),
         ("\"RTMIN+01\" = { restart = \"alpha\" }", "is not a signal"),
         ("\"RTMIN++1\" = { restart = \"alpha\" }", "is not a signal"),
@@ -201,13 +370,13 @@ fn an_error_that_quotes_a_long_text_is_short_and_ends_in_its_fix() {
 
 #[test]
 fn names_numbers_and_sizes_out_of_range_are_errors() {
-    let daemon = |name: &str| format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"a\"]\n");
+    let daemon = |name: &str| daemon(name, "");
     assert!(Table::parse(&daemon(&"a".repeat(MAX_NAME)), "f").is_ok());
     let many = |n: usize| (0..n).map(|n| daemon(&format!("d{n}"))).collect::<String>();
     assert!(Table::parse(&many(MAX_DAEMONS), "f").is_ok());
     let cases = [
         (daemon(&"a".repeat(MAX_NAME + 1)), "f:2: name is too long (64 bytes); use at most 63"),
-        (many(26_000), "f:3002: 26000 daemons are too many; a table holds at most 1000"),
+        (many(26_000), "f:4002: 26000 daemons are too many; a table holds at most 1000"),
         (
             format!("grace = \"9223372036854775808ms\"\n{DAEMON}"),
             "f:1: grace = \"9223372036854775808ms\" is out of range; the longest is a week, \"10080m\"",
@@ -273,11 +442,80 @@ fn an_odd_encoding_is_told_with_its_line() {
 }
 
 #[test]
-fn a_key_that_compose_spells_otherwise_is_told_with_ours() {
-    for (line, ours) in [("stop_grace_period = \"8s\"", "write grace"), ("healthcheck = {}", "write ready")] {
+fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
+    for (line, fix) in [
+        ("stop_grace_period = \"8s\"", "write grace"),
+        ("[daemon.healthcheck]\ntest = [\"CMD\", \"a\"]", "write ready"),
+        ("ready = { test = [\"CMD\", \"a\"] }", "write exec, without \"CMD\""),
+        ("[daemon.ready]\ninterval = \"5s\"", "only while something waits for that"),
+        ("entrypoint = [\"a\"]", "write command: the program and its arguments"),
+        ("container_name = \"a\"", "write name"),
+        ("image = \"a\"", "a daemon is a program of this container's image: write command"),
+        ("ports = [\"80:80\"]", "where you start it (compose.yaml, docker run)"),
+        ("[services.web]", "write a [[daemon]] with name and command for each"),
+        ("dependsOn = [\"a\"]", "write depends_on"),
+        ("stop-signal = \"TERM\"", "write stop_signal"),
+        ("stopsignal = \"TERM\"", "write stop_signal"),
+        ("autorestart = true", "write restart = \"no\", \"on-failure\" or \"always\""),
+        ("priority = 1", "write depends_on = [\"NAME\"]"),
+        ("stopwaitsecs = 10", "write grace"),
+        ("startsecs = 1", "write settle"),
+        ("autostart = false", "CLAUDE_BOTTLE_SIDECAR_DAEMONS names in the container's environment"),
+        ("dependencies = [\"a\"]", "write depends_on"),
+    ] {
         let error = error(&format!("{DAEMON}{line}\n"));
-        assert!(error.starts_with("f:4: unknown field `") && error.ends_with(ours), "{error}");
+        assert!(error.contains(": unknown field `") && error.ends_with(fix), "{error}");
     }
+}
+
+#[test]
+fn a_key_that_only_a_later_version_has_is_told_as_that() {
+    for line in ["user = \"1000\"", "working_dir = \"/\"", "[daemon.sandbox]", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.starts_with("f:4: unknown field `"), "{error}");
+        assert!(error.ends_with("; this version doesn't have this key yet; remove it"), "{error}");
+    }
+    for line in ["environment = [\"A=b\"]", "[daemon.environment]\nA = \"b\""] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.ends_with("write command = [\"env\", \"KEY=value\", \"PROGRAM\"]"), "{error}");
+    }
+}
+
+#[test]
+fn a_value_that_another_tool_spells_otherwise_is_told_with_ours() {
+    let no_map = "invalid type: map; write an array of names, like [\"db\"]: each must be ready first (a oneshot: must have \
+                  exited 0)";
+    let three = "write \"no\", \"on-failure\" or \"always\"";
+    let is_unknown = |value: &str, fix: &str| format!("restart = {value:?} is unknown; {fix}");
+    for (line, expected) in [
+        ("depends_on = { db = { condition = \"service_healthy\" } }", no_map.to_owned()),
+        ("depends_on.db.condition = \"service_healthy\"", no_map.to_owned()),
+        ("[daemon.depends_on.db]\ncondition = \"service_healthy\"", no_map.to_owned()),
+        ("depends_on = \"db\"", no_map.replace("map", "string \"db\"")),
+        (
+            "restart = \"unless-stopped\"",
+            is_unknown("unless-stopped", "write \"always\": a daemon that was stopped on request stays stopped"),
+        ),
+        (
+            "restart = \"on-failure:5\"",
+            is_unknown(
+                "on-failure:5",
+                "write \"on-failure\": it never gives up, and waits up to a minute between two tries",
+            ),
+        ),
+        ("restart = \"never\"", is_unknown("never", three)),
+        ("restart = true", format!("invalid type: boolean `true`; {three}")),
+        ("restart = no", format!("an unquoted word; {three}")),
+        ("restart = on-failure", format!("an unquoted word; {three}")),
+        ("oneshot = \"yes\"", "invalid type: string \"yes\"; write true or false, without quotes".to_owned()),
+        ("essential = yes", "an unquoted word; write true or false, without quotes".to_owned()),
+        ("stop_signal = 15", "invalid type: integer `15`; write a signal's name in quotes, like \"TERM\"".to_owned()),
+        ("stop_signal = TERM", "an unquoted word; write a signal's name in quotes, like \"TERM\"".to_owned()),
+    ] {
+        assert_eq!(error(&format!("{DAEMON}{line}\n")), format!("f:4: {expected}"));
+    }
+    let rule = error(&format!("{DAEMON}[signals.HUP]\nrestart = true\n"));
+    assert_eq!(rule, "f:5: invalid type: boolean `true`; write a daemon's name, like \"proxy\"");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sidecar::protocol::PROTOCOL;
 
 const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
@@ -124,7 +125,9 @@ impl Bundle {
         self.unshare = Some(command.stderr(log).spawn().unwrap());
         self.wait_until("both are ready", || {
             let ready = self.sidecar(&["status", "--ready", "--json"]);
-            ready["daemons"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|d| d["ready"] == true))
+            ready["daemons"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty() && all.iter().all(|d| d["ready"] == true || d["name"] == "once"))
         });
     }
 
@@ -462,7 +465,7 @@ fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
     let mut said = BufReader::new(helper.stdout.take().unwrap()).lines();
     let sha256 = "11507a0e2f5e69d5dfa40a62a1bd7b6ee57e6bcd85c67c9b8431b36fff21c437";
     let task = serde_json::json!({ "task": "file", "bytes": 3, "sha256": sha256, "force": false });
-    let mut request = serde_json::json!({ "protocol": 4, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
+    let mut request = serde_json::json!({ "protocol": PROTOCOL, "version": "1", "signal": "USR1", "timeout_ms": 9000 });
     (request["task"], request["id"], request["by"]) = (task, "1".into(), "me".into());
     host.write_all(format!("{request}\nnew").as_bytes()).unwrap();
     let mut hear = |words: &str| assert!(said.any(|line| line.unwrap().contains(words)), "not said: {words}");
@@ -1155,12 +1158,14 @@ fn a_helper_that_is_stopped_is_ended_by_the_next_apply_once_its_time_is_over() {
     signal(&host, "KILL");
     host.wait().unwrap();
     is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another apply is running, by me@");
-    let overdue = |bundle: &Bundle| {
-        let mut record = bundle.record();
-        record["until"][1] = 1.into();
-        fs::write(bundle.dir.join("conf/.rules.sidecar"), record.to_string()).unwrap();
-    };
-    overdue(&bundle);
+    // Its time is over: it is written into the lock, by which the next one judges.
+    let lock = format!("/proc/{}/fd/102", bundle.init());
+    let lock = fs::OpenOptions::new().read(true).write(true).open(lock).unwrap();
+    let mut text = [0; 1024];
+    lock.read_at(&mut text, 0).unwrap();
+    let mut holder: Value = serde_json::from_slice(&text).unwrap();
+    holder["until_ms"] = 1.into();
+    lock.write_all_at(format!("{:1024}", holder.to_string()).as_bytes(), 0).unwrap();
     let report = bundle.allowlist("new", &[]);
     is(&report, "live", 0, "");
     assert!(settled(&report).contains("the old content is back"), "{report}");
@@ -1307,7 +1312,7 @@ fn a_proof_in_which_the_generation_did_not_rise_is_not_believed() {
     for generation in [1, 2] {
         let after = format!(r#""after":{{"pid":31,"generation":{generation}}},"siblings_moved":[],"checked":true"#);
         let lie = format!(
-            r#"echo '{{"protocol":4,"version":"1","reply":"hello",{target}}}'; read a
+            r#"echo '{{"protocol":{PROTOCOL},"version":"1","reply":"hello",{target}}}'; read a
                echo '{{"step":"go",{target},"grace_ms":0}}'; read b
                echo '{{"step":"end","outcome":"live",{after},"wait_ms":0,"check_ms":0,"back_ms":0}}'"#
         );
@@ -1349,4 +1354,158 @@ fn a_file_of_root_s_that_its_group_may_write_becomes_the_bundle_s_own_and_the_re
     // What its group may not write is its owner's.
     is(&apply("apply-egress", "new"), "refused", 1, "beta/routes (0:0) can't be kept");
     assert_eq!(bundle.read("beta/routes"), "old");
+}
+
+// By a request, with policies, and with people who stop and start.
+
+impl Bundle {
+    /// alpha alone, with these lines.
+    fn alpha_with(lines: &str) -> Self {
+        Self::with(|table| {
+            let (alpha, rest) = table.split_once("\n[[daemon]]\nname = \"beta\"").unwrap();
+            let rules = rest.split_once("[signals]").unwrap().1.replace("HUP = { forward = \"beta\" }\n", "");
+            let rules = rules.replace("USR2 = { restart = \"beta\" }\n", "");
+            format!("{alpha}\n{lines}\n[signals]{rules}")
+        })
+    }
+
+    fn by_request(&self, daemon: &str, content: Option<&str>, args: &[&str]) -> Value {
+        let daemon = format!("--daemon={daemon}");
+        let file: &[&str] = if content.is_some() { &["--file=-"] } else { &[] };
+        let mut child = self.command(&[&["apply", daemon.as_str()], file, args].concat()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(content.unwrap_or_default().as_bytes()).unwrap();
+        ended(child)
+    }
+
+    /// Asks init, as a person does.
+    fn asks(&self, verb: &str, daemon: &str) {
+        let pipe = format!("/proc/{}/fd/101", self.init());
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        fs::OpenOptions::new()
+            .write(true)
+            .open(pipe)
+            .unwrap()
+            .write_all(format!("\n{id} {verb} {daemon}\n").as_bytes())
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_daemon_is_changed_and_taken_back_by_its_name_alone() {
+    let bundle = Bundle::with(|table| table.split_once("[signals]").unwrap().0.to_owned());
+    let report = bundle.by_request("alpha", Some("new"), &[]);
+    is(&report, "live", 0, "");
+    assert_eq!(
+        (&report["signal"], &report["action"], &report["daemon"]),
+        (&Value::Null, &"restart".into(), &"alpha".into())
+    );
+    assert_eq!((&report["before"]["generation"], &report["after"]["generation"]), (&1.into(), &2.into()));
+    bundle.serves("new");
+    is(&bundle.by_request("alpha", Some("dies"), &[]), "rolled-back", 1, "exited with code 3; the old content is back");
+    bundle.serves("new");
+    is(&bundle.by_request("alpha", Some("other"), &["--dry-run"]), "dry-run", 0, "");
+    is(&bundle.by_request("alpha", Some("new"), &[]), "live", 0, "");
+    is(&bundle.by_request("alpha", Some("new"), &[]), "unchanged", 0, "");
+    is(&bundle.by_request("alpha", None, &[]), "live", 0, "");
+    is(&bundle.by_request("alpha", None, &["--signal-only"]), "sent", 0, "");
+    bundle.wait_until("restarted", || bundle.daemon(0)["generation"] == 7);
+    is(&bundle.by_request("gamma", None, &[]), "refused", 1, "the bundle's table has no daemon gamma");
+    let calls = bundle.calls();
+    assert!(calls.iter().all(|call| !call.contains("kill")), "{calls:?}");
+}
+
+#[test]
+fn a_forward_whose_daemon_no_signal_restarts_is_taken_back() {
+    let bundle = Bundle::with(|table| table.replace("USR2 = { restart = \"beta\" }", ""));
+    is(&bundle.egress("new", &[]), "live", 0, "");
+    is(&bundle.egress("refused", &[]), "rolled-back", 1, "errno 22");
+    is(&bundle.egress("dies", &[]), "rolled-back", 1, "exited with code 5");
+    assert_eq!((bundle.read("beta/routes"), bundle.read("beta-serving")), ("new".to_owned(), "new".to_owned()));
+}
+
+#[test]
+fn a_bundle_of_one_daemon_that_dies_of_new_content_lives_on_and_takes_it_back() {
+    let bundle = Bundle::alpha_with("restart = \"on-failure\"");
+    let init = bundle.init();
+    is(&bundle.allowlist("dies", &[]), "rolled-back", 1, "exited with code 3; the old content is back");
+    bundle.serves("old");
+    assert_eq!(bundle.init(), init);
+}
+
+#[test]
+fn a_process_that_dies_while_it_is_proven_is_a_failure_although_its_policy_starts_another() {
+    let bundle = Bundle::with(|table| table.replace("SETTLE", "1500ms\"\nrestart = \"on-failure"));
+    is(&bundle.allowlist("late", &[]), "rolled-back", 1, "exited with code 4");
+    bundle.serves("old");
+}
+
+#[test]
+fn a_daemon_in_backoff_is_as_it_was_if_it_is_so_again_with_the_old_content() {
+    let bundle = Bundle::with(|table| table.replace("SETTLE", "100ms\"\nrestart = \"on-failure"));
+    fs::write(bundle.dir.join("conf/rules"), "dies").unwrap();
+    bundle.signal("USR1");
+    bundle.wait_until("it crashes", || bundle.daemon(0)["revivals"].as_u64() >= Some(3));
+    is(&bundle.allowlist("unready", &["--timeout=500ms"]), "rolled-back", 1, "not ready in time");
+    assert_eq!(bundle.read("conf/rules"), "dies");
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+    bundle.serves("new");
+}
+
+#[test]
+fn a_forward_to_a_daemon_in_backoff_starts_it_and_proves_that_start() {
+    let bundle = Bundle::with(|table| {
+        table.replace("ready = { notify = true }", "ready = { notify = true }\nrestart = \"on-failure\"")
+    });
+    fs::write(bundle.dir.join("beta/routes"), "dies").unwrap();
+    bundle.asks("restart", "beta");
+    bundle.wait_until("it crashes", || bundle.daemon(1)["revivals"].as_u64() >= Some(4));
+    bundle.wait_until("backoff", || bundle.daemon(1)["state"] == "backoff");
+    let report = bundle.egress("new", &[]);
+    is(&report, "live", 0, "");
+    assert_eq!(report["action"], "restart");
+    assert_eq!((bundle.read("beta/routes"), bundle.read("beta-serving")), ("new".to_owned(), "new".to_owned()));
+}
+
+#[test]
+fn a_stopped_daemon_is_not_started_by_an_apply() {
+    let bundle = Bundle::start();
+    bundle.asks("stop", "alpha");
+    bundle.wait_until("stopped", || bundle.daemon(0)["state"] == "stopped");
+    for report in [bundle.allowlist("new", &[]), bundle.in_place(&[]), bundle.by_request("alpha", Some("new"), &[])] {
+        is(&report, "refused", 1, "alpha was stopped on request; start it first");
+    }
+    assert_eq!((&bundle.daemon(0)["state"], bundle.read("conf/rules")), (&"stopped".into(), "old".to_owned()));
+    bundle.asks("start", "alpha");
+    bundle.wait_until("started", || bundle.daemon(0)["state"] == "running");
+    is(&bundle.allowlist("new", &[]), "live", 0, "");
+}
+
+#[test]
+fn a_daemon_that_is_stopped_in_the_middle_has_its_old_content_back_and_stays_stopped() {
+    let bundle = Bundle::start();
+    let host = bundle.begin("unready", &["--timeout=20s"]);
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    bundle.asks("stop", "alpha");
+    is(
+        &ended(host),
+        "rolled-back",
+        1,
+        "alpha was stopped on request meanwhile; the old content is back and alpha is left stopped",
+    );
+    assert_eq!((&bundle.daemon(0)["state"], bundle.read("conf/rules")), (&"stopped".into(), "old".to_owned()));
+    assert_eq!(bundle.left(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_oneshot_is_run_again_and_its_exit_0_is_the_proof() {
+    let bundle = Bundle::with(|table| {
+        table.replace("\n[signals]", "\n[[daemon]]\nname = \"once\"\ncommand = [\"sh\", \"-c\", \"test ! -e DIR/broken\"]\noneshot = true\n[signals]")
+    });
+    bundle.wait_until("done", || bundle.daemon(2)["state"] == "done");
+    let report = bundle.by_request("once", None, &[]);
+    is(&report, "live", 0, "");
+    assert_eq!((&report["after"]["generation"], &bundle.daemon(2)["state"]), (&2.into(), &"done".into()));
+    is(&bundle.by_request("once", Some("new"), &[]), "refused", 1, "once has no `config`");
+    fs::write(bundle.dir.join("broken"), "").unwrap();
+    is(&bundle.by_request("once", None, &[]), "not-proven", 1, "once exited with code 1");
 }

@@ -1,65 +1,132 @@
-//! One apply at a time in a bundle: a flock(2) on the bundle's pid namespace. It dies with its holder, leaves nothing
-//! in any directory, and nobody outside of the bundle can take it, as they could a name in a shared network namespace.
+//! One apply at a time in a bundle: a flock(2) on a memfd of PID 1's, opened through `/proc/1/fd/102`. It dies with its holder and
+//! leaves nothing in any directory, and who may open it is whom the kernel lets trace PID 1: proc(5), ptrace(2).
+//!
+//! Its holder writes into it who it is. Any process of the same user could write there too, so only the kernel's own list is
+//! believed when it comes to ending somebody.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::{Mode, major, minor};
+use nix::unistd::{Pid, getpid};
+use serde::{Deserialize, Serialize};
 
 use super::reason::Reason;
+use super::transaction::Holder;
+use crate::request::{LOCK_FD, LOCK_NAME};
 use crate::text::Printable;
 
 /// The pid namespace, which is the same file for every process of a bundle.
 const NAMESPACE: &str = "/proc/self/ns/pid";
 /// The most that is read of the kernel's list of locks, in bytes.
 const MAX_LOCKS: u64 = 1 << 20;
+/// How often that list is read until the lock is found in it.
+const LOOKS: usize = 20;
+/// As much as the holder writes, and as much as is read of it, in bytes.
+const HOLDER_BYTES: usize = 1024;
 
 /// The lock, as long as it lives.
-pub struct Lock(#[allow(dead_code, reason = "it is held")] Flock<File>);
+pub struct Lock(Flock<File>);
 
-/// Takes it if it is free; `Ok(None)`: it isn't.
+/// What the holder writes.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    pid: i32,
+    #[serde(flatten)]
+    holder: Holder,
+}
+
+/// Takes it if it is free; `Ok(None)`: it isn't. `init`: the pid that init has here.
 ///
 /// # Errors
-/// The system knows no such lock.
-pub fn try_take() -> Result<Option<Lock>, Reason> {
-    let failed = |words: String| Reason::NoLock { words: Printable::new(&format!("{NAMESPACE}: {words}")) };
-    let file = File::open(NAMESPACE).map_err(|e| failed(e.to_string()))?;
+/// This user may not open it, that process has none, or the system knows no such lock.
+pub fn try_take(init: Pid) -> Result<Option<Lock>, Reason> {
+    let file = file_of(init).map_err(|e| no_lock(init, &e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(Lock(lock))),
         Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => Ok(None),
-        Err((_, e)) => Err(failed(e.to_string())),
+        Err((_, e)) => Err(no_lock(init, &e.into())),
     }
+}
+
+impl Lock {
+    /// Writes into it who holds it. It only tells: that it can't be written changes nothing.
+    pub fn tell(&self, holder: &Holder) {
+        let written = Written { pid: getpid().as_raw(), holder: holder.clone() };
+        let mut text = serde_json::to_vec(&written).unwrap_or_default();
+        // Over all of what the one before has left.
+        text.resize(HOLDER_BYTES, b' ');
+        let _ = self.0.write_all_at(&text, 0);
+    }
+}
+
+/// Who holds it, or has held it last, by their own words.
+#[must_use]
+pub fn holder(init: Pid) -> Option<Holder> {
+    Some(read(&file_of(init).ok()?)?.holder)
+}
+
+fn read(file: &File) -> Option<Written> {
+    let mut text = [0; HOLDER_BYTES];
+    let bytes = file.read_at(&mut text, 0).ok()?;
+    serde_json::from_slice(text.get(..bytes)?).ok()
 }
 
 /// Kills whoever holds it: a helper that is stopped, say. It is called for one that has had all its time.
-pub fn end_holder() {
-    if let Some(pid) = holder() {
-        // A process that is killed has let go of its locks once it is gone; stopped ones are killed as well.
-        let _ = kill(pid, Signal::SIGKILL);
-        for _ in 0..100 {
-            if kill(pid, None).is_err() || holder() != Some(pid) {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+pub fn end_holder(init: Pid) {
+    let Ok(file) = file_of(init) else { return };
+    // The kernel's list is read in pieces, and may lack an entry while others come and go.
+    let Some(pid) = (0..LOOKS).find_map(|_| holder_in_kernel(&file)) else { return };
+    // One that took it a moment ago has not written its own words yet.
+    if read(&file).is_none_or(|written| written.pid != pid.as_raw()) {
+        return;
+    }
+    // A process that is killed has let go of its locks once it is gone; stopped ones are killed as well.
+    let _ = kill(pid, Signal::SIGKILL);
+    for _ in 0..100 {
+        if kill(pid, None).is_err() || holder_in_kernel(&file) != Some(pid) {
+            break;
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Who holds it, by `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 17 00:04:4026532561 0 EOF`.
-fn holder() -> Option<Pid> {
-    let namespace = std::fs::metadata(NAMESPACE).ok()?.ino();
+fn file_of(init: Pid) -> io::Result<File> {
+    let path = PathBuf::from(format!("/proc/{init}/fd/{LOCK_FD}"));
+    // The link is looked at first: to open a stranger's descriptor can have effects.
+    if path.read_link()?.as_os_str() != format!("/memfd:{LOCK_NAME} (deleted)").as_str() {
+        return Err(io::Error::other("that is no lock of `sidecar init`"));
+    }
+    Ok(File::from(open(&path, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())?))
+}
+
+fn no_lock(init: Pid, e: &io::Error) -> Reason {
+    let words = match e.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "this user may not open it; run it as the user that the container runs as".to_owned()
+        }
+        _ => e.to_string(),
+    };
+    Reason::NoLock { words: Printable::new(&format!("/proc/{init}/fd/{LOCK_FD}: {words}")) }
+}
+
+/// Who holds it, by `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 17 00:01:2057 0 EOF`, the device in hex.
+fn holder_in_kernel(file: &File) -> Option<Pid> {
+    let meta = file.metadata().ok()?;
+    let lock = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
     let mut text = String::new();
     File::open("/proc/locks").ok()?.take(MAX_LOCKS).read_to_string(&mut text).ok()?;
     let pid = text.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip(1);
-        let kind = words.next().filter(|kind| *kind == "FLOCK")?;
+        words.next().filter(|kind| *kind == "FLOCK")?;
         let (pid, file) = (words.nth(2)?, words.next()?);
-        let inode: u64 = file.rsplit(':').next()?.parse().ok()?;
-        (kind == "FLOCK" && inode == namespace).then(|| pid.parse::<i32>().ok()).flatten()
+        (file == lock).then(|| pid.parse::<i32>().ok()).flatten()
     })?;
     // Another namespace's process has no number here.
     (pid > 1).then(|| Pid::from_raw(pid))

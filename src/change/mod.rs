@@ -21,6 +21,8 @@ pub mod diff;
 #[cfg(target_os = "linux")]
 pub mod holders;
 #[cfg(target_os = "linux")]
+pub mod inside;
+#[cfg(target_os = "linux")]
 pub mod lock;
 #[cfg(target_os = "linux")]
 pub mod log;

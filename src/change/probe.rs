@@ -1,7 +1,9 @@
 //! Asks a daemon whether it is ready, the way its table entry says. Each probe ends by its deadline.
 
-use std::io::{Read, Write};
+use std::fmt::Display;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,9 +12,15 @@ use super::reason::Shortfall;
 use super::{command, proof};
 use crate::status::{Daemon, DaemonState, Page, Plan};
 use crate::table::Ready;
+use crate::text::Printable;
 
 /// How long `status --ready` asks a daemon.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long init's own probe asks. Whatever keeps it longer than 10 s, init kills it.
+pub const INITS_TIMEOUT: Duration = Duration::from_millis(9_500);
+/// How much of a word of a command is shown, in characters.
+const SHOWN: usize = 40;
 
 /// Whether a daemon that runs is ready, and no other process has answered in its place. One that states no `ready` is so while it
 /// runs. `past` is what ran before the restart that is to be proven.
@@ -21,26 +29,47 @@ pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// What is missing.
 pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Result<(), Shortfall> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady) };
-    if !answers(plan, timeout) {
+    if ask(plan, timeout).is_err() {
         return Err(Shortfall::NotReady);
     }
     past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 
-fn answers(plan: &Plan, timeout: Duration) -> bool {
-    let deadline = Instant::now() + timeout;
+/// The same in init's own words, for whoever waits for that daemon.
+///
+/// # Errors
+/// Why it isn't ready, for example "connection refused on 127.0.0.1:8888".
+pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Printable> {
+    let Some((_, plan)) = proof::find(page, daemon) else { return Err(Printable::new("it isn't selected")) };
+    ask(plan, timeout).map_err(|why| Printable::new(&why))?;
+    match Past::default().stranger(page, daemon) {
+        None => Ok(()),
+        Some(Shortfall::SocketHeld { socket, by: Some((pid, name)) }) => {
+            Err(Printable::new(&format!("{socket} is held by pid {pid} ({name})")))
+        }
+        Some(_) => Err(Printable::new("its socket is held by another process")),
+    }
+}
+
+fn ask(plan: &Plan, timeout: Duration) -> Result<(), String> {
+    let deadline = Deadline { at: Instant::now() + timeout, timeout };
     match &plan.ready {
-        None => true,
-        Some(Ready::Notify) => plan.notified,
-        Some(Ready::Tcp(addr)) => TcpStream::connect_timeout(addr, at_least_a_moment(timeout)).is_ok(),
-        Some(Ready::Http { addr, path }) => http(*addr, path, deadline).is_some_and(|code| (200..400).contains(&code)),
+        None => Ok(()),
+        Some(Ready::Notify) if plan.notified => Ok(()),
+        Some(Ready::Notify) => Err("it has not said READY=1".to_owned()),
+        Some(Ready::Tcp(addr)) => connect(*addr, deadline).map(drop),
+        Some(Ready::Http { addr, path }) => match http(*addr, path, deadline)? {
+            200..400 => Ok(()),
+            code => Err(format!("HTTP {code} from http://{addr}{path}")),
+        },
         Some(Ready::Exec(command)) => exec(command, deadline),
     }
 }
 
-/// For each daemon of the page, in its order: whether it runs and is ready. All are asked side by side.
+/// For each daemon of the page, in its order: whether it runs and is ready; `None` for a oneshot, of which nobody asks that.
+/// All are asked side by side.
 #[must_use]
-pub fn all(page: &Page) -> Vec<bool> {
+pub fn all(page: &Page) -> Vec<Option<bool>> {
     thread::scope(|scope| {
         let ask = |daemon: &Daemon| {
             let (name, runs) = (daemon.name.clone(), daemon.state == DaemonState::Running);
@@ -48,8 +77,35 @@ pub fn all(page: &Page) -> Vec<bool> {
             // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
             runs.then(|| thread::Builder::new().spawn_scoped(scope, ask).ok()).flatten()
         };
-        let probes: Vec<_> = page.status.daemons.iter().map(ask).collect();
-        probes.into_iter().map(|probe| probe.is_some_and(|p| p.join().unwrap_or(false))).collect()
+        let all = page.status.daemons.iter().zip(&page.plans);
+        let probes: Vec<_> = all.map(|(daemon, plan)| (!plan.is_oneshot).then(|| ask(daemon))).collect();
+        let answer = |probe: thread::ScopedJoinHandle<'_, bool>| probe.join().unwrap_or(false);
+        probes.into_iter().map(|asked| asked.map(|probe| probe.is_some_and(answer))).collect()
+    })
+}
+
+/// Until when a probe may last, and how long that is.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    timeout: Duration,
+}
+
+impl Deadline {
+    fn left(self) -> Option<Duration> {
+        self.at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    fn is_over(self, of: &impl Display) -> String {
+        format!("no answer from {of} within {:?}", self.timeout)
+    }
+}
+
+fn connect(addr: SocketAddr, deadline: Deadline) -> Result<TcpStream, String> {
+    TcpStream::connect_timeout(&addr, at_least_a_moment(deadline.timeout)).map_err(|e| match e.kind() {
+        ErrorKind::ConnectionRefused => format!("connection refused on {addr}"),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => deadline.is_over(&addr),
+        _ => format!("cannot connect to {addr}: {e}"),
     })
 }
 
@@ -58,41 +114,60 @@ fn at_least_a_moment(timeout: Duration) -> Duration {
     timeout.max(Duration::from_millis(1))
 }
 
-fn left(deadline: Instant) -> Option<Duration> {
-    deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-}
-
 /// How much of an answer's rest is read before the connection is closed, in bytes, and for how long.
 const MAX_REST: u64 = 64 << 10;
 const REST_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The status code of a `GET`. Of the answer only the status line counts.
-fn http(addr: SocketAddr, path: &str, deadline: Instant) -> Option<u16> {
-    let mut stream = TcpStream::connect_timeout(&addr, left(deadline)?).ok()?;
+fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String> {
+    let mut stream = connect(addr, deadline)?;
+    let url = format!("http://{addr}{path}");
+    let left = || deadline.left().ok_or_else(|| deadline.is_over(&url));
+    let failed = |e: std::io::Error| match e.kind() {
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => deadline.is_over(&url),
+        _ => format!("no answer from {url}: {e}"),
+    };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: sidecar\r\nConnection: close\r\n\r\n");
-    stream.set_write_timeout(Some(left(deadline)?)).ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = [0_u8; 64];
+    stream.set_write_timeout(Some(left()?)).map_err(failed)?;
+    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let no_http = || format!("what {url} answers is not HTTP");
+    let mut answer = [0_u8; 12];
     let mut filled = 0;
     // "HTTP/1.1 200": twelve bytes tell, and a server may send them one at a time.
-    while filled < 12 {
-        stream.set_read_timeout(Some(left(deadline)?)).ok()?;
-        match stream.read(answer.get_mut(filled..)?) {
-            Ok(0) | Err(_) => return None,
-            Ok(n) => filled += n,
+    while let Some(rest) = answer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        stream.set_read_timeout(Some(left()?)).map_err(failed)?;
+        match stream.read(rest).map_err(failed)? {
+            0 => return Err(no_http()),
+            n => filled += n,
         }
     }
-    let line = std::str::from_utf8(answer.get(..12)?).ok()?;
     // To close what has unread bytes resets the connection (tcp(7)), and servers log that as an error of theirs.
-    stream.set_read_timeout(Some(left(deadline).map_or(REST_TIMEOUT, |left| left.min(REST_TIMEOUT)))).ok()?;
+    let rest_timeout = deadline.left().map_or(REST_TIMEOUT, |left| left.min(REST_TIMEOUT));
+    stream.set_read_timeout(Some(rest_timeout)).map_err(failed)?;
     let _ = std::io::copy(&mut stream.take(MAX_REST), &mut std::io::sink());
-    line.strip_prefix("HTTP/1.")?.get(2..)?.parse().ok()
+    let line = std::str::from_utf8(&answer).ok().and_then(|line| line.strip_prefix("HTTP/1.")?.get(2..));
+    line.and_then(|code| code.parse().ok()).ok_or_else(no_http)
 }
 
 /// Whether the command exits 0 in time.
-fn exec(words: &[String], deadline: Instant) -> bool {
-    let ended = command::run(words, false, || left(deadline).is_some());
-    matches!(ended, command::Ended::Exited(status, _) if status.success())
+fn exec(words: &[String], deadline: Deadline) -> Result<(), String> {
+    let cut = |word: &String| word.chars().take(SHOWN).collect::<String>();
+    let more = if words.len() > 2 { " ..." } else { "" };
+    let name = format!("`{}{more}`", words.iter().take(2).map(cut).collect::<Vec<_>>().join(" "));
+    let (status, said) = match command::run(words, true, || deadline.left().is_some()) {
+        command::Ended::Exited(status, _) if status.success() => return Ok(()),
+        command::Ended::Exited(status, said) => (status, said),
+        command::Ended::Stopped => return Err(format!("{name} did not end within {:?}", deadline.timeout)),
+        command::Ended::NotRun(e) => return Err(format!("cannot execute {name}: {e}")),
+    };
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "failed".to_owned(),
+    };
+    let said = String::from_utf8_lossy(&said);
+    let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    Err(last.map_or_else(|| format!("{name} {how}"), |last| format!("{name} {how}: {last}")))
 }
 
 #[cfg(test)]
@@ -103,6 +178,10 @@ mod tests {
 
     fn plan(ready: Option<Ready>) -> Plan {
         Plan { ready, notified: false, settle_ms: 0, grace_ms: 0, is_oneshot: false, config: None }
+    }
+
+    fn is_ready(plan: &Plan, timeout: Duration) -> bool {
+        ask(plan, timeout).is_ok()
     }
 
     /// A server that answers each connection with `answer`, then closes it.
@@ -120,7 +199,7 @@ mod tests {
     }
 
     fn http_ready(answer: &'static [u8]) -> bool {
-        answers(&plan(Some(Ready::Http { addr: serve(answer), path: "/health".to_owned() })), TIMEOUT)
+        is_ready(&plan(Some(Ready::Http { addr: serve(answer), path: "/health".to_owned() })), TIMEOUT)
     }
 
     #[test]
@@ -137,7 +216,7 @@ mod tests {
     fn a_probe_reads_the_whole_answer_so_that_the_server_sees_no_reset() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ready = Some(Ready::Http { addr: listener.local_addr().unwrap(), path: "/".to_owned() });
-        let probe = thread::spawn(move || answers(&plan(ready), TIMEOUT));
+        let probe = thread::spawn(move || is_ready(&plan(ready), TIMEOUT));
         let (mut stream, _) = listener.accept().unwrap();
         let _ = stream.read(&mut [0; 512]).unwrap();
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
@@ -152,31 +231,56 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let timeout = Duration::from_millis(50);
-        assert!(!answers(&plan(Some(Ready::Http { addr, path: "/".to_owned() })), timeout));
-        assert!(answers(&plan(Some(Ready::Tcp(addr))), timeout));
+        assert!(!is_ready(&plan(Some(Ready::Http { addr, path: "/".to_owned() })), timeout));
+        assert!(is_ready(&plan(Some(Ready::Tcp(addr))), timeout));
         // An address of this test's own: another's port that was let go may be taken by the next test.
         let gone = TcpListener::bind("127.9.8.7:0").unwrap().local_addr().unwrap();
-        assert!(!answers(&plan(Some(Ready::Tcp(gone))), timeout));
+        assert!(!is_ready(&plan(Some(Ready::Tcp(gone))), timeout));
     }
 
     #[test]
     fn a_command_is_ready_by_its_exit_code_and_killed_with_its_children_at_the_end_of_its_time() {
         let exec = |script: &str, ms| {
             let command = ["sh", "-c", script].map(str::to_owned).to_vec();
-            answers(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))
+            is_ready(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))
         };
         assert!(exec("exit 0", 5000));
         assert!(!exec("exit 1", 5000));
         let before = Instant::now();
         assert!(!exec("sleep 60 & wait", 50));
         assert!(before.elapsed() < Duration::from_secs(30));
-        assert!(!answers(&plan(Some(Ready::Exec(vec!["/nowhere".to_owned()]))), TIMEOUT));
+        assert!(!is_ready(&plan(Some(Ready::Exec(vec!["/nowhere".to_owned()]))), TIMEOUT));
     }
 
     #[test]
     fn notify_is_told_by_the_page_and_nothing_stated_is_ready() {
-        assert!(answers(&plan(None), TIMEOUT));
-        assert!(!answers(&plan(Some(Ready::Notify)), TIMEOUT));
-        assert!(answers(&Plan { notified: true, ..plan(Some(Ready::Notify)) }, TIMEOUT));
+        assert!(is_ready(&plan(None), TIMEOUT));
+        assert!(!is_ready(&plan(Some(Ready::Notify)), TIMEOUT));
+        assert!(is_ready(&Plan { notified: true, ..plan(Some(Ready::Notify)) }, TIMEOUT));
+    }
+
+    #[test]
+    fn what_keeps_a_daemon_from_being_ready_is_told_in_a_few_words() {
+        let why = |ready| ask(&plan(Some(ready)), Duration::from_secs(5)).unwrap_err();
+        let exec = |words: &[&str]| why(Ready::Exec(words.iter().map(|word| (*word).to_owned()).collect()));
+        // An address of this test's own: another's port that was let go may be taken by the next test.
+        let gone = TcpListener::bind("127.9.8.6:0").unwrap().local_addr().unwrap();
+        assert_eq!(why(Ready::Tcp(gone)), format!("connection refused on {gone}"));
+        let addr = serve(b"HTTP/1.1 503 no\r\n\r\n");
+        assert_eq!(why(Ready::Http { addr, path: "/up".to_owned() }), format!("HTTP 503 from http://{addr}/up"));
+        let addr = serve(b"SSH-2.0-OpenSSH_9.2\r\n");
+        assert_eq!(why(Ready::Http { addr, path: "/".to_owned() }), format!("what http://{addr}/ answers is not HTTP"));
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = silent.local_addr().unwrap();
+        let plan_of_silent = plan(Some(Ready::Http { addr, path: "/".to_owned() }));
+        let why_silent = ask(&plan_of_silent, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(why_silent, format!("no answer from http://{addr}/ within 50ms"));
+        assert_eq!(why(Ready::Notify), "it has not said READY=1");
+        assert_eq!(exec(&["sh", "-c", "echo a; echo last >&2; echo; exit 128"]), "`sh -c ...` exited 128: last");
+        assert_eq!(exec(&["false"]), "`false` exited 1");
+        assert_eq!(exec(&["sh", "-c", "kill -9 $$"]), "`sh -c ...` was killed by signal 9");
+        assert_eq!(exec(&["/nowhere"]), "cannot execute `/nowhere`: No such file or directory (os error 2)");
+        let sleep = plan(Some(Ready::Exec(vec!["sleep".to_owned(), "60".to_owned()])));
+        assert_eq!(ask(&sleep, Duration::from_millis(50)).unwrap_err(), "`sleep 60` did not end within 50ms");
     }
 }

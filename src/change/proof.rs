@@ -1,15 +1,20 @@
 //! Whether a change is live, judged from what init's status page shows. No I/O, no clock: pages, results of probes
 //! and the time come in, a verdict goes out.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::reason::{Outcome, Reason, Shortfall};
-use crate::status::{self, Daemon, DaemonState, InitState, Last, Page, Plan};
+use crate::request::Verb;
+use crate::status::{self, Daemon, DaemonState, InitState, Last, LastExit, Page, Plan, RequestOutcome};
 use crate::table::{Ready, Signal};
 use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
+/// A process that has run for less since a crash may be one of a loop: init's delays start over after this time, in milliseconds.
+const CRASH_LOOP_MS: u64 = 10_000;
 
 /// What init does to the daemon on this signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +24,17 @@ pub enum Act {
     Restart,
     /// Passes the signal on.
     Forward,
+}
+
+impl Act {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Forward => "forward",
+        }
+    }
 }
 
 /// One process of a daemon's.
@@ -66,77 +82,137 @@ pub enum Look {
     Done(Verdict),
 }
 
-/// The daemon that `signal` is wired to.
-#[must_use]
-pub fn daemon_of(page: &Page, signal: Signal) -> Option<String> {
-    let rule = page.status.signals.get(&signal.to_string())?;
-    rule.restart.clone().or_else(|| rule.forward.clone())
+/// What makes init act on a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A signal that has a rule in the table.
+    Signal(Signal),
+    /// A request, which needs none.
+    Request {
+        /// What is asked for.
+        verb: Verb,
+        /// Of this daemon.
+        daemon: String,
+    },
 }
 
-/// The signal that restarts the daemon.
-#[must_use]
-pub fn restart_of(page: &Page, daemon: &str) -> Option<Signal> {
-    let mut rules = page.status.signals.iter();
-    let (name, _) = rules.find(|(_, rule)| rule.restart.as_deref() == Some(daemon))?;
-    Signal::from_name(name)
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Signal(signal) | Self::Request { verb: Verb::Signal(signal), .. } => write!(f, "{signal}"),
+            Self::Request { verb, .. } => write!(f, "the {verb} request"),
+        }
+    }
 }
 
-/// What `signal` is wired to in this bundle, and how that stands; generation 0: it isn't selected.
-#[must_use]
-pub fn wired(page: &Page, signal: Signal) -> Option<Target> {
-    let rule = page.status.signals.get(&signal.to_string())?;
-    let (action, name) = match (&rule.restart, &rule.forward) {
-        (Some(name), None) => (Act::Restart, name),
-        (None, Some(name)) => (Act::Forward, name),
-        _ => return None,
-    };
-    let before = now_of(page, name).unwrap_or(Incarnation { pid: None, generation: 0 });
-    Some(Target { action, daemon: Printable::new(name), before, seq: rule.last.map_or(0, |last| last.seq) })
+impl Trigger {
+    /// The request that restarts a daemon.
+    #[must_use]
+    pub fn restart(daemon: &str) -> Self {
+        Self::Request { verb: Verb::Restart, daemon: daemon.to_owned() }
+    }
+
+    /// The daemon that it acts on in this bundle.
+    #[must_use]
+    pub fn daemon(&self, page: &Page) -> Option<String> {
+        match self {
+            Self::Signal(_) => self.target(page).map(|target| target.daemon.to_string()),
+            Self::Request { daemon, .. } => Some(daemon.clone()),
+        }
+    }
+
+    /// What it acts on in this bundle, and how that stands; generation 0: it isn't selected.
+    #[must_use]
+    pub fn target(&self, page: &Page) -> Option<Target> {
+        let (mut action, name, seq) = match self {
+            Self::Signal(signal) => {
+                let rule = page.status.signals.get(&signal.to_string())?;
+                let seq = rule.last.map_or(0, |last| last.seq);
+                match (&rule.restart, &rule.forward) {
+                    (Some(name), None) => (Act::Restart, name, seq),
+                    (None, Some(name)) => (Act::Forward, name, seq),
+                    _ => return None,
+                }
+            }
+            Self::Request { daemon, .. } => {
+                let mut all = page.status.selected.iter().chain(&page.status.unselected);
+                (Act::Restart, all.find(|name| *name == daemon)?, 0)
+            }
+        };
+        let now = find(page, name).map(|(daemon, _)| daemon);
+        if now.is_some_and(|now| now.state == DaemonState::Backoff) {
+            // There is no process to pass it on to: init starts one.
+            action = Act::Restart;
+        }
+        let before = now.map_or(Incarnation { pid: None, generation: 0 }, incarnation);
+        Some(Target { action, daemon: Printable::new(name), before, seq })
+    }
 }
 
-/// What `signal` would do in this bundle.
+/// What `trigger` would do in this bundle.
 ///
 /// # Errors
 /// Why it would do nothing.
-pub fn target(page: &Page, signal: Signal) -> Result<Target, Reason> {
-    let sent = Printable::new(&signal.to_string());
-    let Some(target) = wired(page, signal) else { return Err(Reason::NotWired { signal: sent }) };
+pub fn target(page: &Page, trigger: &Trigger) -> Result<Target, Reason> {
+    let sent = Printable::new(&trigger.to_string());
+    let Some(target) = trigger.target(page) else {
+        return Err(match trigger {
+            Trigger::Signal(_) => Reason::NotWired { signal: sent },
+            Trigger::Request { daemon, .. } => Reason::NoDaemon { daemon: Printable::new(daemon) },
+        });
+    };
     let daemon = target.daemon.clone();
     let Some((now, _)) = find(page, daemon.as_str()) else {
-        return Err(Reason::NotSelected { signal: sent, daemon });
+        return Err(Reason::NotSelected { sent, daemon });
     };
     if page.status.state == InitState::Stopping {
         return Err(Reason::Stopping);
     }
-    if target.action == Act::Forward && now.state != DaemonState::Running {
+    if target.action == Act::Forward && !matches!(now.state, DaemonState::Running | DaemonState::Stopped) {
         return Err(Reason::NotRunning { signal: sent, daemon });
     }
     Ok(target)
 }
 
-/// What has become of a daemon that was proven in the process `after`; `None`: it still runs.
+/// Whether somebody has stopped it, or is about to.
 #[must_use]
-pub fn undone(page: &Page, daemon: &str, signal: Signal, after: Option<Incarnation>) -> Option<Reason> {
-    let (now, _) = find(page, daemon)?;
-    if now.state == DaemonState::Running && after == Some(incarnation(now)) {
-        return None;
-    }
-    let shortfall = match now.state {
-        DaemonState::Exited | DaemonState::Failed | DaemonState::Backoff | DaemonState::Stopped | DaemonState::Done => {
-            ended(now)
-        }
-        DaemonState::Starting | DaemonState::Running | DaemonState::Stopping | DaemonState::Waiting => {
-            Shortfall::Replaced
-        }
+pub fn is_stopped(daemon: &Daemon) -> bool {
+    let is_under_way = |request: &status::Request| {
+        request.verb == Verb::Stop.to_string() && request.outcome == RequestOutcome::Pending
     };
-    let signal = Printable::new(&signal.to_string());
-    Some(Reason::Unproven { daemon: Printable::new(daemon), signal, pid: now.pid, shortfall })
+    daemon.state == DaemonState::Stopped || daemon.requests.iter().any(is_under_way)
 }
 
-/// Looks for the proof that one signal took effect.
+/// Whether it has no process, or one that a crash loop has left it for a moment: then it is no worse off without.
+#[must_use]
+pub fn is_down(daemon: &Daemon, now_ms: u64) -> bool {
+    let is_crash = daemon.revivals > 0 && daemon.last_exit.is_some_and(|exit| !exit.by_init);
+    let is_young = daemon.uptime_ms.is_some_and(|since| now_ms.saturating_sub(since) < CRASH_LOOP_MS);
+    daemon.pid.is_none() || is_crash && is_young
+}
+
+/// What has become of a daemon that was proven in the process `after`; `None`: it is what it was.
+#[must_use]
+pub fn undone(page: &Page, daemon: &str, trigger: &Trigger, after: Option<Incarnation>) -> Option<Reason> {
+    let (now, plan) = find(page, daemon)?;
+    let is_up = now.state == if plan.is_oneshot { DaemonState::Done } else { DaemonState::Running };
+    if is_up && after == Some(incarnation(now)) && !is_stopped(now) {
+        return None;
+    }
+    let shortfall = match after {
+        Some(after) if after.generation < now.generation => gone(now),
+        _ => down(now).unwrap_or(Shortfall::Replaced),
+    };
+    let sent = Printable::new(&trigger.to_string());
+    Some(Reason::Unproven { daemon: Printable::new(daemon), sent, pid: now.pid, shortfall })
+}
+
+/// Looks for the proof that one signal or one request took effect.
 #[derive(Debug)]
 pub struct Proof {
-    signal: String,
+    trigger: Trigger,
+    /// The request's.
+    id: String,
     target: Target,
     /// The other daemons, as they stood before.
     siblings: Vec<(String, Incarnation)>,
@@ -144,6 +220,8 @@ pub struct Proof {
     shortfall: Shortfall,
     after: Incarnation,
     moved: Vec<Printable>,
+    /// The request was seen in the page.
+    is_known: bool,
     /// Since when which generation has been ready without a break.
     ready_since: Option<(u64, u64)>,
     next_probe: u64,
@@ -152,16 +230,18 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// Starts with the page that [`target`] was read from.
+    /// Starts with the page that [`target`] was read from. `id`: the request's, if it is one.
     #[must_use]
-    pub fn new(page: &Page, signal: Signal, target: Target) -> Self {
+    pub fn new(page: &Page, trigger: &Trigger, id: &str, target: Target) -> Self {
         let others = page.status.daemons.iter().filter(|d| d.name != target.daemon.as_str());
         Self {
-            signal: signal.to_string(),
+            trigger: trigger.clone(),
+            id: id.to_owned(),
             siblings: others.map(|d| (d.name.clone(), incarnation(d))).collect(),
             shortfall: Shortfall::Unserved,
             after: target.before,
             moved: Vec::new(),
+            is_known: false,
             ready_since: None,
             next_probe: 0,
             asked: None,
@@ -186,20 +266,27 @@ impl Proof {
         if daemon.generation < before.generation {
             return self.short(Shortfall::Contradiction);
         }
-        let last = page.status.signals.get(&self.signal).and_then(|wired| wired.last);
-        let Some(last) = last.filter(|last| last.seq > self.target.seq) else {
-            return self.wait(Shortfall::Unserved);
-        };
-        if last.outcome == status::Outcome::Refused {
-            return self.short(Shortfall::InitRefused);
-        }
-        let judged = match self.target.action {
-            Act::Restart => self.restarted(last, daemon),
-            Act::Forward => self.forwarded(last, daemon, plan),
+        let judged = match &self.trigger {
+            Trigger::Signal(signal) => {
+                let last = page.status.signals.get(&signal.to_string()).and_then(|rule| rule.last);
+                let last = last.filter(|last| last.seq > self.target.seq);
+                last.map_or(Judged::NotYet(Shortfall::Unserved), |last| self.signalled(last, daemon, plan))
+            }
+            Trigger::Request { .. } => {
+                let request = daemon.requests.iter().find(|request| request.id == self.id);
+                self.is_known |= request.is_some();
+                match request {
+                    Some(request) if request.outcome == RequestOutcome::Failed => self.failed(daemon),
+                    Some(request) => requested(request, daemon, plan),
+                    None if self.is_known => Judged::Final(Shortfall::Forgotten),
+                    None => Judged::NotYet(Shortfall::Unserved),
+                }
+            }
         };
         match judged {
             Judged::Final(shortfall) => self.short(shortfall),
             Judged::NotYet(shortfall) => self.wait(shortfall),
+            Judged::Is(outcome) => Look::Done(self.verdict(Ok(outcome))),
             Judged::UpIs(outcome) => {
                 self.settle(now_ms, daemon, plan, probe.filter(|_| asked == Some(daemon.generation)), outcome)
             }
@@ -218,43 +305,35 @@ impl Proof {
         self.verdict(Err(self.reason(self.shortfall.clone())))
     }
 
-    fn restarted(&self, last: Last, daemon: &Daemon) -> Judged {
-        if last.outcome == status::Outcome::Restarting || daemon.generation <= self.target.before.generation {
-            return match last.outcome {
-                // No start is counted: the kernel doesn't let init end the old process.
-                status::Outcome::Failed => Judged::Final(Shortfall::InitRefused),
-                _ => Judged::NotYet(Shortfall::OldStopping),
-            };
-        }
-        match daemon.state {
-            DaemonState::Running => Judged::UpIs(Outcome::Live),
-            DaemonState::Exited
-            | DaemonState::Failed
-            | DaemonState::Backoff
-            | DaemonState::Stopped
-            | DaemonState::Done => Judged::Final(ended(daemon)),
-            // It may be the group of a process that died, or a further restart: either comes to an end.
-            DaemonState::Stopping => Judged::NotYet(Shortfall::OldStopping),
-            // Its command isn't executed yet.
-            DaemonState::Starting | DaemonState::Waiting => Judged::NotYet(Shortfall::NotReady),
-        }
+    /// The command couldn't be executed; if no start was counted, init may not end the old process.
+    fn failed(&self, daemon: &Daemon) -> Judged {
+        let is_later = daemon.generation > self.target.before.generation;
+        Judged::Final(down(daemon).filter(|_| is_later).unwrap_or(Shortfall::InitRefused))
     }
 
-    fn forwarded(&self, last: Last, daemon: &Daemon, plan: &Plan) -> Judged {
-        let dead = matches!(daemon.state, DaemonState::Exited | DaemonState::Failed);
-        if dead {
-            return Judged::Final(ended(daemon));
-        }
-        if daemon.generation != self.target.before.generation {
-            return Judged::Final(Shortfall::Replaced);
+    fn signalled(&self, last: Last, daemon: &Daemon, plan: &Plan) -> Judged {
+        if let Some(generation) = last.generation {
+            return started(generation, daemon, plan);
         }
         match last.outcome {
-            status::Outcome::Failed => return Judged::Final(Shortfall::InitRefused),
+            status::Outcome::Refused => return Judged::Final(Shortfall::InitRefused),
+            status::Outcome::Failed => return self.failed(daemon),
+            // It comes with its generation.
+            status::Outcome::Restarting | status::Outcome::Restarted => return to_start(daemon),
+            status::Outcome::Held | status::Outcome::NeverCaught | status::Outcome::Delivered => {}
+        }
+        if daemon.generation != self.target.before.generation {
+            return Judged::Final(gone(daemon));
+        }
+        if let Some(shortfall) = down(daemon) {
+            return Judged::Final(shortfall);
+        }
+        match last.outcome {
             status::Outcome::NeverCaught => return Judged::Final(Shortfall::NeverCaught),
             status::Outcome::Held => return Judged::NotYet(Shortfall::Held),
-            status::Outcome::Delivered if daemon.state == DaemonState::Running => {}
             // Its process is ending; how it ended is known in a moment.
-            _ => return Judged::NotYet(Shortfall::NotReady),
+            _ if daemon.state != DaemonState::Running => return Judged::NotYet(Shortfall::NotReady),
+            _ => {}
         }
         if plan.ready != Some(Ready::Notify) {
             return Judged::UpIs(Outcome::Delivered);
@@ -320,8 +399,8 @@ impl Proof {
     }
 
     fn reason(&self, shortfall: Shortfall) -> Reason {
-        let (daemon, signal) = (self.target.daemon.clone(), Printable::new(&self.signal));
-        Reason::Unproven { daemon, signal, pid: self.after.pid, shortfall }
+        let (daemon, sent) = (self.target.daemon.clone(), Printable::new(&self.trigger.to_string()));
+        Reason::Unproven { daemon, sent, pid: self.after.pid, shortfall }
     }
 
     fn verdict(&self, proven: Result<Outcome, Reason>) -> Verdict {
@@ -336,18 +415,87 @@ enum Judged {
     NotYet(Shortfall),
     /// The right process runs; once it is ready and has stayed so, this is what it is.
     UpIs(Outcome),
+    /// This is what it is.
+    Is(Outcome),
+}
+
+/// What has become of a restart or a start that was requested.
+fn requested(request: &status::Request, daemon: &Daemon, plan: &Plan) -> Judged {
+    match (request.outcome, request.generation) {
+        (RequestOutcome::Superseded, _) if is_stopped(daemon) => Judged::Final(Shortfall::Stopped),
+        (RequestOutcome::Superseded, _) => Judged::Final(Shortfall::Superseded),
+        (RequestOutcome::Pending | RequestOutcome::Started | RequestOutcome::Running, Some(generation)) => {
+            started(generation, daemon, plan)
+        }
+        (RequestOutcome::Pending, None) => to_start(daemon),
+        _ => Judged::Final(Shortfall::InitRefused),
+    }
+}
+
+/// The process that is to be proven isn't started yet.
+fn to_start(daemon: &Daemon) -> Judged {
+    if is_stopped(daemon) { Judged::Final(Shortfall::Stopped) } else { Judged::NotYet(Shortfall::OldStopping) }
+}
+
+/// How the process of this generation does, which is the one to prove: never a later one, which its restart policy or
+/// somebody else may have started.
+fn started(generation: u64, daemon: &Daemon, plan: &Plan) -> Judged {
+    if daemon.generation > generation {
+        return Judged::Final(gone(daemon));
+    }
+    if daemon.generation < generation {
+        return Judged::Final(Shortfall::Contradiction);
+    }
+    match daemon.state {
+        DaemonState::Done if plan.is_oneshot => return Judged::Is(Outcome::Live),
+        DaemonState::Running if plan.is_oneshot => return Judged::NotYet(Shortfall::NotDone),
+        _ => {}
+    }
+    match (down(daemon), daemon.state) {
+        (Some(shortfall), _) => Judged::Final(shortfall),
+        (None, DaemonState::Running) => Judged::UpIs(Outcome::Live),
+        // It may be the group of a process that died, or a further restart: either comes to an end.
+        (None, DaemonState::Stopping) => Judged::NotYet(Shortfall::OldStopping),
+        // Its command isn't executed yet.
+        (None, _) => Judged::NotYet(Shortfall::NotReady),
+    }
+}
+
+/// Why the process of an earlier generation is no more: it ended by itself, or another took its place.
+fn gone(daemon: &Daemon) -> Shortfall {
+    match daemon.last_exit {
+        _ if is_stopped(daemon) => Shortfall::Stopped,
+        Some(LastExit { by_init: false, code, signal }) => Shortfall::Dead { code, killed_by: signal },
+        _ => Shortfall::Replaced,
+    }
+}
+
+/// Why the daemon has no process, if it has none or is to have none.
+fn down(daemon: &Daemon) -> Option<Shortfall> {
+    match daemon.state {
+        _ if is_stopped(daemon) => Some(Shortfall::Stopped),
+        DaemonState::Exited | DaemonState::Failed | DaemonState::Backoff | DaemonState::Done => Some(ended(daemon)),
+        DaemonState::Starting
+        | DaemonState::Running
+        | DaemonState::Stopping
+        | DaemonState::Stopped
+        | DaemonState::Waiting => None,
+    }
 }
 
 fn ended(daemon: &Daemon) -> Shortfall {
     let (code, killed_by) = daemon.last_exit.map_or((None, None), |exit| (exit.code, exit.signal));
-    if daemon.state == DaemonState::Failed {
+    // A oneshot that was executed has failed by any code but 0.
+    if daemon.state == DaemonState::Failed && matches!(code, None | Some(126 | 127)) {
         Shortfall::NotExecuted { code }
     } else {
         Shortfall::Dead { code, killed_by }
     }
 }
 
-fn incarnation(daemon: &Daemon) -> Incarnation {
+/// The process that it has.
+#[must_use]
+pub fn incarnation(daemon: &Daemon) -> Incarnation {
     Incarnation { pid: daemon.pid, generation: daemon.generation }
 }
 
@@ -369,7 +517,7 @@ fn name_of(sibling: &(String, Incarnation)) -> Printable {
 mod tests {
     use super::*;
     use crate::sample;
-    use crate::status::{LastExit, Outcome as Served};
+    use crate::status::Outcome as Served;
 
     /// One observation: the time, what the page shows, and the probe's answer. `w` waits, `?` waits and asks.
     struct Scene {
@@ -383,8 +531,9 @@ mod tests {
         }
 
         fn on(page: Page, signal: Signal) -> Self {
-            let target = target(&page, signal).unwrap();
-            let proof = Proof::new(&page, signal, target);
+            let trigger = Trigger::Signal(signal);
+            let target = target(&page, &trigger).unwrap();
+            let proof = Proof::new(&page, &trigger, "", target);
             Self { page, proof }
         }
 
@@ -397,8 +546,16 @@ mod tests {
             self.page.status.signals.get_mut(signal).unwrap().last = Some(last);
         }
 
+        /// By this signal.
         fn restart(&mut self, pid: i32) {
-            self.last("USR1", Served::Restarted, None);
+            self.replace(pid);
+            let generation = Some(self.daemon("pipelock").generation);
+            let last = Last { seq: 1, outcome: Served::Restarted, age_ms: 0, reload_errno: None, generation };
+            self.page.status.signals.get_mut("USR1").unwrap().last = Some(last);
+        }
+
+        /// By another's doing.
+        fn replace(&mut self, pid: i32) {
             let d = self.daemon("pipelock");
             (d.pid, d.generation, d.state) = (Some(pid), d.generation + 1, DaemonState::Running);
         }
@@ -449,6 +606,81 @@ mod tests {
         assert_eq!(verdict.proven, Ok(Outcome::Live));
         assert_eq!(verdict.after, Incarnation { pid: Some(31), generation: 2 });
         assert_eq!(verdict.siblings_moved, []);
+    }
+
+    #[test]
+    fn one_in_a_crash_loop_is_down_also_while_it_runs() {
+        let mut page = sample::page();
+        let daemon = &mut page.status.daemons[1];
+        (daemon.revivals, daemon.uptime_ms) = (3, Some(500));
+        assert!(!is_down(daemon, 600), "it hasn't ended by itself");
+        daemon.last_exit = Some(LastExit { code: Some(1), signal: None, by_init: false });
+        assert!(is_down(daemon, 10_499) && !is_down(daemon, 10_500));
+        daemon.revivals = 0;
+        assert!(!is_down(daemon, 600));
+        daemon.pid = None;
+        assert!(is_down(daemon, 600));
+    }
+
+    /// USR1 is replaced by a request of this id.
+    fn of_a_request() -> Scene {
+        let (page, trigger) = (sample::page(), Trigger::restart("pipelock"));
+        let target = target(&page, &trigger).unwrap();
+        let proof = Proof::new(&page, &trigger, "mine", target);
+        Scene { page, proof }
+    }
+
+    #[test]
+    fn a_request_is_proven_by_the_generation_that_it_started_and_by_no_later_one() {
+        use RequestOutcome::{Failed, Pending, Refused, Started, Superseded};
+        let of = |outcome, generation| {
+            let mut s = of_a_request();
+            s.replace(31);
+            let request = |id: &str, outcome, generation| {
+                let (id, verb) = (id.to_owned(), "restart".to_owned());
+                status::Request { id, verb, outcome, generation }
+            };
+            s.daemon("pipelock").requests =
+                vec![request("mine", outcome, generation), request("other", Started, Some(2))];
+            s
+        };
+        assert_eq!(of(Started, Some(2)).at(0, None), Err(true));
+        assert_eq!(of(Pending, None).at(0, None), Err(false));
+        assert_eq!(of(Started, Some(1)).at(0, None), Ok(Err(Shortfall::Replaced)));
+        assert_eq!(of(Started, Some(3)).at(0, None), Ok(Err(Shortfall::Contradiction)));
+        assert_eq!(of(Superseded, None).at(0, None), Ok(Err(Shortfall::Superseded)));
+        assert_eq!(of(Refused, None).at(0, None), Ok(Err(Shortfall::InitRefused)));
+        assert_eq!(of(Failed, None).at(0, None), Ok(Err(Shortfall::InitRefused)));
+        let mut s = of(Started, Some(2));
+        assert_eq!(s.at(0, None), Err(true));
+        s.daemon("pipelock").requests.clear();
+        assert_eq!(s.at(5, None), Ok(Err(Shortfall::Forgotten)));
+        let mut s = of(Started, Some(2));
+        // It has died, and its policy has started another.
+        s.die("pipelock", 7);
+        s.replace(32);
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Dead { code: Some(7), killed_by: None })));
+        let mut s = of(Superseded, None);
+        s.daemon("pipelock").state = DaemonState::Stopped;
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Stopped)));
+    }
+
+    #[test]
+    fn a_oneshot_is_live_once_it_has_exited_0() {
+        let mut s = of_a_request();
+        s.page.plans[1].is_oneshot = true;
+        s.replace(31);
+        let (id, verb, generation) = ("mine".to_owned(), "restart".to_owned(), Some(2));
+        let request = status::Request { id, verb, outcome: RequestOutcome::Started, generation };
+        s.daemon("pipelock").requests = vec![request];
+        assert_eq!(s.at(0, None), Err(false));
+        assert_eq!(s.given_up(), Shortfall::NotDone);
+        s.die("pipelock", 3);
+        s.daemon("pipelock").state = DaemonState::Failed;
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::Dead { code: Some(3), killed_by: None })));
+        s.die("pipelock", 0);
+        s.daemon("pipelock").state = DaemonState::Done;
+        assert_eq!(s.at(5, None), Ok(Ok(Outcome::Live)));
     }
 
     #[test]
@@ -626,15 +858,16 @@ mod tests {
         let mut s = Scene::new(Signal::USR1);
         s.die("pipelock", 1);
         s.die("egress", 1);
-        let before = target(&s.page, Signal::USR1).unwrap().before;
+        let before = target(&s.page, &Trigger::Signal(Signal::USR1)).unwrap().before;
         assert_eq!(before, Incarnation { pid: None, generation: 1 });
-        assert!(matches!(target(&s.page, Signal::HUP), Err(Reason::NotRunning { .. })));
+        assert!(matches!(target(&s.page, &Trigger::Signal(Signal::HUP)), Err(Reason::NotRunning { .. })));
     }
 
     #[test]
     fn what_init_would_refuse_is_refused_before_anything_is_sent() {
         let mut page = sample::page();
-        let why = |page: &Page, signal: &str| target(page, Signal::from_name(signal).unwrap()).unwrap_err();
+        let why =
+            |page: &Page, signal: &str| target(page, &Trigger::Signal(Signal::from_name(signal).unwrap())).unwrap_err();
         assert!(matches!(why(&page, "WINCH"), Reason::NotWired { .. }));
         page.status.state = InitState::Stopping;
         assert_eq!(why(&page, "USR1"), Reason::Stopping);

@@ -17,6 +17,12 @@ pub enum Outcome {
     Live,
     /// The daemon has the signal and lives; it can't say whether it obeyed.
     Delivered,
+    /// It was stopped on request.
+    Stopped,
+    /// It runs already, so a start had nothing to do.
+    Running,
+    /// It doesn't run, so a stop had nothing to do.
+    NotRunning,
     /// The signal was sent, and no more was asked for.
     Sent,
     /// The content was live already.
@@ -29,12 +35,18 @@ pub enum Outcome {
     Refused,
     /// The old content is back, and the daemon is as it was.
     RolledBack,
+    /// A later request decided otherwise.
+    Superseded,
+    /// The kernel refused init what was asked for.
+    Failed,
     /// The signal was sent, and the change wasn't seen to be live.
     NotProven,
     /// The command line makes no sense.
     Usage,
     /// The bundle, or docker, can't be reached.
     Unreachable,
+    /// There is a `sidecar init`, which this user may not ask.
+    NotAllowed,
     /// There is no `sidecar init`.
     NotASidecarBundle,
     /// The daemon isn't up with the old content either.
@@ -48,11 +60,18 @@ impl Outcome {
     #[must_use]
     pub fn exit(self) -> u8 {
         match self {
-            Self::Live | Self::Delivered | Self::Sent | Self::Unchanged | Self::DryRun => 0,
-            Self::Untouched | Self::Refused | Self::RolledBack | Self::NotProven => 1,
+            Self::Live
+            | Self::Delivered
+            | Self::Stopped
+            | Self::Running
+            | Self::NotRunning
+            | Self::Sent
+            | Self::Unchanged
+            | Self::DryRun => 0,
+            Self::Untouched | Self::Refused | Self::RolledBack | Self::Superseded | Self::Failed | Self::NotProven => 1,
             Self::Usage => 2,
             Self::Unreachable => 3,
-            Self::NotASidecarBundle => 4,
+            Self::NotAllowed | Self::NotASidecarBundle => 4,
             Self::Down | Self::Unsettled => 5,
         }
     }
@@ -161,12 +180,15 @@ impl fmt::Display for Recovered {
 #[serde(tag = "reason", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the sentence below says what each is")]
 pub enum Reason {
-    // What init would do with the signal: nothing.
+    // What init would do: nothing.
     NotWired { signal: Printable },
-    NotSelected { signal: Printable, daemon: Printable },
+    NoDaemon { daemon: Printable },
+    NotSelected { sent: Printable, daemon: Printable },
+    Stopped { daemon: Printable },
     NotRunning { signal: Printable, daemon: Printable },
     Stopping,
-    MayNotSignal,
+    MayNotAct { words: Printable },
+    NotAsked { words: Printable },
 
     // The lock.
     Locked { by: Printable, since: Printable },
@@ -174,7 +196,6 @@ pub enum Reason {
 
     // The table.
     NoConfig { daemon: Printable },
-    NoWayBack { daemon: Printable },
 
     // The daemon's file, or what lies beside it; and the checker, which was asked about the content of `path`.
     File { path: Printable, fault: FileFault },
@@ -182,8 +203,8 @@ pub enum Reason {
     // An interrupted change before this one can't be taken back.
     Unrecovered { daemon: Printable, why: Box<Reason> },
 
-    // The daemon was sent the signal, and the change wasn't seen to be live.
-    Unproven { daemon: Printable, signal: Printable, pid: Option<i32>, shortfall: Shortfall },
+    // init was to act on the daemon, and the change wasn't seen to be live.
+    Unproven { daemon: Printable, sent: Printable, pid: Option<i32>, shortfall: Shortfall },
 
     // The host, and the time.
     Garbled,
@@ -212,7 +233,7 @@ pub enum Reason {
     OtherProtocol { ours: (u32, Printable), theirs: (u32, Printable) },
     KillFailed { kill: Printable, words: Printable, gone: bool },
     KillTimedOut { kill: Printable },
-    Lost { signal: Printable, words: Printable },
+    Lost { sent: Printable, words: Printable },
     Vanished { words: Printable },
     Unknown { words: Printable },
     Fleet { why: Printable },
@@ -311,6 +332,16 @@ pub enum Shortfall {
         errno: i32,
     },
     Replaced,
+    /// It is being stopped on request, and its process lives.
+    StillStopping,
+    /// On request.
+    Stopped,
+    /// By a later request.
+    Superseded,
+    /// The page doesn't show the request any more.
+    Forgotten,
+    /// A oneshot that still runs.
+    NotDone,
     /// A generation went down.
     Contradiction,
 }
@@ -369,7 +400,9 @@ impl Reason {
             | Self::StrangePod { .. }
             | Self::WhichContainer { .. } => "; nothing was executed or sent",
             Self::NotWired { .. }
+            | Self::NoDaemon { .. }
             | Self::NotSelected { .. }
+            | Self::Stopped { .. }
             | Self::NotRunning { .. }
             | Self::Stopping
             | Self::OtherProtocol { .. }
@@ -387,18 +420,26 @@ impl fmt::Display for Reason {
             Self::NotWired { signal } => {
                 write!(f, "{signal} has no rule in the bundle; add one under [signals] in its table")
             }
-            Self::NotSelected { signal, daemon } => write!(
+            Self::NoDaemon { daemon } => write!(f, "the bundle's table has no daemon {daemon}; check the name"),
+            Self::NotSelected { sent, daemon } => write!(
                 f,
-                "{signal} has a rule for {daemon}, which is not selected in the bundle; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
+                "{sent} is for {daemon}, which is not selected in the bundle; see CLAUDE_BOTTLE_SIDECAR_DAEMONS"
+            ),
+            Self::Stopped { daemon } => write!(
+                f,
+                "{daemon} was stopped on request; start it first: docker exec BUNDLE /proc/1/exe start {daemon}"
             ),
             Self::NotRunning { signal, daemon } => write!(
                 f,
-                "{signal} would be forwarded to {daemon}, which isn't running; start it by the signal that restarts it"
+                "{signal} is for {daemon}, which isn't running; start it first: docker exec BUNDLE /proc/1/exe start {daemon}"
             ),
             Self::Stopping => f.write_str("the bundle is stopping"),
-            Self::MayNotSignal => f.write_str(
-                "the user of this exec may not signal the bundle's init; run it as the user that the container runs as",
-            ),
+            Self::MayNotAct { words } => {
+                write!(f, "the bundle's init can't be asked: {words}; run it as the user that the container runs as")
+            }
+            Self::NotAsked { words } => {
+                write!(f, "the bundle's init can't be asked: {words}; see the bundle's log, then try again")
+            }
             Self::Locked { by, since } => {
                 write!(f, "another apply is running, by {by}")?;
                 if !since.as_str().is_empty() {
@@ -410,10 +451,6 @@ impl fmt::Display for Reason {
             Self::NoConfig { daemon } => {
                 write!(f, "{daemon} has no `config` in the bundle's table, so there is no file to change")
             }
-            Self::NoWayBack { daemon } => write!(
-                f,
-                "no signal restarts {daemon}, so there would be no way back; add such a rule under [signals] in the bundle's table"
-            ),
             Self::File { path, fault } => fault.tell(path, f),
             Self::Checker { path, fault } => match fault {
                 CheckerFault::Refused { code: Some(code), words } => {
@@ -444,7 +481,7 @@ impl fmt::Display for Reason {
                      never proven; fix that, then apply again"
                 ),
             },
-            Self::Unproven { daemon, signal, pid, shortfall } => shortfall.tell(daemon, signal, *pid, f),
+            Self::Unproven { daemon, sent, pid, shortfall } => shortfall.tell(daemon, sent, *pid, f),
             Self::Garbled => f.write_str("the content did not arrive as it was sent; apply again"),
             Self::HostGone => f.write_str("the connection to the bundle broke"),
             Self::Cancelled | Self::Interrupted => f.write_str("interrupted"),
@@ -528,9 +565,9 @@ impl fmt::Display for Reason {
                 f,
                 "{kill} did not end in time; the daemon was not seen to act on it, and it may yet; look with status, then apply again"
             ),
-            Self::Lost { signal, words } => write!(
+            Self::Lost { sent, words } => write!(
                 f,
-                "{signal} was sent, or may have been, then the bundle said nothing that makes sense{}; what state the daemon is in \
+                "{sent} was sent, or may have been, then the bundle said nothing that makes sense{}; what state the daemon is in \
                  can't be told; see whether the bundle runs and what its log says",
                 aside(words)
             ),
@@ -651,6 +688,15 @@ impl Shortfall {
                     "the process of {daemon} that was to take {sent} was replaced by another{pid}; look with status"
                 )
             }
+            Self::StillStopping => {
+                write!(f, "{daemon} is still being stopped{pid}; give a --timeout beyond its grace")
+            }
+            Self::Stopped => write!(f, "{daemon} was stopped on request meanwhile"),
+            Self::Superseded => write!(f, "a later request for {daemon}{pid} came before {sent} was done"),
+            Self::Forgotten => {
+                write!(f, "{sent} for {daemon}{pid} is gone from the status page, so what became of it can't be told")
+            }
+            Self::NotDone => write!(f, "{daemon} runs{pid} and did not exit in time; give a longer --timeout"),
             Self::Contradiction => {
                 write!(f, "the bundle's status page contradicts itself: a generation of {daemon}{pid} went down")
             }
@@ -664,6 +710,10 @@ impl Shortfall {
             Self::Unserved | Self::Held | Self::ReloadPending => "; it may yet take effect; look again with status",
             Self::OldStopping => "; its replacement starts after that and may yet come up; look again with status",
             Self::NotReady | Self::NotSettled => "; it may yet be; look again with status",
+            Self::StillStopping => "; init goes on with it; look again with status",
+            Self::NotDone => "; it may yet succeed; look again with status",
+            Self::Stopped => "; it stays stopped until it is started",
+            Self::Superseded | Self::Forgotten => "; look with status, then apply again",
             Self::Dead { .. } | Self::NotExecuted { .. } => {
                 " and is dead; its siblings run on; see the bundle's log, fix its file and apply again"
             }

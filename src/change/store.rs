@@ -368,11 +368,12 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
     let mut bundle = None;
     // The directory's own lock goes with `files`.
     let mut directory = Store::open(path).ok()?;
+    let init = nix::unistd::getppid();
     let lock = |is_overdue: bool| {
         if is_overdue {
-            lock::end_holder();
+            lock::end_holder(init);
         }
-        bundle = lock::try_take()?;
+        bundle = lock::try_take(init)?;
         if bundle.is_none() {
             return Ok(false);
         }

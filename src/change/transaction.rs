@@ -14,13 +14,16 @@
 
 use std::path::Path;
 
-use super::proof::{self, Look, Proof, Verdict};
+use serde::{Deserialize, Serialize};
+
+use super::proof::{self, Look, Proof, Target, Trigger, Verdict};
 use super::reason::{CheckerFault, Ended, FileFault, Outcome, Reason, RecordedOutcome, Recovered, Shortfall};
 use super::record::{Content, Files, Found, LiveIn, Mount, Name, Record, SCHEMA, Stamp};
 use super::recovery::{self, Theirs, unless_killed};
 use super::{Stop, Tried};
 use crate::protocol::{Diff, End, HelperMessage, HostMessage, Task};
-use crate::status::{InitState, Page, Plan};
+use crate::request::{Request, Verb};
+use crate::status::{DaemonState, InitState, Page, Plan};
 use crate::table::Signal;
 use crate::text::Printable;
 
@@ -36,6 +39,8 @@ const LOCK_POLL_INTERVAL: u16 = 20;
 const SHORTEST_WAY_BACK: u64 = 1000;
 /// The longest that one probe may take, in milliseconds.
 const PROBE_TIMEOUT: u64 = 10_000;
+/// How often a daemon is restarted on the way back if others restart it at the same time.
+const MOST_RESTARTS: u32 = 5;
 /// By how much a helper may outlive all of its deadlines, in milliseconds.
 const SLACK: u64 = 30_000;
 
@@ -49,15 +54,40 @@ pub struct Order {
     /// When it began, in UTC.
     pub at: Printable,
     /// What makes init act.
-    pub signal: Signal,
-    /// The helper sends it by itself.
+    pub trigger: Trigger,
+    /// The helper sends the signal by itself. A request it always does.
     pub from_inside: bool,
+    /// Of a daemon that was stopped on request: bring it back. An apply doesn't.
+    pub starts_stopped: bool,
     /// How long it may take, in milliseconds: the wait for another, then the time from the check to the proof.
     pub timeout_ms: u64,
     /// What is to be done.
     pub task: Task,
     /// With this content.
     pub content: Option<Vec<u8>>,
+}
+
+impl Order {
+    /// The helper has init act, not the host.
+    #[must_use]
+    pub fn is_sent_from_inside(&self) -> bool {
+        self.from_inside || matches!(self.trigger, Trigger::Request { .. })
+    }
+
+    /// A start of a daemon that runs already has nothing to do.
+    fn is_met(&self, page: &Page) -> bool {
+        let Trigger::Request { verb: Verb::Start, daemon } = &self.trigger else { return false };
+        let now = proof::find(page, daemon).map(|(daemon, _)| daemon);
+        now.is_some_and(|now| now.state == DaemonState::Running && !proof::is_stopped(now))
+    }
+
+    /// Has init act, and waits for nothing.
+    ///
+    /// # Errors
+    /// init can't be asked.
+    pub fn send(&self, hands: &mut impl Hands) -> Tried<()> {
+        send(hands, self)
+    }
 }
 
 /// Where the change is made: the kernel's boot, and the bundle's pid namespace.
@@ -67,6 +97,17 @@ pub struct Home {
     pub boot: Printable,
     /// The namespace's number.
     pub pids: Option<u64>,
+}
+
+/// Who is at work, as they write it into the lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who asked for it.
+    pub by: Printable,
+    /// When it began, in UTC.
+    pub since: Printable,
+    /// Until when it may be at work, by the monotonic clock in milliseconds.
+    pub until_ms: u64,
 }
 
 /// What came of a checker.
@@ -112,6 +153,10 @@ pub trait Hands: Sized {
     fn home(&mut self) -> Home;
     /// The bundle's lock; false: another has it.
     fn lock(&mut self) -> Tried<bool>;
+    /// Writes into the lock, which is had, who has it.
+    fn hold(&mut self, holder: &Holder) -> Tried<()>;
+    /// Who has the lock, by their own words.
+    fn holder(&mut self) -> Tried<Option<Holder>>;
     /// Ends the helper that holds the lock beyond all of its deadlines.
     fn end_overdue_helper(&mut self) -> Tried<()>;
     /// A daemon's file.
@@ -121,15 +166,15 @@ pub trait Hands: Sized {
     /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
     /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
-    fn remember(&mut self, _page: &Page) {}
+    fn remember(&mut self, page: &Page);
     /// What has begun to listen since the first such note, and is no daemon's.
-    fn newcomer(&mut self, _page: &Page) -> Option<Shortfall> {
-        None
-    }
+    fn newcomer(&mut self, page: &Page) -> Option<Shortfall>;
     /// Runs a checker. `go_on` is asked every few milliseconds.
     fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked>;
-    /// Signals init; `None`: sees whether it may.
-    fn signal(&mut self, signal: Option<Signal>) -> Tried<()>;
+    /// Signals init.
+    fn signal(&mut self, signal: Signal) -> Tried<()>;
+    /// Asks init; `None`: sees whether it may.
+    fn request(&mut self, request: Option<&Request>) -> Tried<()>;
     /// Says it to the host.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
     /// What the host says, within this time.
@@ -169,9 +214,8 @@ pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Result<Option<R
     let asked = |change: &mut Change<'_, H>| {
         change.lock()?;
         let page = change.hands.page()?;
-        let rule = page.status.signals.get(&order.signal.to_string());
-        let daemon = rule.and_then(|rule| rule.restart.clone().or(rule.forward.clone()));
-        let (files, _) = change.recover_all(daemon.as_deref().unwrap_or_default())?;
+        let daemon = order.trigger.daemon(&page).unwrap_or_default();
+        let (files, _) = change.recover_all(&daemon)?;
         let Some(mut files) = files else { return Ok(None) };
         Ok(recovery::record(&mut files)?.and_then(|record| record.outcome_of(&order.id)))
     };
@@ -180,6 +224,19 @@ pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Result<Option<R
         // What was put in place can't be told, or whoever holds the lock may yet decide.
         Err(Stop::Because(_)) => Ok(Some(RecordedOutcome::Interrupted)),
         Err(Stop::Killed) => Err(Killed),
+    }
+}
+
+/// What the change would act on.
+///
+/// # Errors
+/// Why nothing would come of it.
+pub fn target(page: &Page, order: &Order) -> Result<Target, Reason> {
+    let target = proof::target(page, &order.trigger)?;
+    let now = proof::find(page, target.daemon.as_str()).map(|(daemon, _)| daemon);
+    match now {
+        Some(now) if proof::is_stopped(now) && !order.starts_stopped => Err(Reason::Stopped { daemon: target.daemon }),
+        _ => Ok(target),
     }
 }
 
@@ -223,6 +280,8 @@ struct Change<'a, H: Hands> {
     is_sent: bool,
     /// It has heard of the proof.
     is_acked: bool,
+    /// How many daemons were restarted by it.
+    restarts: u32,
 }
 
 impl<'a, H: Hands> Change<'a, H> {
@@ -236,6 +295,7 @@ impl<'a, H: Hands> Change<'a, H> {
             deadline: began.saturating_add(order.timeout_ms),
             is_sent: false,
             is_acked: false,
+            restarts: 0,
         }
     }
 
@@ -245,21 +305,25 @@ impl<'a, H: Hands> Change<'a, H> {
 
     fn under_the_lock(&mut self) -> Tried<Ended> {
         self.lock()?;
-        let (signal, page) = (self.order.signal, self.hands.page()?);
-        let name = proof::daemon_of(&page, signal).unwrap_or_default();
+        let page = self.hands.page()?;
+        let name = self.order.trigger.daemon(&page).unwrap_or_default();
         let (files, unrecovered) = self.recover_all(&name)?;
         if let Some(why) = unrecovered {
             self.may_go_on(&name, why)?;
         }
         // What was recovered may have changed what the signal meets.
         let page = self.hands.page()?;
-        let target = proof::target(&page, signal)?;
-        let Some((_, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
-        let was_dead = target.before.pid.is_none();
-        let daemon = Daemon { name, plan: plan.clone(), was_dead };
+        let target = target(&page, self.order)?;
+        let Some((was, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
+        if self.order.is_met(&page) {
+            self.end.after = Some(target.before);
+            return Ok(Ended::well(Outcome::Running));
+        }
         let now = self.hands.now_ms();
+        let daemon = Daemon { name, plan: plan.clone(), was_dead: proof::is_down(was, now) };
         self.end.wait_ms = now.saturating_sub(self.began);
         (self.began, self.deadline) = (now, now.saturating_add(self.order.timeout_ms));
+        self.hold(daemon.plan.grace_ms)?;
         let (ended, shas) = match files {
             _ if self.is_in_place() => self.in_place(&daemon, files)?,
             Some(files) => self.with_content(&daemon, files, &page)?,
@@ -282,37 +346,27 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Waits for the bundle's lock.
     fn lock(&mut self) -> Tried<()> {
-        let (mut is_ended, mut looks) = (false, 0_u32);
         while !self.hands.lock()? {
             let waited = self.go_on(LOCK_POLL_INTERVAL);
-            looks = looks.wrapping_add(1);
-            if waited.is_ok() && (is_ended || looks % 50 != 1) {
-                continue;
-            }
-            // Who holds it has its record on the disk, once it has put something in place.
-            let record = self.interrupted()?;
-            let (home, now) = (self.hands.home(), self.hands.now_ms());
-            let is_overdue = |record: &Record| record.home == home.pids && record.is_overdue(&home.boot, now);
-            if !is_ended && record.as_ref().is_some_and(is_overdue) {
+            let holder = self.hands.holder()?;
+            let now = self.hands.now_ms();
+            if holder.as_ref().is_some_and(|holder| now > holder.until_ms) {
                 self.hands.end_overdue_helper()?;
-                is_ended = true;
-                continue;
+                if self.hands.lock()? {
+                    break;
+                }
             }
-            waited.map_err(|why| locked(why, record.as_ref()))?;
+            waited.map_err(|why| locked(why, holder.map(|holder| (holder.by, holder.since))))?;
         }
-        Ok(())
+        // The longest grace isn't known yet; whoever comes next waits longer than this.
+        self.hold(0)
     }
 
-    /// The record of a change that isn't finished, of any daemon.
-    fn interrupted(&mut self) -> Tried<Option<Record>> {
-        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
-        for config in page.plans.iter().filter_map(|plan| plan.config.as_ref()) {
-            let Some(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
-            if let Some(record) = unless_killed(files.record())?.flatten().filter(Record::is_interrupted) {
-                return Ok(Some(record));
-            }
-        }
-        Ok(None)
+    /// Says in the lock who is at work, and until when at most.
+    fn hold(&mut self, grace_ms: u64) -> Tried<()> {
+        let (by, since) = (self.order.by.clone(), self.order.at.clone());
+        let until_ms = self.until_ms(grace_ms);
+        self.hands.hold(&Holder { by, since, until_ms })
     }
 
     /// Waits for the lock of the directory: another bundle may mount it too.
@@ -328,7 +382,7 @@ impl<'a, H: Hands> Change<'a, H> {
                 // Its helper is in a bundle that can't be reached from here, and is stopped, most likely.
                 return Ok(());
             }
-            waited.map_err(|why| locked(why, record.as_ref()))?;
+            waited.map_err(|why| locked(why, record.map(|record| (record.by, record.at))))?;
         }
     }
 
@@ -371,10 +425,11 @@ impl<'a, H: Hands> Change<'a, H> {
         };
         // From here on it is this helper that is at work: init doesn't take it for the one before.
         record.until = Some(self.until(plan));
+        self.hold(plan.grace_ms)?;
         unless_killed(files.write_record(&record))?;
         if self.order.task != Task::Ask {
             // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
-            let within_ms = self.way_back_ms(plan);
+            let within_ms = self.way_back_ms(plan.grace_ms);
             unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
         }
         let told = |outcome, why, record: &Record| Recovered {
@@ -444,8 +499,8 @@ impl<'a, H: Hands> Change<'a, H> {
     // Without new content.
 
     fn in_place(&mut self, daemon: &Daemon, files: Option<H::Files>) -> Tried<(Ended, Shas)> {
-        if self.order.from_inside {
-            self.hands.signal(None)?;
+        if self.order.is_sent_from_inside() {
+            self.hands.request(None)?;
         }
         let mut files = files;
         let mut placed = None;
@@ -467,6 +522,8 @@ impl<'a, H: Hands> Change<'a, H> {
             Ok(outcome) => (Ended::well(outcome), recorded(outcome)),
             Err(Stop::Because(why)) => {
                 let is_refused = matches!(why, Reason::Unproven { shortfall: Shortfall::ReloadRefused { .. }, .. });
+                // If init couldn't be asked, nothing was sent.
+                let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. } | Reason::NotAsked { .. });
                 let outcome = if is_refused { Outcome::Refused } else { Outcome::NotProven };
                 (Ended::badly(outcome, why), RecordedOutcome::NotProven)
             }
@@ -534,10 +591,8 @@ impl<'a, H: Hands> Change<'a, H> {
     /// Everything that is done before the new content is in place.
     fn prepare(&mut self, daemon: &Daemon, files: &mut H::Files, page: &Page) -> Tried<Prepared> {
         let content = self.order.content.as_deref().unwrap_or_default();
-        let Some(_) = proof::restart_of(page, &daemon.name) else {
-            return Err(Reason::NoWayBack { daemon: Printable::new(&daemon.name) }.into());
-        };
-        self.hands.signal(None)?;
+        // The way back needs it.
+        self.hands.request(None)?;
         let old = match files.read(Name::Path)? {
             Found::File(file) => file,
             Found::Nothing => return Err(Reason::file(files.path(), FileFault::Missing).into()),
@@ -621,11 +676,14 @@ impl<'a, H: Hands> Change<'a, H> {
         }
     }
 
-    /// Until when this helper may be at work: the way back has a time of its own.
     fn until(&mut self, plan: &Plan) -> (Printable, u64) {
-        let back = self.way_back_ms(plan);
+        (self.hands.home().boot, self.until_ms(plan.grace_ms))
+    }
+
+    /// Until when this helper may be at work: the way back has a time of its own.
+    fn until_ms(&mut self, grace_ms: u64) -> u64 {
         let deadline = self.deadline.max(self.hands.now_ms());
-        (self.hands.home().boot, [ACK_TIMEOUT, back, SLACK].into_iter().fold(deadline, u64::saturating_add))
+        [ACK_TIMEOUT, self.way_back_ms(grace_ms), SLACK].into_iter().fold(deadline, u64::saturating_add)
     }
 
     /// From the signal to the commit.
@@ -661,7 +719,7 @@ impl<'a, H: Hands> Change<'a, H> {
             if page.status.state == InitState::Stopping {
                 return Err(Reason::Stopping.into());
             }
-            if let Some(why) = proof::undone(&page, &daemon.name, self.order.signal, self.end.after) {
+            if let Some(why) = proof::undone(&page, &daemon.name, &self.order.trigger, self.end.after) {
                 return Err(why.into());
             }
             if self.is_acked {
@@ -704,13 +762,8 @@ impl<'a, H: Hands> Change<'a, H> {
     /// What the new content has left behind in the background, where it may still be served.
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
         let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
-        let unproven = |shortfall| Reason::Unproven {
-            daemon: Printable::new(&daemon.name),
-            signal: Printable::new(&self.order.signal.to_string()),
-            pid: proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid),
-            shortfall,
-        };
-        Ok(self.hands.newcomer(&page).map(unproven))
+        let newcomer = self.hands.newcomer(&page);
+        Ok(newcomer.map(|shortfall| unproven(&page, &daemon.name, &self.order.trigger, shortfall)))
     }
 
     // The daemon.
@@ -718,21 +771,21 @@ impl<'a, H: Hands> Change<'a, H> {
     /// Has the host send its signal, and waits for the proof.
     fn prove(&mut self, daemon: &Daemon) -> Tried<Outcome> {
         let page = self.hands.page()?;
-        let target = proof::target(&page, self.order.signal)?;
-        let proof = Proof::new(&page, self.order.signal, target.clone());
+        let target = target(&page, self.order)?;
+        let order = self.order;
+        let proof = Proof::new(&page, &order.trigger, order.id.as_str(), target.clone());
         self.hands.remember(&page);
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
-        self.is_sent = false;
-        if self.order.from_inside {
-            self.hands.signal(Some(self.order.signal))?;
-            self.is_sent = true;
+        self.is_sent = order.is_sent_from_inside();
+        if self.is_sent {
+            send(self.hands, order)?;
         }
         self.watch(proof, None)
     }
 
     /// How long the way back may take: the grace and the time-out again.
-    fn way_back_ms(&self, plan: &Plan) -> u64 {
-        plan.grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
+    fn way_back_ms(&self, grace_ms: u64) -> u64 {
+        grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
     }
 
     /// Restarts the daemon with what lies there, which must be the same afterwards, whatever became of the daemon.
@@ -746,15 +799,41 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
     fn restart(&mut self, name: &str, plan: &Plan) -> Tried<()> {
-        let page = self.hands.page()?;
-        let no_way_back = || Reason::NoWayBack { daemon: Printable::new(name) };
-        let signal = proof::restart_of(&page, name).ok_or_else(no_way_back)?;
-        let target = proof::target(&page, signal)?;
-        let proof = Proof::new(&page, signal, target);
-        self.hands.remember(&page);
-        self.hands.signal(Some(signal))?;
-        let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan));
-        self.watch(proof, Some(deadline)).map(drop)
+        let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan.grace_ms));
+        let mut tries = 0;
+        loop {
+            let page = self.hands.page()?;
+            let trigger = Trigger::restart(name);
+            let target = proof::target(&page, &trigger)?;
+            let now = proof::find(&page, name).map(|(now, _)| now);
+            if now.is_some_and(proof::is_stopped) {
+                // It is not for an apply to start it: whoever does gets what lies there.
+                let is_ending = now.is_some_and(|now| now.state == DaemonState::Stopping);
+                if !is_ending || self.hands.now_ms() >= deadline {
+                    let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
+                    return Err(unproven(&page, name, &trigger, shortfall).into());
+                }
+                self.hands.pause(POLL_INTERVAL)?;
+                continue;
+            }
+            if now.is_some_and(|now| now.state == DaemonState::Waiting) {
+                return Ok(());
+            }
+            self.restarts += 1;
+            let id = format!("{}-{}", self.order.id, self.restarts);
+            let proof = Proof::new(&page, &trigger, &id, target);
+            self.hands.remember(&page);
+            self.hands.request(Some(&Request { id, verb: Verb::Restart, daemon: name.to_owned() }))?;
+            tries += 1;
+            match self.watch(proof, Some(deadline)) {
+                // Somebody else has stopped it, or has restarted it: that process isn't proven.
+                Err(Stop::Because(Reason::Unproven {
+                    shortfall: Shortfall::Stopped | Shortfall::Replaced | Shortfall::Superseded | Shortfall::Forgotten,
+                    ..
+                })) if tries < MOST_RESTARTS && self.hands.now_ms() < deadline => {}
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Looks at the page until the proof is found. `deadline`: of the way back, which goes on whatever the host says.
@@ -856,6 +935,21 @@ fn go_on<H: Hands>(hands: &mut H, ms: u16, deadline: u64, is_sent: &mut bool, is
     if hands.now_ms() >= deadline { Err(Reason::Late.into()) } else { Ok(()) }
 }
 
+/// Has init act.
+fn send(hands: &mut impl Hands, order: &Order) -> Tried<()> {
+    match &order.trigger {
+        Trigger::Signal(signal) => hands.signal(*signal),
+        Trigger::Request { verb, daemon } => {
+            hands.request(Some(&Request { id: order.id.to_string(), verb: *verb, daemon: daemon.clone() }))
+        }
+    }
+}
+
+fn unproven(page: &Page, daemon: &str, trigger: &Trigger, shortfall: Shortfall) -> Reason {
+    let pid = proof::find(page, daemon).and_then(|(now, _)| now.pid);
+    Reason::Unproven { daemon: Printable::new(daemon), sent: Printable::new(&trigger.to_string()), pid, shortfall }
+}
+
 /// Keeps the old content: the file itself under a second name, or a copy.
 fn keep(files: &mut impl Files, old: &Content) -> Tried<Content> {
     let is_old = |found: &Found| matches!(found, Found::File(file) if file.stamp == old.stamp);
@@ -915,12 +1009,9 @@ fn changed(files: &impl Files) -> Stop {
     Reason::file(files.path(), FileFault::Changed).into()
 }
 
-fn locked(stop: Stop, record: Option<&Record>) -> Stop {
+fn locked(stop: Stop, by_and_since: Option<(Printable, Printable)>) -> Stop {
     let Stop::Because(Reason::Late) = stop else { return stop };
-    let (by, since) = record.map_or_else(
-        || (Printable::new("somebody"), Printable::default()),
-        |record| (record.by.clone(), record.at.clone()),
-    );
+    let (by, since) = by_and_since.unwrap_or_else(|| (Printable::new("somebody"), Printable::default()));
     Reason::Locked { by, since }.into()
 }
 
@@ -936,8 +1027,8 @@ fn because<T>(tried: Tried<T>) -> Tried<Option<Reason>> {
 /// Whether a daemon that didn't come up with the old content is no worse off than before.
 fn is_as_it_was(back: &Reason, was_dead: bool) -> bool {
     match back {
-        // It ends with the bundle, and starts with the old content when that starts again.
-        Reason::Stopping => true,
+        // It ends with the bundle, or is stopped, and starts with the old content when it starts again.
+        Reason::Stopping | Reason::Unproven { shortfall: Shortfall::Stopped, .. } => true,
         Reason::Unproven { shortfall: Shortfall::Dead { .. } | Shortfall::NotExecuted { .. }, .. } => was_dead,
         _ => false,
     }

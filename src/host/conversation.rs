@@ -25,7 +25,7 @@ use super::engine::{BundleRef, Engine};
 use super::report::Report;
 use super::stop::{Gate, Word};
 use super::{Change, millis, to_ask};
-use crate::change::proof::Act;
+use crate::change::proof::{Act, Trigger};
 use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome};
 use crate::protocol::{
     self, End, HELPER, Heard, HelperMessage, HostMessage, MAX_BYTES, PROTOCOL, Reply, Request, Task, VERSION,
@@ -188,7 +188,14 @@ impl Conversation<'_> {
         protocol::line(&Request {
             protocol: PROTOCOL,
             version: Printable::new(VERSION),
-            signal: self.change.signal.to_string(),
+            signal: match &self.change.trigger {
+                Trigger::Signal(signal) => Some(signal.to_string()),
+                Trigger::Request { .. } => None,
+            },
+            daemon: match &self.change.trigger {
+                Trigger::Signal(_) => None,
+                Trigger::Request { daemon, .. } => Some(daemon.clone()),
+            },
             from_inside: self.kill().is_none(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             task,
@@ -315,12 +322,16 @@ impl Conversation<'_> {
         to_ask(self.timeout).min(LAST_WORD)
     }
 
+    /// Signals the bundle's init. `None`: the helper inside acts by itself.
     fn kill(&self) -> Option<Vec<String>> {
-        self.engine.kill(self.bundle, self.change.signal)
+        match &self.change.trigger {
+            Trigger::Signal(signal) => self.engine.kill(self.bundle, *signal),
+            Trigger::Request { .. } => None,
+        }
     }
 
     fn signal(&self, kill: &[String]) -> Result<(), Reason> {
-        let call = || Printable::new(&format!("{} kill --signal {}", self.engine.name(), self.change.signal));
+        let call = || Printable::new(&format!("{} kill --signal {}", self.engine.name(), self.change.trigger));
         match docker::call(&self.engine.program, kill, MAX_BYTES, self.timeout, 2) {
             Ok(output) if output.success => Ok(()),
             Ok(output) => {
@@ -347,7 +358,7 @@ impl Conversation<'_> {
     }
 
     fn lost(&self, words: Printable) -> Reason {
-        Reason::Lost { signal: Printable::new(&self.change.signal.to_string()), words }
+        Reason::Lost { sent: Printable::new(&self.change.trigger.to_string()), words }
     }
 }
 

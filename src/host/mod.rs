@@ -28,15 +28,15 @@ pub mod report;
 pub mod run;
 pub mod stop;
 
+use crate::change::proof::Trigger;
 use crate::protocol::Task;
-use crate::table::Signal;
 use crate::text::Printable;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The signal that makes init act.
-    pub signal: Signal,
+    /// What makes init act.
+    pub trigger: Trigger,
     /// How long it may take to begin, and then to the proof.
     pub timeout: Duration,
     /// What is to be done.

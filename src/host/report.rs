@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::change::proof::{Act, Incarnation, Target};
-use crate::change::reason::{Outcome, Reason, Recovered, aside};
+use crate::change::proof::{Act, Incarnation, Target, Trigger};
+use crate::change::reason::{Outcome, Reason, Recovered, Shortfall, aside};
 use crate::protocol::{Diff, End, Hunk};
-use crate::table::Signal;
+use crate::request::Verb;
 use crate::text::Printable;
 
 /// The version of the JSON object; keys may be added within it.
@@ -20,8 +20,8 @@ const SCHEMA: u32 = 1;
 pub struct Asked {
     /// The applet's name.
     pub applet: &'static str,
-    /// The signal; `None` if it isn't known, in a usage error.
-    pub signal: Option<Signal>,
+    /// What makes init act; `None` if it isn't known, in a usage error.
+    pub trigger: Option<Trigger>,
     /// The program that reaches the bundles: docker, podman, kubectl.
     pub tool: Printable,
 }
@@ -113,12 +113,16 @@ impl Report {
     /// The line for people, without its end. It begins with the bundle's name.
     #[must_use]
     pub fn line(&self, asked: &Asked) -> String {
-        let who = self.who().unwrap_or_else(|| asked.applet.to_owned());
+        let who = match (self.who(), &self.target) {
+            (Some(who), _) => format!("{who}: "),
+            (None, Some(_)) => String::new(),
+            (None, None) => format!("{}: ", asked.applet),
+        };
         let recovered: Vec<String> = self.end.recovered.iter().map(|one| format!("; first: {one}")).collect();
         let recovered = recovered.concat();
         match &self.end.ended.why {
-            None => format!("{who}: {}{recovered}", self.good(asked)),
-            Some(why) => format!("{who}: {}{}{recovered}", self.bad(why, asked), self.moved()),
+            None => format!("{who}{}{recovered}", self.good(asked)),
+            Some(why) => format!("{who}{}{}{recovered}", self.bad(why, asked), self.moved()),
         }
     }
 
@@ -145,7 +149,7 @@ impl Report {
             exit: u8,
             outcome: Outcome,
             signal: Option<String>,
-            action: Option<Act>,
+            action: Option<&'a str>,
             daemon: Option<&'a Printable>,
             before: Option<Incarnation>,
             after: Option<Incarnation>,
@@ -170,8 +174,17 @@ impl Report {
             context: self.context.as_deref(),
             exit: self.exit(),
             outcome: self.end.ended.outcome,
-            signal: asked.signal.map(|s| s.to_string()),
-            action: self.target.as_ref().map(|t| t.action),
+            signal: match &asked.trigger {
+                Some(Trigger::Signal(signal) | Trigger::Request { verb: Verb::Signal(signal), .. }) => {
+                    Some(signal.to_string())
+                }
+                Some(Trigger::Request { .. }) | None => None,
+            },
+            action: match (&asked.trigger, &self.target) {
+                (Some(Trigger::Request { verb, .. }), _) => Some(verb.name()),
+                (_, Some(target)) => Some(target.action.name()),
+                (_, None) => None,
+            },
             daemon: self.target.as_ref().map(|t| &t.daemon),
             // A generation of 0 stands for a daemon that isn't selected: nothing is known of it.
             before: self.target.as_ref().map(|t| t.before).filter(|before| before.generation > 0),
@@ -201,8 +214,25 @@ impl Report {
         let tail = format!("{siblings}{}{unchecked}{owner}; {ms} ms", self.moved());
         let restart = self.target.as_ref().is_some_and(|t| t.action == Act::Restart);
         match self.end.ended.outcome {
+            Outcome::Live if self.end.after.is_some_and(|after| after.pid.is_none()) => {
+                format!("live: {daemon} was run and exited 0: {}{tail}", self.change())
+            }
+            Outcome::Live if matches!(asked.trigger, Some(Trigger::Request { verb: Verb::Start, .. })) => {
+                format!("live: {daemon} was started and is ready: {}{tail}", self.change())
+            }
             Outcome::Live if restart => format!("live: {daemon} was restarted and is ready: {}{tail}", self.change()),
             Outcome::Live => format!("live: {daemon} took {signal} and says that it obeyed: {}{tail}", self.change()),
+            Outcome::Delivered if self.is_inside() => {
+                format!(
+                    "delivered: {daemon} was sent {signal}{}; what it made of it was not looked at{tail}",
+                    self.pid()
+                )
+            }
+            Outcome::Stopped => {
+                format!("stopped: {daemon} was stopped; it stays so until it is started{tail}")
+            }
+            Outcome::Running => format!("running: {daemon} runs already{}; nothing was done; {ms} ms", self.pid()),
+            Outcome::NotRunning => format!("not running: {daemon} doesn't run; nothing was done; {ms} ms"),
             Outcome::Delivered => format!(
                 "delivered: {daemon} took {signal} and stays up: {}; whether it obeyed it can't say (its `ready` is not notify){tail}",
                 self.change()
@@ -231,7 +261,10 @@ impl Report {
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
             _ => why.to_string(),
         };
-        let why_said = said(why);
+        let mut why_said = said(why);
+        if self.is_inside() && !why_said.starts_with(&format!("{daemon} ")) {
+            why_said = format!("{daemon}: {why_said}");
+        }
         // What was recovered first was changed, and sent for.
         let untouched =
             if self.end.recovered.is_empty() { why.untouched() } else { "; nothing of this change was made" };
@@ -242,16 +275,27 @@ impl Report {
             }
             (Outcome::Refused, Reason::Stopping) => format!("refused: {why_said}{untouched}; apply again when it runs"),
             (Outcome::Refused, _) => format!("refused: {why_said}{untouched}"),
+            (Outcome::RolledBack, Reason::Unproven { shortfall: Shortfall::Stopped, .. }) => {
+                format!("rolled back: {why_said}; the old content is back and {daemon} is left stopped")
+            }
             (Outcome::RolledBack, _) => format!(
                 "rolled back: {why_said}{}; the old content is back and {daemon} is as it was{}",
                 self.kill.as_ref().map_or_else(String::new, aside),
                 if self.end.after.is_some_and(|after| after.pid.is_none()) { ": dead".to_owned() } else { self.pid() }
             ),
+            (Outcome::Superseded, Reason::Unproven { shortfall, .. }) => {
+                format!("superseded: {why_said}{}", shortfall.aftermath())
+            }
+            (Outcome::Failed, _) => format!("failed: {why_said}"),
+            (Outcome::NotAllowed, _) => format!("not allowed: {why_said}; nothing was sent"),
             (Outcome::NotProven, Reason::Unproven { shortfall, .. }) => {
                 format!("not proven: {why_said}{}", shortfall.aftermath())
             }
             (Outcome::NotProven, Reason::KillTimedOut { .. } | Reason::Lost { .. }) => {
                 format!("not proven: {why_said}")
+            }
+            (Outcome::NotProven, _) if self.is_inside() => {
+                format!("not proven: {why_said}; the request stands, and init goes on with it; look with status")
             }
             (Outcome::NotProven, _) => format!(
                 "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; look with status"
@@ -267,6 +311,11 @@ impl Report {
             (Outcome::Unsettled, _) => format!("UNSETTLED: {why_said}"),
             (_, why) => why_said + why.untouched(),
         }
+    }
+
+    /// It was asked for inside of the bundle, by its daemon's name.
+    fn is_inside(&self) -> bool {
+        self.bundle.is_none() && self.target.is_some()
     }
 
     fn pid(&self) -> String {
@@ -360,7 +409,10 @@ impl Summary {
 }
 
 fn signal(asked: &Asked) -> String {
-    asked.signal.map_or_else(|| "the signal".to_owned(), |signal| signal.to_string())
+    if let Some(Trigger::Request { verb: Verb::Signal(signal), .. }) = &asked.trigger {
+        return signal.to_string();
+    }
+    asked.trigger.as_ref().map_or_else(|| "the signal".to_owned(), Trigger::to_string)
 }
 
 /// Which lines change, as people count them.
@@ -390,10 +442,15 @@ fn diff(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome, Shortfall};
+    use crate::change::reason::{Ended, FileFault, OwnWords, RecordedOutcome};
+    use crate::table::Signal;
 
     fn asked() -> Asked {
-        Asked { applet: "apply-allowlist", signal: Some(Signal::USR1), tool: Printable::new("docker") }
+        Asked {
+            applet: "apply-allowlist",
+            trigger: Some(Trigger::Signal(Signal::USR1)),
+            tool: Printable::new("docker"),
+        }
     }
 
     fn live() -> Report {
@@ -421,7 +478,7 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_object_with_the_bundle_null() {
         let report = Report::failed(None, Reason::Usage { message: OwnWords("no".to_owned()) });
-        let asked = Asked { signal: None, ..asked() };
+        let asked = Asked { trigger: None, ..asked() };
         let object: serde_json::Value = serde_json::from_str(&report.json(&asked)).unwrap();
         assert_eq!((&object["bundle"], &object["signal"], &object["error"]), (&().into(), &().into(), &"no".into()));
         assert_eq!((&object["exit"], &object["outcome"]), (&2.into(), &"usage".into()));
@@ -457,7 +514,7 @@ mod tests {
     fn every_reason_has_its_outcome_and_code_and_says_it_on_one_line() {
         let p = || Printable::new("words");
         let file = |fault| Reason::File { path: Printable::new("/etc/rules"), fault };
-        let unproven = |shortfall| Reason::Unproven { daemon: p(), signal: p(), pid: Some(3), shortfall };
+        let unproven = |shortfall| Reason::Unproven { daemon: p(), sent: p(), pid: Some(3), shortfall };
         let dead = || unproven(Shortfall::Dead { code: Some(1), killed_by: None });
         let badly = Ended::badly;
         let cases: [(Ended, &str, u8); 33] = [
@@ -478,13 +535,13 @@ mod tests {
             (Reason::NoAnswer { words: p() }.into(), "not-a-sidecar-bundle", 4),
             (Reason::OtherProtocol { ours: (4, p()), theirs: (5, p()) }.into(), "refused", 1),
             (Reason::NotWired { signal: p() }.into(), "refused", 1),
-            (Reason::NotSelected { signal: p(), daemon: p() }.into(), "refused", 1),
+            (Reason::NotSelected { sent: p(), daemon: p() }.into(), "refused", 1),
             (Reason::NotRunning { signal: p(), daemon: p() }.into(), "refused", 1),
             (Reason::Stopping.into(), "refused", 1),
             (Reason::KillFailed { kill: p(), words: p(), gone: false }.into(), "refused", 1),
             (badly(Outcome::Refused, unproven(Shortfall::ReloadRefused { errno: 22 })), "refused", 1),
             (Reason::KillTimedOut { kill: p() }.into(), "not-proven", 1),
-            (Reason::Lost { signal: p(), words: p() }.into(), "not-proven", 1),
+            (Reason::Lost { sent: p(), words: p() }.into(), "not-proven", 1),
             (badly(Outcome::NotProven, unproven(Shortfall::Held)), "not-proven", 1),
             (badly(Outcome::NotProven, dead()), "not-proven", 1),
             (Reason::Interrupted.into(), "refused", 1),

@@ -3,12 +3,15 @@
 //! One thread, one poll loop: gather events, let the supervisor decide, act.
 
 mod children;
+mod fixed;
 mod json;
 mod limits;
 mod log;
 mod notify;
+mod probe;
 mod publish;
 pub mod relay;
+mod requests;
 mod sandboxes;
 mod signals;
 mod watch;
@@ -22,15 +25,19 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::status::{Daemon, InitState, Plan, SCHEMA, Status, Wired};
+use crate::request::LOCK_FD;
+use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
-use crate::table::{Action, Daemon as Spec, Output, Ready, Signal, Table};
+use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
 use crate::launch::sandbox::Sandboxes;
-use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report};
+use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Started, Streams};
 use children::{Child, OomKills, session};
+use fixed::FixedFd;
+use probe::Probe;
 use publish::{Entry, PageFd};
 use relay::{Sink, Source, Stream};
+use requests::Requests;
 use watch::{For, Watch};
 
 /// Selects daemons by name.
@@ -47,7 +54,8 @@ const BUFFER: usize = 256 * 1024;
 /// The numbers that descriptors are watched under; each stream has its own.
 const NOTIFY: u64 = 0;
 const SINKS: u64 = 1;
-const STREAMS: u64 = 3;
+const REQUESTS: u64 = 3;
+const STREAMS: u64 = 4;
 /// How soon init tries again to watch a descriptor that the kernel refused.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
 /// How often one round continues to write what was read before, as fast as the reader takes it.
@@ -96,6 +104,10 @@ fn step<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> String {
     move |e| format!("{what}: {}", e.into())
 }
 
+fn millis(moment: Moment) -> u64 {
+    u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn now() -> Moment {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -115,6 +127,10 @@ struct Launch {
 struct Shell {
     signals: signals::Signals,
     notify: Option<notify::Notify>,
+    /// What daemons' processes have notified; it was read before a start, and isn't served yet.
+    notes: Vec<Event>,
+    /// The processes that were started since notifications were read.
+    born: Vec<i32>,
     /// /dev/null, for daemons.
     null: OwnedFd,
     /// Those that daemons get back.
@@ -124,14 +140,19 @@ struct Shell {
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
     launches: Vec<Launch>,
-    /// The daemons' processes that aren't reaped yet.
+    /// The daemons' processes and the probes that aren't reaped yet.
     leaders: Vec<i32>,
+    probes: Vec<Probe>,
+    /// Each daemon's last process.
+    pids: Vec<i32>,
     oom_kills: OomKills,
     specs: Vec<Spec>,
     programs: Vec<Program>,
     /// The names of the signals that have rules, in the table's order.
     wires: Vec<String>,
     page: PageFd,
+    requests: Requests,
+    lock: FixedFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
@@ -156,8 +177,16 @@ impl Shell {
         let signals = signals::Signals::take_over(wired, is_pid_1).map_err(step("signals"))?;
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = OwnedFd::from(null.map_err(step("/dev/null"))?);
-        // Before anything else could get the page's descriptor number.
+        // First: the descriptors with a fixed number need room.
+        let limits = limits::take_over();
+        // Before anything else could get their numbers.
         let page = PageFd::new(null.try_clone().map_err(step("/dev/null"))?);
+        let requests = Requests::open().map_err(step("a pipe"))?;
+        let lock = fixed::lock_file().or_else(|e| {
+            tracing::warn!("no lock: {e}; apply, restart and start don't work on this bundle");
+            null.try_clone()
+        });
+        let lock = FixedFd::new(LOCK_FD, lock.map_err(step("/dev/null"))?);
         let watch = Watch::new().map_err(step("epoll"))?;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
@@ -186,19 +215,25 @@ impl Shell {
         Ok(Self {
             signals,
             notify: None,
+            notes: Vec::new(),
+            born: Vec::new(),
             null,
-            limits: limits::take_over(),
+            limits,
             sandboxes: None,
             output: table.output,
             sinks,
             streams: Vec::new(),
             launches: Vec::new(),
             leaders: Vec::new(),
+            probes: Vec::new(),
+            pids: Vec::new(),
             oom_kills: OomKills::count(),
             specs: Vec::new(),
             programs: Vec::new(),
             wires: Vec::new(),
             page,
+            requests,
+            lock,
             head: status,
             entries: Vec::new(),
             is_stale: true,
@@ -218,13 +253,13 @@ impl Shell {
         };
         (self.head.selected, self.head.unselected) = (names(true), names(false));
         self.specs = selected.iter().filter_map(|i| table.daemons.get(*i)).cloned().collect();
-        if self.specs.iter().any(|d| d.ready == Some(Ready::Notify) || d.config.is_some()) {
-            match notify::Notify::open() {
-                Ok(socket) => self.notify = Some(socket),
-                Err(e) => tracing::warn!(
-                    "no socket for sd_notify: {e}; daemons with `notify` will never be ready, and changes are not logged"
-                ),
-            }
+        self.pids = vec![0; self.specs.len()];
+        match notify::Notify::open() {
+            Ok(socket) => self.notify = Some(socket),
+            Err(e) => tracing::warn!(
+                "no socket for sd_notify: {e}; daemons with `notify` will never be ready, changes are not logged, and \
+                 nobody who asks for the status there is answered"
+            ),
         }
         for (name, wire) in table.wiring.iter().map(|w| (w.signal.to_string(), w)) {
             let daemon = table.daemons.get(wire.daemon).map(|d| d.name.clone());
@@ -235,13 +270,12 @@ impl Shell {
             self.head.signals.insert(name.clone(), wired);
             self.wires.push(name);
         }
-        let env = Environment::inherited("NOTIFY_SOCKET");
-        let notifying = self.notify.as_ref().map(|socket| env.with("NOTIFY_SOCKET", &socket.name));
+        let socket = self.notify.as_ref().map(|socket| socket.name.as_str());
+        let env = Environment::of_daemons(std::env::vars_os(), socket);
         for spec in &self.specs {
-            let env = notifying.as_ref().filter(|_| spec.ready == Some(Ready::Notify)).unwrap_or(&env);
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
-            let program = Program::new(&spec.command, env, ignore, config);
+            let program = Program::new(&spec.command, &env, ignore, config);
             self.programs.push(match spec.sandbox {
                 Some(_) => program.confined(&spec.name, &spec.command, config),
                 None => program,
@@ -264,7 +298,7 @@ impl Shell {
         let mut is_settled = false;
         loop {
             self.taken_in = 0;
-            if let Some(code) = core.take(self, events) {
+            if let Some(code) = self.serve(&mut core, events) {
                 self.finish(if core.state() == InitState::Stopping { DRAIN_ASKED } else { DRAIN_ALONE });
                 return code;
             }
@@ -277,9 +311,34 @@ impl Shell {
         }
     }
 
-    /// Waits for something to happen, passes on daemons' output, and returns what else happened.
+    /// Has the supervisor take in what has happened. A notification is known by its sender's pid, so each is taken in by
+    /// itself, and not at all if another process has got that pid meanwhile.
+    fn serve(&mut self, core: &mut Supervisor, events: Vec<Event>) -> Option<i32> {
+        let mut others = Vec::new();
+        for event in events {
+            let Event::Notify { pid, .. } = event else {
+                others.push(event);
+                continue;
+            };
+            let before = std::mem::take(&mut others);
+            let exit = if before.is_empty() { None } else { core.take(self, before) };
+            let exit = exit.or_else(|| if self.born.contains(&pid) { None } else { core.take(self, [event]) });
+            if exit.is_some() {
+                return exit;
+            }
+        }
+        core.take(self, others)
+    }
+
+    /// Answers who asked for the status, waits for something to happen, passes on daemons' output, and returns what else
+    /// happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
-        let has_more = self.feed_rests(core) || self.taken_in == ROUND;
+        if let Some(socket) = &mut self.notify {
+            let kernel = self.sandboxes.as_ref().map(Sandboxes::kernel);
+            socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, kernel, millis(now())));
+        }
+        let has_more =
+            self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more() || !self.notes.is_empty();
         let next = if has_more { Some(Moment::ZERO) } else { core.next() };
         let mut longest = next.map(|at| at.saturating_sub(now()));
         if self.watch_all(core) {
@@ -299,11 +358,16 @@ impl Shell {
             }
         }
         self.let_go_of_ended_streams();
+        events.append(&mut self.notes);
+        self.born.clear();
         if up.contains(&NOTIFY) {
             events.extend(self.notify.as_mut().map(notify::Notify::take).unwrap_or_default());
         }
         if signalled {
             events.extend(self.gather_signals());
+        }
+        if up.contains(&REQUESTS) || self.requests.has_more() {
+            events.extend(self.requests.take());
         }
         events
     }
@@ -323,6 +387,9 @@ impl Shell {
             set(socket.fd(), NOTIFY, For::Reading, &mut is_watched, wanted);
             socket.is_watched = is_watched;
         }
+        let mut is_watched = self.requests.is_watched;
+        set(self.requests.fd(), REQUESTS, For::Reading, &mut is_watched, true);
+        self.requests.is_watched = is_watched;
         for (sink, number) in self.sinks.iter_mut().zip(SINKS..) {
             let (wanted, mut is_watched) = (sink.is_waiting(), sink.is_watched);
             set(sink.fd(), number, For::Writing, &mut is_watched, wanted);
@@ -449,7 +516,6 @@ impl Shell {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let millis = |m: Moment| u64::try_from(m.as_millis()).unwrap_or(u64::MAX);
         let head = &mut self.head;
         self.is_stale |= std::mem::replace(&mut head.state, core.state()) != core.state();
         for (wire, name) in self.wires.iter().enumerate() {
@@ -460,26 +526,7 @@ impl Shell {
         self.entries.resize_with(self.specs.len(), Entry::default);
         for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
             let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
-            let daemon = Daemon {
-                name: spec.name.clone(),
-                state: view.state,
-                pid: view.pid,
-                generation: view.generation,
-                restarts: view.restarts,
-                revivals: view.revivals,
-                starts_in_ms: view.starts_at.map(millis),
-                waiting_for: view.waiting_for.clone(),
-                requests: view.requests.clone(),
-                uptime_ms: view.since.map(millis),
-                last_exit: view.last_exit,
-                sandbox: self
-                    .sandboxes
-                    .as_ref()
-                    .zip(spec.sandbox.as_ref())
-                    .map(|(all, one)| all.kernel().shortfall(one)),
-                transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
-                ready: None,
-            };
+            let daemon = publish::daemon(spec, &view, self.sandboxes.as_ref().map(Sandboxes::kernel));
             let plan = Plan {
                 ready: spec.ready.clone(),
                 notified: view.notified,
@@ -579,32 +626,53 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        // The page's descriptor may have been lost while RLIMIT_NOFILE was low; nothing that is opened here may take its number.
-        self.page.reserve();
+        reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        if let Some(socket) = &mut self.notify {
+            let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
+            self.notes.extend(socket.empty().into_iter().filter(is_daemons));
+        }
         let parent = Parent {
             null: self.null.as_fd(),
             limits: &self.limits,
             sandboxes: self.sandboxes.as_ref().map(Sandboxes::fd),
         };
-        let started = match program.start(parent) {
+        let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
         };
-        let (pid, out) = (started.pid, self.sinks.len() - 1);
-        for (fd, sink, stream) in [(started.stdout, out, "stdout"), (started.stderr, 0, "stderr")] {
-            let source = Source { daemon, name: &spec.name, generation, stream };
+        let out = self.sinks.len() - 1;
+        for (fd, sink, stream) in [(Some(stdout), out, "stdout"), (stderr, 0, "stderr")] {
+            let (Some(fd), source) = (fd, Source { daemon, name: &spec.name, generation, stream }) else { continue };
             self.streams.push(Stream::new(fd, &source, sink, self.next_number, self.output));
             self.next_number += 1;
         }
-        let (report, number) = (started.report, self.next_number);
+        let number = self.next_number;
         self.next_number += 1;
         self.launches.push(Launch { daemon, pid, report, told: Vec::new(), number, is_watched: false });
         self.leaders.push(pid);
+        self.born.push(pid);
+        if let Some(last) = self.pids.get_mut(daemon) {
+            *last = pid;
+        }
         Event::Started { daemon, pid }
     }
 
     fn probe(&mut self, daemon: usize) -> Event {
-        Event::ProbeFailed { daemon, why: "init can't probe yet".to_owned() }
+        let (program, spec, pid) = (self.programs.get(daemon), self.specs.get(daemon), self.pids.get(daemon));
+        let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
+            return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
+        };
+        reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, sandboxes: None };
+        match Probe::start(&spec.name, *pid, program.environment(), parent) {
+            Ok(probe) => {
+                let pid = probe.pid();
+                self.leaders.push(pid);
+                self.probes.push(probe);
+                Event::ProbeStarted { daemon, pid }
+            }
+            Err(e) => Event::ProbeFailed { daemon, why: e.to_string() },
+        }
     }
 
     fn kill(&mut self, pid: i32, signal: i32) -> Sent {
@@ -643,7 +711,8 @@ impl System for Shell {
                 Ok(Some(Child::Ended(pid, end))) => {
                     let is_kill = end == End::Signal(libc::SIGKILL);
                     let oom_kills = if is_kill { self.oom_kills.since() } else { 0 };
-                    return Some(Ended { pid, end, oom_kills, words: String::new() });
+                    let words = self.probes.iter().find(|probe| probe.pid() == pid).map(Probe::words);
+                    return Some(Ended { pid, end, oom_kills, words: words.unwrap_or_default() });
                 }
                 Ok(Some(Child::Traced(pid, signal))) => {
                     tracing::debug!("pid {pid} traced itself; detached it and passed on signal {signal}");
@@ -660,6 +729,8 @@ impl System for Shell {
         // SAFETY: waitpid(2) with no status, on a child that has ended.
         unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
         self.leaders.retain(|leader| *leader != pid);
+        self.probes.retain(|probe| probe.pid() != pid);
+        self.notes.retain(|event| !matches!(event, Event::Notify { pid: sender, .. } if *sender == pid));
         if let Some(socket) = &mut self.notify {
             socket.reaped(pid);
         }
@@ -677,6 +748,13 @@ impl System for Shell {
     fn changed(&mut self, _: &Supervisor) {
         self.changed = true;
     }
+}
+
+/// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
+fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd) {
+    page.reserve();
+    requests.reserve();
+    lock.reserve();
 }
 
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.

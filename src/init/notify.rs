@@ -1,5 +1,6 @@
 //! The `sd_notify`(3) socket. The helper of a change writes to it too: a line can't land in the middle
-//! of another line of the log only if it goes through init's own queue.
+//! of another line of the log only if it goes through init's own queue. And a daemon that may not look at PID 1 asks here
+//! for the status.
 //!
 //! Anybody in the network namespace can send to it. So a stranger's datagram may cost init no
 //! more than a check of who sent it, and init must never close a descriptor that came with one: the last close of a TCP socket
@@ -14,7 +15,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind, getsockname,
-    recvmsg, setsockopt, socket, sockopt,
+    recvmsg, sendto, setsockopt, socket, sockopt,
 };
 use nix::unistd::{ForkResult, fork, pipe2};
 
@@ -29,6 +30,13 @@ use crate::text::Printable;
 const SO_PASSRIGHTS: libc::c_int = 83;
 /// How many datagrams one round handles, so that an endless stream of them can't delay a signal.
 const ROUND: usize = 256;
+/// How many are taken before a start. Those that were there before fit into the socket's queue, which holds far fewer
+/// (`net.unix.max_dgram_qlen`); the rest came meanwhile.
+const QUEUE: usize = 1024;
+/// What asks for the status.
+const ASKS: &[u8] = b"STATUS?";
+/// How many are answered in one round.
+const MAX_ANSWERS: usize = 16;
 /// How long init waits for a child to take a datagram with descriptors in it.
 const TAKE_AWAY_MS: u16 = 50;
 /// How many descriptors fit into a datagram: the kernel's `SCM_MAX_FD`.
@@ -49,6 +57,8 @@ pub struct Notify {
     /// Children that were each given a datagram with descriptors, and the one that may not have taken its datagram yet.
     children: Vec<i32>,
     late: Option<i32>,
+    /// Who asked for the status.
+    asking: Vec<UnixAddr>,
     buffer: Box<[u8; 4096]>,
 }
 
@@ -59,6 +69,7 @@ struct Received {
     pid: i32,
     uid: u32,
     has_descriptors: bool,
+    from: Option<UnixAddr>,
 }
 
 impl Notify {
@@ -79,8 +90,8 @@ impl Notify {
         let addr: UnixAddr = getsockname(fd.as_raw_fd())?;
         let name = addr.as_abstract().ok_or_else(|| io::Error::other("no abstract name was given"))?;
         let name = format!("@{}", String::from_utf8_lossy(name));
-        let (children, late, buffer) = (Vec::new(), None, Box::new([0; 4096]));
-        Ok(Self { fd, name, is_watched: false, refuses_descriptors: set == 0, children, late, buffer })
+        let (children, late, asking, buffer) = (Vec::new(), None, Vec::new(), Box::new([0; 4096]));
+        Ok(Self { fd, name, is_watched: false, refuses_descriptors: set == 0, children, late, asking, buffer })
     }
 
     /// What poll(2) waits for.
@@ -101,11 +112,21 @@ impl Notify {
         self.late = self.late.filter(|late| *late != pid);
     }
 
-    /// Takes pending datagrams, up to a bound, and passes their meaning to the supervisor. One from outside of this pid
-    /// namespace costs a single call.
+    /// Takes pending datagrams, up to a bound, and passes their meaning to the supervisor.
     pub fn take(&mut self) -> Vec<Event> {
+        self.take_some(ROUND)
+    }
+
+    /// Takes all that is there, right before a start: a process that gets its number from the kernel then can't be taken for
+    /// an earlier sender.
+    pub fn empty(&mut self) -> Vec<Event> {
+        self.take_some(QUEUE)
+    }
+
+    /// One from outside of this pid namespace costs a single call.
+    fn take_some(&mut self, most: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        for _ in 0..ROUND {
+        for _ in 0..most {
             let received = if self.refuses_descriptors {
                 self.receive(MsgFlags::empty())
             } else if !self.may_be_read() {
@@ -115,20 +136,37 @@ impl Notify {
                 match self.receive(MsgFlags::MSG_PEEK) {
                     Ok(looked) if looked.has_descriptors => {
                         self.give_to_a_child();
-                        return events;
+                        continue;
                     }
                     // The same datagram again: nobody else reads from this socket.
                     looked => looked.and_then(|_| self.receive(MsgFlags::empty())),
                 }
             };
-            let Ok(Received { size, pid, uid, .. }) = received else { return events };
+            let Ok(Received { size, pid, uid, from, .. }) = received else { return events };
             if pid == 0 {
                 continue;
             }
-            let text = String::from_utf8_lossy(self.buffer.get(..size).unwrap_or_default()).into_owned();
+            let text = self.buffer.get(..size).unwrap_or_default();
+            if text == ASKS {
+                self.asking.extend(from.filter(|from| is_autobound(from) && self.asking.len() < MAX_ANSWERS));
+                continue;
+            }
+            let text = String::from_utf8_lossy(text).into_owned();
             events.extend(Message { pid, uid, text }.event_or_log());
         }
         events
+    }
+
+    /// Answers those who have asked for the status.
+    pub fn answer(&mut self, status: impl FnOnce() -> Vec<u8>) {
+        if self.asking.is_empty() {
+            return;
+        }
+        let status = status();
+        for to in self.asking.drain(..) {
+            // Whoever doesn't read the answer doesn't get it.
+            let _ = sendto(self.fd.as_raw_fd(), &status, &to, MsgFlags::MSG_DONTWAIT);
+        }
     }
 
     /// The next datagram. The kernel tells who sent it.
@@ -146,7 +184,7 @@ impl Notify {
         });
         let (pid, uid) = who.unwrap_or((0, u32::MAX));
         let has_descriptors = message.flags.contains(MsgFlags::MSG_CTRUNC);
-        Ok(Received { size: message.bytes, pid, uid, has_descriptors })
+        Ok(Received { size: message.bytes, pid, uid, has_descriptors, from: message.address })
     }
 
     /// Has a child take the next datagram; the descriptors in it are closed when the child exits.
@@ -196,6 +234,13 @@ unsafe fn take_away(socket: i32, tell: i32) -> ! {
         libc::close(1);
         libc::_exit(0)
     }
+}
+
+/// Whether the kernel has chosen this name: abstract, five hexadecimal digits (autobind, unix(7)). A path could be a link to
+/// somebody else's socket by the time of the answer.
+fn is_autobound(address: &UnixAddr) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+    address.as_abstract().is_some_and(|name| name.len() == 5 && name.iter().all(is_digit))
 }
 
 /// One datagram from this pid namespace.

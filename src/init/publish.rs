@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Plan, Status};
+use super::fixed::{FixedFd, memfd};
+use super::millis;
+use crate::launch::sandbox::Kernel;
+use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Page, Plan, Status};
 use crate::supervisor::View;
+use crate::table::Daemon as Spec;
 
 /// One daemon's part of the page, kept as text, so that a change of one daemon doesn't serialize four hundred.
 #[derive(Default)]
@@ -28,6 +30,38 @@ impl Entry {
         let plan = serde_json::to_vec(plan).unwrap_or_default().into_boxed_slice();
         Self { view: Some(view), daemon, plan }
     }
+}
+
+/// What the page shows of a daemon: points of the clock in place of ages.
+#[must_use]
+pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
+    Daemon {
+        name: spec.name.clone(),
+        state: view.state,
+        pid: view.pid,
+        generation: view.generation,
+        restarts: view.restarts,
+        revivals: view.revivals,
+        starts_in_ms: view.starts_at.map(millis),
+        waiting_for: view.waiting_for.clone(),
+        requests: view.requests.clone(),
+        uptime_ms: view.since.map(millis),
+        last_exit: view.last_exit,
+        sandbox: kernel.zip(spec.sandbox.as_ref()).map(|(kernel, sandbox)| kernel.shortfall(sandbox)),
+        transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
+        ready: None,
+    }
+}
+
+/// The public document, as `status --json` prints it; but init reads no record of a change, so `transaction` is null.
+#[must_use]
+pub fn public(head: &Status, specs: &[Spec], entries: &[Entry], kernel: Option<&Kernel>, now_ms: u64) -> Vec<u8> {
+    let public = |(spec, entry): (_, &Entry)| Some(daemon(spec, entry.view.as_ref()?, kernel));
+    let daemons = specs.iter().zip(entries).filter_map(public);
+    let status = Status { daemons: daemons.collect(), ..head.clone() };
+    let page = Page { status, plans: Vec::new(), socket: None };
+    // It can't fail to be written.
+    serde_json::to_vec(&page.aged(now_ms)).unwrap_or_default()
 }
 
 /// A [`crate::status::Page`]: `head` is its status, without daemons, and `socket` its socket.
@@ -60,12 +94,9 @@ fn join<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = &'a Box<[u8]>>) {
     }
 }
 
-/// The page's descriptor. Its number is reserved at the start and kept even while there is no page: with some forty
-/// daemons another descriptor would get it.
+/// The page's descriptor, [`PAGE_FD`]. Its number is kept even while there is no page.
 pub struct PageFd {
-    /// What the descriptor refers to while there is no page.
-    placeholder: OwnedFd,
-    is_ours: bool,
+    fd: FixedFd,
     said: bool,
 }
 
@@ -73,64 +104,34 @@ impl PageFd {
     /// `placeholder` is anything but a page, for example /dev/null.
     #[must_use]
     pub fn new(placeholder: OwnedFd) -> Self {
-        let mut page = Self { placeholder, is_ours: false, said: false };
-        page.reserve();
-        page
+        Self { fd: FixedFd::new(PAGE_FD, placeholder), said: false }
     }
 
-    /// Takes the number if it isn't taken yet, as it can't be while `RLIMIT_NOFILE` is too low.
+    /// See [`FixedFd::reserve`].
     pub fn reserve(&mut self) {
-        if !self.is_ours {
-            let _ = self.dup(self.placeholder.as_raw_fd());
-        }
+        self.fd.reserve();
     }
 
     /// Replaces the page as a whole. If that fails there is no page, since the old one would be out of date. The failure
     /// is logged, and the next change tries again.
     pub fn put(&mut self, text: impl FnOnce() -> io::Result<Vec<u8>>) -> bool {
-        let put = text().and_then(|text| sealed(&text)).and_then(|file| self.dup(file.as_raw_fd()));
+        let put = text().and_then(|text| sealed(&text)).and_then(|file| self.fd.set(&file));
         if let Err(e) = &put {
             if !self.said {
-                tracing::warn!("no status page: {e}; status and apply don't work on this bundle until there is one");
+                tracing::warn!(
+                    "no status page: {e}; status, apply and requests don't work on this bundle until there is one"
+                );
             }
-            if self.is_ours && self.dup(self.placeholder.as_raw_fd()).is_err() {
-                self.is_ours = false;
-                // SAFETY: this descriptor is the page's own.
-                unsafe { libc::close(PAGE_FD) };
-            }
+            self.fd.take_back();
         }
         self.said = put.is_err();
         put.is_ok()
-    }
-
-    fn dup(&mut self, fd: RawFd) -> io::Result<()> {
-        let got = if self.is_ours {
-            // SAFETY: dup3(2) replaces the page's own descriptor, in one step.
-            unsafe { libc::dup3(fd, PAGE_FD, libc::O_CLOEXEC) }
-        } else {
-            // SAFETY: the new descriptor is one that was free.
-            unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, PAGE_FD) }
-        };
-        if got < 0 {
-            return Err(io::Error::other(format!("RLIMIT_NOFILE doesn't allow descriptor {PAGE_FD}")));
-        }
-        if got != PAGE_FD {
-            // SAFETY: made above.
-            unsafe { libc::close(got) };
-            return Err(io::Error::other(format!("descriptor {PAGE_FD} is in use")));
-        }
-        self.is_ours = true;
-        Ok(())
     }
 }
 
 /// It is sealed before it is put in place: a daemon of the same user could open it through /proc and rewrite it.
 fn sealed(text: &[u8]) -> io::Result<File> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Where vm.memfd_noexec is 2 a memfd must say that it isn't executable; before Linux 6.3 none can.
-    let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
-    let fd = memfd_create(PAGE_NAME, flags | no_exec).or_else(|_| memfd_create(PAGE_NAME, flags))?;
-    let mut file = File::from(fd);
+    let mut file = memfd(PAGE_NAME)?;
     file.write_all(text)?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
@@ -143,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::sample;
-    use crate::status::{DaemonState, Page};
+    use crate::status::DaemonState;
 
     #[test]
     fn a_page_put_together_from_its_parts_reads_as_the_whole() {

@@ -15,10 +15,9 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
+use crate::launch::{LAST_SIGNAL, default_dispositions, set_disposition};
 use crate::table::Signal;
 
-/// The last signal of Linux, on every machine that this runs on.
-const LAST: i32 = 64;
 /// glibc keeps the real-time signals before this one for itself: signal(7).
 const RTMIN: i32 = 34;
 /// systemd's signal for a shutdown: images that were made for systemd have it as their STOPSIGNAL.
@@ -58,10 +57,10 @@ impl Signals {
         wanted.push(RTMIN_PLUS_3);
         wanted.extend(wired);
         // Otherwise signals that init was started with ignored would be ignored in its daemons: execve(2) keeps SIG_IGN.
-        (1..=LAST).for_each(|number| set_disposition(number, libc::SIG_DFL));
+        default_dispositions();
         if is_pid_1 {
             // A signal at its default that PID 1 doesn't block never gets through, and nobody can fill a queue with it.
-            let unwanted: Vec<i32> = (RTMIN..=LAST).filter(|number| !wanted.contains(number)).collect();
+            let unwanted: Vec<i32> = (RTMIN..=LAST_SIGNAL).filter(|number| !wanted.contains(number)).collect();
             for number in &unwanted {
                 // To ignore it drops what is pending already: sigaction(2).
                 set_disposition(*number, libc::SIG_IGN);
@@ -145,14 +144,6 @@ fn next(set: &libc::sigset_t, longest: Duration) -> Option<libc::siginfo_t> {
     let number = unsafe { libc::sigtimedwait(set, info.as_mut_ptr(), longest.as_ref()) };
     // SAFETY: zeroed, and filled in if there was a signal.
     (number > 0).then(|| unsafe { info.assume_init() })
-}
-
-/// To `SIG_DFL` or `SIG_IGN`. (It fails for KILL and STOP alone.)
-fn set_disposition(number: i32, to: libc::sighandler_t) {
-    let action = [to as u64, 0, 0, 0];
-    // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction, 32 bytes that begin with the handler; no flags.
-    // The call of libc's leaves out two signals that it keeps for itself.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
 }
 
 /// A signal that was taken.

@@ -2,13 +2,15 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
+mod lookup;
+mod probe;
 mod report;
 pub mod sandbox;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,10 +24,31 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
+pub use lookup::look_up;
+pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
 
 /// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
 pub const RECOVER: &str = "recover-and-start";
+
+/// The last signal of Linux, on every machine that this runs on.
+pub const LAST_SIGNAL: i32 = 64;
+
+/// Sets every signal to its default, as a daemon is started with them: execve(2) would keep those that are ignored.
+pub fn default_dispositions() {
+    (1..=LAST_SIGNAL).for_each(|number| set_disposition(number, libc::SIG_DFL));
+}
+
+/// To `SIG_DFL` or `SIG_IGN`. (It fails for KILL and STOP alone.)
+pub fn set_disposition(number: i32, to: libc::sighandler_t) {
+    let action = [to as u64, 0, 0, 0];
+    // SAFETY: rt_sigaction(2) reads what the kernel calls a sigaction, 32 bytes that begin with the handler; no flags.
+    // The call of libc's leaves out two signals that it keeps for itself.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), 0usize, 8usize) };
+}
+
+/// The variable that names the `sd_notify`(3) socket.
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Everything that execve(2) needs, made before the fork: nothing may allocate between fork and exec.
 pub struct Program {
@@ -66,18 +89,18 @@ pub type Limit = (Resource, libc::rlimit);
 pub struct Environment(Rc<[CString]>);
 
 impl Environment {
-    /// init's own, without this variable.
+    /// This one.
     #[must_use]
-    pub fn inherited(without: &str) -> Self {
+    pub fn new(pairs: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let pair = |(k, v): (OsString, OsString)| [k.into_vec(), b"=".to_vec(), v.into_vec()].concat();
-        let pairs = std::env::vars_os().filter(|(key, _)| key != without).map(pair);
-        Self(pairs.filter_map(|pair| CString::new(pair).ok()).collect())
+        Self(pairs.map(pair).filter_map(|pair| CString::new(pair).ok()).collect())
     }
 
-    /// The same and one more.
+    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's.
     #[must_use]
-    pub fn with(&self, key: &str, value: &str) -> Self {
-        Self(self.0.iter().cloned().chain(CString::new(format!("{key}={value}")).ok()).collect())
+    pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
+        let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
+        Self::new(inits.filter(|(key, _)| key != NOTIFY_SOCKET).chain(socket))
     }
 }
 
@@ -87,10 +110,19 @@ pub struct Started {
     pub pid: i32,
     /// Its stdout.
     pub stdout: OwnedFd,
-    /// Its stderr.
-    pub stderr: OwnedFd,
+    /// Its stderr, unless it goes where its stdout goes.
+    pub stderr: Option<OwnedFd>,
     /// Closes once it has executed its program or ended; before that it may carry a [`Report`].
     pub report: OwnedFd,
+}
+
+/// Where the process's stdout and stderr go.
+#[derive(Clone, Copy)]
+pub enum Streams {
+    /// To a pipe each.
+    Two,
+    /// Both to the same pipe.
+    One,
 }
 
 /// Why a daemon's program wasn't started.
@@ -137,6 +169,21 @@ impl fmt::Display for NotStarted {
             }
         }
     }
+}
+
+fn no_pipe(e: Errno) -> NotStarted {
+    NotStarted::Before("make a pipe", e)
+}
+
+/// A pipe that init reads without waiting; each end is a description of its own, so the daemon's stays blocking.
+fn pipe(is_output: bool) -> Result<(OwnedFd, OwnedFd), NotStarted> {
+    let (from, to) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+    fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
+    if is_output {
+        // So that a daemon that drops root can still open /dev/stdout and /dev/stderr. If this fails, it can't.
+        let _ = fchmod(&to, Mode::from_bits_truncate(0o622));
+    }
+    Ok((from, to))
 }
 
 fn c_strings<'a>(all: impl IntoIterator<Item = &'a [u8]>) -> Vec<CString> {
@@ -192,30 +239,51 @@ impl Program {
         self
     }
 
+    /// Its environment.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.envp
+    }
+
     /// Forks the process and returns at once. Every signal must be blocked, so that none is served twice.
     ///
     /// # Errors
     /// The step that failed, and why; there is no process then.
-    pub fn start(&self, parent: Parent<'_>) -> Result<Started, NotStarted> {
-        let no_pipe = |e| NotStarted::Before("make a pipe", e);
-        let (stdout, out) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        let (stderr, err) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
+    pub fn start(&self, parent: Parent<'_>, streams: Streams) -> Result<Started, NotStarted> {
+        let (stdout, out) = pipe(true)?;
+        let (stderr, err) = match streams {
+            Streams::Two => pipe(true).map(|(stderr, err)| (Some(stderr), Some(err)))?,
+            Streams::One => (None, None),
+        };
+        let (report, told) = pipe(false)?;
+        let stdio = [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_ref().unwrap_or(&out).as_raw_fd()];
+        let pid = self.fork(stdio, &told, parent.limits, parent.sandboxes)?;
+        Ok(Started { pid, stdout, stderr, report })
+    }
+
+    /// The same on the caller's own stdin, stdout and stderr. Returns the process, and the report's pipe.
+    ///
+    /// # Errors
+    /// The step that failed, and why; there is no process then.
+    pub fn start_here(&self, sandboxes: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd), NotStarted> {
         let (report, told) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        for fd in [&stdout, &stderr, &report] {
-            // Each end of a pipe is a description of its own: the daemon's stays blocking.
-            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
-        }
-        for fd in [&out, &err] {
-            // So that a daemon that drops root can still open /dev/stdout and /dev/stderr. If this fails, it can't.
-            let _ = fchmod(fd, Mode::from_bits_truncate(0o622));
-        }
+        self.fork([0, 1, 2], &told, &[], sandboxes).map(|pid| (pid, report))
+    }
+
+    fn fork(
+        &self,
+        stdio: [RawFd; 3],
+        told: &OwnedFd,
+        limits: &[Limit],
+        sandboxes: Option<BorrowedFd<'_>>,
+    ) -> Result<i32, NotStarted> {
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
             envp: pointers(&self.envp.0),
             ignore: &self.ignore,
-            limits: parent.limits,
-            stdio: [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_raw_fd()],
+            limits,
+            stdio,
             report: told.as_raw_fd(),
             recovery: self.recovery.as_ref().map(|recovery| child::Recovery {
                 record: recovery.record.as_ptr(),
@@ -225,15 +293,15 @@ impl Program {
             confine: self
                 .confine
                 .as_ref()
-                .zip(parent.sandboxes)
+                .zip(sandboxes)
                 .map(|(argv, sandboxes)| child::Confine { argv: pointers(argv), sandboxes: sandboxes.as_raw_fd() }),
         };
         if self.confine.is_some() && child.confine.is_none() {
             return Err(NotStarted::NotConfined("there is no sandbox for it".to_owned()));
         }
-        // SAFETY: init has one thread; the child makes async-signal-safe calls only, on memory made before.
+        // SAFETY: the caller has one thread; the child makes async-signal-safe calls only, on memory made before.
         match unsafe { fork() }.map_err(|e| NotStarted::Before("fork", e))? {
-            ForkResult::Parent { child } => Ok(Started { pid: child.as_raw(), stdout, stderr, report }),
+            ForkResult::Parent { child } => Ok(child.as_raw()),
             // SAFETY: this is the child, and all pointers are to strings and arrays that live until its exec.
             ForkResult::Child => unsafe { child::run(&child) },
         }
@@ -290,7 +358,7 @@ fn recover(pipe: BorrowedFd<'_>, config: &str) {
 
 fn become_daemon(ignore: &str, command: &[String]) -> ! {
     let ignore: Vec<i32> = ignore.split(',').filter_map(|number| number.parse().ok()).collect();
-    let program = Program::new(command, &Environment::inherited(""), ignore, None);
+    let program = Program::new(command, &Environment::new(std::env::vars_os()), ignore, None);
     // SAFETY: only this thread is left to run; all pointers are to strings and arrays that live until the exec.
     unsafe {
         child::execute(&child::Child {

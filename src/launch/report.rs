@@ -117,7 +117,7 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
 }
 
 /// The interpreter of a program whose file begins like this: that of a `#!` line (execve(2)), or an ELF file's loader.
-fn interpreter(head: &[u8]) -> Option<String> {
+pub fn interpreter(head: &[u8]) -> Option<String> {
     let path = if let Some(line) = head.strip_prefix(b"#!") {
         let line = line.split(|b| *b == b'\n').next()?.trim_ascii_start();
         // A carriage return is part of the name, as it is for the kernel.

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use super::daemon::Daemon;
+use super::daemon::{Cause, Daemon};
+use super::order::Order;
+use super::requests::MAX_UNDECIDED;
+use super::turn::{SignalRule, Turn};
 use super::{Action, Event, Line, Moment, TERM, View};
-use crate::status::{InitState, Last, Outcome};
+use crate::request::{Request, Verb};
+use crate::status::{InitState, Last, Outcome, WaitingFor};
 use crate::table::{Action as RuleAction, Signal, Table};
 
 /// If init wakes up this much later than it asked to, it could not run in between, for example because its container was
@@ -14,86 +18,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_secs(1);
 /// RTMIN+3: the STOPSIGNAL of images made for systemd, which a bundle's image may have inherited.
 const RTMIN_3: Signal = Signal::RealTime(3);
-
-/// A signal rule, and the outcome of the last signal that it applied to.
-#[derive(Debug)]
-pub(super) struct SignalRule {
-    signal: Signal,
-    action: RuleAction,
-    target: String,
-    /// `None`: its daemon isn't selected.
-    daemon: Option<usize>,
-    seq: u64,
-    last: Option<(Outcome, Moment)>,
-    /// When it was sent to the process that its daemon has now.
-    delivered: Option<Moment>,
-    reload_errno: Option<i32>,
-}
-
-/// The handling of one event: its time, and the actions that follow from it.
-pub(super) struct Turn<'a> {
-    pub(super) now: Moment,
-    /// A shutdown is under way.
-    pub(super) is_stopping: bool,
-    rules: &'a mut [SignalRule],
-    actions: Vec<Action>,
-}
-
-impl Turn<'_> {
-    pub(super) fn act(&mut self, action: Action) {
-        self.actions.push(action);
-    }
-
-    pub(super) fn tell(&mut self, line: Line) {
-        self.actions.push(Action::Tell(line));
-    }
-
-    /// A bug in init. PID 1 continues; a test fails.
-    pub(super) fn impossible(&mut self, what: &str) {
-        debug_assert!(false, "{what}");
-        self.tell(Line::warn(format!("a bug in init: {what}; ignored")));
-    }
-
-    fn rules_of(&mut self, daemon: usize) -> impl Iterator<Item = &mut SignalRule> {
-        self.rules.iter_mut().filter(move |rule| rule.daemon == Some(daemon))
-    }
-
-    /// Sets the outcome of every rule that waits for this daemon's restart.
-    pub(super) fn restart_ends(&mut self, daemon: usize, outcome: Outcome) {
-        let now = self.now;
-        for rule in self.rules_of(daemon).filter(|rule| rule.last.is_some_and(|(o, _)| o == Outcome::Restarting)) {
-            rule.last = Some((outcome, now));
-        }
-    }
-
-    /// Sets the outcome of a forward.
-    pub(super) fn signal_ends(&mut self, signal: Signal, outcome: Outcome) {
-        if let Some(rule) = self.rules.iter_mut().find(|rule| rule.signal == signal) {
-            rule.last = Some((outcome, self.now));
-            rule.delivered = (outcome == Outcome::Delivered).then_some(self.now);
-        }
-    }
-
-    pub(super) fn forward_failed(&mut self, signal: i32) {
-        if let Some(signal) = self.rules.iter().map(|rule| rule.signal).find(|s| s.number() == signal) {
-            self.signal_ends(signal, Outcome::Failed);
-        }
-    }
-
-    /// If a later process reloads, that doesn't answer a signal that this one got.
-    pub(super) fn process_ends(&mut self, daemon: usize) {
-        self.rules_of(daemon).for_each(|rule| rule.delivered = None);
-    }
-
-    /// A daemon has finished the reload that it began at `began`, in microseconds.
-    pub(super) fn reload_ends(&mut self, daemon: usize, began: u64, errno: i32) {
-        for rule in self.rules_of(daemon) {
-            if rule.delivered.is_some_and(|at| u128::from(began) >= at.as_micros()) {
-                rule.reload_errno = Some(errno);
-            }
-        }
-    }
-}
+/// How often the log tells of requests that came to nothing.
+const REPORT_STRAYS: Duration = Duration::from_secs(1);
 
 /// How far init is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +31,45 @@ enum Progress {
     Over,
 }
 
+/// Requests that came to nothing, since the log last told of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Strays {
+    count: u64,
+    told: Option<Moment>,
+}
+
+impl Strays {
+    /// When the log is to tell of them.
+    fn next(self) -> Option<Moment> {
+        let due = self.told.map_or(Moment::ZERO, |told| told + REPORT_STRAYS);
+        (self.count > 0).then_some(due)
+    }
+
+    fn report(&mut self, turn: &mut Turn<'_>) {
+        if self.next().is_none_or(|due| due > turn.now) {
+            return;
+        }
+        let count = std::mem::take(&mut self.count);
+        self.told = Some(turn.now);
+        let requests = if count == 1 { "1 request".to_owned() } else { format!("{count} requests") };
+        turn.tell(Line::warn(format!(
+            "{requests} ignored: not a request, for no selected daemon, or while {MAX_UNDECIDED} others of that daemon \
+             were undecided"
+        )));
+    }
+}
+
 /// The decisions of init: one for each run.
 #[derive(Debug)]
 pub struct Supervisor {
     daemons: Vec<Daemon>,
+    order: Order,
     rules: Vec<SignalRule>,
     progress: Progress,
     is_stopping: bool,
+    /// The exit code, if the end of an essential daemon began the shutdown.
+    essential: Option<i32>,
+    strays: Strays,
     /// When the last event was served.
     last: Moment,
 }
@@ -125,35 +83,40 @@ impl Supervisor {
         let rules = table.wiring.iter().map(|rule| {
             let target = table.daemons.get(rule.daemon).map_or_else(String::new, |d| d.name.clone());
             let daemon = daemons.iter().position(|d| d.name() == target);
-            let (signal, action) = (rule.signal, rule.action.clone());
-            SignalRule { signal, action, target, daemon, seq: 0, last: None, delivered: None, reload_errno: None }
+            SignalRule::new(rule.signal, rule.action.clone(), target, daemon)
         });
-        let rules = rules.collect();
-        Self { daemons, rules, progress: Progress::Fresh, is_stopping: false, last: Moment::ZERO }
+        Self {
+            rules: rules.collect(),
+            order: Order::new(table, selected),
+            daemons,
+            progress: Progress::Fresh,
+            is_stopping: false,
+            essential: None,
+            strays: Strays::default(),
+            last: Moment::ZERO,
+        }
     }
 
     /// Decides what follows from an event at `now`.
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
         let actions = self.make_up_for_a_pause(now, &event);
-        let Self { daemons, rules, is_stopping, .. } = self;
-        let mut turn = Turn { now, is_stopping: *is_stopping, rules, actions };
+        let Self { daemons, order, rules, is_stopping, .. } = self;
+        let mut turn = Turn::new(now, *is_stopping, rules, actions);
         let by_pid = |d: &&mut Daemon, pid: i32| d.pid() == Some(pid);
         match event {
             Event::Begin => {
                 self.progress = Progress::Begun;
                 if !turn.is_stopping {
-                    for daemon in daemons {
-                        daemon.start(&mut turn);
-                    }
+                    begin(daemons, order, &mut turn);
                 }
             }
-            Event::Stop => shut_down(daemons, is_stopping, &mut turn),
+            Event::Stop => shut_down(daemons, order, is_stopping, &mut turn),
             Event::Signal(signal) => {
                 if turn.rules.iter().any(|rule| rule.signal == signal) {
-                    serve(signal, daemons, self.progress, &mut turn);
+                    serve(signal, daemons, order, self.progress, &mut turn);
                 } else if signal == RTMIN_3 {
                     turn.tell(Line::info(format!("SIG{signal} has no signal rule, so it asks for a shutdown")));
-                    shut_down(daemons, is_stopping, &mut turn);
+                    shut_down(daemons, order, is_stopping, &mut turn);
                 } else {
                     let text = format!(
                         "SIG{signal} has no signal rule; nothing was done. If `docker stop` sent it, the image \
@@ -162,25 +125,41 @@ impl Supervisor {
                     turn.tell(Line::warn(text));
                 }
             }
-            Event::Started { daemon, .. }
-            | Event::Executed { daemon, .. }
+            Event::Started { daemon, pid } => {
+                if let Some(forking) = daemons.get_mut(daemon) {
+                    forking.started(pid, &mut turn);
+                }
+                // The end of an essential daemon came between.
+                if turn.is_stopping {
+                    let dependent = living_dependents(daemons, order).get(daemon).copied().flatten();
+                    end_one(daemon, dependent, daemons, &mut turn);
+                }
+            }
+            Event::Executed { daemon, .. }
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
-            | Event::Mask { daemon, .. } => {
+            | Event::Mask { daemon, .. }
+            | Event::ProbeStarted { daemon, .. }
+            | Event::ProbeFailed { daemon, .. } => {
                 if let Some(daemon) = daemons.get_mut(daemon) {
                     daemon.answered(event, &mut turn);
                 }
             }
-            Event::ProbeStarted { .. } | Event::ProbeFailed { .. } | Event::Request(_) => {}
-            Event::Ended { pid, end, oom_kills, words: _ } => {
+            Event::Request(request) => {
+                let is_taken = request.is_some_and(|r| serve_request(r, daemons, order, self.progress, &mut turn));
+                self.strays.count += u64::from(!is_taken);
+            }
+            Event::Ended { pid, end, oom_kills, words } => {
                 if let Some(daemon) = daemons.iter_mut().find(|d| by_pid(d, pid)) {
                     daemon.ended(end, oom_kills, &mut turn);
+                } else if let Some(daemon) = daemons.iter_mut().find(|d| d.probe() == Some(pid)) {
+                    daemon.probe_ended(end, words, &mut turn);
                 } else {
                     turn.act(Action::Reap(pid));
                     let text = format!("reaped orphan (pid {pid}): it {end}");
                     turn.tell(Line::debug(text).pid(pid).end(end));
-                    for daemon in daemons {
+                    for daemon in &mut *daemons {
                         daemon.orphan_ended(pid, now);
                     }
                 }
@@ -197,7 +176,27 @@ impl Supervisor {
                     strangers_ready(pid, session, daemons, &mut turn);
                 }
             }
-            Event::Time => daemons.iter_mut().for_each(|d| d.time(&mut turn)),
+            Event::Time => {
+                for daemon in &mut *daemons {
+                    daemon.time(&mut turn);
+                }
+            }
+        }
+        self.strays.report(&mut turn);
+        if self.progress == Progress::Begun {
+            if let Some((daemon, code)) = turn.essential.take()
+                && !turn.is_stopping
+            {
+                let name = daemons.get(daemon).map_or("", Daemon::name);
+                turn.tell(Line::warn(format!("{name} is essential and has ended; shutting down")).of(daemon));
+                self.essential = Some(code);
+                shut_down(daemons, order, is_stopping, &mut turn);
+            }
+            if turn.is_stopping {
+                ask_the_spared(daemons, order, &mut turn);
+            } else {
+                start_the_waiting(daemons, order, &mut turn);
+            }
         }
         let mut actions = turn.actions;
         if self.progress == Progress::Begun && self.daemons.iter().all(|d| d.is_over(self.is_stopping)) {
@@ -231,7 +230,7 @@ impl Supervisor {
     #[must_use]
     pub fn next(&self) -> Option<Moment> {
         let tick = self.daemons.iter().any(Daemon::has_deadline).then(|| self.last + TICK);
-        self.daemons.iter().filter_map(Daemon::next).chain(tick).min()
+        self.daemons.iter().filter_map(Daemon::next).chain(tick).chain(self.strays.next()).min()
     }
 
     /// What init does as a whole.
@@ -243,16 +242,15 @@ impl Supervisor {
     /// What status shows of a daemon.
     #[must_use]
     pub fn view(&self, daemon: usize) -> Option<View> {
-        self.daemons.get(daemon).map(Daemon::view)
+        let waiting = self.daemons.get(daemon)?;
+        let waiting_for = if waiting.is_waiting() { unready(daemon, &self.daemons, &self.order) } else { Vec::new() };
+        Some(View { waiting_for, ..waiting.view() })
     }
 
     /// The outcome of a rule's last signal, by the rule's index in the table.
     #[must_use]
     pub fn last(&self, rule: usize) -> Option<Last> {
-        let rule = self.rules.get(rule)?;
-        let (outcome, at) = rule.last?;
-        let age_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
-        Some(Last { seq: rule.seq, outcome, age_ms, reload_errno: rule.reload_errno, generation: None })
+        self.rules.get(rule)?.last()
     }
 
     /// Whether the daemon is being stopped. Its output must be read then even if there is no room for it: a process
@@ -273,7 +271,7 @@ impl Supervisor {
     }
 
     fn exit_code(&self) -> i32 {
-        match self.daemons.iter().filter_map(Daemon::code).max() {
+        match self.essential.or_else(|| self.daemons.iter().filter_map(Daemon::code).max()) {
             Some(code) if code < 0 => 128 - code,
             Some(code) => code,
             None if self.is_stopping => 128 + TERM,
@@ -282,45 +280,212 @@ impl Supervisor {
     }
 }
 
-fn shut_down(daemons: &mut [Daemon], is_stopping: &mut bool, turn: &mut Turn<'_>) {
+/// The dependencies of a daemon that were not ready yet.
+fn unready(daemon: usize, daemons: &[Daemon], order: &Order) -> Vec<WaitingFor> {
+    let dependencies = order.dependencies(daemon).iter().filter_map(|index| daemons.get(*index));
+    let unready = dependencies.filter(|d| !d.was_ready());
+    unready.map(|d| WaitingFor { daemon: d.name().to_owned(), why: d.why_unready() }).collect()
+}
+
+fn listed(unready: &[WaitingFor]) -> String {
+    let each: Vec<String> = unready.iter().map(|w| format!("{} ({})", w.daemon, w.why)).collect();
+    each.join(", ")
+}
+
+fn is_met(daemon: usize, daemons: &[Daemon], order: &Order) -> bool {
+    order.dependencies(daemon).iter().filter_map(|index| daemons.get(*index)).all(Daemon::was_ready)
+}
+
+/// Starts the daemons that depend on nobody; the others wait.
+fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
+    for (index, dependency) in order.unselected() {
+        let name = daemons.get(*index).map_or("", Daemon::name);
+        let text = format!("{name} depends on {dependency}, which isn't selected; that counts as met");
+        turn.tell(Line::info(text).of(*index));
+    }
+    for index in 0..daemons.len() {
+        let is_met = is_met(index, daemons, order);
+        match daemons.get_mut(index).filter(|d| d.is_fresh()) {
+            Some(daemon) if is_met => daemon.start(Cause::Asked, turn),
+            Some(daemon) => daemon.wait(),
+            None => {}
+        }
+    }
+    for (index, daemon) in daemons.iter().enumerate().filter(|(_, d)| d.is_waiting()) {
+        let text = format!("{} waits for {}", daemon.name(), listed(&unready(index, daemons, order)));
+        turn.tell(Line::info(text).of(index));
+    }
+    // Signals that were pending are served now, as if they had come after the starts.
+    for index in 0..daemons.len() {
+        let is_to_restart = turn.rules.iter().any(|rule| rule.daemon == Some(index) && rule.is(Outcome::Restarting));
+        if is_to_restart {
+            tell_of_early_start(index, daemons, order, turn);
+        }
+        if let Some(daemon) = daemons.get_mut(index).filter(|d| d.is_waiting()) {
+            daemon.drop_held("it waits for its dependencies", turn);
+            if is_to_restart {
+                daemon.restart(turn);
+            }
+        }
+    }
+}
+
+/// Starts the daemons whose dependencies are all ready by now, and asks those that others wait for.
+fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
+    let mut is_waited_for = vec![false; daemons.len()];
+    let never_ready = std::mem::take(&mut turn.never_ready);
+    for index in 0..daemons.len() {
+        if !daemons.get(index).is_some_and(Daemon::is_waiting) {
+            continue;
+        }
+        if is_met(index, daemons, order) {
+            if let Some(daemon) = daemons.get_mut(index) {
+                daemon.start(Cause::Asked, turn);
+            }
+            continue;
+        }
+        let name = daemons.get(index).map_or("", Daemon::name);
+        for dependency in order.dependencies(index) {
+            if let Some(wanted) = is_waited_for.get_mut(*dependency) {
+                *wanted = true;
+            }
+            if let Some(failed) = daemons.get(*dependency).filter(|_| never_ready.contains(dependency)) {
+                let text = format!(
+                    "{name} can't start: {} has ended before it was ready ({}); start or restart either of them",
+                    failed.name(),
+                    failed.why_unready()
+                );
+                turn.tell(Line::warn(text).of(index));
+            }
+        }
+    }
+    for (daemon, is_waited_for) in daemons.iter_mut().zip(is_waited_for) {
+        daemon.tend_probes(is_waited_for, turn);
+    }
+}
+
+/// For each daemon, one that has to end before it in a shutdown.
+fn living_dependents(daemons: &[Daemon], order: &Order) -> Vec<Option<usize>> {
+    order.living_dependents(&daemons.iter().map(|d| !d.is_over(true)).collect::<Vec<bool>>())
+}
+
+fn ask_the_spared(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
+    if !daemons.iter().any(Daemon::is_spared) {
+        return;
+    }
+    for (daemon, dependent) in living_dependents(daemons, order).into_iter().enumerate() {
+        if let Some(daemon) = daemons.get_mut(daemon).filter(|_| dependent.is_none()) {
+            daemon.spare_no_more(turn);
+        }
+    }
+}
+
+fn shut_down(daemons: &mut [Daemon], order: &Order, is_stopping: &mut bool, turn: &mut Turn<'_>) {
     if std::mem::replace(is_stopping, true) {
         turn.tell(Line::info("already shutting down; no deadline changes".to_owned()));
         return;
     }
     turn.is_stopping = true;
-    for daemon in daemons {
-        daemon.shut_down(turn);
+    let dependents = living_dependents(daemons, order);
+    for (index, dependent) in dependents.into_iter().enumerate() {
+        end_one(index, dependent, daemons, turn);
+    }
+}
+
+fn end_one(index: usize, dependent: Option<usize>, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    let dependent = dependent.and_then(|d| daemons.get(d)).map(|d| d.name().to_owned());
+    if let Some(daemon) = daemons.get_mut(index) {
+        daemon.shut_down(dependent.as_deref(), turn);
+    }
+}
+
+const OVER: &str = "every daemon has ended and init is about to exit";
+const STOPPING: &str = "a shutdown is under way";
+
+/// A daemon that waits for others is started all the same, and the log says so.
+fn tell_of_early_start(index: usize, daemons: &[Daemon], order: &Order, turn: &mut Turn<'_>) {
+    if let Some(daemon) = daemons.get(index).filter(|d| d.is_waiting()) {
+        let unready = listed(&unready(index, daemons, order));
+        let text = format!("{} is started on request although it depends on {unready}", daemon.name());
+        turn.tell(Line::info(text).of(index));
     }
 }
 
 /// Applies the rule of a signal.
-fn serve(signal: Signal, daemons: &mut [Daemon], progress: Progress, turn: &mut Turn<'_>) {
+fn serve(signal: Signal, daemons: &mut [Daemon], order: &Order, progress: Progress, turn: &mut Turn<'_>) {
+    let now = turn.now;
     let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) else { return };
     rule.seq += 1;
-    (rule.delivered, rule.reload_errno) = (None, None);
+    (rule.delivered, rule.reload_errno, rule.generation) = (None, None, None);
     let (action, target, index) = (rule.action.clone(), rule.target.clone(), rule.daemon);
-    let daemon = index.and_then(|daemon| daemons.get_mut(daemon));
-    let outcome = match daemon {
+    rule.last = Some(match action {
+        RuleAction::Restart => (Outcome::Restarting, now),
+        RuleAction::Forward { .. } => (Outcome::Held, now),
+    });
+    let served = match index {
         // The signal came together with the last death, and init is about to exit.
-        _ if progress == Progress::Over => Err("every daemon has ended and init is about to exit"),
+        _ if progress == Progress::Over => Err(OVER),
         None => Err("it isn't selected"),
-        Some(_) if turn.is_stopping => Err("a shutdown is under way"),
-        Some(daemon) => match action {
-            RuleAction::Restart => {
-                daemon.restart(turn);
-                Ok(Outcome::Restarting)
-            }
-            RuleAction::Forward { always } => daemon.forward(signal, always, turn),
-        },
+        Some(_) if turn.is_stopping => Err(STOPPING),
+        Some(index) => apply(&action, signal, index, daemons, order, turn),
     };
-    let outcome = outcome.unwrap_or_else(|why| {
+    if let Err(why) = served {
         let line = Line::warn(format!("SIG{signal} for {target}: {why}; nothing was done"));
         turn.tell(index.map_or(line.clone(), |daemon| line.of(daemon)));
-        Outcome::Refused
-    });
-    if let Some(rule) = turn.rules.iter_mut().find(|rule| rule.signal == signal) {
-        rule.last = Some((outcome, turn.now));
+        turn.set_outcome(signal, Outcome::Refused);
     }
+}
+
+fn apply(
+    action: &RuleAction,
+    signal: Signal,
+    index: usize,
+    daemons: &mut [Daemon],
+    order: &Order,
+    turn: &mut Turn<'_>,
+) -> Result<(), &'static str> {
+    if *action == RuleAction::Restart {
+        tell_of_early_start(index, daemons, order, turn);
+    }
+    let Some(daemon) = daemons.get_mut(index) else { return Ok(()) };
+    match action {
+        RuleAction::Restart => daemon.restart(turn),
+        // A new process reads what the old one was to read again.
+        RuleAction::Forward { .. } if daemon.is_in_backoff() => {
+            turn.set_outcome(signal, Outcome::Restarting);
+            daemon.restart(turn);
+        }
+        RuleAction::Forward { always } => daemon.forward(signal, *always, turn)?,
+    }
+    Ok(())
+}
+
+/// Serves a request. False if it is for nobody, or there are too many.
+fn serve_request(
+    request: Request,
+    daemons: &mut [Daemon],
+    order: &Order,
+    progress: Progress,
+    turn: &mut Turn<'_>,
+) -> bool {
+    let Some(index) = daemons.iter().position(|d| d.name() == request.daemon && !d.is_full()) else { return false };
+    let refused = match progress {
+        Progress::Fresh => Some("init has not begun"),
+        Progress::Over => Some(OVER),
+        Progress::Begun => turn.is_stopping.then_some(STOPPING),
+    };
+    let Request { id, verb, daemon: name } = request;
+    let text = format!("request {id}: {verb} {name}");
+    if refused.is_none() {
+        turn.tell(Line::info(text.clone()).of(index));
+        if matches!(verb, Verb::Restart | Verb::Start) {
+            tell_of_early_start(index, daemons, order, turn);
+        }
+    }
+    if let Some(Err(why)) = daemons.get_mut(index).map(|daemon| daemon.request(id, verb, refused, turn)) {
+        turn.tell(Line::warn(format!("{text}: {why}; nothing was done")).of(index));
+    }
+    true
 }
 
 /// Handles a READY=1 that didn't come from a daemon's own process. If the sender has ended already, as systemd-notify

@@ -1,37 +1,43 @@
 //! The life of one daemon.
 //!
-//! | state | a restart request | its process ends | its time is up | a shutdown |
-//! | --- | --- | --- | --- | --- |
-//! | fresh | starts with the rest | – | – | never starts |
-//! | forking | that start is it | – | – | – |
-//! | starting | TERM, stopping | failed | – | TERM, stopping |
-//! | running | TERM, stopping | clearing, killed | – | TERM, stopping |
-//! | stopping, asked | a replacement follows | clearing, asked | KILL; stopping, killed | no replacement |
-//! | stopping, killed | a replacement follows | clearing, killed | goes on without its end | no replacement |
-//! | clearing, asked | a replacement follows | – | KILL; clearing, killed | no replacement |
-//! | clearing, killed | a replacement follows | – | goes on with what is left | no replacement |
-//! | exited, failed | starts | – | – | – |
+//! | state | a restart request | a stop request | its process ends | its time is up | a shutdown |
+//! | --- | --- | --- | --- | --- | --- |
+//! | fresh | starts with the rest | – | – | – | never starts |
+//! | waiting | starts | stopped | – | – | exited |
+//! | forking | that start is it | – | – | – | – |
+//! | starting | asked to stop | asked to stop | backoff or failed | – | asked to stop |
+//! | running | asked to stop | asked to stop | clearing, killed | – | asked to stop, or spared |
+//! | stopping, spared | – | – | clearing, killed | asked to stop | – |
+//! | stopping, asked | a replacement follows | none follows | clearing, asked | KILL; stopping, killed | none follows |
+//! | stopping, killed | a replacement follows | none follows | clearing, killed | goes on without its end | none follows |
+//! | clearing, asked | a replacement follows | none follows | – | KILL; clearing, killed | none follows |
+//! | clearing, killed | a replacement follows | none follows | – | goes on with what is left | none follows |
+//! | backoff | starts | stopped | – | starts | exited |
+//! | exited, failed, done | starts | – | – | – | – |
+//! | stopped | starts | – | – | – | – |
 //!
 //! Clearing: the daemon's process has ended, and other processes of its session are left, its members. If it ended on
-//! request, they get a TERM too and have the rest of its grace; otherwise they are killed at once. Once none
-//! is left the replacement starts, or the daemon has exited. If the kernel refuses the KILL, a stopping daemon runs
-//! on; in a shutdown it counts as killed.
+//! request, they get its stop signal too and have the rest of its grace; otherwise they are killed at once. Once none
+//! is left, what follows comes: its replacement, the rest of its backoff, or nothing. If the kernel refuses the KILL, a
+//! stopping daemon runs on; in a shutdown it counts as killed.
+//!
+//! Spared: in a shutdown, a daemon runs on while its dependents end, for half of its grace at most.
+
+mod signals;
 
 use std::time::Duration;
 
-use super::bundle::Turn;
-use super::stop::{After, Clearing, Phase, Stop, Who, named, processes};
-use super::{Action, CONT, Disposition, End, Event, KILL, Line, Moment, TERM, View};
-use crate::status::{DaemonState, LastExit, Outcome};
-use crate::table::{Daemon as Spec, Ready, Signal};
+use super::policy::{Delay, starts_again};
+use super::probe::Probes;
+use super::requests::Requests;
+use super::stop::{After, Clearing, Fate, Phase, Stop, Who, named, processes};
+use super::turn::Turn;
+use super::{Action, CONT, End, Event, KILL, Line, Moment, View};
+use crate::request::Verb;
+use crate::status::{DaemonState, LastExit, Outcome, RequestOutcome};
+use crate::table::{Daemon as Spec, Ready, RestartPolicy, Signal};
+use signals::{Held, Said};
 
-/// How often init checks whether a daemon catches a held signal.
-const LOOK_AT_MASK: Duration = Duration::from_millis(20);
-/// If a daemon blocks every signal in this many checks in a row (a second's worth), it reads them with signalfd(2).
-/// Checks are counted, not time: on a busy machine two of them may be far apart, and the daemon may fork at each.
-const LASTING: u32 = 50;
-/// How long a signal is held for a daemon that doesn't catch it.
-const HOLD: Duration = Duration::from_secs(20);
 /// The exit code of a process that outlives the shutdown, so that a sibling's 0 doesn't hide it.
 const UNENDED: i32 = 128 + KILL;
 /// A daemon that exits 0 this soon has probably gone into the background.
@@ -46,14 +52,40 @@ struct Process {
 #[derive(Debug)]
 enum State {
     Fresh,
+    /// Its first start waits for its dependencies.
+    Waiting,
     /// The answer to [`Action::Start`] is due.
     Forking,
     Starting(Process, Exec),
     Running(Process),
     Stopping(Process, Exec, Stop),
     Clearing(Clearing),
+    /// It has ended by itself, and is started again then.
+    Backoff(Moment),
     Exited,
     Failed,
+    /// A request stopped it.
+    Stopped,
+    /// It is a oneshot, and exited 0.
+    Done,
+}
+
+/// Why a daemon is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It is its turn, or a request.
+    Asked,
+    Policy,
+}
+
+/// What makes a daemon ready, for those that depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadyBy {
+    Exec,
+    Probe,
+    Notify,
+    /// It is a oneshot: it exits 0.
+    Success,
 }
 
 /// What is known of the exec of a process.
@@ -65,35 +97,34 @@ enum Exec {
     Failed(i32),
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    signal: Signal,
-    /// Sent as soon as there is a process, without checking for a handler.
-    always: bool,
-    until: Moment,
-    look: Moment,
-    /// In how many checks in a row the daemon blocked every signal.
-    blocked: u32,
-}
-
 #[derive(Debug)]
 pub(super) struct Daemon {
     index: usize,
     name: String,
     grace: Duration,
-    /// It is ready once it says READY=1.
-    notifies: bool,
+    stop_signal: Signal,
+    policy: RestartPolicy,
+    is_essential: bool,
+    ready_by: ReadyBy,
     state: State,
     generation: u64,
+    /// How many of its starts its policy did.
+    revivals: u64,
+    delay: Delay,
+    /// It was ready once. So its dependents may start, whatever becomes of it.
+    was_ready: bool,
+    probes: Probes,
+    requests: Requests,
     last_exit: Option<LastExit>,
     /// Its part in init's exit code: negative if init's own signal killed it.
     code: Option<i32>,
     held: Vec<Held>,
-    notified: bool,
-    /// The `MONOTONIC_USEC` of a reload under way.
-    reloading: Option<u64>,
-    /// Whether the log has warned, for this generation, that another process's READY=1 doesn't count.
-    told_of_stranger: bool,
+    /// How many signals were delivered to it, and which of them on request, to the process that it has now: a bit for
+    /// each number.
+    deliveries: u64,
+    requested_signals: u128,
+    /// What its process has said by `sd_notify`(3).
+    said: Said,
 }
 
 impl Daemon {
@@ -102,15 +133,28 @@ impl Daemon {
             index,
             name: spec.name.clone(),
             grace: spec.grace,
-            notifies: spec.ready == Some(Ready::Notify),
+            stop_signal: spec.stop_signal,
+            policy: spec.restart,
+            is_essential: spec.is_essential,
+            ready_by: match spec.ready {
+                _ if spec.is_oneshot => ReadyBy::Success,
+                None => ReadyBy::Exec,
+                Some(Ready::Notify) => ReadyBy::Notify,
+                Some(_) => ReadyBy::Probe,
+            },
             state: State::Fresh,
             generation: 0,
+            revivals: 0,
+            delay: Delay::first(),
+            was_ready: false,
+            probes: Probes::new(index),
+            requests: Requests::default(),
             last_exit: None,
             code: None,
             held: Vec::new(),
-            notified: false,
-            reloading: None,
-            told_of_stranger: false,
+            deliveries: 0,
+            requested_signals: 0,
+            said: Said::default(),
         }
     }
 
@@ -141,6 +185,10 @@ impl Daemon {
         if let State::Stopping(process, Exec::Pending, _) = self.state { Some(process.pid) } else { None }
     }
 
+    fn who(&self) -> Who<'_> {
+        Who { daemon: self.index, name: &self.name, signal: self.stop_signal }
+    }
+
     fn stop(&self) -> Option<&Stop> {
         match &self.state {
             State::Stopping(.., stop) => Some(stop),
@@ -159,7 +207,7 @@ impl Daemon {
 
     /// Whether it, or what is left of its session, was asked to end.
     pub(super) fn is_being_ended(&self) -> bool {
-        self.stop().is_some_and(|stop| stop.after != After::Death)
+        self.stop().is_some_and(|stop| !matches!(stop.after, After::Death(_)))
     }
 
     /// Whether it, or what is left of its session, is still being waited for.
@@ -170,47 +218,108 @@ impl Daemon {
     /// Whether init needn't wait for it any more.
     pub(super) fn is_over(&self, is_stopping: bool) -> bool {
         match &self.state {
-            State::Exited | State::Failed => true,
-            State::Fresh => is_stopping,
+            // Were any of the dependencies that a daemon waits for not over, init would wait for that one.
+            State::Exited | State::Failed | State::Done | State::Waiting => true,
+            // Somebody means to start it again.
+            State::Fresh | State::Stopped => is_stopping,
             // They are killed already: the end of a pid namespace waits for them.
-            State::Clearing(clearing) => clearing.is_leader_reaped && clearing.stop.after == After::Death,
+            State::Clearing(clearing) => {
+                let is_dead = matches!(clearing.stop.after, After::Death(fate) if !matches!(fate, Fate::Backoff(_)));
+                clearing.is_leader_reaped && is_dead
+            }
             _ => false,
         }
     }
 
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(self.state, State::Fresh)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting)
+    }
+
+    /// It has ended, and its policy starts it again.
+    pub(super) fn is_in_backoff(&self) -> bool {
+        self.starts_at().is_some()
+    }
+
+    pub(super) fn was_ready(&self) -> bool {
+        self.was_ready
+    }
+
     pub(super) fn view(&self) -> View {
-        let (state, process) = match self.state {
+        let (state, process) = match &self.state {
             State::Starting(process, _) => (DaemonState::Starting, Some(process)),
             State::Running(process) => (DaemonState::Running, Some(process)),
             State::Stopping(process, ..) => (DaemonState::Stopping, Some(process)),
-            State::Clearing(_) if self.is_being_ended() => (DaemonState::Stopping, None),
-            State::Fresh | State::Forking | State::Clearing(_) | State::Exited => (DaemonState::Exited, None),
+            State::Clearing(clearing) => match clearing.stop.after {
+                After::Death(fate) => (fate.shown(), None),
+                _ => (DaemonState::Stopping, None),
+            },
+            State::Fresh | State::Forking | State::Exited => (DaemonState::Exited, None),
+            State::Waiting => (DaemonState::Waiting, None),
+            State::Backoff(_) => (DaemonState::Backoff, None),
             State::Failed => (DaemonState::Failed, None),
+            State::Stopped => (DaemonState::Stopped, None),
+            State::Done => (DaemonState::Done, None),
         };
         View {
             state,
             pid: process.map(|p| p.pid),
             since: process.map(|p| p.since),
             generation: self.generation,
-            // Each start after the first one is by request.
-            restarts: self.generation.saturating_sub(1),
-            revivals: 0,
-            starts_at: None,
+            // Each start after the first one is by request or by its policy.
+            restarts: self.generation.saturating_sub(1 + self.revivals),
+            revivals: self.revivals,
+            starts_at: self.starts_at(),
             waiting_for: Vec::new(),
-            requests: Vec::new(),
+            requests: self.requests.view(),
             last_exit: self.last_exit,
-            notified: self.notified,
+            notified: self.said.ready,
+        }
+    }
+
+    fn starts_at(&self) -> Option<Moment> {
+        match self.state {
+            State::Backoff(at) => Some(at),
+            _ => match self.stop()?.after {
+                After::Death(Fate::Backoff(at)) => Some(at),
+                _ => None,
+            },
+        }
+    }
+
+    /// Why those that depend on it can't start yet.
+    pub(super) fn why_unready(&self) -> String {
+        match &self.state {
+            State::Waiting => "waiting".to_owned(),
+            State::Fresh | State::Forking | State::Starting(..) => "starting".to_owned(),
+            State::Running(_) => match self.ready_by {
+                ReadyBy::Exec => "starting".to_owned(),
+                ReadyBy::Probe => self.probes.why().to_owned(),
+                ReadyBy::Notify => "has not said READY=1".to_owned(),
+                ReadyBy::Success => "not finished".to_owned(),
+            },
+            State::Stopped => "stopped".to_owned(),
+            _ if self.is_being_ended() => "stopping".to_owned(),
+            _ => {
+                let end = self.last_exit.map_or_else(|| "never ran".to_owned(), ended);
+                if self.starts_at().is_some() { format!("{end}; in backoff") } else { end }
+            }
         }
     }
 
     /// When [`Self::time`] has something to do.
     pub(super) fn next(&self) -> Option<Moment> {
-        match &self.state {
+        let next = match &self.state {
             State::Running(_) => self.held.iter().map(|held| held.look).min(),
             State::Stopping(.., stop) => Some(stop.phase.due().min(stop.report)),
             State::Clearing(clearing) => Some(clearing.look.min(clearing.stop.report)),
+            State::Backoff(at) => Some(*at),
             _ => None,
-        }
+        };
+        next.into_iter().chain(self.probes.next()).min()
     }
 
     /// For so long init could not run: nobody loses that time.
@@ -219,15 +328,27 @@ impl Daemon {
             stop.move_by(lost);
         }
         self.held.iter_mut().for_each(|held| held.until += lost);
+        self.probes.move_deadlines(lost);
     }
 
-    pub(super) fn start(&mut self, turn: &mut Turn<'_>) {
+    /// Its first start waits for its dependencies.
+    pub(super) fn wait(&mut self) {
+        self.state = State::Waiting;
+    }
+
+    pub(super) fn start(&mut self, cause: Cause, turn: &mut Turn<'_>) {
         if turn.is_stopping {
             return turn.impossible("a start in a shutdown");
         }
         self.state = State::Forking;
         self.generation += 1;
-        (self.notified, self.reloading, self.told_of_stranger) = (false, None, false);
+        if cause == Cause::Policy {
+            self.revivals += 1;
+        }
+        self.requested_signals = 0;
+        self.said = Said::default();
+        turn.restart_begins(self.index, self.generation);
+        self.requests.start_begins(self.generation);
         turn.tell(Line::info(format!("starting {}", self.name)).of(self.index));
         turn.act(Action::Start(self.index));
     }
@@ -235,17 +356,18 @@ impl Daemon {
     /// Handles the result of one of its actions.
     pub(super) fn answered(&mut self, event: Event, turn: &mut Turn<'_>) {
         match event {
-            Event::Started { pid, .. } => self.started(pid, turn),
             Event::Executed { pid, .. } => self.executed(pid, turn),
             Event::NotExecuted { pid, code, why, .. } => self.not_executed(pid, code, &why, turn),
             Event::StartFailed { code, why, .. } => self.start_failed(code, &why, turn),
             Event::Members { sid, pids, .. } => self.members(sid, pids, turn),
             Event::Mask { pid, signal, disposition, .. } => self.mask(pid, signal, disposition, turn),
+            Event::ProbeStarted { pid, .. } => self.probes.started(pid, turn),
+            Event::ProbeFailed { why, .. } => self.probes.failed_to_start(&self.name, why, turn),
             _ => turn.impossible("an answer that is none"),
         }
     }
 
-    fn started(&mut self, pid: i32, turn: &mut Turn<'_>) {
+    pub(super) fn started(&mut self, pid: i32, turn: &mut Turn<'_>) {
         if !matches!(self.state, State::Forking) {
             return turn.impossible("a process that was not to be started");
         }
@@ -263,14 +385,27 @@ impl Daemon {
             _ => return,
         }
         for held in &mut self.held {
-            held.until = turn.now + HOLD;
+            held.until = turn.now + signals::HOLD;
             held.look = turn.now;
         }
-        let at_once: Vec<Signal> = self.held.extract_if(.., |held| held.always).map(|held| held.signal).collect();
+        let at_once: Vec<Signal> = self.held.iter().filter(|held| held.always).map(|held| held.signal).collect();
         for signal in at_once {
             self.deliver(pid, signal, turn);
         }
+        self.is_executed();
         turn.restart_ends(self.index, Outcome::Restarted);
+        self.requests.start_ends(RequestOutcome::Started);
+    }
+
+    fn is_executed(&mut self) {
+        self.was_ready |= self.ready_by == ReadyBy::Exec;
+    }
+
+    /// The requested start ends without a process that runs.
+    fn start_ends(&mut self, outcome: Outcome, turn: &mut Turn<'_>) {
+        turn.restart_ends(self.index, outcome);
+        let is_refused = outcome == Outcome::Refused;
+        self.requests.start_ends(if is_refused { RequestOutcome::Refused } else { RequestOutcome::Failed });
     }
 
     fn not_executed(&mut self, pid: i32, code: i32, why: &str, turn: &mut Turn<'_>) {
@@ -292,7 +427,8 @@ impl Daemon {
         }
         self.tell_of_failed_start(code, why, None, turn);
         self.fail(code, turn);
-        turn.restart_ends(self.index, Outcome::Failed);
+        self.start_ends(Outcome::Failed, turn);
+        self.rest_or_back_off(code, turn);
     }
 
     /// It has no process, and its command was not executed.
@@ -300,41 +436,206 @@ impl Daemon {
         self.state = State::Failed;
         self.code = Some(code);
         self.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
     }
 
+    /// What follows when its command couldn't be executed.
+    fn rest_or_back_off(&mut self, code: i32, turn: &mut Turn<'_>) {
+        let fate = match self.fate(End::Code(code), Duration::ZERO, turn) {
+            Fate::Exited => Fate::Failed,
+            fate => fate,
+        };
+        self.follow(After::Death(fate), turn);
+    }
+
+    /// What becomes of it now that its process has ended by itself.
+    fn fate(&mut self, end: End, ran: Duration, turn: &mut Turn<'_>) -> Fate {
+        let is_oneshot = self.ready_by == ReadyBy::Success;
+        if is_oneshot && end == End::Code(0) {
+            self.was_ready = true;
+            return Fate::Done;
+        }
+        if turn.is_stopping {
+            return if is_oneshot { Fate::Failed } else { Fate::Exited };
+        }
+        if starts_again(self.policy, end) {
+            let delay = self.delay.after(ran);
+            let text = format!("{} is started again in {:.1} s", self.name, delay.as_secs_f64());
+            turn.tell(Line::info(text).of(self.index));
+            return Fate::Backoff(turn.now + delay);
+        }
+        if self.is_essential {
+            let code = self.code.unwrap_or(0);
+            turn.essential.get_or_insert((self.index, if code < 0 { 128 - code } else { code }));
+        }
+        if !self.was_ready {
+            turn.never_ready.push(self.index);
+        }
+        if is_oneshot { Fate::Failed } else { Fate::Exited }
+    }
+
+    /// A restart, by a signal or on request.
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
-        match &mut self.state {
-            // Requested before the first start, which fulfils it.
-            State::Fresh | State::Forking => {}
+        self.delay = Delay::first();
+        if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
             // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
             // exec may hang.
-            State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
-                turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(*pid));
-                self.ask_to_end(After::Replacement, turn);
-            }
+            turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(pid));
+            self.ask_to_end(After::Replacement, turn);
+        } else {
+            self.bring_up(turn);
+        }
+    }
+
+    /// Starts it unless it has a process that nobody has asked to end.
+    fn bring_up(&mut self, turn: &mut Turn<'_>) {
+        self.delay = Delay::first();
+        match &mut self.state {
+            // The start that is due is the one that was asked for.
+            State::Fresh | State::Forking | State::Starting(..) | State::Running(_) => {}
             State::Stopping(.., stop) => stop.after = After::Replacement,
             State::Clearing(clearing) => {
                 clearing.stop.after = After::Replacement;
                 clearing.look = turn.now;
             }
-            State::Exited | State::Failed => self.start(turn),
+            State::Waiting | State::Backoff(_) | State::Exited | State::Failed | State::Stopped | State::Done => {
+                self.start(Cause::Asked, turn);
+            }
+        }
+        self.requests.stop_ends(RequestOutcome::Superseded);
+    }
+
+    /// A stop on request. Returns its outcome if nothing is to be waited for.
+    fn stop_on_request(&mut self, turn: &mut Turn<'_>) -> Option<RequestOutcome> {
+        match &mut self.state {
+            State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
+                turn.tell(Line::info(format!("stopping {}", self.name)).of(self.index).pid(*pid));
+                self.ask_to_end(After::Stopped, turn);
+            }
+            State::Stopping(.., stop) => stop.after = After::Stopped,
+            State::Clearing(Clearing { stop, .. }) => match stop.after {
+                After::Death(fate) if !matches!(fate, Fate::Backoff(_)) => return Some(RequestOutcome::NotRunning),
+                _ => stop.after = After::Stopped,
+            },
+            State::Waiting | State::Backoff(_) => {
+                self.state = State::Stopped;
+                return Some(RequestOutcome::Stopped);
+            }
+            State::Fresh | State::Forking => return Some(RequestOutcome::Refused),
+            State::Exited | State::Failed | State::Stopped | State::Done => return Some(RequestOutcome::NotRunning),
+        }
+        turn.restart_ends(self.index, Outcome::Refused);
+        self.requests.start_ends(RequestOutcome::Superseded);
+        None
+    }
+
+    /// Serves a request, unless it is refused. An error: why nothing was done.
+    pub(super) fn request(
+        &mut self,
+        id: String,
+        verb: Verb,
+        refused: Option<&'static str>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), &'static str> {
+        self.requests.push(id, verb);
+        let served = refused.map_or_else(|| self.serve(verb, turn), Err);
+        if served.is_err() {
+            self.requests.decide(RequestOutcome::Refused, None);
+        }
+        served
+    }
+
+    fn serve(&mut self, verb: Verb, turn: &mut Turn<'_>) -> Result<(), &'static str> {
+        match (verb, &self.state) {
+            (Verb::Restart, _) => self.restart(turn),
+            (Verb::Start, State::Running(_)) => {
+                self.requests.decide(RequestOutcome::Running, Some(self.generation));
+            }
+            (Verb::Start, State::Starting(..)) => {
+                // The start that is under way is the one that was asked for.
+                self.requests.start_begins(self.generation);
+            }
+            (Verb::Start, _) => self.bring_up(turn),
+            (Verb::Stop, _) => {
+                if let Some(outcome) = self.stop_on_request(turn) {
+                    self.requests.decide(outcome, None);
+                }
+            }
+            (Verb::Signal(signal), _) => return self.signal_on_request(signal, turn),
+        }
+        Ok(())
+    }
+
+    /// Whether it can take another request.
+    pub(super) fn is_full(&self) -> bool {
+        self.requests.is_full()
+    }
+
+    /// `dependent`: one that has to end before this one is asked to.
+    pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
+        self.drop_held("that process has ended", turn);
+        self.probes.forget(turn);
+        self.start_ends(Outcome::Refused, turn);
+        match self.state {
+            State::Starting(..) | State::Running(_) => {
+                if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {
+                    self.spare(dependent, turn);
+                } else {
+                    self.tell_of_stop(turn);
+                    self.ask_to_end(After::Nothing, turn);
+                }
+            }
+            State::Waiting | State::Backoff(_) => self.state = State::Exited,
+            State::Stopping(.., ref mut stop) | State::Clearing(Clearing { ref mut stop, .. }) => {
+                match stop.after {
+                    After::Death(Fate::Backoff(_)) => stop.after = After::Death(Fate::Exited),
+                    After::Replacement => stop.after = After::Nothing,
+                    _ => {}
+                }
+                if self.is_being_ended() {
+                    let text = format!("{} is already stopping; its deadline doesn't change", self.name);
+                    turn.tell(Line::info(text).of(self.index));
+                }
+            }
+            _ => {}
         }
     }
 
-    pub(super) fn shut_down(&mut self, turn: &mut Turn<'_>) {
-        self.drop_held(turn);
-        turn.restart_ends(self.index, Outcome::Refused);
-        if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
-            turn.tell(Line::info(format!("forwarding SIGTERM to {}", self.name)).of(self.index).pid(pid));
-            self.ask_to_end(After::Nothing, turn);
-        } else if self.is_being_ended() {
-            turn.tell(
-                Line::info(format!("{} is already stopping; its deadline doesn't change", self.name)).of(self.index),
-            );
-            if let Some(stop) = self.stop_mut() {
-                stop.after = After::Nothing;
-            }
+    fn tell_of_stop(&self, turn: &mut Turn<'_>) {
+        let text = format!("forwarding SIG{} to {}", self.stop_signal, self.name);
+        turn.tell(Line { pid: self.pid(), ..Line::info(text).of(self.index) });
+    }
+
+    /// It runs on while its dependents end.
+    fn spare(&mut self, dependent: &str, turn: &mut Turn<'_>) {
+        let (State::Starting(process, _) | State::Running(process)) = self.state else { return };
+        let exec = if let State::Starting(_, exec) = self.state { exec } else { Exec::Done };
+        // In milliseconds, as a table states it.
+        let half = Duration::from_millis(u64::try_from(self.grace.as_millis().div_ceil(2)).unwrap_or(u64::MAX));
+        let (ask, deadline) = (turn.now + half, turn.now + self.grace);
+        let text = format!(
+            "{} is asked to stop once its dependents have ended ({dependent} runs), in {:.1} s at the latest",
+            self.name,
+            half.as_secs_f64()
+        );
+        turn.tell(Line::info(text).of(self.index).pid(process.pid));
+        self.state =
+            State::Stopping(process, exec, Stop::new(turn.now, Phase::Spared { ask, deadline }, After::Nothing));
+    }
+
+    /// Whether a shutdown has yet to ask it to stop.
+    pub(super) fn is_spared(&self) -> bool {
+        self.stop().is_some_and(|stop| matches!(stop.phase, Phase::Spared { .. }))
+    }
+
+    /// Its dependents have ended, or have had their time.
+    pub(super) fn spare_no_more(&mut self, turn: &mut Turn<'_>) {
+        if let State::Stopping(Process { pid, .. }, _, Stop { phase, .. }) = &mut self.state
+            && let Phase::Spared { deadline, .. } = *phase
+        {
+            *phase = Phase::Asked { deadline };
+            ask(*pid, self.stop_signal, turn);
+            self.tell_of_stop(turn);
         }
     }
 
@@ -349,20 +650,18 @@ impl Daemon {
             turn.act(Action::Kill { pid, signal: KILL });
             Phase::killed(now, false)
         } else {
-            // A stopped process takes its TERM only once it goes on.
-            turn.act(Action::Kill { pid, signal: TERM });
-            turn.act(Action::Kill { pid, signal: CONT });
+            ask(pid, self.stop_signal, turn);
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves
     /// it to the kernel, which ends all that is left of a pid namespace with its PID 1.
     pub(super) fn not_sent(&mut self, signal: i32, turn: &mut Turn<'_>) {
         match self.state {
-            State::Running(_) => turn.forward_failed(signal),
+            State::Starting(..) | State::Running(_) => self.delivery_fails(signal, turn),
             State::Stopping(process, exec, _) if signal == KILL => {
                 let text = format!("{} (pid {}) can't be killed", self.name, process.pid);
                 turn.tell(Line::warn(text).of(self.index).pid(process.pid));
@@ -371,10 +670,12 @@ impl Daemon {
                     self.code = Some(UNENDED);
                 } else if exec == Exec::Done {
                     self.state = State::Running(process);
+                    self.is_executed();
                 } else {
                     self.state = State::Starting(process, exec);
                 }
-                turn.restart_ends(self.index, Outcome::Failed);
+                self.start_ends(Outcome::Failed, turn);
+                self.requests.stop_ends(RequestOutcome::Failed);
             }
             _ => {}
         }
@@ -388,23 +689,29 @@ impl Daemon {
                 return self.ended_before_its_exec(process, exec, end, turn);
             }
             State::Running(process) => (process, None),
+            // Nobody had asked it yet.
+            State::Stopping(process, ..) if self.is_spared() => (process, None),
             State::Stopping(process, _, stop) => (process, Some(stop)),
             _ => return turn.impossible("the end of a process that had already ended"),
         };
-        self.drop_held(turn);
+        self.drop_held("that process has ended", turn);
         turn.process_ends(self.index);
         let (was_asked, was_killed) =
             stop.map_or((false, false), |stop| (stop.phase.was_asked(), matches!(stop.phase, Phase::Killed { .. })));
         self.code = Some(match end {
             End::Code(code) => code,
-            End::Signal(n) if (n == TERM && was_asked) || (n == KILL && was_killed) => -n,
+            End::Signal(n) if (n == self.stop_signal.number() && was_asked) || (n == KILL && was_killed) => -n,
+            End::Signal(n) if self.was_sent(n) => -n,
             End::Signal(n) => 128 + n,
         });
         self.set_last_exit(end, stop.is_some());
         self.tell_of_end(process, end, stop.is_some(), if was_killed { 0 } else { oom_kills }, turn);
         let now = turn.now;
         let stop = match stop {
-            None => Stop::new(now, Phase::killed(now, false), After::Death),
+            None => {
+                let fate = self.fate(end, now.saturating_sub(process.since), turn);
+                Stop::new(now, Phase::killed(now, false), After::Death(fate))
+            }
             // Its members have no grace left.
             Some(stop) if was_killed => stop.killed(now),
             Some(stop) => stop,
@@ -419,7 +726,7 @@ impl Daemon {
             End::Signal(signal) => (None, Some(signal)),
         };
         self.last_exit = Some(LastExit { code, signal, by_init });
-        (self.notified, self.reloading) = (false, None);
+        (self.said.ready, self.said.reloading) = (false, None);
     }
 
     fn tell_of_end(&self, process: Process, end: End, by_init: bool, oom_kills: u64, turn: &mut Turn<'_>) {
@@ -432,9 +739,11 @@ impl Daemon {
                  init last looked"
             );
         }
-        let line = if by_init { Line::info(text) } else { Line::warn(text) };
+        let is_success = self.ready_by == ReadyBy::Success && end == End::Code(0);
+        let line = if by_init || is_success { Line::info(text) } else { Line::warn(text) };
         turn.tell(line.of(self.index).pid(pid).end(end));
-        if !by_init && end == End::Code(0) && ran < TOO_SOON {
+        let is_daemon = self.ready_by != ReadyBy::Success;
+        if is_daemon && !by_init && end == End::Code(0) && ran < TOO_SOON {
             let text = format!(
                 "{name} exited 0 within a second of its start: if it goes into the background, configure it to stay in \
                  the foreground: init supervises nothing else"
@@ -444,11 +753,15 @@ impl Daemon {
     }
 
     fn ended_before_its_exec(&mut self, process: Process, exec: Exec, end: End, turn: &mut Turn<'_>) {
-        let phase = self.stop().map(|stop| stop.phase);
-        let sent = |signal| match phase {
-            Some(Phase::Killed { asked, .. }) => signal == KILL || asked && signal == TERM,
-            Some(Phase::Asked { .. }) => signal == TERM,
-            None => false,
+        let stop = self.stop().filter(|_| !self.is_spared());
+        let (phase, after) = (stop.map(|stop| stop.phase), stop.map(|stop| stop.after));
+        let stop_signal = self.stop_signal.number();
+        let sent = |signal| {
+            (match phase {
+                Some(Phase::Killed { asked, .. }) => signal == KILL || asked && signal == stop_signal,
+                Some(Phase::Asked { .. }) => signal == stop_signal,
+                Some(Phase::Spared { .. }) | None => false,
+            }) || self.was_sent(signal)
         };
         let (code, counts) = match (exec, end) {
             (Exec::Failed(code), _) => (code, String::new()),
@@ -464,16 +777,19 @@ impl Daemon {
         }
         turn.act(Action::KillGroup(process.pid));
         turn.act(Action::Reap(process.pid));
-        let is_replaced = self.stop().is_some_and(|stop| stop.after == After::Replacement);
         self.fail(code, turn);
         if code < 0 {
-            self.set_last_exit(end, true);
+            self.set_last_exit(end, phase.is_some());
         }
-        if is_replaced {
-            self.start(turn);
-        } else {
-            turn.restart_ends(self.index, Outcome::Failed);
+        match after {
+            Some(After::Nothing) => {}
+            Some(after) => self.follow(after, turn),
+            None => {
+                self.start_ends(Outcome::Failed, turn);
+                self.rest_or_back_off(code, turn);
+            }
         }
+        self.requests.stop_ends(RequestOutcome::Stopped);
     }
 
     /// A process has ended that is no daemon's.
@@ -485,15 +801,16 @@ impl Daemon {
 
     /// Handles the list of processes that are left in its session.
     fn members(&mut self, sid: i32, pids: Vec<i32>, turn: &mut Turn<'_>) {
+        let who = Who { daemon: self.index, name: &self.name, signal: self.stop_signal };
         if let State::Clearing(clearing) = &mut self.state
             && clearing.sid == sid
         {
-            if clearing.is_done(Who { daemon: self.index, name: &self.name }, pids, turn) {
+            if clearing.is_done(who, pids, turn) {
                 self.go_on(turn);
             }
         } else if let State::Stopping(process, _, stop) = self.state
             && process.pid == sid
-            && stop.phase.due() <= turn.now
+            && matches!(stop.phase, Phase::Killed { give_up, .. } if give_up <= turn.now)
         {
             self.go_on_without_its_end(sid, stop.killed(turn.now), pids, turn);
         }
@@ -514,150 +831,81 @@ impl Daemon {
             turn.act(Action::KillGroup(pid));
         }
         let mut clearing = Clearing::new(pid, true, stop, turn.now);
-        let is_done = clearing.is_done(Who { daemon: self.index, name: &self.name }, members, turn);
+        let is_done = clearing.is_done(self.who(), members, turn);
         self.state = State::Clearing(clearing);
         if is_done {
             self.go_on(turn);
         }
     }
 
-    /// There is nothing left to wait for.
+    /// Nothing of its session is left to wait for.
     fn go_on(&mut self, turn: &mut Turn<'_>) {
-        if self.stop().is_some_and(|stop| stop.after == After::Replacement) {
-            self.start(turn);
-        } else {
-            self.state = State::Exited;
+        if let Some(after) = self.stop().map(|stop| stop.after) {
+            self.follow(after, turn);
         }
+        self.requests.stop_ends(RequestOutcome::Stopped);
     }
 
-    pub(super) fn forward(
-        &mut self,
-        signal: Signal,
-        always: bool,
-        turn: &mut Turn<'_>,
-    ) -> Result<Outcome, &'static str> {
-        match self.state {
-            State::Running(process) if always => {
-                self.deliver(process.pid, signal, turn);
-                Ok(Outcome::Delivered)
-            }
-            State::Fresh | State::Forking | State::Starting(..) | State::Running(_) => {
-                if self.held.iter().all(|held| held.signal != signal) {
-                    let (now, until) = (turn.now, turn.now + HOLD);
-                    self.held.push(Held { signal, always, until, look: now, blocked: 0 });
-                    if let State::Running(Process { pid, .. }) = self.state {
-                        turn.act(Action::LookAtMask { daemon: self.index, pid, signal });
-                    }
-                }
-                Ok(Outcome::Held)
-            }
-            State::Stopping(..) | State::Clearing(_) if self.is_being_ended() => Err("it is stopping"),
-            _ => Err("it isn't running"),
-        }
-    }
-
-    /// What its process would do with a signal that is held for it.
-    fn mask(&mut self, looked_at: i32, signal: Signal, disposition: Disposition, turn: &mut Turn<'_>) {
-        let State::Running(Process { pid, .. }) = self.state else { return };
-        let Some(at) = self.held.iter().position(|held| held.signal == signal) else { return };
-        if pid != looked_at {
-            return;
-        }
-        let Some(held) = self.held.get_mut(at) else { return };
-        let is_taken = match disposition {
-            Disposition::Taken => true,
-            Disposition::Unknown => {
-                let text = format!(
-                    "/proc shows no signal masks here; sending SIG{signal} to {} without checking for a handler",
-                    self.name
-                );
-                turn.tell(Line::warn(text).of(self.index));
-                true
-            }
-            Disposition::Blocked => {
-                held.blocked += 1;
-                held.blocked >= LASTING
-            }
-            Disposition::NotTaken => {
-                held.blocked = 0;
-                false
-            }
+    fn follow(&mut self, after: After, turn: &mut Turn<'_>) {
+        self.state = match after {
+            After::Replacement => return self.start(Cause::Asked, turn),
+            After::Death(Fate::Backoff(at)) if at <= turn.now => return self.start(Cause::Policy, turn),
+            After::Death(Fate::Backoff(at)) => State::Backoff(at),
+            After::Stopped => State::Stopped,
+            After::Nothing => self.ended_in_a_shutdown(),
+            After::Death(Fate::Exited) => State::Exited,
+            After::Death(Fate::Failed) => State::Failed,
+            After::Death(Fate::Done) => State::Done,
         };
-        if !is_taken && turn.now < held.until {
-            held.look = held.until.min(turn.now + LOOK_AT_MASK);
-            return;
-        }
-        self.held.swap_remove(at);
-        if is_taken {
-            self.deliver(pid, signal, turn);
-            return;
-        }
-        let text = format!("{} never caught SIG{signal}, which would have killed it; dropped", self.name);
-        turn.tell(Line::warn(text).of(self.index));
-        turn.signal_ends(signal, Outcome::NeverCaught);
     }
 
-    fn deliver(&mut self, pid: i32, signal: Signal, turn: &mut Turn<'_>) {
-        turn.tell(Line::info(format!("forwarding SIG{signal} to {}", self.name)).of(self.index).pid(pid));
-        turn.act(Action::Kill { pid, signal: signal.number() });
-        turn.signal_ends(signal, Outcome::Delivered);
-    }
-
-    /// Drops the held signals when the process that they were for ends.
-    fn drop_held(&mut self, turn: &mut Turn<'_>) {
-        for held in self.held.drain(..) {
-            let text = format!("SIG{} was held for {}; dropped, since that process has ended", held.signal, self.name);
-            turn.tell(Line::warn(text).of(self.index));
-            turn.signal_ends(held.signal, Outcome::Refused);
+    /// A oneshot that had ended by itself, and was to be run again, is what that end has made it.
+    fn ended_in_a_shutdown(&self) -> State {
+        match self.last_exit {
+            Some(exit) if self.ready_by == ReadyBy::Success && !exit.by_init => {
+                if exit.code == Some(0) {
+                    State::Done
+                } else {
+                    State::Failed
+                }
+            }
+            _ => State::Exited,
         }
     }
 
-    /// A message from its own process. (So it has executed its command, even if that wasn't reported yet.)
-    pub(super) fn notify(&mut self, ready: bool, reloading: Option<u64>, errno: i32, turn: &mut Turn<'_>) {
-        if !matches!(self.state, State::Starting(..) | State::Running(_)) {
-            return;
-        }
-        if reloading.is_some() {
-            self.reloading = reloading;
-            self.notified = false;
-        }
-        if !ready {
-            return;
-        }
-        self.notified = true;
-        if let Some(began) = self.reloading.take() {
-            turn.reload_ends(self.index, began, errno);
+    /// Whether somebody waits for it to be ready, and only a probe can tell.
+    pub(super) fn tend_probes(&mut self, is_waited_for: bool, turn: &mut Turn<'_>) {
+        let can_be_probed = matches!(self.state, State::Running(_)) && self.ready_by == ReadyBy::Probe;
+        if is_waited_for && can_be_probed && !self.was_ready {
+            self.probes.want(turn);
+        } else {
+            self.probes.want_none(turn);
         }
     }
 
-    /// Whether it still waits for its READY=1 and the log hasn't warned yet that another process sent one.
-    pub(super) fn may_be_misnotified(&self) -> bool {
-        let is_up = matches!(self.state, State::Starting(..) | State::Running(_));
-        self.notifies && is_up && !self.notified && !self.told_of_stranger
+    /// The probe of it that hasn't been reaped yet.
+    pub(super) fn probe(&self) -> Option<i32> {
+        self.probes.pid()
     }
 
-    pub(super) fn tell_of_stranger(&mut self, pid: i32, turn: &mut Turn<'_>) {
-        self.told_of_stranger = true;
-        let name = &self.name;
-        let own = self.pid().unwrap_or(0);
-        let text = format!(
-            "READY=1 came from pid {pid}, which isn't {name}'s own process (pid {own}), so it doesn't count. Call sd_notify \
-             in that process itself; a script should exec its program instead of running systemd-notify"
-        );
-        turn.tell(Line::warn(text).of(self.index));
+    pub(super) fn probe_ended(&mut self, end: End, words: String, turn: &mut Turn<'_>) {
+        self.was_ready |= self.probes.ended(&self.name, end, words, turn);
     }
 
     /// The time that [`Self::next`] returned may have come.
     pub(super) fn time(&mut self, turn: &mut Turn<'_>) {
+        self.probes.time(&self.name, turn);
         let (name, daemon, now) = (&self.name, self.index, turn.now);
-        let who = Who { daemon, name };
+        let who = Who { daemon, name, signal: self.stop_signal };
         match &mut self.state {
             State::Running(Process { pid, .. }) => {
                 for held in self.held.iter().filter(|held| held.look <= now) {
                     turn.act(Action::LookAtMask { daemon, pid: *pid, signal: held.signal });
                 }
             }
+            State::Backoff(at) if *at <= now => self.start(Cause::Policy, turn),
             State::Stopping(Process { pid, .. }, _, stop) => match stop.phase {
+                Phase::Spared { ask, .. } if ask <= now => self.spare_no_more(turn),
                 Phase::Asked { deadline } if deadline <= now => {
                     *stop = stop.killed(now);
                     let text = format!("{name} (pid {pid}) outlived its grace; killing it");
@@ -678,5 +926,29 @@ impl Daemon {
             }
             _ => {}
         }
+    }
+}
+
+impl Fate {
+    fn shown(self) -> DaemonState {
+        match self {
+            Self::Backoff(_) => DaemonState::Backoff,
+            Self::Exited => DaemonState::Exited,
+            Self::Failed => DaemonState::Failed,
+            Self::Done => DaemonState::Done,
+        }
+    }
+}
+
+/// Asks a process to stop. A stopped one takes that only once it goes on.
+fn ask(pid: i32, signal: Signal, turn: &mut Turn<'_>) {
+    turn.act(Action::Kill { pid, signal: signal.number() });
+    turn.act(Action::Kill { pid, signal: CONT });
+}
+
+fn ended(exit: LastExit) -> String {
+    match (exit.code, exit.signal) {
+        (_, Some(signal)) => End::Signal(signal).to_string(),
+        (code, None) => End::Code(code.unwrap_or(0)).to_string(),
     }
 }

@@ -69,18 +69,20 @@ impl Supervisor {
     /// Takes in what has happened since the last time. Returns the code to exit with if nothing is left to supervise.
     ///
     /// Deaths come before anything that might signal: SIGCHLDs coalesce, and a pid is only ours until it is reaped.
-    /// The result of an exec comes before the death of its process.
+    /// The result of an exec comes before the death of its process, and so does what a process has notified: deaths bring
+    /// starts, and a new process may get the sender's pid.
     pub fn take(&mut self, system: &mut impl System, events: impl IntoIterator<Item = Event>) -> Option<i32> {
-        let is_of_an_exec = |event: &Event| matches!(event, Event::Executed { .. } | Event::NotExecuted { .. });
-        let (execs, events): (Vec<Event>, Vec<Event>) = events.into_iter().partition(is_of_an_exec);
+        let is_first =
+            |event: &Event| matches!(event, Event::Executed { .. } | Event::NotExecuted { .. } | Event::Notify { .. });
+        let (first, events): (Vec<Event>, Vec<Event>) = events.into_iter().partition(is_first);
         let mut exit = None;
-        for event in execs {
+        for event in first {
             exit = self.serve(system, event).or(exit);
         }
         exit = self.take_ended(system).or(exit);
         for event in events {
             // An exec that succeeded in time counts, even if its report wasn't read yet.
-            if matches!(event, Event::Stop | Event::Signal(_)) {
+            if matches!(event, Event::Stop | Event::Signal(_) | Event::Request(_)) {
                 for (daemon, pid) in self.starting() {
                     exit = self.take_exec(system, daemon, pid).or(exit);
                 }

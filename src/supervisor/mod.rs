@@ -9,8 +9,13 @@
 mod bundle;
 mod daemon;
 mod driver;
+mod order;
+mod policy;
+mod probe;
+mod requests;
 mod selection;
 mod stop;
+mod turn;
 
 use std::fmt;
 use std::time::Duration;

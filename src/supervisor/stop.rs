@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::bundle::Turn;
-use super::{Action, CONT, KILL, Line, Moment, TERM};
+use super::turn::Turn;
+use super::{Action, CONT, KILL, Line, Moment};
+use crate::table::Signal;
 
 /// How long init waits for a process to end after it has sent SIGKILL.
 const GIVE_UP: Duration = Duration::from_secs(2);
@@ -20,6 +21,8 @@ const NAMED: usize = 10;
 pub(super) struct Who<'a> {
     pub(super) daemon: usize,
     pub(super) name: &'a str,
+    /// The signal that asks it to stop.
+    pub(super) signal: Signal,
 }
 
 /// The phase that a stop has reached.
@@ -34,9 +37,11 @@ pub(super) struct Stop {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Phase {
+    /// In a shutdown, it runs on until its dependents have ended, at the latest until `ask`.
+    Spared { ask: Moment, deadline: Moment },
     /// What is left at the deadline is killed.
     Asked { deadline: Moment },
-    /// Init stops waiting at `give_up`, even if processes are left. `asked`: a TERM was sent before the KILL.
+    /// Init stops waiting at `give_up`, even if processes are left. `asked`: its stop signal was sent before the KILL.
     Killed { asked: bool, give_up: Moment },
 }
 
@@ -44,10 +49,22 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     Replacement,
-    /// Nothing: the daemon was asked to end.
+    /// Nothing: a request stopped it.
+    Stopped,
+    /// Nothing: a shutdown ended it.
     Nothing,
-    /// Nothing: it ended by itself.
-    Death,
+    /// It ended by itself.
+    Death(Fate),
+}
+
+/// What becomes of a daemon that has ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Its policy starts it again then.
+    Backoff(Moment),
+    Exited,
+    Failed,
+    Done,
 }
 
 /// A session whose leader has ended.
@@ -79,6 +96,7 @@ impl Phase {
 
     pub(super) fn due(self) -> Moment {
         match self {
+            Self::Spared { ask, .. } => ask,
             Self::Asked { deadline } => deadline,
             Self::Killed { give_up, .. } => give_up,
         }
@@ -97,6 +115,10 @@ impl Stop {
 
     pub(super) fn move_by(&mut self, lost: Duration) {
         match &mut self.phase {
+            Phase::Spared { ask, deadline } => {
+                *ask += lost;
+                *deadline += lost;
+            }
             Phase::Asked { deadline } => *deadline += lost,
             Phase::Killed { give_up, .. } => *give_up += lost,
         }
@@ -113,6 +135,7 @@ impl Stop {
         let waits = seconds(turn.now.saturating_sub(self.since));
         let left = seconds(self.phase.due().saturating_sub(turn.now));
         let next = match self.phase {
+            Phase::Spared { .. } => format!("it is asked in {left}, or once its dependents have ended"),
             Phase::Asked { .. } => format!("KILL follows in {left}"),
             Phase::Killed { .. } => format!("it was killed; init continues without it in {left}"),
         };
@@ -144,7 +167,7 @@ impl Clearing {
         let new: Vec<i32> = pids.iter().copied().filter(|pid| self.signalled.binary_search(pid).is_err()).collect();
         match self.stop.phase {
             Phase::Asked { .. } if !new.is_empty() => self.ask(who, &new, is_first, turn),
-            Phase::Asked { .. } => {}
+            Phase::Asked { .. } | Phase::Spared { .. } => {}
             Phase::Killed { .. } => self.kill(who, &new, is_first, turn),
         }
         if is_first {
@@ -181,11 +204,11 @@ impl Clearing {
 
     fn ask(&mut self, who: Who<'_>, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
         if is_first {
-            let text = format!("forwarding SIGTERM to what {} has left: {}", who.name, named(new));
+            let text = format!("forwarding SIG{} to what {} has left: {}", who.signal, who.name, named(new));
             turn.tell(Line::info(text).of(who.daemon));
         }
         for pid in new {
-            turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: TERM });
+            turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: who.signal.number() });
             turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: CONT });
         }
     }

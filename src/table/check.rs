@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::{TableError, line_of};
+use super::order;
 use super::sandbox::{self, RawSandbox};
 use super::signal::Signal;
 use super::{
@@ -29,12 +30,13 @@ const MAX_PATH: usize = 4095;
 const MAX_FILE_NAME: usize = 255 - ".sidecar-other.".len();
 
 /// An error and the byte range that it is about; the line number comes later.
-type At<T> = Result<T, (Range<usize>, String)>;
+pub(super) type At<T> = Result<T, (Range<usize>, String)>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTable {
     grace: Option<Spanned<String>>,
+    restart: Option<Spanned<String>>,
     output: Option<Spanned<String>>,
     #[serde(default)]
     require_sandbox: bool,
@@ -55,6 +57,14 @@ struct RawDaemon {
     config: Option<Spanned<RawConfig>>,
     ready: Option<Spanned<RawReady>>,
     settle: Option<Spanned<String>>,
+    restart: Option<Spanned<String>>,
+    #[serde(default)]
+    depends_on: Vec<Spanned<String>>,
+    #[serde(default)]
+    oneshot: bool,
+    #[serde(default)]
+    essential: bool,
+    stop_signal: Option<Spanned<String>>,
     sandbox: Option<RawSandbox>,
 }
 
@@ -100,6 +110,7 @@ pub(super) fn table(text: &str, source: &str) -> Result<Table, TableError> {
 
 fn checked(raw: RawTable) -> At<Table> {
     let grace = raw.grace.map_or(Ok(DEFAULT_GRACE), |g| duration("grace", &g))?;
+    let restart = raw.restart.as_ref().map_or(Ok(RestartPolicy::default()), check_policy)?;
     let output = raw.output.as_ref().map_or(Ok(Output::default()), check_output)?;
     if let Some(one_more) = raw.daemon.get(MAX_DAEMONS) {
         let message = format!("{} daemons are too many; a table holds at most {MAX_DAEMONS}", raw.daemon.len());
@@ -109,9 +120,11 @@ fn checked(raw: RawTable) -> At<Table> {
     let mut names = HashSet::new();
     let mut files: HashMap<PathBuf, String> = HashMap::new();
     let spans: Vec<Range<usize>> = raw.daemon.iter().map(|daemon| daemon.name.span()).collect();
-    for raw_daemon in raw.daemon {
+    let mut dependencies = Vec::with_capacity(raw.daemon.len());
+    for mut raw_daemon in raw.daemon {
         let span = raw_daemon.name.span();
-        let daemon = check_daemon(raw_daemon, grace)?;
+        dependencies.push(std::mem::take(&mut raw_daemon.depends_on));
+        let daemon = check_daemon(raw_daemon, grace, restart)?;
         if !names.insert(daemon.name.clone()) {
             return Err((span, format!("a second daemon named {:?}; give each its own name", daemon.name)));
         }
@@ -122,6 +135,7 @@ fn checked(raw: RawTable) -> At<Table> {
         }
         daemons.push(daemon);
     }
+    order::resolve(&mut daemons, &dependencies)?;
     sandbox::check_all(&daemons)
         .map_err(|(index, message)| (spans.get(index).cloned().unwrap_or_default(), message))?;
     let mut wiring = Vec::new();
@@ -188,7 +202,69 @@ fn check_command(key: &str, command: &[String], span: &Range<usize>) -> At<()> {
     }
 }
 
-fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
+/// Reads `restart`.
+fn check_policy(text: &Spanned<String>) -> At<RestartPolicy> {
+    let spelled = text.get_ref().as_str();
+    let fix = match spelled {
+        "no" => return Ok(RestartPolicy::No),
+        "on-failure" => return Ok(RestartPolicy::OnFailure),
+        "always" => return Ok(RestartPolicy::Always),
+        "unless-stopped" => "write \"always\": a daemon that was stopped on request stays stopped",
+        _ if spelled.starts_with("on-failure:") => {
+            "write \"on-failure\": it never gives up, and waits up to a minute between two tries"
+        }
+        _ => "write \"no\", \"on-failure\" or \"always\"",
+    };
+    Err((text.span(), format!("restart = {spelled:?} is unknown; {fix}")))
+}
+
+/// What follows when a daemon ends by itself; `default` is the table's.
+fn policy_of(raw: &RawDaemon, default: RestartPolicy) -> At<RestartPolicy> {
+    let Some(stated) = &raw.restart else {
+        let runs_on = raw.oneshot && default == RestartPolicy::Always;
+        return Ok(if runs_on { RestartPolicy::OnFailure } else { default });
+    };
+    match check_policy(stated)? {
+        RestartPolicy::Always if raw.oneshot => {
+            let message = "a oneshot runs once to its end, so restart = \"always\" makes no sense; \
+                           write \"on-failure\", which runs it again until it exits 0";
+            Err((stated.span(), message.to_owned()))
+        }
+        policy => Ok(policy),
+    }
+}
+
+/// Reads `stop_signal`, with or without SIG.
+fn check_stop_signal(text: &Spanned<String>) -> At<Signal> {
+    let spelled = text.get_ref();
+    let find = |name: &str| Signal::from_name(name.strip_prefix("SIG").unwrap_or(name));
+    let fix = match find(spelled) {
+        Some(signal) if signal.can_stop() => return Ok(signal),
+        Some(signal) => format!("{signal} can't ask a process to stop; write another, like \"TERM\""),
+        None => match find(&spelled.to_ascii_uppercase()).or_else(|| Signal::from_number(spelled.parse().ok()?)) {
+            Some(meant) if meant.can_stop() => format!("write it by its name, {:?}", meant.to_string()),
+            _ => "no signal has that name; write one like \"TERM\", \"QUIT\" or \"RTMIN+3\"".to_owned(),
+        },
+    };
+    Err((text.span(), format!("stop_signal = {spelled:?}: {fix}")))
+}
+
+/// What only a daemon that runs on can have.
+fn check_oneshot(raw: &RawDaemon) -> At<()> {
+    let wrong = |span: Range<usize>, message: &str| Err((span, message.to_owned()));
+    if let Some(ready) = &raw.ready {
+        let message = "a oneshot has no `ready`: it is ready once it has exited 0; remove `ready`, or oneshot = true";
+        return wrong(ready.span(), message);
+    }
+    if let Some(config) = &raw.config {
+        let message = "a oneshot has no `config`: apply proves a new file with a daemon that runs on; \
+                       remove `config`, or oneshot = true";
+        return wrong(config.span(), message);
+    }
+    Ok(())
+}
+
+fn check_daemon(raw: RawDaemon, table_grace: Duration, table_restart: RestartPolicy) -> At<Daemon> {
     let name = raw.name.get_ref();
     let mut bytes = name.bytes();
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -203,7 +279,7 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
     check_command("command", raw.command.get_ref(), &raw.command.span())?;
     let mut ignore = Vec::new();
     for signal in &raw.ignore {
-        let Some(known) = Signal::from_name(signal.get_ref()) else {
+        let Some(known) = Signal::from_name(signal.get_ref()).filter(|known| known.is_ignorable()) else {
             let message = format!(
                 "{:?} is not a signal that can be ignored; write it as in \"HUP\" or \"RTMIN+1\"",
                 signal.get_ref()
@@ -212,6 +288,11 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
         };
         ignore.push(known);
     }
+    if raw.oneshot {
+        check_oneshot(&raw)?;
+    }
+    let restart = policy_of(&raw, table_restart)?;
+    let stop_signal = raw.stop_signal.as_ref().map_or(Ok(Signal::TERM), check_stop_signal)?;
     let config = raw.config.map(check_config).transpose()?;
     let (sandbox, private) = sandbox::check(raw.sandbox)?;
     let ready = raw.ready.map(check_ready).transpose()?;
@@ -225,11 +306,11 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration) -> At<Daemon> {
         config,
         ready,
         settle,
-        restart: RestartPolicy::default(),
+        restart,
         depends_on: Vec::new(),
-        is_oneshot: false,
-        is_essential: false,
-        stop_signal: Signal::TERM,
+        is_oneshot: raw.oneshot,
+        is_essential: raw.essential,
+        stop_signal,
         sandbox,
         private,
     })
@@ -349,5 +430,10 @@ fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
             format!("{signal} names {target:?}, which is not a daemon in this table; name one that is"),
         ));
     };
+    if daemons.get(daemon).is_some_and(|daemon| daemon.is_oneshot) {
+        let message =
+            format!("{signal} names {target:?}, which is a oneshot; remove the rule, or oneshot = true there");
+        return Err((span, message));
+    }
     Ok(SignalRule { signal, action, daemon })
 }

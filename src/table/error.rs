@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::text::one_line;
 
-use super::signal::Signal;
+use super::spelling;
 
 /// The longest error, in characters. A text that it quotes may be much longer; then the middle is cut out, since the
 /// problem is named at the beginning and the fix at the end.
@@ -50,8 +50,10 @@ impl TableError {
             None => None,
         };
         let value = error.span().and_then(|span: Range<usize>| text.get(span)).unwrap_or_default();
-        let content = line.and_then(|line| text.lines().nth(line - 1)).unwrap_or_default().trim();
-        Self::new(source, line, &with_fix(error.message(), value, content))
+        let above = line.map_or(0, |line| line - 1);
+        let content = text.lines().nth(above).unwrap_or_default().trim();
+        let section = text.lines().take(above).filter(|line| line.starts_with('[')).last().unwrap_or_default();
+        Self::new(source, line, &with_fix(error.message(), value, content, section))
     }
 }
 
@@ -78,7 +80,7 @@ fn shortened(message: &str) -> String {
 }
 
 /// The parser's message, with what to write instead if it only names the parser's own types.
-fn with_fix(message: &str, value: &str, line: &str) -> String {
+fn with_fix(message: &str, value: &str, line: &str, section: &str) -> String {
     if message == "duplicate key" {
         return "this key is already set; keep one of the two".to_owned();
     }
@@ -94,50 +96,17 @@ fn with_fix(message: &str, value: &str, line: &str) -> String {
     };
     let message = message.strip_suffix(" as i128").unwrap_or(message);
     let whole = || if expected.is_empty() { message.to_owned() } else { format!("{message}, expected{expected}") };
-    let fix = match of_another_format(message) {
-        Some(fix) => fix,
-        None if message.starts_with("unknown field") || message.starts_with("missing field") => return whole(),
-        None => match fix_of(line) {
-            Some(fix) => fix,
-            None => return whole(),
-        },
+    if let Some(key) = message.strip_prefix("unknown field `").and_then(|rest| rest.strip_suffix('`')) {
+        return spelling::instead_of(key, expected).map_or_else(whole, |fix| format!("{message}; {fix}"));
+    }
+    if message.starts_with("missing field") {
+        return whole();
+    }
+    let Some(fix) = spelling::fix_of(line, section) else { return whole() };
+    let message = match message {
+        // What the parser takes a word for depends on its first letter: `no` begins as nan does.
+        "string values must be quoted" | "invalid boolean" | "invalid float" => "an unquoted word",
+        other => other,
     };
     format!("{message}; {fix}")
-}
-
-/// The key to write instead of one from Docker Compose.
-fn of_another_format(message: &str) -> Option<&'static str> {
-    match message.strip_prefix("unknown field `")?.strip_suffix('`')? {
-        "stop_grace_period" => Some("write grace"),
-        "healthcheck" => Some("write ready"),
-        _ => None,
-    }
-}
-
-/// What the key of this line takes.
-fn fix_of(line: &str) -> Option<&'static str> {
-    let key = line.split('=').next().unwrap_or_default().trim();
-    Some(match key {
-        "name" => r#"write a string, like "proxy""#,
-        "command" | "check" | "exec" => r#"write an array of strings, like ["/bin/a", "--x"]: there is no shell"#,
-        "ignore" => r#"write an array of strings, like ["HUP"]"#,
-        "grace" | "settle" => r#"write a duration in quotes, like "8s""#,
-        "output" => r#"write "prefix" or "json""#,
-        "ready" => {
-            r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
-        }
-        "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
-        "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
-        "write" | "private" => r#"write an array of absolute paths, like ["/var/lib/a"]"#,
-        "bind" | "connect" => "write an array of TCP ports, like [8888]",
-        "udp" | "sessions" | "require_sandbox" => "write true or false",
-        "[[daemon.sandbox]]" | "sandbox" => "write [daemon.sandbox] below its [[daemon]]",
-        "daemon" => "write [[daemon]]",
-        _ if key.starts_with("[daemon") => "write [[daemon]]",
-        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, like "RTMIN+1""#,
-        _ if Signal::from_name(key.trim_matches('"')).is_some() => {
-            r#"write { restart = "NAME" } or { forward = "NAME" }"#
-        }
-        _ => return None,
-    })
 }

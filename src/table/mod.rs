@@ -4,8 +4,10 @@
 
 mod check;
 mod error;
+mod order;
 pub mod sandbox;
 mod signal;
+mod spelling;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::parse_duration;
 pub use error::TableError;
+pub use order::{start_order, stop_order};
 pub use signal::Signal;
 
 /// The table that is used if no file replaces it.

@@ -59,8 +59,10 @@ impl Rng {
 enum Act {
     Restart { daemon: usize, times: u32 },
     Reload { times: u32 },
-    Kill { daemon: usize, signal: &'static str, dead: Duration },
-    Stop { daemon: usize, length: Duration, restart: bool },
+    Kill { daemon: usize, signal: &'static str, times: u32, ask: bool },
+    Freeze { daemon: usize, length: Duration, restart: bool },
+    Ask { daemon: usize, times: u32 },
+    StopAndStart { daemon: usize, length: Duration },
     Flood { daemon: usize, fd: u8, kib: u64 },
     Orphans(u64),
     Memory,
@@ -70,7 +72,7 @@ enum Act {
 
 impl Act {
     fn draw(rng: &mut Rng) -> Self {
-        match rng.below(21) {
+        match rng.below(25) {
             0..=4 => Self::Restart { daemon: PIPELOCK, times: 1 },
             5 => Self::Restart { daemon: rng.daemon(), times: 1 },
             6 | 7 => Self::Restart { daemon: PIPELOCK, times: 200 },
@@ -78,9 +80,10 @@ impl Act {
             9 => Self::Reload { times: 200 },
             10 | 11 => {
                 let signal = ["KILL", "SEGV", "ABRT"][usize::try_from(rng.below(3)).unwrap()];
-                Self::Kill { daemon: rng.daemon(), signal, dead: rng.millis(1500) }
+                let times = 1 + u32::try_from(rng.below(4)).unwrap();
+                Self::Kill { daemon: rng.daemon(), signal, times, ask: rng.below(3) == 0 }
             }
-            12 | 13 => Self::Stop { daemon: rng.daemon(), length: rng.millis(1500), restart: rng.below(2) == 0 },
+            12 | 13 => Self::Freeze { daemon: rng.daemon(), length: rng.millis(1500), restart: rng.below(2) == 0 },
             14 | 15 => {
                 let fd = if rng.below(2) == 0 { 1 } else { 2 };
                 Self::Flood { daemon: rng.daemon(), fd, kib: 256 + rng.below(4096) }
@@ -88,6 +91,9 @@ impl Act {
             16 => Self::Orphans(500 + rng.below(1500)),
             17 => Self::Memory,
             18 | 19 => Self::Allowlist(rng.content()),
+            20 | 21 => Self::Ask { daemon: rng.daemon(), times: 1 },
+            22 => Self::Ask { daemon: PIPELOCK, times: 60 },
+            23 => Self::StopAndStart { daemon: rng.daemon(), length: rng.millis(1500) },
             _ => Self::Routes(rng.content()),
         }
     }
@@ -97,7 +103,9 @@ impl Act {
         match self {
             Self::Restart { daemon, .. }
             | Self::Kill { daemon, .. }
-            | Self::Stop { daemon, .. }
+            | Self::Freeze { daemon, .. }
+            | Self::Ask { daemon, .. }
+            | Self::StopAndStart { daemon, .. }
             | Self::Flood { daemon, .. } => *daemon,
             Self::Reload { .. } | Self::Routes(_) => 0,
             Self::Allowlist(_) => PIPELOCK,
@@ -109,8 +117,11 @@ impl Act {
     /// Whose process may be another afterwards.
     fn moves(&self) -> Option<usize> {
         match self {
-            Self::Restart { daemon, .. } | Self::Kill { daemon, .. } => Some(*daemon),
-            Self::Stop { daemon, restart, .. } => restart.then_some(*daemon),
+            Self::Restart { daemon, .. }
+            | Self::Kill { daemon, .. }
+            | Self::Ask { daemon, .. }
+            | Self::StopAndStart { daemon, .. } => Some(*daemon),
+            Self::Freeze { daemon, restart, .. } => restart.then_some(*daemon),
             Self::Allowlist(content) => (*content != Content::Typo).then_some(PIPELOCK),
             _ => None,
         }
@@ -122,9 +133,13 @@ impl Act {
             Self::Restart { .. } => "200 restarts in a burst",
             Self::Reload { times: 1 } => "a reload",
             Self::Reload { .. } => "200 reloads in a burst",
-            Self::Kill { .. } => "a daemon killed",
-            Self::Stop { restart: false, .. } => "a daemon stopped and continued",
-            Self::Stop { .. } => "a daemon stopped and restarted",
+            Self::Kill { times: 1, .. } => "a daemon killed",
+            Self::Kill { .. } => "a daemon killed 2 to 4 times",
+            Self::Freeze { restart: false, .. } => "a daemon frozen and thawed",
+            Self::Freeze { .. } => "a daemon frozen and restarted",
+            Self::Ask { times: 1, .. } => "a restart by request",
+            Self::Ask { .. } => "60 restarts by request in a burst",
+            Self::StopAndStart { .. } => "a daemon stopped and started by request",
             Self::Flood { .. } => "a flood of output",
             Self::Orphans(_) => "500 to 2,000 orphans",
             Self::Memory => "memory to the last page",
@@ -139,8 +154,11 @@ impl Act {
         match self {
             Self::Restart { daemon, times } => world.restart(*daemon, *times),
             Self::Reload { times } => world.reload(*times),
-            Self::Kill { daemon, signal, dead } => world.kill(*daemon, signal, *dead),
-            Self::Stop { daemon, length, restart } => world.stop(*daemon, *length, *restart),
+            Self::Kill { daemon, signal, times, ask } => world.kill(*daemon, signal, *times, *ask),
+            Self::Freeze { daemon, length, restart } => world.freeze(*daemon, *length, *restart),
+            Self::Ask { daemon, times: 1 } => world.ask_restart(*daemon),
+            Self::Ask { daemon, times } => world.ask_restarts(*daemon, *times),
+            Self::StopAndStart { daemon, length } => world.stop_and_start(*daemon, *length),
             Self::Flood { daemon, fd, kib } => world.flood(*daemon, *fd, *kib),
             Self::Orphans(count) => world.orphans(*count),
             Self::Memory => world.memory(),
@@ -162,7 +180,7 @@ fn draw_round(rng: &mut Rng) -> Vec<Act> {
     round
 }
 
-/// Says the seed where the run ends in a panic.
+/// Says the seed if the run ends in a panic.
 struct Seed(u64);
 
 impl Drop for Seed {

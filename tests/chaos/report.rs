@@ -148,6 +148,17 @@ pub fn tell(run: &Run, calls: &Calls, world: &World<'_>) -> Vec<String> {
             &format!("SIG{signal}: {sent} sent, {served} served: one not earlier than each sent, its outcome told"),
         );
     }
+    line(
+        "kills",
+        &format!("{} of daemons, each back at the end, no sooner than its delay", world.killed.lock().unwrap()),
+    );
+    for (name, delays) in &heard.delays {
+        let longest = delays.iter().map(|(delay, _)| *delay).fold(0.0, f64::max);
+        line("revivals", &format!("{} of {name} by its policy; its longest delay: {longest} s", delays.len()));
+    }
+    for (verb, times) in world.asked.lock().unwrap().iter() {
+        line("requests", &format!("{times} of {verb}"));
+    }
     let flooded = world.flooded.lock().unwrap();
     line(
         "lines",

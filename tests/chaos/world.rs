@@ -27,6 +27,15 @@ for _ in range(int(sys.argv[2])):
 print(at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 "#;
 
+/// Writes that many requests to restart a daemon.
+const REQUESTS: &str = r#"
+import os, sys
+name, times, id = sys.argv[1:]
+fd = os.open("/proc/1/fd/101", os.O_WRONLY)
+for n in range(int(times)):
+    os.write(fd, f"\n{id}-{n} restart {name}\n".encode())
+"#;
+
 /// Lines into a daemon's own pipe, in pieces that no other writer can cut (`PIPE_BUF`).
 const FLOOD: &str = r#"
 import os, sys
@@ -84,6 +93,10 @@ pub struct Heard {
     pub dropped: u64,
     /// How often lines of init's own log found none.
     pub own_dropped: u64,
+    /// By daemon: its policy's delay that was told last, and when, in seconds.
+    backoff: BTreeMap<String, (f64, f64)>,
+    /// By daemon: each delay that was told, and how long it took until the next start.
+    pub delays: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
 pub struct World<'a> {
@@ -93,6 +106,10 @@ pub struct World<'a> {
     pub sent: Mutex<BTreeMap<String, u64>>,
     pub flooded: Mutex<u64>,
     pub orphaned: Mutex<u64>,
+    /// How often a daemon was killed.
+    pub killed: Mutex<u64>,
+    /// What was asked for by request, and how often.
+    pub asked: Mutex<BTreeMap<String, u64>>,
     broken: Mutex<Vec<String>>,
     round: Mutex<String>,
     log: Child,
@@ -122,6 +139,8 @@ impl<'a> World<'a> {
             sent: Mutex::default(),
             flooded: Mutex::default(),
             orphaned: Mutex::default(),
+            killed: Mutex::default(),
+            asked: Mutex::default(),
             broken: Mutex::default(),
             round: Mutex::default(),
             log,
@@ -145,7 +164,7 @@ impl<'a> World<'a> {
         self.broken.lock().unwrap().push(format!("{what}, in the round {round}"));
     }
 
-    /// Waits for a condition; where it doesn't come that is a promise broken.
+    /// Waits for a condition. If it doesn't come, a promise is broken.
     pub fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) -> bool {
         let began = Instant::now();
         while !condition() {
@@ -229,18 +248,40 @@ impl<'a> World<'a> {
         self.is_served("HUP", &sent, "delivered");
     }
 
-    pub fn kill(&self, daemon: usize, signal: &str, dead: Duration) {
-        self.gap(daemon, "a kill, and what the chaos let it lie", || {
-            self.signal_daemon(daemon, signal);
-            let has_ended = || self.bundle.daemon(DAEMONS[daemon])["state"] == "exited";
-            self.wait(&format!("the end of {}", DAEMONS[daemon]), has_ended);
-            std::thread::sleep(dead);
-            self.restart_once(daemon);
+    /// Kills a daemon, again and again as soon as it is back; the last time a request may bring it back.
+    pub fn kill(&self, daemon: usize, signal: &str, times: u32, ask: bool) {
+        let name = DAEMONS[daemon];
+        self.gap(daemon, "kills, and the delays of the restart policy", || {
+            for n in 1..=times {
+                let before = self.bundle.daemon(name);
+                let delays = || self.heard.lock().unwrap().delays.get(name).cloned().unwrap_or_default();
+                let known = delays().len();
+                self.signal_daemon(daemon, signal);
+                *self.killed.lock().unwrap() += 1;
+                if ask && n == times {
+                    self.wait(&format!("the end of {name}"), || self.bundle.daemon(name)["pid"] != before["pid"]);
+                    self.ask("restart", daemon);
+                } else {
+                    let is_back = || {
+                        let now = self.bundle.daemon(name);
+                        now["state"] == "running"
+                            && now["revivals"].as_u64() == before["revivals"].as_u64().map(|n| n + 1)
+                    };
+                    self.wait(&format!("{name} back by its policy"), is_back);
+                    self.wait(&format!("the delay of {name} in the log"), || delays().len() > known);
+                    if let Some((delay, took)) = delays().last() {
+                        // The line about a delay comes a moment after the death that it counts from. (A day may have passed.)
+                        if *took + 0.05 < *delay && *took > 0.0 {
+                            self.breaks(&format!("{name} was started {took:.3} s after its death, not {delay} s"));
+                        }
+                    }
+                }
+            }
         });
     }
 
-    pub fn stop(&self, daemon: usize, length: Duration, restart: bool) {
-        self.gap(daemon, "a stop, and what the chaos let it last", || {
+    pub fn freeze(&self, daemon: usize, length: Duration, restart: bool) {
+        self.gap(daemon, "a freeze, and what the chaos let it last", || {
             self.signal_daemon(daemon, "STOP");
             std::thread::sleep(length);
             if restart {
@@ -248,6 +289,53 @@ impl<'a> World<'a> {
             } else {
                 self.signal_daemon(daemon, "CONT");
             }
+        });
+    }
+
+    /// Asks by an applet inside the bundle, which says that it is so.
+    fn ask(&self, verb: &str, daemon: usize) {
+        let (code, out, err) = self.bundle.try_exec(&["/proc/1/exe", verb, "--timeout=60s", DAEMONS[daemon]]);
+        *self.asked.lock().unwrap().entry(verb.to_owned()).or_default() += 1;
+        if code != 0 {
+            self.breaks(&format!("{verb} {} by request is exit {code}: {out}{err}", DAEMONS[daemon]));
+        }
+    }
+
+    pub fn ask_restart(&self, daemon: usize) {
+        self.gap(daemon, "a restart by request", || self.ask("restart", daemon));
+    }
+
+    /// Writes requests without waiting for what becomes of them, but for the last. (While 64 are undecided, init ignores more.)
+    pub fn ask_restarts(&self, daemon: usize, times: u32) {
+        let (name, id) = (DAEMONS[daemon], format!("chaos-{:.6}", now()).replace('.', "-"));
+        self.gap(daemon, "a burst of 60 restarts by request", || {
+            let (code, _, err) = self.python(REQUESTS, &[name, &times.to_string(), &id]);
+            assert_eq!(code, 0, "requests can't be written: {err}");
+            *self.asked.lock().unwrap().entry("restart".to_owned()).or_default() += u64::from(times);
+            let last = format!("{id}-{}", times - 1);
+            let mut outcome = Value::Null;
+            self.wait(&format!("an outcome of request {last}"), || {
+                let requests = self.bundle.daemon(name)["requests"].clone();
+                let found = requests.as_array().and_then(|all| all.iter().find(|request| request["id"] == *last));
+                outcome = found.map_or(Value::Null, |request| request["outcome"].clone());
+                outcome.is_string() && outcome != "pending"
+            });
+            if outcome != "started" {
+                self.breaks(&format!("the outcome of request {last} is {outcome}"));
+            }
+        });
+    }
+
+    pub fn stop_and_start(&self, daemon: usize, length: Duration) {
+        self.gap(daemon, "a stop by request, and what the chaos let it last", || {
+            self.ask("stop", daemon);
+            let generation = self.bundle.daemon(DAEMONS[daemon])["generation"].clone();
+            std::thread::sleep(length);
+            let now = self.bundle.daemon(DAEMONS[daemon]);
+            if now["state"] != "stopped" || now["generation"] != generation {
+                self.breaks(&format!("{} didn't stay stopped: {now}", DAEMONS[daemon]));
+            }
+            self.ask("start", daemon);
         });
     }
 
@@ -358,6 +446,12 @@ fn listen(from: impl Read + Send + 'static, heard: &Arc<Mutex<Heard>>) {
     });
 }
 
+/// The time of day that a line of init's begins with, in seconds.
+fn seconds(line: &str) -> f64 {
+    let time = line.split(['T', 'Z']).nth(1).unwrap_or_default();
+    time.split(':').filter_map(|part| part.parse::<f64>().ok()).fold(0.0, |sum, part| sum * 60.0 + part)
+}
+
 impl Heard {
     fn line(&mut self, line: &str) {
         if let Some((_, flood)) = line.split_once("] flood ") {
@@ -368,7 +462,15 @@ impl Heard {
         if line.starts_with('[') {
             return;
         }
-        if let Some((before, after)) = line.split_once(" received SIG") {
+        if let Some((before, delay)) = line.trim_end().split_once(" is started again in ") {
+            let name = before.rsplit(' ').next().unwrap_or_default();
+            let delay = delay.trim_end_matches(" s").parse().unwrap_or(f64::MAX);
+            self.backoff.insert(name.to_owned(), (delay, seconds(line)));
+        } else if let Some((_, name)) = line.trim_end().split_once(" starting ") {
+            if let Some((delay, told)) = self.backoff.remove(name) {
+                self.delays.entry(name.to_owned()).or_default().push((delay, seconds(line) - told));
+            }
+        } else if let Some((before, after)) = line.split_once(" received SIG") {
             let word = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
             self.received.push((word(after), word(before)));
         } else if let Some((count, _)) = line.split_once(" lines were dropped here") {

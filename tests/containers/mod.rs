@@ -19,6 +19,11 @@ pub fn binary() -> String {
     std::env::var("SIDECAR_BINARY").unwrap_or_else(|_| SIDECAR.to_owned())
 }
 
+/// The option that puts that other one into a bundle.
+pub fn other_binary() -> Option<String> {
+    std::env::var("SIDECAR_BINARY").ok().map(|path| format!("--volume={path}:/usr/local/bin/sidecar:ro"))
+}
+
 /// What a bundle is run with in the README.
 const HARDENED: [&str; 7] = [
     "--read-only",
@@ -39,7 +44,7 @@ pub fn said(command: &mut Command) -> Said {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-/// What the docker CLI prints where it succeeds.
+/// What the docker CLI prints if it succeeds.
 pub fn docker<S: AsRef<OsStr>>(arguments: &[S]) -> String {
     let (code, out, err) = said(Command::new("docker").args(arguments));
     let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
@@ -131,7 +136,7 @@ impl Container {
 
     /// A bundle of the image under test, hardened, that runs but needn't be ready yet.
     pub fn bundle(options: &[&str]) -> Self {
-        let other = std::env::var("SIDECAR_BINARY").map(|path| format!("--volume={path}:/usr/local/bin/sidecar:ro"));
+        let other = other_binary();
         let mut all = HARDENED.to_vec();
         all.extend(other.as_deref());
         all.extend(options);
@@ -142,7 +147,10 @@ impl Container {
     pub fn with_table(dir: &Dir, table: &str, options: &[&str]) -> Self {
         dir.write("daemons.toml", table);
         let volume = dir.at("/etc/sidecar");
-        Self::bundle(&[&[volume.as_str()], options].concat())
+        let container = Self::bundle(&[&[volume.as_str()], options].concat());
+        // It has read the table then: the directory may go.
+        wait_until("first line of the log", || (!container.log().is_empty()).then_some(()));
+        container
     }
 
     /// The same bundle, once every daemon is ready.

@@ -1,10 +1,11 @@
 //! What must hold of whatever comes from outside. The fuzzers of fuzz/ call these, and so does the runner beside them.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 
-use sidecar::change::proof::{Proof, target};
+use sidecar::change::proof::{Proof, Trigger, target};
 use sidecar::change::reason::Shortfall;
 use sidecar::change::record::Record;
 use sidecar::host::engine::BundleRef;
@@ -14,7 +15,10 @@ use sidecar::page;
 use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request};
 use sidecar::status::Page;
 use sidecar::supervisor::select;
-use sidecar::table::{BUILT_IN, BUILT_IN_NAME, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, Signal, Table};
+use sidecar::table::{
+    BUILT_IN, BUILT_IN_NAME, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table,
+    start_order, stop_order,
+};
 use sidecar::text::Printable;
 
 /// A table is one that init can run, or an error in a line that is there.
@@ -38,12 +42,22 @@ pub fn table(data: &[u8]) {
                     assert!(command.first().is_none_or(|program| !program.is_empty()), "{command:?}");
                 }
                 assert!(!daemon.command.is_empty());
+                assert!(daemon.stop_signal.can_stop() && daemon.ignore.iter().all(|signal| signal.is_ignorable()));
+                if daemon.is_oneshot {
+                    assert!(daemon.ready.is_none() && daemon.config.is_none());
+                    assert_ne!(daemon.restart, RestartPolicy::Always);
+                }
                 assert!(check.is_empty() || check.iter().any(|argument| argument.contains("{}")));
                 let file = daemon.config.as_ref().map(|config| config.path.as_path());
                 assert!(file.is_none_or(|path| path.is_absolute() && path.file_name().is_some()), "{file:?}");
             }
+            in_order(&table, &start_order(&table.daemons), |before, after| after.depends_on.contains(&before));
+            in_order(&table, &stop_order(&table.daemons), |before, after| {
+                table.daemons[before].depends_on.iter().any(|on| table.daemons[*on].name == after.name)
+            });
             for rule in &table.wiring {
                 assert!(rule.daemon < table.daemons.len() && rule.signal.is_wireable());
+                assert!(!table.daemons[rule.daemon].is_oneshot);
                 assert_eq!(Signal::from_number(rule.signal.number()), Some(rule.signal));
                 assert_eq!(Signal::from_name(&rule.signal.to_string()), Some(rule.signal));
             }
@@ -58,6 +72,17 @@ pub fn table(data: &[u8]) {
             assert!(error.message.chars().all(is_shown), "{error:?}");
         }
     }
+}
+
+/// Each daemon is there once, and none before one that must come before it.
+fn in_order(table: &Table, groups: &[Vec<usize>], comes_before: impl Fn(usize, &Daemon) -> bool) {
+    let mut left: HashSet<usize> = (0..table.daemons.len()).collect();
+    for group in groups {
+        let is_early = |daemon: &usize| left.iter().any(|other| comes_before(*other, &table.daemons[*daemon]));
+        assert!(!group.is_empty() && !group.iter().any(is_early), "{groups:?}");
+        assert!(group.iter().all(|daemon| left.remove(daemon)), "{groups:?}");
+    }
+    assert!(left.is_empty(), "{left:?} are missing");
 }
 
 /// What a bundle says is understood or not: no crash, and nothing of it gets to a terminal as it came.
@@ -117,9 +142,9 @@ fn of_page(page: Page) {
     let again = serde_json::to_vec(&page).unwrap();
     assert_eq!(page::parse(&again).unwrap(), page);
     for signal in ["HUP", "USR1"].map(Signal::from_name).into_iter().flatten() {
-        if let Ok(target) = target(&page, signal) {
+        if let Ok(target) = target(&page, &Trigger::Signal(signal)) {
             is_plain(&target.daemon);
-            let mut proof = Proof::new(&page, signal, target);
+            let mut proof = Proof::new(&page, &Trigger::Signal(signal), "", target);
             for (now, probe) in [(0, None), (5, Some(true)), (u64::MAX, Some(true)), (0, Some(false))] {
                 let _ = proof.observe(
                     now,

@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::mem::size_of;
-use std::time::Instant;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use super::bundle::{Bundle, PATIENCE};
+use super::bundle::{Bundle, PATIENCE, stat};
 
 const TWO_THAT_REST: &str = r#"
 [[daemon]]
@@ -119,7 +121,7 @@ fn count(pid: i32, counted: &[i64], act: impl FnOnce(), mut done: impl FnMut() -
 /// waitid(2) of one child: one of any child passes by all that live.
 const WAITID_ONE: i64 = -1;
 
-const COUNTED: [i64; 9] = [
+const COUNTED: [i64; 10] = [
     WAITID_ONE,
     libc::SYS_clone,
     libc::SYS_pipe2,
@@ -129,6 +131,7 @@ const COUNTED: [i64; 9] = [
     libc::SYS_wait4,
     libc::SYS_dup3,
     libc::SYS_epoll_ctl,
+    libc::SYS_recvmsg,
 ];
 
 /// Both of its daemons run, and init waits.
@@ -151,6 +154,8 @@ fn a_restart_is_one_fork_three_pipes_three_kills_three_looks_for_children_and_th
     );
     let expected = [
         (libc::SYS_clone, 1),
+        // No notification is left from before the start.
+        (libc::SYS_recvmsg, 1),
         // stdout, stderr, and what became of the exec.
         (libc::SYS_pipe2, 3),
         // TERM, CONT, and KILL to the group.
@@ -199,4 +204,26 @@ fn a_burst_that_fills_a_pipe_is_found_read_and_written_in_one_call_each() {
     let counted = [&COUNTED[..], &[LOOK, libc::SYS_read, libc::SYS_write]].concat();
     let calls = count(bundle.pid(), &counted, || bundle.write("go", ""), || bundle.read("out") == relayed);
     assert_eq!(calls, BTreeMap::from([(LOOK, 1), (libc::SYS_read, 1), (libc::SYS_write, 1)]));
+}
+
+/// Watches an init that has nothing to do for three seconds.
+pub fn assert_idle(bundle: &Bundle) {
+    let (pid, trace) = (bundle.pid(), bundle.dir.join("trace"));
+    bundle.wait_until("a wait", || stat(pid, 3).as_deref() == Some("S"));
+    let mut strace = Command::new("strace");
+    let strace = strace.args(["-f", "-qq", "-o"]).arg(&trace).args(["-p", &pid.to_string()]).spawn();
+    let mut strace = strace.unwrap_or_else(|e| panic!("strace, which this test needs (Debian: strace): {e}"));
+    bundle.wait_until("strace at work", || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:")).unwrap().trim();
+        tracer == strace.id().to_string()
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    // It lets go at a SIGINT, and init goes on.
+    // SAFETY: kill(2) has no memory effects; strace is not reaped yet.
+    assert_eq!(unsafe { libc::kill(strace.id().cast_signed(), libc::SIGINT) }, 0);
+    strace.wait().unwrap();
+    // The wait that it was found in, and nothing else.
+    let calls = bundle.read("trace");
+    assert!(calls.lines().count() == 1 && calls.contains("<detached"), "{calls}");
 }

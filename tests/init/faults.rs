@@ -53,7 +53,7 @@ command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is u
 "#;
 
 /// The errors that each call can fail with, besides EINTR and delays, which apply to all.
-const ERRORS: [(&str, &[&str]); 45] = [
+const ERRORS: [(&str, &[&str]); 46] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
     ("memfd_create", &["EMFILE", "ENOMEM"]),
@@ -67,6 +67,7 @@ const ERRORS: [(&str, &[&str]); 45] = [
     ("fcntl", &["EMFILE", "EINVAL"]),
     ("dup3", &["EBUSY"]),
     ("fchmod", &["EPERM"]),
+    ("ftruncate", &["EFBIG", "EPERM"]),
     ("signalfd4", &["EMFILE", "ENOMEM"]),
     ("rt_sigtimedwait", &["EAGAIN"]),
     ("pidfd_open", &["EMFILE", "ENOSYS"]),
@@ -542,6 +543,56 @@ fn whatever_call_fails_once_in_a_shutdown_init_ends_in_time_with_the_right_code_
         println!("{hit} of {} faults met a call", all.len());
         assert!(hit * 10 >= all.len() * 7, "only {hit} of {} faults met a call", all.len());
     }
+}
+
+/// app waits until db is ready, which it is once DIR/well is there; each probe leaves a byte in DIR/asked.
+const WAITING: &str = r#"
+restart = "on-failure"
+[[daemon]]
+name = "db"
+command = ["sleep", "1000"]
+ready = { exec = ["sh", "-c", "printf x >> DIR/asked; test -e DIR/well"] }
+[[daemon]]
+name = "app"
+command = ["sleep", "1000"]
+depends_on = ["db"]
+"#;
+
+#[test]
+fn whatever_call_fails_once_while_a_daemon_is_probed_and_asked_for_the_one_that_waits_for_it_starts_in_the_end() {
+    let run = |arguments: &[String], may_have_left_a_descriptor: bool| {
+        let bundle = Bundle::start(WAITING);
+        bundle.wait_until("a probe", || !bundle.read("asked").is_empty());
+        bundle.wait_until("why app waits", || bundle.daemon(1)["waiting_for"][0]["why"].is_string());
+        bundle.wait_until("rest", || bundle.children().len() == 1);
+        let before = bundle.descriptors();
+        let strace = Strace::attach(&bundle, arguments);
+        let asked = bundle.read("asked").len();
+        super::requests::ask(&bundle, "r1 restart nobody");
+        bundle.wait_until("another probe", || bundle.read("asked").len() > asked);
+        bundle.write("well", "");
+        let runs = || bundle.daemon(1)["state"] == "running";
+        bundle.wait_until("app, or why that isn't shown", || runs() || bundle.read("err").contains("no status page: "));
+        strace.detach();
+        super::requests::ask(&bundle, "r2 restart app");
+        bundle.wait_until("another app", || {
+            let daemon = bundle.daemon(1);
+            daemon["state"] == "running" && daemon["requests"][0]["outcome"] == "started"
+        });
+        bundle.wait_until("db and app alone", || bundle.children().len() == 2);
+        if !may_have_left_a_descriptor {
+            bundle.wait_until("two pipes more", || bundle.descriptors() == before + 2);
+        }
+        bundle
+    };
+    let all = faults(&calls(&run(&[], false).read("trace")));
+    let mut hit = 0;
+    for fault in &all {
+        eprintln!("{fault:?}");
+        hit += usize::from(is_hit(&run(&fault.arguments(), fault.call == "close").read("trace")));
+    }
+    println!("{hit} of {} faults met a call", all.len());
+    assert!(hit * 10 >= all.len() * 7, "only {hit} of {} faults met a call", all.len());
 }
 
 #[test]

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
-use std::time::Duration;
 
 use nix::libc;
 
 use super::bundle::stat;
+use super::calls::assert_idle;
 use super::{Bundle, Setup, TWO};
 
 #[test]
@@ -334,24 +333,7 @@ fn an_idle_init_makes_no_system_call() {
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for("out", "beta is up");
     bundle.wait_for_generation(1, 1);
-    let (pid, trace) = (bundle.pid(), bundle.dir.join("trace"));
-    bundle.wait_until("a wait", || stat(pid, 3).as_deref() == Some("S"));
-    let mut strace = Command::new("strace");
-    let strace = strace.args(["-f", "-qq", "-o"]).arg(&trace).args(["-p", &pid.to_string()]).spawn();
-    let mut strace = strace.unwrap_or_else(|e| panic!("strace, which this test needs (Debian: strace): {e}"));
-    bundle.wait_until("strace at work", || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:")).unwrap().trim();
-        tracer == strace.id().to_string()
-    });
-    std::thread::sleep(Duration::from_secs(3));
-    // It lets go at a SIGINT, and init goes on.
-    // SAFETY: kill(2) has no memory effects; strace is not reaped yet.
-    assert_eq!(unsafe { libc::kill(strace.id().cast_signed(), libc::SIGINT) }, 0);
-    strace.wait().unwrap();
-    // The wait that it was found in, and nothing else.
-    let calls = bundle.read("trace");
-    assert!(calls.lines().count() == 1 && calls.contains("<detached"), "{calls}");
+    assert_idle(&bundle);
     bundle.signal("HUP");
     bundle.wait_for("out", "took HUP");
 }

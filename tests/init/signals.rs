@@ -246,14 +246,14 @@ fn a_daemon_with_notify_is_ready_by_its_own_word_alone_and_tells_how_its_reload_
     bundle.signal("HUP");
     bundle.wait_until("ERRNO=22", || last()["reload_errno"] == 22);
     assert_eq!((&last()["seq"], &last()["outcome"]), (&2.into(), &"delivered".into()));
-    // The replacement must say so anew; and who has no notify knows of no socket.
+    // The replacement must say so anew; and who has no notify knows the socket too.
     std::fs::remove_file(bundle.dir.join("ready")).unwrap();
     bundle.signal("USR1");
     bundle.wait_for_generation(0, 2);
     assert!(!notified());
     bundle.write("ready", "");
     bundle.wait_until("READY=1", notified);
-    bundle.wait_for("out", "[beta] socket=\n");
+    bundle.wait_for("out", "[beta] socket=@");
 }
 
 #[test]

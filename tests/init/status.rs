@@ -5,6 +5,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
+use super::faults::Strace;
 use super::{Bundle, Setup, TWO};
 
 #[test]
@@ -74,4 +75,20 @@ fn a_page_read_half_written_never_is_however_often_it_changes() {
         last = generation;
     }
     assert!(last > 10, "it hardly changed: {last}");
+}
+
+#[test]
+fn status_waits_for_the_first_page_of_an_init_that_has_just_been_executed() {
+    let bundle = Setup::new(TWO).closed().start();
+    bundle.wait_until_closed();
+    let delay = ["--trace=memfd_create".to_owned(), "--inject=memfd_create:delay_enter=400000:when=1".to_owned()];
+    let strace = Strace::attach(&bundle, &delay);
+    bundle.open();
+    let is_init =
+        || std::fs::read_link(format!("/proc/{}/exe", bundle.pid())).is_ok_and(|exe| exe.ends_with("sidecar"));
+    bundle.wait_until("init's exec", is_init);
+    let (code, _, error) = bundle.status(&[]);
+    strace.detach();
+    // The daemons may still be starting.
+    assert!(code < 2, "{code}: {error}");
 }

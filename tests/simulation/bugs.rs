@@ -1,6 +1,7 @@
 //! Bugs that real inits shipped, put between the core and the kernel, to see that they are found.
 
-use sidecar::supervisor::{Disposition, Event};
+use sidecar::request::Verb;
+use sidecar::supervisor::{Disposition, End, Event};
 use sidecar::table::{Action, Signal, Table};
 
 use crate::judge::Judge;
@@ -26,9 +27,21 @@ pub enum Bug {
     ExecThatNeverComesBlocksAShutdown,
     TracedChildWaitedForForEver,
     GraceRunsOnInAPause,
+    DelayResetByACrash,
+    PolicyStartsAStoppedDaemon,
+    FailedOneshotTakenForReady,
+    PolicyInAShutdown,
+    ProbeLeftRunning,
+    ProbesPileUp,
+    ReadyAndNobodySees,
+    EssentialsCodeHidden,
+    DependencyStoppedFirst,
+    HeldSignalOutlivesItsProcess,
+    RequestForgotten,
+    AlwaysTerm,
 }
 
-pub const ALL: [Bug; 18] = [
+pub const ALL: [Bug; 30] = [
     Bug::OneWaitForOneSigchld,
     Bug::GroupKilledAfterTheReap,
     Bug::MaskInherited,
@@ -47,6 +60,18 @@ pub const ALL: [Bug; 18] = [
     Bug::ExecThatNeverComesBlocksAShutdown,
     Bug::TracedChildWaitedForForEver,
     Bug::GraceRunsOnInAPause,
+    Bug::DelayResetByACrash,
+    Bug::PolicyStartsAStoppedDaemon,
+    Bug::FailedOneshotTakenForReady,
+    Bug::PolicyInAShutdown,
+    Bug::ProbeLeftRunning,
+    Bug::ProbesPileUp,
+    Bug::ReadyAndNobodySees,
+    Bug::EssentialsCodeHidden,
+    Bug::DependencyStoppedFirst,
+    Bug::HeldSignalOutlivesItsProcess,
+    Bug::RequestForgotten,
+    Bug::AlwaysTerm,
 ];
 
 /// The bug that is planted, and what it needs to remember.
@@ -64,6 +89,10 @@ pub struct Planted {
     /// A daemon, its process, and when that is to be killed.
     timers: Vec<(usize, i32, Millis)>,
     has_started: bool,
+    /// By daemon: when it is started although nobody asked for that.
+    starts: Vec<Option<Millis>>,
+    /// A daemon, its process that has ended, and a signal that was held for it.
+    kept: Vec<(usize, i32, i32)>,
 }
 
 impl Planted {
@@ -79,6 +108,8 @@ impl Planted {
             moved_to: 0,
             timers: Vec::new(),
             has_started: false,
+            starts: vec![None; table.daemons.len()],
+            kept: Vec::new(),
         }
     }
 
@@ -114,7 +145,7 @@ impl Planted {
 
     /// The signal that a member gets.
     pub fn kill_member(&self, signal: i32) -> i32 {
-        if signal == TERM && self.is(Bug::MembersKilledUnasked) { KILL } else { signal }
+        if signal != CONT && self.is(Bug::MembersKilledUnasked) { KILL } else { signal }
     }
 
     /// It sees nothing of a pause.
@@ -125,6 +156,49 @@ impl Planted {
     /// It waits in place for the end of whom it has killed.
     pub fn waits_for_the_traced(&self) -> bool {
         self.is(Bug::TracedChildWaitedForForEver)
+    }
+
+    /// Requests that nobody made, and it serves.
+    pub fn believes(&mut self, kernel: &Kernel, judge: &Judge) -> Vec<(usize, Verb)> {
+        let mut due = Vec::new();
+        for daemon in 0..judge.daemons() {
+            let is_meant = match self.bug {
+                Some(Bug::DelayResetByACrash) => judge.is_in_backoff(daemon),
+                Some(Bug::PolicyStartsAStoppedDaemon) => judge.is_stopped(daemon) && judge.pid(daemon).is_none(),
+                _ => return due,
+            };
+            self.starts[daemon] = self.starts[daemon].or(Some(kernel.now + 100)).filter(|_| is_meant);
+            if self.starts[daemon].is_some_and(|at| at <= kernel.now) {
+                self.starts[daemon] = None;
+                due.push((daemon, Verb::Start));
+            }
+        }
+        due
+    }
+
+    /// What it takes for the end of a child.
+    pub fn ended(&self, judge: &Judge, pid: i32, end: End) -> End {
+        let is_probe = (0..judge.daemons()).any(|daemon| judge.probe_of(daemon) == Some(pid));
+        let is_oneshot = (0..judge.daemons()).any(|daemon| judge.pid(daemon) == Some(pid) && judge.is_oneshot(daemon));
+        match (self.bug, end) {
+            (Some(Bug::FailedOneshotTakenForReady), End::Code(_)) if is_oneshot => End::Code(0),
+            (Some(Bug::ReadyAndNobodySees), End::Code(0)) if is_probe => End::Code(1),
+            _ => end,
+        }
+    }
+
+    /// The code that it exits with.
+    pub fn exit(&self, code: i32, judge: &Judge) -> i32 {
+        if self.is(Bug::EssentialsCodeHidden) { judge.highest_code().unwrap_or(code) } else { code }
+    }
+
+    pub fn loses_request(&self, nth: u64) -> bool {
+        self.is(Bug::RequestForgotten) && nth.is_multiple_of(3)
+    }
+
+    /// How many probes it starts at once.
+    pub fn probes_at_once(&self) -> u32 {
+        if self.is(Bug::ProbesPileUp) { 2 } else { 1 }
     }
 
     pub fn mask(&self) -> u64 {
@@ -141,6 +215,12 @@ impl Planted {
     }
 
     pub fn serving(&mut self, event: &Event, kernel: &Kernel, judge: &Judge) {
+        if let Event::Ended { pid, .. } = event
+            && self.is(Bug::HeldSignalOutlivesItsProcess)
+        {
+            let of = (0..judge.daemons()).find(|daemon| judge.pid(*daemon) == Some(*pid));
+            self.kept.extend(of.and_then(|daemon| Some((daemon, *pid, judge.held(daemon)?))));
+        }
         let is_second = *event == Event::Stop && std::mem::replace(&mut self.has_stop, true);
         if is_second && self.is(Bug::DeadlineMovedByASecondTerm) {
             self.moved_to = (0..judge.daemons()).map(|d| kernel.now.saturating_add(judge.grace(d))).max().unwrap_or(0);
@@ -167,6 +247,8 @@ impl Planted {
                 None
             }
             (Some(Bug::StoppedProcessNeverGetsItsTerm), CONT) => None,
+            (Some(Bug::ProbeLeftRunning), KILL) if judge.is_live_probe(kernel, pid.abs()) => None,
+            (Some(Bug::AlwaysTerm), _) if daemon.is_some_and(|d| judge.stop_signal(d) == signal) => Some((pid, TERM)),
             (Some(Bug::DeadlineMovedByASecondTerm), KILL) if pid > 0 && kernel.now < self.moved_to => {
                 self.timers.push((daemon.unwrap_or(0), 0, self.moved_to));
                 None
@@ -190,18 +272,38 @@ impl Planted {
         (self.to_kill.take()? == pid).then_some((-pid, KILL))
     }
 
-    pub fn starts_in_shutdown(&mut self, judge: &Judge) -> Option<usize> {
+    pub fn starts_in_shutdown(&mut self, judge: &Judge, reaped: Option<usize>) -> Option<usize> {
+        if self.is(Bug::PolicyInAShutdown) {
+            return reaped.filter(|_| judge.is_stopping());
+        }
         let starts = self.is(Bug::StartDuringShutdown) && judge.is_stopping() && !self.has_started;
         self.has_started |= starts;
         starts.then_some(0)
     }
 
     pub fn next(&self) -> Option<Millis> {
-        self.timers.iter().map(|(_, _, at)| *at).min()
+        self.timers.iter().map(|(_, _, at)| *at).chain(self.starts.iter().flatten().copied()).min()
     }
 
     /// Timers that the core knows nothing of: they ask what state the daemon is in, not which stop they are for.
     pub fn before_work(&mut self, kernel: &mut Kernel, judge: &mut Judge) {
+        for (daemon, of, signal) in std::mem::take(&mut self.kept) {
+            match judge.pid(daemon) {
+                Some(pid) if pid != of => {
+                    judge.kill(kernel, pid, signal);
+                    kernel.kill(pid, signal);
+                }
+                _ => self.kept.push((daemon, of, signal)),
+            }
+        }
+        if self.is(Bug::DependencyStoppedFirst) && judge.is_stopping() {
+            for daemon in 0..judge.daemons() {
+                if let Some(pid) = judge.pid(daemon).filter(|_| !judge.is_being_ended(daemon)) {
+                    judge.kill(kernel, pid, judge.stop_signal(daemon));
+                    kernel.kill(pid, judge.stop_signal(daemon));
+                }
+            }
+        }
         while let Some(at) = self.timers.iter().position(|(_, _, at)| *at <= kernel.now) {
             let (daemon, of, _) = self.timers.remove(at);
             let due = judge.due(daemon).is_some_and(|due| due <= kernel.now);

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome};
 use sidecar::change::record::{self, Attributes, Files, Found, Mount, Name, Record, Stamp};
 use sidecar::change::{Stop, Tried, recovery};
-use sidecar::status::{Daemon, DaemonState, InitState, Last, LastExit, Outcome, Page, Plan, SCHEMA, Status, Wired};
+use sidecar::request::{Request, Verb};
+use sidecar::status::{
+    self, Daemon, DaemonState, InitState, Last, LastExit, Outcome, Page, Plan, RequestOutcome, SCHEMA, Status, Wired,
+};
 use sidecar::table::{Config, Ready};
 use sidecar::text::Printable;
 
@@ -14,6 +17,8 @@ use crate::plants::Plant;
 
 /// How long a step of the clock is, in milliseconds.
 pub const TICK: u64 = 25;
+/// The daemon.
+pub const NAME: &str = "filter";
 /// How long a daemon must stay ready.
 pub const SETTLE: u64 = 100;
 
@@ -218,6 +223,21 @@ pub fn failed(step: FileStep) -> Stop {
     Reason::file(Path::new("/rules"), FileFault::System { step, words: Printable::new("EIO") }).into()
 }
 
+/// What a process was started for. Nothing: by its restart policy, or with the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Signal,
+    Request(String),
+}
+
+/// What init is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Restart,
+    Forward,
+    Request(Request),
+}
+
 /// What init does, as far as a change can tell.
 #[derive(Clone, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
@@ -236,10 +256,17 @@ pub struct Bundle {
     gone_at: u64,
     starts_again: bool,
     last_exit: Option<LastExit>,
-    restart: Option<(u64, Outcome)>,
-    forward: Option<(u64, Outcome, Option<i32>)>,
-    /// What is pending, and when it is served: a restart, or a forward.
-    pending: Vec<(bool, u64)>,
+    /// It is started again when it dies.
+    is_revived: bool,
+    /// What the last process was started for, and the next one will be.
+    pub causes: Vec<Cause>,
+    next_causes: Vec<Cause>,
+    revives_at: u64,
+    restart: Option<Last>,
+    forward: Option<Last>,
+    requests: Vec<status::Request>,
+    /// What is pending, and when it is served.
+    pending: Vec<(Asked, u64)>,
     /// Since when the running process has been ready.
     ready_since: Option<u64>,
     /// Since when the last reload was obeyed.
@@ -249,8 +276,8 @@ pub struct Bundle {
     pub ready: Option<Ready>,
     /// How long it takes to end, to get ready, and to install its handler.
     pub slow: u64,
-    /// Another's apply, or this one's helper, holds the lock.
-    pub locked: bool,
+    /// Another's apply, or this one's helper, holds the lock, and until when it may be at work.
+    pub locked: Option<u64>,
     /// How often the container was started: each time with a pid namespace of its own.
     pub boots: u64,
     /// Another process answers on the daemon's port.
@@ -268,10 +295,10 @@ impl Bundle {
         [old, new]: [Nature; 2],
         ready: Option<Ready>,
         slow: u64,
-        was_dead: bool,
-        is_modern: bool,
+        [was_dead, is_revived, is_modern]: [bool; 3],
         plant: Option<Plant>,
     ) -> Self {
+        let dead = if is_revived { DaemonState::Backoff } else { DaemonState::Exited };
         let last_exit = Some(LastExit { code: Some(1), signal: None, by_init: false });
         Self {
             now: 1_000,
@@ -279,22 +306,27 @@ impl Bundle {
             is_up: true,
             is_stopping: false,
             ends_at: 0,
-            state: if was_dead { DaemonState::Exited } else { DaemonState::Running },
+            state: if was_dead { dead } else { DaemonState::Running },
             generation: 3,
             serves: (!was_dead).then_some(Content::Old),
             born: 0,
             gone_at: 0,
             starts_again: false,
             last_exit: last_exit.filter(|_| was_dead),
-            restart: Some((2, Outcome::Restarted)),
-            forward: Some((1, Outcome::Delivered, Some(0))),
+            is_revived,
+            causes: Vec::new(),
+            next_causes: Vec::new(),
+            revives_at: 1_000 + slow,
+            restart: Some(last(2, Outcome::Restarted, Some(3))),
+            forward: Some(Last { reload_errno: Some(0), ..last(1, Outcome::Delivered, None) }),
+            requests: Vec::new(),
             pending: Vec::new(),
             ready_since: (!was_dead).then_some(0),
             obeyed_at: None,
             natures: [old, new, Nature::Good],
             ready,
             slow,
-            locked: false,
+            locked: None,
             boots: 0,
             is_held: false,
             disturbed: false,
@@ -340,11 +372,18 @@ impl Bundle {
             && self.disk.over == Some((Content::New, Some(RecordedOutcome::Interrupted)))
     }
 
-    /// A signal has come: it is served at the next step.
-    pub fn signal(&mut self, is_restart: bool, after: u64) {
+    /// init is asked for something: it is served at the next step.
+    pub fn ask(&mut self, asked: Asked, after: u64) {
         if self.is_up {
-            self.pending.push((is_restart, self.now + after));
+            self.pending.push((asked, self.now + after));
         }
+    }
+
+    /// A person asks for it.
+    pub fn person_asks(&mut self, verb: Verb) {
+        self.say(|| format!("a person asks for a {verb}"));
+        let id = format!("person-{}", self.now);
+        self.ask(Asked::Request(Request { id, verb, daemon: NAME.to_owned() }), 0);
     }
 
     /// docker stop: TERM to the daemons, and an end of all soon.
@@ -363,7 +402,7 @@ impl Bundle {
     pub fn kill(&mut self) {
         self.say(|| "the bundle is killed".to_owned());
         self.is_up = false;
-        self.locked = false;
+        self.locked = None;
         self.pending.clear();
         self.end(DaemonState::Exited, Some(137));
     }
@@ -374,8 +413,18 @@ impl Bundle {
         (self.is_up, self.is_stopping, self.starts_again, self.generation) = (true, false, false, 0);
         self.boots += 1;
         self.is_held = false;
+        self.next_causes.clear();
         (self.restart, self.forward, self.last_exit) = (None, None, None);
+        self.requests.clear();
         self.start();
+    }
+
+    /// It ends by itself.
+    fn end_by_itself(&mut self, code: i32) {
+        self.end(DaemonState::Exited, Some(code));
+        if self.is_revived && !self.is_stopping {
+            (self.state, self.revives_at) = (DaemonState::Backoff, self.now + TICK + 2 * self.slow);
+        }
     }
 
     fn end(&mut self, state: DaemonState, code: Option<i32>) {
@@ -384,10 +433,8 @@ impl Bundle {
         }
         (self.state, self.serves, self.ready_since, self.obeyed_at) = (state, None, None, None);
         self.last_exit = Some(LastExit { code, signal: None, by_init: false });
-        if let Some((_, outcome, None)) = &mut self.forward
-            && *outcome == Outcome::Held
-        {
-            *outcome = Outcome::NeverCaught;
+        if let Some(last) = self.forward.as_mut().filter(|last| last.outcome == Outcome::Held) {
+            last.outcome = Outcome::NeverCaught;
         }
     }
 
@@ -395,13 +442,13 @@ impl Bundle {
     pub fn die(&mut self) {
         if self.state == DaemonState::Running {
             self.disturbed = true;
-            self.end(DaemonState::Exited, Some(9));
+            self.end_by_itself(9);
         }
     }
 
     /// init takes back what was interrupted, if nobody is at work, before it starts the daemon.
     fn recover(&mut self) {
-        let is_free = !self.locked || self.plant == Some(Plant::InitRecoversUnderTheLock);
+        let is_free = self.locked.is_none() || self.plant == Some(Plant::InitRecoversUnderTheLock);
         let said = recovery::before_start(&mut self.disk, &boot(), self.now, |is_overdue| Ok(is_free || is_overdue));
         if let Some(said) = said {
             self.say(|| format!("init: {said:?}"));
@@ -412,6 +459,7 @@ impl Bundle {
         self.recover();
         self.generation += 1;
         self.starts_since_back += 1;
+        self.causes = std::mem::take(&mut self.next_causes);
         let content = self.disk.path();
         self.say(|| format!("the daemon starts with {content:?}"));
         if self.nature_of(content) == Nature::Refuses {
@@ -421,31 +469,108 @@ impl Bundle {
             (self.state, self.serves, self.born) = (DaemonState::Running, Some(content), self.now);
         }
         (self.ready_since, self.obeyed_at) = (None, None);
-        let outcome = if self.state == DaemonState::Failed { Outcome::Failed } else { Outcome::Restarted };
-        if let Some((_, last)) = &mut self.restart {
-            *last = outcome;
+        let (generation, is_failed) = (Some(self.generation), self.state == DaemonState::Failed);
+        for last in [&mut self.restart, &mut self.forward].into_iter().flatten() {
+            if last.outcome == Outcome::Restarting {
+                last.outcome = if is_failed { Outcome::Failed } else { Outcome::Restarted };
+                last.generation = generation;
+            }
+        }
+        let outcome = if is_failed { RequestOutcome::Failed } else { RequestOutcome::Started };
+        for request in self.requests.iter_mut().filter(|request| request.outcome == RequestOutcome::Pending) {
+            (request.outcome, request.generation) = (outcome, generation);
+        }
+        if is_failed && self.is_revived {
+            (self.state, self.revives_at) = (DaemonState::Backoff, self.now + TICK + 2 * self.slow);
         }
     }
 
-    fn serve(&mut self, is_restart: bool) {
-        self.say(|| format!("init serves a {}", if is_restart { "restart" } else { "forward" }));
-        let seq = 1 + if is_restart { self.restart.map_or(0, |r| r.0) } else { self.forward.map_or(0, |f| f.0) };
-        if !is_restart {
-            let is_served = !self.is_stopping && self.state == DaemonState::Running;
-            self.obeyed_at = None;
-            self.forward = Some((seq, if is_served { Outcome::Held } else { Outcome::Refused }, None));
-            return;
-        }
-        self.restart = Some((seq, if self.is_stopping { Outcome::Refused } else { Outcome::Restarting }));
+    /// Whether a person has stopped the daemon, as far as init knows.
+    pub fn is_stopped(&self) -> bool {
+        self.state == DaemonState::Stopped
+            || self.requests.iter().any(|r| r.verb == "stop" && r.outcome == RequestOutcome::Pending)
+    }
+
+    /// A process is to come.
+    fn replace(&mut self) {
         match self.state {
-            _ if self.is_stopping => {}
             DaemonState::Running => {
                 (self.state, self.starts_again, self.gone_at) = (DaemonState::Stopping, true, self.now + self.slow);
             }
-            // That start is it.
-            DaemonState::Starting => {}
             DaemonState::Stopping => self.starts_again = true,
             _ => self.start(),
+        }
+    }
+
+    fn request(&mut self, request: &Request) {
+        self.say(|| format!("init serves {request:?}"));
+        // The latest decides.
+        for other in self.requests.iter_mut().filter(|other| other.outcome == RequestOutcome::Pending) {
+            let is_same = (other.verb == "stop") == (request.verb == Verb::Stop);
+            other.outcome = if is_same { RequestOutcome::Pending } else { RequestOutcome::Superseded };
+        }
+        let is_running = self.state == DaemonState::Running;
+        let (outcome, generation) = match request.verb {
+            _ if self.is_stopping => (RequestOutcome::Refused, None),
+            Verb::Start if is_running => (RequestOutcome::Running, Some(self.generation)),
+            Verb::Stop if self.state == DaemonState::Exited => (RequestOutcome::NotRunning, None),
+            Verb::Stop if self.state == DaemonState::Failed => (RequestOutcome::NotRunning, None),
+            Verb::Stop if matches!(self.state, DaemonState::Backoff | DaemonState::Stopped) => {
+                self.state = DaemonState::Stopped;
+                (RequestOutcome::Stopped, None)
+            }
+            _ => (RequestOutcome::Pending, None),
+        };
+        let (id, verb) = (request.id.clone(), request.verb.to_string());
+        self.requests.push(status::Request { id, verb, outcome, generation });
+        if self.requests.len() > 8 {
+            self.requests.remove(0);
+        }
+        if request.verb == Verb::Stop {
+            self.next_causes.clear();
+        } else if outcome == RequestOutcome::Pending {
+            self.next_causes.push(Cause::Request(request.id.clone()));
+        }
+        match request.verb {
+            _ if outcome != RequestOutcome::Pending => {}
+            Verb::Stop => {
+                if is_running {
+                    (self.state, self.gone_at) = (DaemonState::Stopping, self.now + self.slow);
+                }
+                self.starts_again = false;
+            }
+            _ => self.replace(),
+        }
+    }
+
+    fn serve(&mut self, asked: Asked) {
+        let is_forward = match asked {
+            Asked::Request(request) => return self.request(&request),
+            Asked::Restart => false,
+            Asked::Forward => true,
+        };
+        self.say(|| format!("init serves a {asked:?}"));
+        let rule = if is_forward { &mut self.forward } else { &mut self.restart };
+        let seq = 1 + rule.map_or(0, |last| last.seq);
+        let outcome = match self.state {
+            _ if self.is_stopping => Outcome::Refused,
+            DaemonState::Running if is_forward => Outcome::Held,
+            DaemonState::Backoff => Outcome::Restarting,
+            _ if is_forward => Outcome::Refused,
+            _ => Outcome::Restarting,
+        };
+        *rule = Some(last(seq, outcome, None));
+        if is_forward {
+            self.obeyed_at = None;
+        }
+        if outcome == Outcome::Restarting {
+            for request in &mut self.requests {
+                if request.outcome == RequestOutcome::Pending && request.verb == "stop" {
+                    request.outcome = RequestOutcome::Superseded;
+                }
+            }
+            self.next_causes.push(Cause::Signal);
+            self.replace();
         }
     }
 
@@ -456,8 +581,8 @@ impl Bundle {
         self.say(|| format!("the daemon reloads {content:?}"));
         let errno = match self.nature_of(content) {
             Nature::Dies => {
-                self.forward = Some((seq, Outcome::Delivered, None));
-                self.end(DaemonState::Exited, Some(1));
+                self.forward = Some(last(seq, Outcome::Delivered, None));
+                self.end_by_itself(1);
                 return;
             }
             Nature::Refuses => Some(22),
@@ -467,7 +592,8 @@ impl Bundle {
                 Some(0)
             }
         };
-        self.forward = Some((seq, Outcome::Delivered, errno.filter(|_| notifies)));
+        let reload_errno = errno.filter(|_| notifies);
+        self.forward = Some(Last { reload_errno, ..last(seq, Outcome::Delivered, None) });
     }
 
     /// Time goes on by one step.
@@ -480,30 +606,40 @@ impl Bundle {
             self.kill();
             return;
         }
-        let due: Vec<bool> =
-            self.pending.iter().filter(|(_, at)| *at <= self.now).map(|(is_restart, _)| *is_restart).collect();
-        self.pending.retain(|(_, at)| *at > self.now);
-        for is_restart in due {
-            self.serve(is_restart);
+        let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|(_, at)| *at <= self.now);
+        self.pending = later;
+        for (asked, _) in due {
+            self.serve(asked);
         }
         if self.state == DaemonState::Stopping && self.now >= self.gone_at {
-            self.end(DaemonState::Exited, Some(143));
+            let is_stopped = self.is_stopped();
+            self.end(if is_stopped { DaemonState::Stopped } else { DaemonState::Exited }, Some(143));
+            if let Some(exit) = &mut self.last_exit {
+                exit.by_init = true;
+            }
+            for stop in self.requests.iter_mut().filter(|request| request.verb == "stop" && is_stopped) {
+                if stop.outcome == RequestOutcome::Pending {
+                    stop.outcome = RequestOutcome::Stopped;
+                }
+            }
             if std::mem::take(&mut self.starts_again) && !self.is_stopping {
                 self.start();
             }
         }
+        if self.state == DaemonState::Backoff && self.now >= self.revives_at && !self.is_stopping {
+            self.start();
+        }
         if self.state == DaemonState::Running {
-            if let Some((seq, Outcome::Held, _)) = self.forward
-                && self.now >= self.born + self.slow
-            {
-                self.reload(seq);
+            let held = self.forward.filter(|last| last.outcome == Outcome::Held);
+            if let Some(last) = held.filter(|_| self.now >= self.born + self.slow) {
+                self.reload(last.seq);
             }
             match self.nature() {
-                Nature::Dies => self.end(DaemonState::Exited, Some(1)),
+                Nature::Dies => self.end_by_itself(1),
                 Nature::DiesSoon
                     if self.serves == Some(Content::New) && self.ready_for().is_some_and(|ready| ready >= 2 * TICK) =>
                 {
-                    self.end(DaemonState::Exited, Some(1));
+                    self.end_by_itself(1);
                 }
                 _ => {}
             }
@@ -526,31 +662,47 @@ impl Bundle {
         self.ready_since.map(|since| self.now - since)
     }
 
+    /// What a page would say by which this was served, and it wasn't.
+    pub fn lie(&mut self, asked: &Asked) {
+        let generation = Some(self.generation);
+        if let Asked::Request(Request { id, verb, .. }) = asked {
+            let (id, verb, outcome) = (id.clone(), verb.to_string(), RequestOutcome::Started);
+            self.requests.push(status::Request { id, verb, outcome, generation });
+        } else {
+            let rule = if *asked == Asked::Forward { &mut self.forward } else { &mut self.restart };
+            let seq = 1 + rule.map_or(0, |last| last.seq);
+            *rule = Some(last(seq, Outcome::Restarted, generation));
+        }
+    }
+
     /// What init publishes.
     pub fn page(&self) -> Page {
-        let last = |seq, outcome, reload_errno| Last { seq, outcome, age_ms: 0, reload_errno, generation: None };
-        let name = || "filter".to_owned();
-        let restart = Wired {
-            forward: None,
-            restart: Some(name()),
-            last: self.restart.map(|(seq, outcome)| last(seq, outcome, None)),
-        };
-        let forward = Wired {
-            forward: Some(name()),
-            restart: None,
-            last: self.forward.map(|(seq, outcome, errno)| last(seq, outcome, errno)),
-        };
+        let name = || NAME.to_owned();
+        let (mut requests, mut state) = (self.requests.clone(), self.state);
+        let (mut restart, mut forward) = (self.restart, self.forward);
+        if self.plant == Some(Plant::TakesAnotherStartForTheProof) {
+            let generations = [&mut restart, &mut forward].into_iter().flatten().map(|last| &mut last.generation);
+            for generation in generations.chain(requests.iter_mut().map(|request| &mut request.generation)).flatten() {
+                *generation = self.generation;
+            }
+        }
+        if self.plant == Some(Plant::StartsWhatWasStopped) {
+            requests.retain(|request| request.verb != "stop");
+            state = if state == DaemonState::Stopped { DaemonState::Exited } else { state };
+        }
+        let restart = Wired { forward: None, restart: Some(name()), last: restart };
+        let forward = Wired { forward: Some(name()), restart: None, last: forward };
         let is_running = matches!(self.state, DaemonState::Running | DaemonState::Stopping);
         let daemon = Daemon {
             name: name(),
-            state: self.state,
+            state,
             pid: is_running.then_some(self.generation as i32 + 10),
             generation: self.generation,
             restarts: 0,
             revivals: 0,
             starts_in_ms: None,
             waiting_for: Vec::new(),
-            requests: Vec::new(),
+            requests,
             uptime_ms: is_running.then_some(self.born),
             last_exit: self.last_exit,
             sandbox: None,
@@ -579,6 +731,10 @@ impl Bundle {
         };
         Page { status, plans: vec![plan], socket: None }
     }
+}
+
+fn last(seq: u64, outcome: Outcome, generation: Option<u64>) -> Last {
+    Last { seq, outcome, age_ms: 0, reload_errno: None, generation }
 }
 
 /// The kernel's.

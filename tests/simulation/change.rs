@@ -7,17 +7,19 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use sidecar::change::proof::Trigger;
 use sidecar::change::reason::Outcome as Said;
 use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome, Shortfall};
 use sidecar::change::record::{self, Files, Found, Mount, Name, Record};
-use sidecar::change::transaction::{self, Checked, Hands, Home, Killed, Line, Order};
+use sidecar::change::transaction::{self, Checked, Hands, Holder, Home, Killed, Line, Order};
 use sidecar::change::{Stop, Tried};
 use sidecar::protocol::{Diff, End, HelperMessage, HostMessage, Task};
+use sidecar::request::{Request, Verb};
 use sidecar::status::{DaemonState, Page};
 use sidecar::table::{Ready, Signal};
 use sidecar::text::Printable;
 
-use crate::bundle::{Bundle, Content, Nature, SETTLE, TICK, boot, bytes, failed};
+use crate::bundle::{Asked, Bundle, Cause, Content, NAME, Nature, SETTLE, TICK, boot, bytes, failed};
 use crate::choices::Choices;
 use crate::plants::Plant;
 
@@ -75,7 +77,7 @@ struct World<'a> {
     bundle: Bundle,
     choices: &'a mut Choices,
     task: Task,
-    is_restart: bool,
+    begun_by: Asked,
     host: Host,
     /// Of the daemon, when the proof began: when, its generation, and how many signals were served.
     since: Option<(u64, u64, u64)>,
@@ -87,8 +89,6 @@ struct World<'a> {
     was_install_lost: bool,
     /// The new content, as it was seen in place.
     placed: Option<record::Content>,
-    /// By how much a planted page lies.
-    lie: u64,
     steps: u64,
     broken: Option<Broken>,
 }
@@ -116,6 +116,10 @@ impl World<'_> {
         self.bundle.plant == Some(plant)
     }
 
+    fn is_restart(&self) -> bool {
+        self.begun_by != Asked::Forward
+    }
+
     fn is_file(&self) -> bool {
         matches!(self.task, Task::File { .. })
     }
@@ -123,7 +127,7 @@ impl World<'_> {
     /// Time goes on, and anything may happen in it.
     fn step(&mut self) -> Tried<()> {
         self.count()?;
-        match self.choices.fault(13) {
+        match self.choices.fault(15) {
             1 => return self.die("the helper is killed"),
             2 => self.bundle.kill(),
             3 => self.bundle.stop(true),
@@ -132,7 +136,7 @@ impl World<'_> {
             6 => self.hang_up("the connection breaks", true),
             7 => self.host.cancels = true,
             8 => self.bundle.die(),
-            9 => self.bundle.signal(true, 0),
+            9 => self.bundle.ask(Asked::Restart, 0),
             10 => {
                 self.bundle.say(|| "a stranger takes the port".to_owned());
                 self.bundle.is_held = true;
@@ -142,7 +146,9 @@ impl World<'_> {
                 self.bundle.say(|| "the helper is stopped for good".to_owned());
                 return Err(Stop::Killed);
             }
-            n => self.person(n.saturating_sub(11)),
+            12 => self.bundle.person_asks(Verb::Stop),
+            13 => self.bundle.person_asks(Verb::Restart),
+            n => self.person(n.saturating_sub(13)),
         }
         self.bundle.tick();
         if self.bundle.is_up { Ok(()) } else { Err(Stop::Killed) }
@@ -166,7 +172,7 @@ impl World<'_> {
 
     fn die<T>(&mut self, how: &str) -> Tried<T> {
         self.bundle.say(|| how.to_owned());
-        self.bundle.locked = false;
+        self.bundle.locked = None;
         Err(Stop::Killed)
     }
 
@@ -208,12 +214,38 @@ impl World<'_> {
         effect(&mut self.bundle)
     }
 
-    fn signal(&self) -> Signal {
-        if self.is_restart { Signal::USR1 } else { Signal::HUP }
+    fn trigger(&self) -> Trigger {
+        match &self.begun_by {
+            Asked::Restart => Trigger::Signal(Signal::USR1),
+            Asked::Forward => Trigger::Signal(Signal::HUP),
+            Asked::Request(_) => Trigger::restart(NAME),
+        }
+    }
+
+    /// Whether the running process is the one that this change is proven in.
+    fn is_own_process(&self) -> bool {
+        let b = &self.bundle;
+        match &self.begun_by {
+            Asked::Request(request) => b.causes.contains(&Cause::Request(request.id.clone())),
+            // A signal has no name: another's is as good.
+            Asked::Restart => b.causes.contains(&Cause::Signal),
+            Asked::Forward => {
+                let was = self.since.map(|(_, generation, _)| generation);
+                was == Some(b.generation) || b.causes.contains(&Cause::Signal)
+            }
+        }
     }
 
     fn served(&self) -> u64 {
-        self.bundle.page().status.signals[&self.signal().to_string()].last.map_or(0, |last| last.seq)
+        let signals = self.bundle.page().status.signals;
+        let last = signals.get(&self.trigger().to_string()).and_then(|rule| rule.last).map_or(0, |last| last.seq);
+        if matches!(self.begun_by, Asked::Request(_)) { u64::from(self.is_own_process()) } else { last }
+    }
+
+    /// The helper has the daemon started.
+    fn starts(&mut self) {
+        let is_stopped = self.bundle.is_stopped();
+        self.check(!is_stopped, "a stopped daemon stays stopped", Self::summary);
     }
 
     /// What is called live must be so.
@@ -222,7 +254,8 @@ impl World<'_> {
         let Some((_, generation, seq)) = self.since else { return };
         let is_up = b.state == DaemonState::Running && b.serves == Some(Content::New);
         let is_served = self.served() > seq;
-        let is_so = if self.is_restart {
+        let is_own = self.is_own_process();
+        let is_so = if self.is_restart() || b.causes.contains(&Cause::Signal) && b.generation > generation {
             is_up && is_served && b.generation > generation && b.ready_for().is_some_and(|ready| ready >= SETTLE)
         } else if b.ready == Some(Ready::Notify) {
             is_up && b.obeyed_at.is_some_and(|at| b.now >= at + SETTLE)
@@ -230,6 +263,7 @@ impl World<'_> {
             is_served && b.state == DaemonState::Running
         };
         let is_sent = self.host.sent;
+        self.check(is_own, "a generation of another start is never taken for the proof", Self::summary);
         self.check(is_sent, "nothing counts before the signal is out", Self::summary);
         self.check(is_so, "what is found live is live, and has settled", Self::summary);
     }
@@ -250,7 +284,8 @@ impl World<'_> {
         let (b, host) = (&self.bundle, &self.host);
         let Some((at, generation, seq)) = self.since.filter(|_| self.offered.is_none()) else { return };
         let is_late = b.now >= at + TIMEOUT && !host.is_cut_off && !host.cancels && !self.is_disturbed && host.sent;
-        let is_good = self.is_restart
+        let is_good = self.is_restart()
+            && self.is_own_process()
             && is_late
             && !b.is_stopping
             && !b.is_held
@@ -301,8 +336,15 @@ impl World<'_> {
     /// docker kill.
     fn go(&mut self, target: &sidecar::change::proof::Target) {
         self.since = Some((self.bundle.now, target.before.generation, target.seq));
-        self.lie += u64::from(self.is(Plant::TakesTheOldProcessForTheNew));
         self.host.sent = false;
+        self.starts();
+        let asked = self.begun_by.clone();
+        if self.is(Plant::TakesTheOldProcessForTheNew) {
+            self.bundle.lie(&asked);
+        }
+        if matches!(asked, Asked::Request(_)) {
+            return;
+        }
         let (said, lands) = match self.choices.fault(5) {
             1 => (Some(false), None),
             // It is given up, and lands all the same.
@@ -320,7 +362,7 @@ impl World<'_> {
         };
         self.host.said = said;
         if let Some(after) = lands {
-            self.bundle.signal(self.is_restart, after);
+            self.bundle.ask(asked, after);
         }
     }
 
@@ -382,7 +424,7 @@ impl World<'_> {
         let b = &self.bundle;
         let (path, serves) = (b.disk.path(), b.serves);
         let is_old_good = b.nature_of(Content::Old) == Nature::Good;
-        let is_excused = b.disturbed || b.is_stopping || !b.is_up || !is_old_good;
+        let is_excused = b.disturbed || b.is_stopped() || b.is_stopping || !b.is_up || !is_old_good;
         // It may die once it has settled, and ends with the bundle; it may not serve something else.
         let ends = !at_rest && b.is_stopping;
         let was_as_dead = |content| was_dead && content == Content::Old;
@@ -413,6 +455,10 @@ fn id() -> Printable {
     Printable::new("1")
 }
 
+fn own_request() -> Request {
+    Request { id: id().to_string(), verb: Verb::Restart, daemon: NAME.to_owned() }
+}
+
 impl<'a> Sim<'a> {
     fn world(&self) -> RefMut<'_, World<'a>> {
         self.0.borrow_mut()
@@ -427,8 +473,9 @@ impl<'a> Sim<'a> {
             id: id(),
             by,
             at: Printable::default(),
-            signal: world.signal(),
+            trigger: world.trigger(),
             from_inside: false,
+            starts_stopped: false,
             timeout_ms: TIMEOUT,
             task,
             content,
@@ -442,7 +489,7 @@ impl<'a> Sim<'a> {
         let ended = transaction::change(self, &order);
         let mut world = self.world();
         if let Ok(end) = &ended {
-            world.bundle.locked = false;
+            world.bundle.locked = None;
             let ended = end.ended.clone();
             world.bundle.say(|| format!("helper: {ended:?}"));
             let is_down = ended.outcome == Said::Down;
@@ -468,7 +515,9 @@ impl<'a> Sim<'a> {
         let outcome = transaction::what_became_of(self, &order);
         let mut world = self.world();
         (world.host, world.since, world.offered) = (own, since, offered);
-        world.bundle.locked &= outcome.is_err();
+        if outcome.is_ok() {
+            world.bundle.locked = None;
+        }
         outcome
     }
 
@@ -487,7 +536,7 @@ impl<'a> Sim<'a> {
                 Said::Down => {
                     let mut world = self.world();
                     let b = &world.bundle;
-                    let is_up = b.serves == Some(Content::Old) || was_dead && b.serves.is_none();
+                    let is_up = b.serves == Some(Content::Old) || (was_dead || b.is_stopped()) && b.serves.is_none();
                     let is_right =
                         !is_up || world.is_disturbed || b.disturbed || b.is_held || b.disk.path() != Content::Old;
                     world.check(is_right, "exit 5 means that a person must act", World::summary);
@@ -556,9 +605,8 @@ impl<'a> Sim<'a> {
                 world.bundle.boot();
                 world.bundle.tick();
             }
-            // A helper that is stopped has had all its time; one that has put nothing in place is ended by a person.
+            // A helper that is stopped has had all its time.
             world.bundle.now += 120_000;
-            world.bundle.locked &= world.bundle.disk.is_interrupted();
             choice
         };
         // Whoever comes next.
@@ -569,7 +617,7 @@ impl<'a> Sim<'a> {
         }
         let disk = world.bundle.disk.clone();
         world.check(!disk.is_interrupted(), "what was interrupted is settled by whoever comes next", World::summary);
-        let can_say = world.is_restart || world.bundle.ready == Some(Ready::Notify);
+        let can_say = world.is_restart() || world.bundle.ready == Some(Ready::Notify);
         if world.task != Task::InPlace {
             let serves = world.bundle.serves;
             let is_over_interrupted = world.bundle.is_over_interrupted();
@@ -606,15 +654,25 @@ impl Hands for Sim<'_> {
 
     fn lock(&mut self) -> Tried<bool> {
         let mut world = self.world();
-        let is_free = !world.bundle.locked;
-        world.bundle.locked = true;
+        let is_free = world.bundle.locked.is_none();
+        world.bundle.locked.get_or_insert(u64::MAX);
         Ok(is_free)
+    }
+
+    fn hold(&mut self, holder: &Holder) -> Tried<()> {
+        self.world().bundle.locked = Some(holder.until_ms);
+        Ok(())
+    }
+
+    fn holder(&mut self) -> Tried<Option<Holder>> {
+        let who = Printable::default;
+        Ok(self.world().bundle.locked.map(|until_ms| Holder { by: who(), since: who(), until_ms }))
     }
 
     fn end_overdue_helper(&mut self) -> Tried<()> {
         let mut world = self.world();
         world.bundle.say(|| "the stopped helper is ended".to_owned());
-        world.bundle.locked = false;
+        world.bundle.locked = None;
         Ok(())
     }
 
@@ -623,15 +681,7 @@ impl Hands for Sim<'_> {
     }
 
     fn page(&mut self) -> Tried<Page> {
-        let world = self.world();
-        let mut page = world.bundle.page();
-        for daemon in &mut page.status.daemons {
-            daemon.generation += world.lie;
-        }
-        for last in page.status.signals.values_mut().filter_map(|rule| rule.last.as_mut()) {
-            last.seq += world.lie;
-        }
-        Ok(page)
+        Ok(self.world().bundle.page())
     }
 
     fn probe(&mut self, _: &Page, _: &str, _: u64) -> Tried<Result<(), Shortfall>> {
@@ -665,14 +715,33 @@ impl Hands for Sim<'_> {
         if world.is(Plant::PlacesUnchecked) { Ok(Checked::Passed) } else { checked }
     }
 
-    fn signal(&mut self, signal: Option<Signal>) -> Tried<()> {
+    fn signal(&mut self, _: Signal) -> Tried<()> {
+        Err(failed(FileStep::Open))
+    }
+
+    fn request(&mut self, request: Option<&Request>) -> Tried<()> {
         let mut world = self.world();
-        match signal {
+        match request {
             None => {}
-            Some(_) if world.is(Plant::GoesBackWithoutARestart) => world.lie += 1,
-            Some(_) => world.bundle.signal(true, 0),
+            Some(request) => {
+                let is_own = *request == own_request();
+                world.host.sent |= is_own;
+                world.starts();
+                let asked = Asked::Request(request.clone());
+                if !is_own && world.is(Plant::GoesBackWithoutARestart) {
+                    world.bundle.lie(&asked);
+                } else {
+                    world.bundle.ask(asked, 0);
+                }
+            }
         }
         Ok(())
+    }
+
+    fn remember(&mut self, _: &Page) {}
+
+    fn newcomer(&mut self, _: &Page) -> Option<Shortfall> {
+        None
     }
 
     fn say(&mut self, message: HelperMessage) -> Tried<()> {
@@ -849,22 +918,23 @@ fn is_committed(record: Option<RecordedOutcome>) -> bool {
 pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outcome {
     let file = || Task::File { bytes: 3, sha256: Printable::default(), force: false };
     let dry_run = || Task::DryRun { bytes: 3, sha256: Printable::default(), show: false };
-    let task = [file(), file(), file(), Task::InPlace, dry_run()][choices.pick(5)].clone();
-    let is_restart = choices.pick(2) == 0;
+    let task = [file(), Task::InPlace, dry_run()][choices.pick_mostly_first(3)].clone();
+    let begun_by = [Asked::Restart, Asked::Forward, Asked::Request(own_request())][choices.pick(3)].clone();
     let ready = [None, Some(Ready::Tcp(([127, 0, 0, 1], 1).into())), Some(Ready::Notify)][choices.pick(3)].clone();
     let new = [Nature::Good, Nature::Dies, Nature::DiesSoon, Nature::NeverReady, Nature::Refuses][choices.pick(5)];
     let was_dead = choices.pick(2) == 1;
     let old = if choices.pick(2) == 0 { Nature::Good } else { Nature::Dies };
     let slow = [0, 3 * TICK][choices.pick(2)];
     let is_modern = choices.pick(2) == 0;
-    let mut bundle = Bundle::new([old, new], ready, slow, was_dead, is_modern, plant);
+    let is_revived = choices.pick(2) == 1;
+    let mut bundle = Bundle::new([old, new], ready, slow, [was_dead, is_revived, is_modern], plant);
     if task == Task::InPlace {
         bundle.disk.put(Name::Path, Content::New);
     }
     bundle.log = with_log.then(Vec::new);
     bundle.say(|| {
         format!(
-            "{task:?}, restart: {is_restart}; new {new:?}, old {old:?}, was dead: {was_dead}, slow {slow}, {is_modern}"
+            "{task:?} by {begun_by:?}; new {new:?}, old {old:?}, was dead: {was_dead}, revived: {is_revived}, slow {slow}, {is_modern}"
         )
     });
     let was = bundle.disk.path();
@@ -872,7 +942,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         bundle,
         choices,
         task,
-        is_restart,
+        begun_by,
         host: Host::default(),
         since: None,
         offered: None,
@@ -880,7 +950,6 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         is_disturbed: false,
         was_install_lost: false,
         placed: None,
-        lie: 0,
         steps: 0,
         broken: None,
     };

@@ -64,6 +64,14 @@ impl Choices {
         chosen
     }
 
+    /// One of `n`, where chance has a say mostly the first.
+    pub fn pick_mostly_first(&mut self, n: usize) -> usize {
+        let is_random = matches!(self.source, Source::Seed(..));
+        let chosen = if is_random && self.draw(2) == 0 { 0 } else { self.draw(n) };
+        self.made.push((chosen, n));
+        chosen
+    }
+
     /// 0, or one of `n` things that go wrong, counted from 1.
     pub fn fault(&mut self, n: usize) -> usize {
         if self.faults == 0 {

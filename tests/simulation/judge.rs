@@ -2,11 +2,27 @@
 //!
 //! Nothing here looks at how the core decides: what is true is worked out again, from requests served and calls made.
 
-use sidecar::status::{DaemonState, InitState, LastExit, Outcome};
-use sidecar::supervisor::{Event, Supervisor};
-use sidecar::table::{Action, Table};
+macro_rules! broken {
+    ($judge:expr, $promise:literal, $($how:tt)*) => {
+        $judge.fail($promise, || format!($($how)*))
+    };
+}
 
-use crate::kernel::{CONT, End, KILL, Kernel, Life, Millis, TERM, Uid, bit};
+mod asked;
+mod life;
+mod mark;
+mod probes;
+mod rest;
+mod shown;
+
+pub use mark::{MARKS, Mark};
+
+use sidecar::request::Verb;
+use sidecar::status::{LastExit, Outcome, RequestOutcome};
+use sidecar::supervisor::Event;
+use sidecar::table::{Ready, RestartPolicy, Table};
+
+use crate::kernel::{CONT, KILL, Kernel, Life, Millis, TERM, URG, Uid, WINCH, bit};
 
 /// How long init waits at most for the end of what it has killed.
 const GIVE_UP: Millis = 2_000;
@@ -16,8 +32,23 @@ const LATE: Millis = 500;
 const HOLD: Millis = 20_000;
 /// How long init sleeps at most while a daemon is stopping.
 const TICK: Millis = 1_000;
+/// How long a stop takes at most without the log saying whom it waits for.
+const SILENT: Millis = 4_000;
 /// How far apart the looks at a session or a mask are at most.
 const LOOK: Millis = 50;
+
+/// The delays of a restart policy, which are docker's: the first, the longest, and how long a process runs for the next
+/// one to be the first again.
+const FIRST_DELAY: Millis = 100;
+const LONGEST_DELAY: Millis = 60_000;
+const STEADY: Millis = 10_000;
+/// How long a probe may take, and the pauses between two of them.
+const PROBE: Millis = 10_000;
+const PROBE_PAUSES: std::ops::RangeInclusive<Millis> = 100..=1_000;
+/// How many of a daemon's requests status shows, beside those that are undecided.
+const SHOWN: usize = 8;
+/// How long the log may wait before it tells of requests that came to nothing.
+const STRAYS: Millis = 1_000;
 
 /// A daemon's process, as the kernel knows it.
 #[derive(Clone, Debug)]
@@ -31,7 +62,13 @@ struct Process {
     /// When it, or what it left, is to be killed, if it was asked to end.
     deadline: Option<Millis>,
     continued: bool,
+    /// init has heard of its end.
+    has_ended: bool,
+    /// Since when the log has said nothing of the stop.
+    silent: Millis,
     killed: Option<Millis>,
+    /// The signals that it was sent because somebody asked for that.
+    sent: u64,
     /// Its group was killed once it had ended.
     swept: bool,
     /// Since when it isn't init's any more: reaped, or given up.
@@ -82,8 +119,42 @@ struct Slot {
     owes_term: bool,
     says_end: bool,
     owes_killed: bool,
+    owes_oom: bool,
     says_left: bool,
     grace: Millis,
+    stop_signal: i32,
+    policy: RestartPolicy,
+    is_oneshot: bool,
+    is_essential: bool,
+    /// How it is seen to be ready: by a probe, by READY=1, or else by its exec.
+    is_probed: bool,
+    notifies: bool,
+    /// The selected ones among its dependencies.
+    depends_on: Vec<usize>,
+    /// It was, once.
+    was_ready: bool,
+    /// Its first start is to come once its dependencies were ready.
+    waits: bool,
+    /// Its first start comes by itself, and not because somebody asked for it.
+    is_in_turn: bool,
+    /// It was stopped on request, and nobody has asked for it since.
+    is_stopped: bool,
+    /// A shutdown came while it waited for its start.
+    was_forgotten: bool,
+    /// It is a oneshot whose last end was a success.
+    is_done: bool,
+    /// When its policy starts it.
+    backoff: Option<Millis>,
+    /// How often it has ended by itself without having run for long, the last times in a row, and when it did first.
+    ends: u32,
+    first_end: Millis,
+    /// What its policy has waited for since.
+    delays: Millis,
+    revivals: u64,
+    requests: Vec<Asked>,
+    probe: Option<Probe>,
+    /// When the last probe ended, and of which process it was.
+    probed: Option<(Uid, Millis)>,
     starts: u64,
     process: Option<Process>,
     failed: bool,
@@ -96,6 +167,65 @@ struct Slot {
     generation: u64,
     ready: bool,
     reloading: Option<u64>,
+}
+
+/// A probe that isn't reaped.
+#[derive(Clone, Debug)]
+struct Probe {
+    uid: Uid,
+    pid: i32,
+    /// The process that is probed.
+    of: Uid,
+    since: Millis,
+    /// Until when it may take, pauses apart.
+    until: Millis,
+    killed: bool,
+}
+
+/// A request about a daemon.
+#[derive(Clone, Debug)]
+struct Asked {
+    id: String,
+    verb: Verb,
+    fate: Fate,
+    generation: Option<u64>,
+    looked: Option<Millis>,
+    /// It was decided, and status hasn't shown it yet.
+    is_news: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Pending,
+    Held(Millis),
+    Is(RequestOutcome),
+}
+
+impl Asked {
+    fn is(&mut self, outcome: RequestOutcome) {
+        (self.fate, self.is_news) = (Fate::Is(outcome), true);
+    }
+
+    fn wants_start(&self) -> bool {
+        self.fate == Fate::Pending && matches!(self.verb, Verb::Restart | Verb::Start)
+    }
+
+    fn wants_stop(&self) -> bool {
+        self.fate == Fate::Pending && self.verb == Verb::Stop
+    }
+
+    fn signal(&self) -> i32 {
+        if let Verb::Signal(signal) = self.verb { signal.number() } else { 0 }
+    }
+
+    fn holds(&self, signal: i32) -> bool {
+        matches!((self.fate, self.verb), (Fate::Held(_), Verb::Signal(held)) if held.number() == signal)
+    }
+}
+
+/// Whether a signal ends a process that does nothing about it, and can be caught.
+fn is_held(signal: i32) -> bool {
+    !matches!(signal, KILL | CONT | WINCH | URG)
 }
 
 impl Slot {
@@ -116,98 +246,17 @@ enum Expected {
     Is(Outcome),
 }
 
+/// The signals of one rule that were served.
 #[derive(Clone, Debug)]
-struct Request {
+struct Served {
     seq: u64,
     expected: Expected,
+    /// What it started.
+    generation: Option<u64>,
     delivered: Option<Millis>,
     errno: Option<i32>,
     /// When it was last looked whether its daemon takes it.
     looked: Option<Millis>,
-}
-
-/// What was reached, so that a run which reaches nothing can't pass for a proof.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
-    Replaced,
-    DeadStarted,
-    StartFailed,
-    KilledAtDeadline,
-    KilledAtOnce,
-    ClearingTimedOut,
-    WaitedForGroup,
-    Held,
-    Delivered,
-    DeliveredUnseen,
-    NeverCaught,
-    HeldEndedWithProcess,
-    Refused,
-    ShutdownCutRestart,
-    PendingAtStart,
-    StoppedTermed,
-    Orphan,
-    Coalesced,
-    PidReused,
-    DiedBeforeSignal,
-    Reloaded,
-    PageRead,
-    ExitedByItself,
-    ExitedOnRequest,
-    StoppedBeforeStart,
-    SignalAfterTheEnd,
-    Late,
-    SeenBlocked,
-    Paused,
-    MemberAsked,
-    MemberKilledAtDeadline,
-    MemberKilledAtOnce,
-    MemberOfAnotherGroup,
-    ExecLate,
-    StoppedBeforeExec,
-    GivenUpTraced,
-}
-
-pub const MARKS: usize = Mark::ALL.len();
-
-impl Mark {
-    pub const ALL: [Self; 36] = [
-        Self::Replaced,
-        Self::DeadStarted,
-        Self::StartFailed,
-        Self::KilledAtDeadline,
-        Self::KilledAtOnce,
-        Self::ClearingTimedOut,
-        Self::WaitedForGroup,
-        Self::Held,
-        Self::Delivered,
-        Self::DeliveredUnseen,
-        Self::NeverCaught,
-        Self::HeldEndedWithProcess,
-        Self::Refused,
-        Self::ShutdownCutRestart,
-        Self::PendingAtStart,
-        Self::StoppedTermed,
-        Self::Orphan,
-        Self::Coalesced,
-        Self::PidReused,
-        Self::DiedBeforeSignal,
-        Self::Reloaded,
-        Self::PageRead,
-        Self::ExitedByItself,
-        Self::ExitedOnRequest,
-        Self::StoppedBeforeStart,
-        Self::SignalAfterTheEnd,
-        Self::Late,
-        Self::SeenBlocked,
-        Self::Paused,
-        Self::MemberAsked,
-        Self::MemberKilledAtDeadline,
-        Self::MemberKilledAtOnce,
-        Self::MemberOfAnotherGroup,
-        Self::ExecLate,
-        Self::StoppedBeforeExec,
-        Self::GivenUpTraced,
-    ];
 }
 
 /// A promise that was broken.
@@ -224,9 +273,15 @@ pub struct Judge {
     slots: Vec<Slot>,
     /// By the table's wiring: the slot that it is for.
     targets: Vec<Option<usize>>,
-    requests: Vec<Request>,
+    requests: Vec<Served>,
     begun: bool,
     stopping: Option<Millis>,
+    /// By slot: when it is asked to end at the latest in the shutdown.
+    asks_by: Vec<Option<Millis>>,
+    /// The daemon whose end began the shutdown.
+    essential: Option<usize>,
+    /// Until when the log may owe how many requests came to nothing.
+    strays: Option<Millis>,
     pub exited: Option<i32>,
     /// A line that says so is due in the log, or was met.
     owes_refusal: bool,
@@ -236,20 +291,42 @@ pub struct Judge {
     pub marks: [u64; MARKS],
 }
 
-macro_rules! broken {
-    ($judge:expr, $promise:literal, $($how:tt)*) => {
-        $judge.fail($promise, || format!($($how)*))
-    };
-}
-
 impl Judge {
     pub fn new(table: &Table, selected: &[usize], no_masks: bool, marks: &[u64; MARKS]) -> Self {
+        let is_probed = |ready: &Option<Ready>| !matches!(ready, None | Some(Ready::Notify));
         let slot = |i: &usize| Slot {
+            stop_signal: table.daemons[*i].stop_signal.number(),
+            policy: table.daemons[*i].restart,
+            is_oneshot: table.daemons[*i].is_oneshot,
+            is_essential: table.daemons[*i].is_essential,
+            is_probed: is_probed(&table.daemons[*i].ready),
+            notifies: table.daemons[*i].ready == Some(Ready::Notify),
+            depends_on: selected
+                .iter()
+                .enumerate()
+                .filter(|(_, index)| table.daemons[*i].depends_on.contains(index))
+                .map(|(slot, _)| slot)
+                .collect(),
+            was_ready: false,
+            waits: false,
+            is_in_turn: false,
+            is_stopped: false,
+            was_forgotten: false,
+            is_done: false,
+            backoff: None,
+            ends: 0,
+            first_end: 0,
+            delays: 0,
+            revivals: 0,
+            requests: Vec::new(),
+            probe: None,
+            probed: None,
             name: table.daemons[*i].name.clone(),
             says_start: false,
             owes_term: false,
             says_end: false,
             owes_killed: false,
+            owes_oom: false,
             says_left: false,
             grace: u64::try_from(table.daemons[*i].grace.as_millis()).unwrap_or(u64::MAX),
             starts: 0,
@@ -263,7 +340,14 @@ impl Judge {
             ready: false,
             reloading: None,
         };
-        let request = Request { seq: 0, expected: Expected::Nothing, delivered: None, errno: None, looked: None };
+        let request = Served {
+            seq: 0,
+            expected: Expected::Nothing,
+            generation: None,
+            delivered: None,
+            errno: None,
+            looked: None,
+        };
         Self {
             slots: selected.iter().map(slot).collect(),
             targets: table.wiring.iter().map(|w| selected.iter().position(|s| *s == w.daemon)).collect(),
@@ -271,6 +355,9 @@ impl Judge {
             table: table.clone(),
             begun: false,
             stopping: None,
+            asks_by: vec![None; selected.len()],
+            essential: None,
+            strays: None,
             exited: None,
             owes_refusal: false,
             says_never: 0,
@@ -305,9 +392,19 @@ impl Judge {
     pub fn lose(&mut self, lost: Millis) {
         self.mark(Mark::Paused);
         for process in self.slots.iter_mut().filter_map(|slot| slot.process.as_mut()) {
+            process.silent += lost;
             let times = [&mut process.deadline, &mut process.killed, &mut process.left.killed];
             times.into_iter().flatten().for_each(|at| *at += lost);
         }
+        for slot in &mut self.slots {
+            slot.probe.iter_mut().for_each(|probe| probe.until += lost);
+            for request in &mut slot.requests {
+                if let Fate::Held(since) = &mut request.fate {
+                    *since += lost;
+                }
+            }
+        }
+        self.asks_by.iter_mut().flatten().for_each(|at| *at += lost);
         for request in &mut self.requests {
             if let Expected::Held(since) = &mut request.expected {
                 *since += lost;
@@ -316,33 +413,20 @@ impl Judge {
     }
 
     /// init takes this in now.
-    pub fn serving(&mut self, event: &Event, now: Millis) {
+    pub fn serving(&mut self, kernel: &Kernel, event: &Event) {
+        let now = kernel.now;
         match event {
             Event::Begin => {
                 self.begun = true;
                 if self.stopping.is_none() {
-                    for slot in &mut self.slots {
-                        slot.wanted = Some(now);
-                    }
+                    self.slots.iter_mut().for_each(|slot| slot.waits = true);
+                    self.start_whoever_may(now);
+                    self.serve_what_was_pending(now);
                 }
             }
             Event::Stop => {
-                if self.stopping.is_some() {
-                    return;
-                }
-                self.stopping = Some(now);
-                for slot in &mut self.slots {
-                    slot.owes_term = slot.unreaped().is_some_and(|p| !p.is_being_ended());
-                }
-                for slot in 0..self.slots.len() {
-                    if self.slots[slot].wanted.take().is_some() {
-                        if let Some(process) = &mut self.slots[slot].process {
-                            process.left.is_waited_for = true;
-                        }
-                        self.mark(Mark::ShutdownCutRestart);
-                    }
-                    self.set(slot, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
-                    self.set(slot, |e| e == Expected::Is(Outcome::Restarting), Outcome::Refused);
+                if self.stopping.is_none() {
+                    self.shut_down(now, None);
                 }
                 if !self.begun {
                     self.mark(Mark::StoppedBeforeStart);
@@ -352,6 +436,9 @@ impl Judge {
                 let Some(at) = self.table.wiring.iter().position(|w| w.signal == *signal) else { return };
                 self.signal(at, now);
             }
+            Event::Request(Some(request)) => self.request(request, now),
+            Event::Request(None) => self.stray(now),
+            Event::Ended { pid, oom_kills, .. } => self.ended(kernel, *pid, *oom_kills),
             Event::Executed { daemon, pid } => {
                 let slot = &mut self.slots[*daemon];
                 let Some(process) = slot.process.as_mut().filter(|p| p.pid == *pid && p.reaped.is_none()) else {
@@ -370,6 +457,30 @@ impl Judge {
                     }
                 }
                 self.set(*daemon, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
+                let slot = &mut self.slots[*daemon];
+                for request in &mut slot.requests {
+                    match request.fate {
+                        Fate::Pending if request.wants_start() => {
+                            request.is(RequestOutcome::Started);
+                        }
+                        Fate::Held(_) => request.fate = Fate::Held(now),
+                        _ => {}
+                    }
+                }
+                if !slot.is_oneshot && !slot.is_probed && !slot.notifies {
+                    self.ready(*daemon, now);
+                }
+            }
+            Event::StartFailed { daemon, code, .. } => {
+                let slot = &mut self.slots[*daemon];
+                slot.part = Some(Part::Code(*code));
+                slot.last_exit = Some(LastExit { code: Some(*code), signal: None, by_init: false });
+                for request in slot.requests.iter_mut().filter(|request| matches!(request.fate, Fate::Held(_))) {
+                    request.is(RequestOutcome::Refused);
+                }
+                self.set(*daemon, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
+                self.mark(Mark::StartFailed);
+                self.follow(*daemon, false, 0, now);
             }
             Event::NotExecuted { daemon, pid, code, .. } => {
                 let slot = &mut self.slots[*daemon];
@@ -379,7 +490,8 @@ impl Judge {
                 process.executed = Some(Err(*code));
             }
             Event::Notify { pid, ready, reloading, errno, .. } => {
-                let from = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == *pid && !p.is_being_ended());
+                let is_up = self.stopping.is_none();
+                let from = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == *pid && !p.is_being_ended() && is_up);
                 let Some(at) = self.slots.iter().position(from) else { return };
                 let slot = &mut self.slots[at];
                 if reloading.is_some() {
@@ -389,54 +501,17 @@ impl Judge {
                     return;
                 }
                 slot.ready = true;
-                let Some(began) = slot.reloading.take() else { return };
+                let began = slot.reloading.take();
+                if slot.notifies {
+                    self.ready(at, now);
+                }
+                let Some(began) = began else { return };
                 for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(at)) {
                     if request.delivered.is_some_and(|at| began >= at * 1_000) {
                         request.errno = Some(*errno);
                         self.marks[Mark::Reloaded as usize] += 1;
                     }
                 }
-            }
-            _ => {}
-        }
-    }
-
-    fn signal(&mut self, at: usize, now: Millis) {
-        let is_over = self.is_over();
-        let (begun, ended) = (self.begun, self.stopping.is_some() || is_over);
-        if is_over {
-            self.mark(Mark::SignalAfterTheEnd);
-        }
-        let expected = match self.targets[at] {
-            _ if ended => Expected::Is(Outcome::Refused),
-            None => Expected::Is(Outcome::Refused),
-            Some(slot) => match &self.table.wiring[at].action {
-                Action::Restart => {
-                    if begun {
-                        let slot = &mut self.slots[slot];
-                        slot.wanted = slot.wanted.or(Some(now));
-                    } else {
-                        self.mark(Mark::PendingAtStart);
-                    }
-                    Expected::Is(Outcome::Restarting)
-                }
-                Action::Forward { .. } => match (&self.slots[slot].unreaped(), self.requests[at].expected) {
-                    (_, held @ Expected::Held(_)) => held,
-                    (Some(process), _) if !process.is_being_ended() => Expected::Held(now),
-                    (None, _) if !begun => Expected::Held(now),
-                    _ => Expected::Is(Outcome::Refused),
-                },
-            },
-        };
-        let request = &mut self.requests[at];
-        request.seq += 1;
-        request.expected = expected;
-        (request.delivered, request.errno) = (None, None);
-        match expected {
-            Expected::Held(_) => self.mark(Mark::Held),
-            Expected::Is(Outcome::Refused) => {
-                self.owes_refusal = true;
-                self.mark(Mark::Refused);
             }
             _ => {}
         }
@@ -452,12 +527,12 @@ impl Judge {
             let pid = old.pid;
             broken!(self, "at most one live process a daemon", "daemon {at} was started while pid {pid} was there");
         }
-        if self.slots[at].starts == 0 && self.slots[..at].iter().any(|s| s.starts == 0) {
+        if self.slots[at].starts == 0
+            && self.slots[..at].iter().any(|s| s.starts == 0 && s.wanted.is_some() && s.is_in_turn)
+        {
             broken!(self, "daemons start in the table's order", "daemon {at} was started before another");
         }
-        if self.slots[at].wanted.is_none() {
-            broken!(self, "nothing starts unasked", "daemon {at} was started");
-        }
+        self.judge_start(at, now);
         if blocked != 0 {
             broken!(self, "a daemon starts with an empty mask", "daemon {at} was started with {blocked:x} blocked");
         }
@@ -497,11 +572,18 @@ impl Judge {
             broken!(self, "a start, a stop and an end are logged", "the start of daemon {at} was not");
             return;
         }
-        slot.wanted = None;
+        (slot.wanted, slot.backoff, slot.is_done) = (None, None, false);
         slot.gone = None;
         slot.says_left = false;
         slot.starts += 1;
         (slot.ready, slot.reloading) = (false, None);
+        let generation = Some(slot.starts);
+        slot.requests.iter_mut().filter(|request| request.wants_start()).for_each(|r| r.generation = generation);
+        for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(at)) {
+            if request.expected == Expected::Is(Outcome::Restarting) {
+                request.generation = generation;
+            }
+        }
         match came {
             Ok((uid, pid)) => {
                 slot.failed = false;
@@ -511,31 +593,61 @@ impl Judge {
                     since: now,
                     executed: None,
                     termed: false,
+                    sent: 0,
                     deadline: None,
                     continued: false,
+                    has_ended: false,
+                    silent: now,
                     killed: None,
                     swept: false,
                     reaped: None,
                     left: Left::default(),
                 });
             }
-            Err(code) => {
-                self.failed(at, code);
-            }
+            // What follows comes with the event that tells of it.
+            Err(_) => slot.failed = true,
         }
     }
 
-    /// A daemon's command was not executed.
-    fn failed(&mut self, at: usize, code: i32) {
+    /// Whether a daemon may be started now.
+    fn judge_start(&mut self, at: usize, now: Millis) {
         let slot = &mut self.slots[at];
-        slot.failed = true;
-        slot.part = Some(Part::Code(code));
-        slot.last_exit = Some(LastExit { code: Some(code), signal: None, by_init: false });
-        if self.slots[at].wanted.is_none() {
-            self.set(at, |e| e == Expected::Is(Outcome::Restarting), Outcome::Failed);
+        if slot.wanted.is_some() {
+            return;
         }
-        self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused);
-        self.mark(Mark::StartFailed);
+        let Some(due) = slot.backoff else {
+            if slot.waits {
+                let unready: Vec<usize> = self.unready(at).collect();
+                broken!(
+                    self,
+                    "no daemon starts before its dependencies were ready once",
+                    "daemon {at} was started, and {unready:?} were not ready"
+                );
+            } else if slot.is_stopped {
+                broken!(self, "a stopped daemon is started by nobody but a request", "daemon {at} was started");
+            } else {
+                broken!(self, "nothing starts unasked", "daemon {at} was started");
+            }
+            return;
+        };
+        slot.revivals += 1;
+        slot.delays += LONGEST_DELAY.min(FIRST_DELAY << (slot.ends - 1).min(16));
+        let (first_end, delays) = (slot.first_end, slot.delays);
+        self.mark(Mark::Revived);
+        if now < due {
+            broken!(
+                self,
+                "a delay is never shorter than docker's, and doubles",
+                "daemon {at}, due at {due}, now {now}"
+            );
+        }
+        if now - first_end < delays {
+            broken!(
+                self,
+                "a crash loop costs at most the starts that its delays allow",
+                "daemon {at}, first ended at {first_end}, delays of {delays} ms, now {now}"
+            );
+        }
     }
 
     /// Whom a KILL of a daemon's session meets: each was asked before, if its daemon was and had grace left.
@@ -577,11 +689,13 @@ impl Judge {
             return;
         }
         let is_other_group = target.pgid != sid;
+        let stop_signal = self.slots[at].stop_signal;
+        let Some(process) = &mut self.slots[at].process else { return };
         match signal {
-            TERM if process.left.asked.contains(&target.uid) => {
-                broken!(self, "one TERM a stop", "a second TERM for pid {pid}");
+            _ if signal == stop_signal && process.left.asked.contains(&target.uid) => {
+                broken!(self, "one stop signal a stop", "a second signal {signal} for pid {pid}");
             }
-            TERM => {
+            _ if signal == stop_signal => {
                 process.left.asked.push(target.uid);
                 process.left.to_continue.push(target.uid);
                 self.mark(Mark::MemberAsked);
@@ -649,6 +763,9 @@ impl Judge {
         if pid < 0 {
             return self.kill_group(kernel, -pid, signal);
         }
+        if let Some(at) = self.slots.iter().position(|s| s.probe.as_ref().is_some_and(|p| p.pid == pid)) {
+            return self.kill_probe(kernel, at, signal);
+        }
         let of = |s: &Slot| s.unreaped().is_some_and(|p| p.pid == pid);
         let Some(at) = self.slots.iter().position(of) else {
             broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
@@ -660,34 +777,57 @@ impl Judge {
         };
         let is_zombie = matches!(target.life, Life::Zombie(_));
         let is_stopped = target.stopped;
-        let (asked, stopping, grace) = (self.slots[at].wanted.is_some(), self.stopping, self.slots[at].grace);
+        let asked = self.slots[at].wanted.is_some() || self.slots[at].is_stopped;
+        let (stopping, grace) = (self.stopping, self.slots[at].grace);
         let Some(process) = &mut self.slots[at].process else { return };
         if process.uid != target.uid {
             broken!(self, "no signal is sent to a pid that isn't ours at that moment", "signal {signal} for {pid}");
             return;
         }
         let is_asked = asked || stopping.is_some();
+        let is_forward = self.is_held_for(at, signal);
+        let early = self.asks_by[at].filter(|by| now < *by).and_then(|_| self.dependent(at));
+        let stop_signal = self.slots[at].stop_signal;
+        let Some(process) = &mut self.slots[at].process else { return };
+        if !is_asked && (matches!(signal, KILL | CONT) || signal == stop_signal) && !is_forward {
+            broken!(self, "a restart never touches a sibling", "signal {signal} for pid {pid} of daemon {at}");
+            return;
+        }
         match signal {
-            TERM | KILL | CONT if !is_asked => {
-                broken!(self, "a restart never touches a sibling", "signal {signal} for pid {pid} of daemon {at}");
+            _ if !is_asked => {
+                // What it blocks for a moment kills it afterwards.
+                let takes = (target.caught | target.blocked) & bit(signal) != 0;
+                return self.forward(at, signal, takes, takes || is_zombie, now);
             }
-            TERM if process.is_being_ended() => {
-                broken!(self, "one TERM a stop", "a second TERM for pid {pid}");
+            _ if signal == stop_signal && process.is_being_ended() => {
+                broken!(self, "one stop signal a stop", "a second signal {signal} for pid {pid}");
             }
-            TERM if grace == 0 => broken!(self, "a grace of 0 kills at once", "TERM for pid {pid}"),
-            TERM => {
+            _ if signal == stop_signal && grace == 0 => {
+                broken!(self, "a grace of 0 kills at once", "signal {signal} for pid {pid}");
+            }
+            _ if signal == stop_signal => {
                 process.termed = true;
-                process.deadline = Some(now + grace);
+                process.silent = now;
+                // In a shutdown it counts from the request.
+                process.deadline = process.deadline.or(Some(now + grace));
                 if is_stopped {
                     self.mark(Mark::StoppedTermed);
+                }
+                if let Some(dependent) = early {
+                    broken!(
+                        self,
+                        "a dependency is asked to stop after its dependents, or at half its grace",
+                        "daemon {at} was asked while daemon {dependent} was there"
+                    );
                 }
             }
             CONT => process.continued = true,
             KILL if process.killed.is_some() => broken!(self, "one KILL a stop", "a second KILL for pid {pid}"),
             KILL => {
                 process.killed = Some(now);
+                process.silent = now;
                 match process.deadline {
-                    None if grace == 0 => self.mark(Mark::KilledAtOnce),
+                    _ if grace == 0 => self.mark(Mark::KilledAtOnce),
                     Some(deadline) if now >= deadline => self.mark(Mark::KilledAtDeadline),
                     deadline => {
                         broken!(
@@ -698,15 +838,10 @@ impl Judge {
                     }
                 }
             }
-            _ => {
-                let being_ended = process.is_being_ended();
-                // What it blocks for a moment kills it afterwards.
-                let takes = (target.caught | target.blocked) & bit(signal) != 0;
-                if being_ended {
-                    broken!(self, "a stopping daemon gets no forward", "signal {signal} for pid {pid}");
-                }
-                return self.forward(at, signal, takes, takes || is_zombie, now);
+            _ if signal == TERM && !process.is_being_ended() => {
+                broken!(self, "a daemon is asked by its own stop signal", "signal {signal} for pid {pid}");
             }
+            _ => broken!(self, "a stopping daemon gets no forward", "signal {signal} for pid {pid}"),
         }
         if is_zombie {
             self.mark(Mark::DiedBeforeSignal);
@@ -714,9 +849,26 @@ impl Judge {
         if self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused) {
             self.mark(Mark::HeldEndedWithProcess);
         }
+        for request in &mut self.slots[at].requests {
+            if matches!(request.fate, Fate::Held(_)) {
+                request.is(RequestOutcome::Refused);
+            }
+        }
+    }
+
+    /// A living daemon that depends on this one, maybe through others that don't live.
+    fn dependent(&self, at: usize) -> Option<usize> {
+        (0..self.slots.len()).find(|other| self.slots[*other].unreaped().is_some() && self.depends(*other, at))
+    }
+
+    fn depends(&self, at: usize, on: usize) -> bool {
+        self.slots[at].depends_on.iter().any(|dependency| *dependency == on || self.depends(*dependency, on))
     }
 
     fn kill_group(&mut self, kernel: &Kernel, pgid: i32, signal: i32) {
+        if let Some(at) = self.slots.iter().position(|s| s.probe.as_ref().is_some_and(|p| p.pid == pgid)) {
+            return self.kill_probe(kernel, at, signal);
+        }
         let of = |s: &Slot| s.process.as_ref().is_some_and(|p| p.pid == pgid);
         let is_there = |s: &Slot| {
             let ours = |p: &crate::kernel::Process| p.family.map(|(_, uid)| uid) == s.process.as_ref().map(|p| p.uid);
@@ -740,39 +892,22 @@ impl Judge {
         self.judge_kill(kernel, at, |p| p.pgid == pgid);
     }
 
-    /// init sends a daemon's process a signal that means nothing to init itself.
-    fn forward(&mut self, at: usize, signal: i32, takes: bool, is_safe: bool, now: Millis) {
-        let Some(wire) = self.table.wiring.iter().position(|w| w.signal.number() == signal) else {
-            broken!(self, "a forward reaches its daemon alone", "signal {signal} for daemon {at}, not wired");
-            return;
-        };
-        let always = match self.table.wiring[wire].action {
-            Action::Forward { always } => always || self.no_masks,
-            Action::Restart => {
-                broken!(self, "the wired signal of a restart reaches no daemon", "signal {signal} for daemon {at}");
-                return;
-            }
-        };
-        if self.targets[wire] != Some(at) || !matches!(self.requests[wire].expected, Expected::Held(_)) {
-            broken!(self, "a forward reaches its daemon alone", "signal {signal} for daemon {at}, unasked");
-        }
-        if !is_safe && !always {
-            broken!(self, "no signal reaches a process that doesn't catch it", "signal {signal} for daemon {at}");
-        }
-        self.requests[wire].expected = Expected::Is(Outcome::Delivered);
-        self.requests[wire].delivered = Some(now);
-        self.mark(if takes { Mark::Delivered } else { Mark::DeliveredUnseen });
-    }
-
     /// init says something in its log.
-    pub fn said(&mut self, text: &str) {
-        if let Some(name) = text.strip_prefix("starting ") {
+    pub fn said(&mut self, text: &str, now: Millis) {
+        if text.contains(" ignored: not a request") {
+            self.strays = None;
+        } else if let Some(name) = text.strip_prefix("still waiting for ").and_then(|rest| rest.split(' ').next()) {
+            let of = self.slots.iter_mut().filter(|s| s.name == name);
+            of.filter_map(|s| s.process.as_mut()).for_each(|process| process.silent = now);
+            self.mark(Mark::LongStop);
+        } else if let Some(name) = text.strip_prefix("starting ") {
             self.slots.iter_mut().filter(|s| s.name == name).for_each(|s| s.says_start = true);
-        } else if let Some(name) = text.strip_prefix("forwarding SIGTERM to ") {
+        } else if let Some((_, name)) = text.strip_prefix("forwarding SIG").and_then(|rest| rest.split_once(" to ")) {
             self.slots.iter_mut().filter(|s| s.name == name).for_each(|s| s.owes_term = false);
         } else if text.contains(" exited ") || text.contains(" was killed by signal ") {
             let is = |s: &&mut Slot| text.strip_prefix(&s.name).is_some_and(|rest| rest.starts_with(" (pid "));
-            self.slots.iter_mut().filter(is).for_each(|s| s.says_end = true);
+            let tells_oom = text.contains("out of memory");
+            self.slots.iter_mut().filter(is).for_each(|s| (s.says_end, s.owes_oom) = (true, s.owes_oom && !tells_oom));
         } else if text.contains(" left and ") {
             self.slots.iter_mut().filter(|s| text.contains(&s.name)).for_each(|s| s.owes_killed = false);
         } else if text.contains("still not gone") {
@@ -784,46 +919,28 @@ impl Judge {
         }
     }
 
-    /// init looks whether a daemon takes a signal.
-    pub fn looked(&mut self, pid: i32, signal: i32, now: Millis) {
-        if !self.slots.iter().any(|s| s.unreaped().is_some_and(|p| p.pid == pid)) {
-            broken!(self, "no process is looked at that isn't ours", "pid {pid}");
-        }
-        let Some(wire) = self.table.wiring.iter().position(|w| w.signal.number() == signal) else { return };
-        let request = &mut self.requests[wire];
-        let last = request.looked.replace(now);
-        let Expected::Held(since) = request.expected else {
-            broken!(self, "only a held signal is looked after", "pid {pid}, signal {signal}");
-            return;
-        };
-        if last.is_some_and(|last| last > since && now < last + 10 && now < since + HOLD) {
-            broken!(self, "a held signal is looked after every 10 to 50 ms", "pid {pid}, signal {signal}, at {last:?}");
-        }
-    }
-
     /// init reaps a process.
     pub fn reap(&mut self, kernel: &Kernel, pid: i32) {
         let Some(process) = kernel.by_pid(pid).map(|i| &kernel.processes[i]).filter(|p| p.parent == 0) else {
             broken!(self, "every child is reaped exactly once", "pid {pid} is no child");
             return;
         };
-        let Life::Zombie(end) = process.life else {
+        let Life::Zombie(_) = process.life else {
             broken!(self, "every child is reaped exactly once", "pid {pid} has not ended");
             return;
         };
         let uid = process.uid;
         let of = |s: &Slot| s.unreaped().is_some_and(|p| p.uid == uid);
         let Some(at) = self.slots.iter().position(of) else {
-            self.mark(Mark::Orphan);
-            return;
+            return self.reap_other(kernel, uid, pid);
         };
         let slot = &mut self.slots[at];
         let says_end = std::mem::take(&mut slot.says_end);
+        let owes_oom = std::mem::take(&mut slot.owes_oom);
         let Some(process) = &mut slot.process else { return };
-        process.reaped = Some(kernel.now);
-        let (swept, termed, killed) = (process.swept, process.termed, process.killed);
+        (process.reaped, process.silent) = (Some(kernel.now), kernel.now);
+        let (swept, killed, executed) = (process.swept, process.killed, process.executed);
         let asked_nobody = process.left.asked.is_empty();
-        let (executed, being_ended) = (process.executed, process.is_being_ended());
         if executed != Some(Ok(())) {
             process.left.is_settled = true;
         }
@@ -836,307 +953,60 @@ impl Judge {
         if !says_end && !matches!(executed, Some(Err(_))) {
             broken!(self, "a start, a stop and an end are logged", "not the end of daemon {at}");
         }
-        if executed != Some(Ok(())) {
-            if being_ended {
-                self.mark(Mark::StoppedBeforeExec);
-            }
-            let is_own =
-                matches!(end, End::Signal(TERM) if termed) || matches!(end, End::Signal(KILL) if killed.is_some());
-            self.failed(at, executed.and_then(Result::err).unwrap_or(126));
-            if let (End::Signal(signal), true, None | Some(Ok(()))) = (end, is_own, executed) {
-                let slot = &mut self.slots[at];
-                slot.part = Some(Part::Own(signal));
-                slot.last_exit = Some(LastExit { code: None, signal: Some(signal), by_init: true });
-                (slot.ready, slot.reloading) = (false, None);
-            }
-            return;
+        if owes_oom && executed == Some(Ok(())) {
+            broken!(self, "an OOM kill is told", "not that of pid {pid} of daemon {at}");
         }
-        let killed = killed.is_some();
-        let slot = &mut self.slots[at];
-        let (code, signal) = match end {
-            End::Code(code) => (Some(code), None),
-            End::Signal(signal) => (None, Some(signal)),
+    }
+
+    /// init reaps a probe or an orphan.
+    fn reap_other(&mut self, kernel: &Kernel, uid: Uid, pid: i32) {
+        let Some(at) = self.slots.iter().position(|s| s.probe.as_ref().is_some_and(|p| p.uid == uid)) else {
+            self.mark(Mark::Orphan);
+            return;
         };
-        slot.last_exit = Some(LastExit { code, signal, by_init: termed || killed });
-        slot.part = Some(match end {
-            End::Code(code) => Part::Code(code),
-            End::Signal(TERM) if termed => Part::Own(TERM),
-            End::Signal(KILL) if killed => Part::Own(KILL),
-            End::Signal(signal) => Part::Code(128 + signal),
-        });
-        (slot.ready, slot.reloading) = (false, None);
-        if self.set(at, |e| matches!(e, Expected::Held(_)), Outcome::Refused) {
-            self.mark(Mark::HeldEndedWithProcess);
-        }
-        for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(at)) {
-            // What a later process reloads by itself is no answer to a signal that this one got.
-            request.delivered = None;
+        self.slots[at].probe = None;
+        let is_left = |p: &&crate::kernel::Process| p.pgid == pid && p.uid != uid && p.life == Life::Alive;
+        if let Some(left) = kernel.processes.iter().find(is_left) {
+            broken!(
+                self,
+                "the group is killed before its leader is reaped",
+                "pid {} of a probe of daemon {at}",
+                left.pid
+            );
         }
     }
 
-    /// The exit code, worked out from the kernel's record.
-    fn exit_code(&self) -> i32 {
-        let parts = || self.slots.iter().filter_map(|s| s.part);
-        let codes = parts().filter_map(|p| if let Part::Code(code) = p { Some(code) } else { None });
-        let own = parts().filter_map(|p| if let Part::Own(signal) = p { Some(signal) } else { None });
-        match (codes.max(), own.min()) {
-            (Some(code), _) => code,
-            (None, Some(signal)) => 128 + signal,
-            (None, None) => 143,
-        }
+    pub fn is_in_backoff(&self, at: usize) -> bool {
+        self.slots[at].backoff.is_some()
     }
 
-    /// init has decided to exit.
-    pub fn exit(&mut self, code: i32) {
-        if self.exited.is_some() {
-            return;
-        }
-        self.exited = Some(code);
-        let should = self.exit_code();
-        if code != should {
-            broken!(self, "the exit code equals a second computation", "{code}, should be {should}");
-        }
-        if let Some(at) = self.slots.iter().position(Slot::keeps_init) {
-            broken!(self, "init ends when it should and never sooner", "it ended while daemon {at} was not at its end");
-        }
-        if !self.begun {
-            broken!(self, "init ends when it should and never sooner", "it ended before it began");
-        }
-        self.mark(if self.stopping.is_some() { Mark::ExitedOnRequest } else { Mark::ExitedByItself });
+    pub fn is_stopped(&self, at: usize) -> bool {
+        self.slots[at].is_stopped
     }
 
-    /// After every event: what status shows is what is.
-    pub fn compare(&mut self, core: &Supervisor, now: Millis) {
-        if self.owes_refusal {
-            broken!(self, "what is refused is logged", "it was not");
-        }
-        if let Some(at) = self.slots.iter().position(|s| s.owes_term || s.owes_killed || s.says_start) {
-            broken!(self, "a start, a stop and an end are logged", "not so of daemon {at}");
-        }
-        for at in 0..self.slots.len() {
-            let Some(view) = core.view(at) else {
-                broken!(self, "status equals the truth", "daemon {at} isn't shown");
-                continue;
-            };
-            let slot = &self.slots[at];
-            let process = slot.unreaped();
-            let state = match process {
-                Some(process) if process.is_being_ended() => DaemonState::Stopping,
-                Some(process) if process.executed == Some(Ok(())) => DaemonState::Running,
-                Some(_) => DaemonState::Starting,
-                None if slot.keeps_init() => DaemonState::Stopping,
-                None if slot.failed => DaemonState::Failed,
-                None => DaemonState::Exited,
-            };
-            let since = process.map(|p| std::time::Duration::from_millis(p.since));
-            let truth = (state, process.map(|p| p.pid), since, slot.starts, slot.starts.saturating_sub(1));
-            let shown = (view.state, view.pid, view.since, view.generation, view.restarts);
-            let is_cleared = slot.process.as_ref().is_some_and(|p| p.reaped.is_some() && slot.keeps_init());
-            let ends = self.stopping.is_some() || process.is_some_and(Process::is_being_ended) || is_cleared;
-            let is_back = view.generation < slot.generation;
-            let (last_exit, ready) = (slot.last_exit, slot.ready);
-            if is_back {
-                broken!(self, "a generation never goes back", "daemon {at}: {}", view.generation);
-            }
-            self.slots[at].generation = view.generation;
-            if shown != truth {
-                broken!(self, "status equals the truth", "daemon {at}: {shown:?}, is {truth:?}");
-            }
-            if view.last_exit != last_exit {
-                broken!(self, "status equals the truth", "daemon {at}: {:?}, is {last_exit:?}", view.last_exit);
-            }
-            if view.notified != ready {
-                broken!(self, "status equals the truth", "daemon {at}: notified is {}", view.notified);
-            }
-            if core.is_being_ended(at) != ends {
-                broken!(self, "the output of a daemon is read from its TERM on", "daemon {at}, should be {ends}");
-            }
-        }
-        if (core.state() == InitState::Stopping) != self.stopping.is_some() {
-            broken!(self, "only a request shuts down", "{:?}", core.state());
-        }
-        for at in 0..self.requests.len() {
-            let request = self.requests[at].clone();
-            let shown = core.last(at);
-            let outcome = match request.expected {
-                Expected::Nothing => None,
-                Expected::Held(_) => Some(Outcome::Held),
-                Expected::Is(outcome) => Some(outcome),
-            };
-            if let (Some(Outcome::NeverCaught), Expected::Held(since)) = (shown.map(|l| l.outcome), request.expected) {
-                if now < since + HOLD {
-                    broken!(self, "a signal is held for 20 s", "wire {at} was given up after {} ms", now - since);
-                }
-                if self.says_never.checked_sub(1).map(|left| self.says_never = left).is_none() {
-                    broken!(self, "what is refused is logged", "wire {at} was given up, and it was not");
-                }
-                self.requests[at].expected = Expected::Is(Outcome::NeverCaught);
-                self.mark(Mark::NeverCaught);
-            } else if shown.map(|l| l.outcome) != outcome {
-                broken!(
-                    self,
-                    "every request ends in an outcome that is told",
-                    "wire {at}: {:?}, is {outcome:?}",
-                    shown.map(|l| l.outcome)
-                );
-            }
-            if shown.map_or(0, |l| l.seq) != request.seq {
-                broken!(
-                    self,
-                    "every request ends in an outcome that is told",
-                    "wire {at}: {shown:?}, is {}",
-                    request.seq
-                );
-            }
-            if shown.is_some_and(|l| l.reload_errno != request.errno) {
-                broken!(
-                    self,
-                    "a reload is told of the signal that it answers",
-                    "wire {at}: {shown:?}, is {:?}",
-                    request.errno
-                );
-            }
-        }
+    pub fn is_oneshot(&self, at: usize) -> bool {
+        self.slots[at].is_oneshot
     }
 
-    /// init waits: everything that was to be done at this moment is done.
-    pub fn rest(&mut self, kernel: &Kernel, core: &Supervisor) {
-        let now = kernel.now;
-        let is_left = |p: &&crate::kernel::Process| p.parent == 0 && !p.traced && matches!(p.life, Life::Zombie(_));
-        if let Some(zombie) = kernel.processes.iter().find(is_left) {
-            broken!(self, "every child is reaped exactly once", "pid {} is left a zombie", zombie.pid);
-        }
-        let next = core.next().map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
-        let mut must_wake = false;
-        for at in 0..self.slots.len() {
-            let (wanted, stopping) = (self.slots[at].wanted, self.stopping);
-            let Some(process) = self.slots[at].process.clone() else { continue };
-            if process.reaped.is_none() {
-                if (wanted.is_some() || stopping.is_some()) && !process.is_being_ended() {
-                    broken!(
-                        self,
-                        "a request is served at once",
-                        "pid {} of daemon {at} was not asked to end",
-                        process.pid
-                    );
-                }
-                if process.termed && !process.continued {
-                    broken!(self, "a stopped process gets its TERM", "no CONT for pid {} of daemon {at}", process.pid);
-                }
-                if let (Some(deadline), None) = (process.deadline, process.killed)
-                    && (now >= deadline || next.is_none_or(|next| next > deadline))
-                {
-                    broken!(
-                        self,
-                        "a deadline never moves",
-                        "pid {} of daemon {at}, due at {deadline}, now {now}",
-                        process.pid
-                    );
-                }
-                if process.killed.is_some_and(|killed| now >= killed + GIVE_UP) {
-                    broken!(self, "a stop goes on 2 s after SIGKILL", "pid {} of daemon {at}", process.pid);
-                }
-                if process.is_being_ended() {
-                    must_wake = true;
-                    if next.is_none_or(|next| next > now + TICK) {
-                        broken!(self, "a stopping init wakes once a second", "due at {next:?}, now {now}");
-                    }
-                }
-                continue;
-            }
-            self.rest_after_the_end(kernel, at, &process, next);
-            must_wake |= !process.left.is_settled;
-        }
-        for at in 0..self.requests.len() {
-            let Expected::Held(since) = self.requests[at].expected else { continue };
-            let process = self.targets[at].and_then(|slot| self.slots[slot].unreaped());
-            if process.is_some_and(|p| p.executed != Some(Ok(()))) {
-                continue;
-            }
-            must_wake = true;
-            if now >= since + HOLD {
-                broken!(self, "a signal is held for 20 s", "wire {at} is held since {since}, now {now}");
-            }
-            if next.is_none_or(|next| next > now + LOOK) {
-                broken!(self, "a held signal is looked after every 10 to 50 ms", "wire {at} is not looked at again");
-            }
-            if self.no_masks || self.table.wiring[at].action == (Action::Forward { always: true }) {
-                broken!(self, "always means at once", "wire {at} is held");
-            }
-        }
-        match next {
-            Some(next) if next <= now => broken!(self, "init never spins", "due at {next}, now {now}"),
-            Some(next) if !must_wake => broken!(self, "an idle init makes no system call", "due at {next}, now {now}"),
-            _ => {}
-        }
-        if self.exited.is_none() && self.is_over() {
-            broken!(self, "init ends when it should and never sooner", "it goes on with nothing left");
-        }
+    pub fn stop_signal(&self, at: usize) -> i32 {
+        self.slots[at].stop_signal
     }
 
-    /// The same for a daemon whose process has ended.
-    fn rest_after_the_end(&mut self, kernel: &Kernel, at: usize, process: &Process, next: Option<Millis>) {
-        let now = kernel.now;
-        let left = &process.left;
-        let is_member = |p: &&crate::kernel::Process| p.family == Some((at, process.uid)) && p.uid != process.uid;
-        let members = || kernel.processes.iter().filter(is_member);
-        let alive = || members().filter(|p| p.life == Life::Alive);
-        let is_waited_for = self.slots[at].wanted.is_some() || process.is_waited_for();
-        if !process.is_being_ended() {
-            if let Some(member) = alive().next() {
-                broken!(
-                    self,
-                    "after a death that nobody asked for its session is killed at once",
-                    "pid {} of daemon {at} is left",
-                    member.pid
-                );
-            }
-        } else if !left.is_settled && left.killed.is_none() {
-            let is_asked = |p: &crate::kernel::Process| left.asked.contains(&p.uid) || p.late;
-            if let Some(member) = alive().find(|p| !is_asked(p)) {
-                broken!(
-                    self,
-                    "what is left of a session is asked before it is killed",
-                    "pid {} of daemon {at} isn't",
-                    member.pid
-                );
-            }
-            if alive().next().is_some() && process.deadline.is_some_and(|deadline| now >= deadline) {
-                broken!(self, "a deadline never moves", "daemon {at} has members at its deadline");
-            }
-        }
-        if let Some(uid) = left.to_continue.first() {
-            broken!(self, "a stopped process gets its TERM", "no CONT for a member of daemon {at}, uid {uid}");
-        }
-        if !is_waited_for {
-            return;
-        }
-        if left.killed.is_some_and(|killed| now >= killed + GIVE_UP) && !left.is_settled {
-            broken!(self, "a stop goes on 2 s after SIGKILL", "daemon {at}, killed at {:?}", left.killed);
-        }
-        if members().any(|p| !matches!(p.life, Life::Zombie(_))) {
-            self.slots[at].gone = None;
-        } else {
-            let gone = *self.slots[at].gone.get_or_insert(now);
-            if now > gone + LOOK {
-                broken!(self, "init goes on when the old session is gone", "daemon {at}, gone since {gone}, now {now}");
-            }
-        }
-        if next.is_none_or(|next| next > now + LOOK) {
-            broken!(self, "init goes on when the old session is gone", "daemon {at} is not looked at again");
-        }
+    /// A signal that is held for a daemon.
+    pub fn held(&self, at: usize) -> Option<i32> {
+        self.slots[at].requests.iter().find_map(|request| match (request.fate, request.verb) {
+            (Fate::Held(_), Verb::Signal(signal)) => Some(signal.number()),
+            _ => None,
+        })
     }
 
-    /// Nothing is left to supervise.
-    fn is_over(&self) -> bool {
-        self.begun && !self.slots.iter().any(Slot::keeps_init)
-    }
-
-    /// The schedule and all of its time are over.
-    pub fn end(&mut self) {
-        if self.exited.is_none() {
-            broken!(self, "init ends when it should and never sooner", "it never ended");
-        }
+    /// The highest of all codes, whoever ended first.
+    pub fn highest_code(&self) -> Option<i32> {
+        let code = |slot: &Slot| match slot.part? {
+            Part::Code(code) => Some(code),
+            Part::Own(_) => None,
+        };
+        self.slots.iter().filter_map(code).max()
     }
 
     /// The process of a daemon that is not reaped.

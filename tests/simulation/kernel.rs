@@ -71,9 +71,36 @@ pub enum Members {
     Die,
     /// Are done with their work so much later.
     Finish(Millis),
+    /// End by themselves so long after their fork, asked or not.
+    Brief(Millis),
     IgnoreTerm,
     /// Fork at each TERM, and end then.
     Fork,
+}
+
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It exits with this code, so much later.
+    Exits(Millis, i32),
+    Hangs,
+    NoFork,
+}
+
+impl Answer {
+    /// What the n-th probe of a daemon does.
+    pub fn draw(seed: u64, daemon: usize, n: u64) -> Self {
+        let mut rng = Rng::new(seed ^ (daemon as u64 + 7).wrapping_mul(0xa24b) ^ n.wrapping_mul(0x2_0000_0003));
+        match rng.below(16) {
+            0..=4 => Self::Exits(*rng.pick(&[0, 1, 30, 400]), 0),
+            5..=11 => Self::Exits(*rng.pick(&[0, 1, 30, 400]), *rng.pick(&[1, 1, 126, 127])),
+            // Just in time, and just too late.
+            12 => Self::Exits(9_999, 0),
+            13 => Self::Exits(10_001, 0),
+            14 => Self::Hangs,
+            _ => Self::NoFork,
+        }
+    }
 }
 
 /// Where a daemon's worker lives.
@@ -87,6 +114,14 @@ pub enum Kind {
     Away,
     /// In the daemon's group, init's child from the start: its parent has ended.
     Orphan,
+}
+
+/// What the table makes of a daemon, as far as it concerns how its processes are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    pub is_oneshot: bool,
+    /// Its policy starts it again.
+    pub is_kept: bool,
 }
 
 /// Nothing out of the ordinary.
@@ -106,9 +141,27 @@ pub const PLAIN: Nature = Nature {
 };
 
 impl Nature {
-    pub fn draw(seed: u64, daemon: usize, generation: u64) -> Self {
+    pub fn draw(seed: u64, daemon: usize, generation: u64, role: Role) -> Self {
         let mut rng =
             Rng::new(seed ^ (daemon as u64 + 1).wrapping_mul(0x9e6d) ^ generation.wrapping_mul(0x1_0000_0001));
+        // What it is like in all its generations.
+        let mut whole = Rng::new(seed ^ (daemon as u64 + 1).wrapping_mul(0x51ed));
+        let mut nature = Self::draw_life(&mut rng);
+        if role.is_oneshot {
+            let fails = *whole.pick(&[0, 0, 1, 2, 5, u64::MAX]);
+            let code = if generation > fails { 0 } else { *whole.pick(&[1, 2, 255]) };
+            let after = *rng.pick(&[0, 1, 30, 900, 12_000]);
+            nature.dies_at = (!whole.one_in(12)).then_some((after, End::Code(code)));
+        } else if role.is_kept && whole.one_in(3) {
+            // It crashes again and again.
+            let end = *whole.pick(&[End::Code(0), End::Code(1), End::Code(1), End::Signal(SEGV)]);
+            let after = *whole.pick(&[0, 1, 30, 3_000, 9_990, 10_010]);
+            nature.dies_at = Some((after, end));
+        }
+        nature
+    }
+
+    fn draw_life(rng: &mut Rng) -> Self {
         if rng.one_in(3) {
             return PLAIN;
         }
@@ -131,13 +184,15 @@ impl Nature {
             ignores_term: rng.one_in(5),
             term: (*rng.pick(&[0, 0, 2, 40, 900, 6_000]), *rng.pick(&[0, 0, 0, 1, 15, 143])),
             dying: *rng.pick(&[0, 0, 0, 1, 4, 50, 2_500]),
-            dies_at: rng.one_in(5).then(|| (*rng.pick(&[0, 1, 10, 500, 9_000]), end(&mut rng))),
-            forks_at: rng.one_in(3).then(|| (*rng.pick(&[0, 3, 60]), Kind::draw(&mut rng))),
+            dies_at: rng.one_in(5).then(|| (*rng.pick(&[0, 1, 10, 500, 9_000]), end(rng))),
+            forks_at: rng.one_in(3).then(|| (*rng.pick(&[0, 3, 60]), Kind::draw(rng))),
             reaps: !rng.one_in(4),
             members: *rng.pick(&[
                 Members::Die,
                 Members::Finish(3),
                 Members::Finish(700),
+                Members::Brief(5),
+                Members::Brief(1_200),
                 Members::IgnoreTerm,
                 Members::Fork,
             ]),
@@ -175,6 +230,10 @@ pub struct Process {
     pub traced: bool,
     /// It was forked when its parent was asked to end.
     pub late: bool,
+    /// The signal that asks it to end.
+    pub stop: i32,
+    /// It asks this daemon whether it is ready.
+    pub probes: Option<usize>,
     /// It is its program, and no copy of init any more.
     pub executed: bool,
     pub caught: u64,
@@ -224,6 +283,8 @@ pub struct Kernel {
     pub execs: Vec<(i32, Result<(), i32>)>,
     last_pid: i32,
     last_uid: Uid,
+    /// The OOM kills that the memory cgroup has counted and init hasn't read.
+    pub oom_kills: u64,
     pub pids: i32,
     pub reused: bool,
     pub coalesced: bool,
@@ -240,6 +301,7 @@ impl Kernel {
             execs: Vec::new(),
             last_pid: 1,
             last_uid: 0,
+            oom_kills: 0,
             pids: 300,
             reused: false,
             coalesced: false,
@@ -253,7 +315,7 @@ impl Kernel {
         self.execs.clear();
         self.now = 1_000;
         (self.sigchld, self.last_pid, self.last_uid, self.pids) = (false, 1, 0, pids);
-        (self.reused, self.coalesced) = (false, false);
+        (self.reused, self.coalesced, self.oom_kills) = (false, false, 0);
     }
 
     pub fn moment(&self) -> Duration {
@@ -310,6 +372,8 @@ impl Kernel {
             stopped: false,
             traced: false,
             late: false,
+            stop: like.map_or(TERM, |p| p.stop),
+            probes: None,
             executed: true,
             caught: 0,
             blocked: 0,
@@ -322,10 +386,10 @@ impl Kernel {
     }
 
     /// fork(2) and setsid(2) of a daemon, with the mask that init hands down; its exec follows.
-    pub fn start(&mut self, daemon: usize, nature: Nature, exec: Exec, blocked: u64) -> Option<(Uid, i32)> {
+    pub fn start(&mut self, daemon: usize, nature: Nature, exec: Exec, blocked: u64, stop: i32) -> Option<(Uid, i32)> {
         let index = self.add(0, None, nature)?;
         let p = self.processes.get_mut(index)?;
-        p.family = Some((daemon, p.uid));
+        (p.family, p.stop) = (Some((daemon, p.uid)), stop);
         p.blocked = blocked;
         p.executed = false;
         let (uid, pid, now) = (p.uid, p.pid, self.now);
@@ -338,6 +402,26 @@ impl Kernel {
             Some(0) => self.exec(index, then),
             Some(after) => self.agenda.push((now + after, uid, then)),
             None => {}
+        }
+        Some((uid, pid))
+    }
+
+    /// A child of init's, in a session of its own, that asks a daemon whether it is ready; it may have a child itself.
+    pub fn probe(&mut self, daemon: usize, answer: Answer, has_worker: bool) -> Option<(Uid, i32)> {
+        if answer == Answer::NoFork {
+            return None;
+        }
+        let index = self.add(0, None, PLAIN)?;
+        let p = self.processes.get_mut(index)?;
+        p.probes = Some(daemon);
+        let (uid, pid) = (p.uid, p.pid);
+        if has_worker {
+            self.fork(index, Kind::Worker);
+        }
+        match answer {
+            Answer::Exits(0, code) => self.die(index, End::Code(code)),
+            Answer::Exits(after, code) => self.agenda.push((self.now + after, uid, Do::End(End::Code(code)))),
+            Answer::Hangs | Answer::NoFork => {}
         }
         Some((uid, pid))
     }
@@ -386,7 +470,11 @@ impl Kernel {
             Kind::Away => (p.pgid, p.sid, p.family) = (p.pid, p.pid, None),
         }
         if matches!(nature.members, Members::Finish(_)) && kind != Kind::Away {
-            p.caught |= bit(TERM);
+            p.caught |= bit(p.stop);
+        }
+        let uid = p.uid;
+        if let Members::Brief(after) = nature.members {
+            self.agenda.push((self.now + after, uid, Do::End(End::Code(0))));
         }
     }
 
@@ -447,7 +535,7 @@ impl Kernel {
             let signal = ready.trailing_zeros().cast_signed() + 1;
             p.pending &= !bit(signal);
             let (uid, nature, is_caught) = (p.uid, p.nature, p.caught & bit(signal) != 0);
-            let is_term = signal == TERM;
+            let is_term = signal == p.stop;
             if is_term && nature.ignores_term {
                 continue;
             }
@@ -518,6 +606,14 @@ impl Kernel {
         }
     }
 
+    /// The kernel's OOM killer takes it.
+    pub fn kill_for_memory(&mut self, index: usize) {
+        if self.processes.get(index).is_some_and(|p| p.life == Life::Alive) {
+            self.oom_kills += 1;
+            self.send(index, KILL);
+        }
+    }
+
     /// Another process traces it for so long.
     pub fn trace(&mut self, index: usize, millis: Millis) {
         let Some(p) = self.processes.get_mut(index) else { return };
@@ -541,7 +637,7 @@ impl Kernel {
         if p.life != Life::Alive || !p.executed {
             return;
         }
-        let wanted = bit(HUP) | bit(USR2) | bit(TERM) | bit(WINCH) | bit(35);
+        let wanted = bit(HUP) | bit(USR2) | bit(TERM) | bit(WINCH) | bit(35) | bit(p.stop);
         p.caught |= wanted;
         if p.nature.blocks {
             p.blocked |= if p.nature.blocks_all { !(bit(KILL) | bit(STOP)) } else { wanted };

@@ -20,9 +20,11 @@ pub enum Plant {
     ForgetsToLookAtWhatCameBack,
     ForgetsThatItWasDead,
     TakesAStrangersAnswer,
+    TakesAnotherStartForTheProof,
+    StartsWhatWasStopped,
 }
 
-pub const PLANTS: [Plant; 18] = [
+pub const PLANTS: [Plant; 20] = [
     Plant::CommitsUnacknowledged,
     Plant::PlacesUnchecked,
     Plant::PlacesUnrecorded,
@@ -41,4 +43,6 @@ pub const PLANTS: [Plant; 18] = [
     Plant::ForgetsToLookAtWhatCameBack,
     Plant::ForgetsThatItWasDead,
     Plant::TakesAStrangersAnswer,
+    Plant::TakesAnotherStartForTheProof,
+    Plant::StartsWhatWasStopped,
 ];

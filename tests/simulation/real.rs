@@ -2,18 +2,20 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use sidecar::status::{DaemonState, InitState, LastExit, Outcome, PAGE_FD, Page};
+use sidecar::request::REQUEST_FD;
+use sidecar::status::{self, DaemonState, InitState, LastExit, Outcome, PAGE_FD, Page, RequestOutcome, WaitingFor};
 use sidecar::supervisor::{Event, Supervisor};
 use sidecar::table::Table;
 
 use crate::judge::MARKS;
-use crate::kernel::{CONT, Exec, HUP, KILL, Kind, Members, Millis, Nature, SEGV, STOP, TERM, USR1, USR2};
-use crate::schedule::{Rng, Schedule, Step, What, When};
+use crate::kernel::{CONT, End, Exec, HUP, KILL, Kind, Members, Millis, Nature, SEGV, STOP, TERM, USR1, USR2};
+use crate::schedule::{Ask, Rng, Schedule, Step, What, When};
 use crate::world::World;
 
 /// Longer than any grace of these tables that is used up; of the simulated clock.
@@ -22,7 +24,7 @@ const CONSEQUENCES: Millis = 1_600;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A daemon as a real program, and as the simulation has it.
-const HABITS: [(&str, Nature); 6] = [
+const HABITS: [(&str, Nature); 8] = [
     // Dies of what it gets.
     ("exec sleep 1000", Nature { catches_at: None, ..PLAIN }),
     // Takes it all, and obeys.
@@ -36,14 +38,33 @@ const HABITS: [(&str, Nature); 6] = [
         "trap '' TERM HUP; sleep 1000 & trap - TERM HUP; exec sleep 1000",
         Nature { catches_at: None, forks_at: WORKER, members: Members::IgnoreTerm, ..PLAIN },
     ),
+    // A oneshot that succeeds, and one that fails.
+    ("exit 0", Nature { dies_at: Some((0, End::Code(0))), ..PLAIN }),
+    ("exit 3", Nature { dies_at: Some((0, End::Code(3))), ..PLAIN }),
     ("", Nature { exec: Exec::NotFound, ..PLAIN }),
 ];
+/// The first of the oneshots, and the one that can't be executed.
+const ONESHOT: usize = 5;
+const NOT_FOUND: usize = 7;
+/// So often a daemon is hit at most: a policy's delay after that is no longer than what a step waits for.
+const HITS: usize = 3;
 
 const PLAIN: Nature = Nature { catches_at: Some(0), ..crate::kernel::PLAIN };
 const WORKER: Option<(Millis, Kind)> = Some((0, Kind::Worker));
 
 /// What status shows at a moment of rest.
-type Shown = (InitState, Vec<(DaemonState, u64, u64, Option<LastExit>)>, Vec<Option<(u64, Outcome)>>);
+type Shown = (InitState, Vec<ShownDaemon>, Vec<Option<(u64, Outcome, Option<u64>)>>);
+
+/// The same of a daemon: its state, its starts, how it ended, for whom it waits, and what became of requests.
+type ShownDaemon = (DaemonState, [u64; 3], Option<LastExit>, Vec<String>, Vec<(String, RequestOutcome, Option<u64>)>);
+
+fn names(waiting_for: &[WaitingFor]) -> Vec<String> {
+    waiting_for.iter().map(|waiting| waiting.daemon.clone()).collect()
+}
+
+fn outcomes(requests: &[status::Request]) -> Vec<(String, RequestOutcome, Option<u64>)> {
+    requests.iter().map(|request| (request.verb.clone(), request.outcome, request.generation)).collect()
+}
 
 /// What status shows after init's start and after each step with its consequences, and the code that init exits with.
 fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>, Option<i32>) {
@@ -67,9 +88,13 @@ fn show(schedule: &Schedule, table: &Table, consequences: Millis) -> (Vec<Shown>
 }
 
 fn shown(core: &Supervisor, table: &Table) -> Shown {
-    let daemon = |i: usize| core.view(i).map(|v| (v.state, v.generation, v.restarts, v.last_exit));
+    let daemon = |i: usize| {
+        let view = core.view(i)?;
+        let starts = [view.generation, view.restarts, view.revivals];
+        Some((view.state, starts, view.last_exit, names(&view.waiting_for), outcomes(&view.requests)))
+    };
     let daemons = (0..table.daemons.len()).map_while(daemon).collect();
-    let signals = (0..table.wiring.len()).map(|i| core.last(i).map(|l| (l.seq, l.outcome))).collect();
+    let signals = (0..table.wiring.len()).map(|i| core.last(i).map(|l| (l.seq, l.outcome, l.generation))).collect();
     (core.state(), daemons, signals)
 }
 
@@ -105,9 +130,13 @@ impl Real {
     fn shown(&self, table: &Table) -> Option<Shown> {
         let page: Page =
             serde_json::from_slice(&fs::read(format!("/proc/{}/fd/{PAGE_FD}", self.init()?)).ok()?).ok()?;
-        let daemons = page.status.daemons.iter().map(|d| (d.state, d.generation, d.restarts, d.last_exit)).collect();
+        let daemon = |d: &status::Daemon| {
+            let starts = [d.generation, d.restarts, d.revivals];
+            (d.state, starts, d.last_exit, names(&d.waiting_for), outcomes(&d.requests))
+        };
+        let daemons = page.status.daemons.iter().map(daemon).collect();
         let last = |w: &sidecar::table::SignalRule| page.status.signals.get(&w.signal.to_string()).and_then(|w| w.last);
-        let signals = table.wiring.iter().map(|w| last(w).map(|l| (l.seq, l.outcome))).collect();
+        let signals = table.wiring.iter().map(|w| last(w).map(|l| (l.seq, l.outcome, l.generation))).collect();
         Some((page.status.state, daemons, signals))
     }
 
@@ -122,6 +151,15 @@ impl Real {
             pids.split_whitespace().last() == Some(&inside)
         };
         children(&init.to_string()).into_iter().find(is)
+    }
+
+    /// Writes a request into init's pipe.
+    fn request(&self, verb: &str, daemon: &str) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/proc/{}/fd/{REQUEST_FD}", self.init().unwrap());
+        let mut pipe = fs::OpenOptions::new().write(true).open(path).unwrap();
+        pipe.write_all(format!("\nreal-{n} {verb} {daemon}\n").as_bytes()).unwrap();
     }
 
     fn zombies(&self) -> usize {
@@ -164,7 +202,8 @@ fn draw(seed: u64, dir: &std::path::Path) -> (String, Schedule) {
     let mut rng = Rng::new(seed);
     let names = ["egress", "pipelock", "git-gate"];
     let count = 1 + rng.below(3) as usize;
-    let habits: Vec<usize> = (0..count).map(|_| rng.below(if count > 1 { 6 } else { 5 }) as usize).collect();
+    let habits: Vec<usize> = (0..count).map(|_| rng.below(if count > 1 { 8 } else { 5 }) as usize).collect();
+    let has_policies = rng.one_in(2);
     let mut text = String::new();
     for (name, habit) in names.iter().zip(&habits) {
         let (script, nature) = HABITS[*habit];
@@ -182,21 +221,42 @@ fn draw(seed: u64, dir: &std::path::Path) -> (String, Schedule) {
         };
         let grace = *rng.pick(&["0ms", slow, slow]);
         let _ = writeln!(text, "[[daemon]]\nname = {name:?}\ncommand = {command}\ngrace = {grace:?}");
+        if (ONESHOT..NOT_FOUND).contains(habit) {
+            text.push_str("oneshot = true\n");
+        } else if *habit != NOT_FOUND && has_policies {
+            let _ = writeln!(text, "restart = {:?}", *rng.pick(&["no", "on-failure", "on-failure", "always"]));
+        }
+        if has_policies && rng.one_in(8) {
+            text.push_str("essential = true\n");
+        }
+        let other = names[rng.below(count as u64) as usize];
+        if has_policies && other < *name && rng.one_in(2) {
+            let _ = writeln!(text, "depends_on = [{other:?}]");
+        }
     }
-    let one = |rng: &mut Rng| names[rng.below(count as u64) as usize];
-    let (forward, restart, other) = (one(&mut rng), one(&mut rng), one(&mut rng));
-    let _ = writeln!(
-        text,
-        "[signals]\nHUP = {{ forward = {forward:?} }}\nUSR1 = {{ restart = {restart:?} }}\nUSR2 = {{ restart = {other:?} }}"
-    );
+    text.push_str("[signals]\n");
+    for (signal, action) in [("HUP", "forward"), ("USR1", "restart"), ("USR2", "restart")] {
+        let at = rng.below(count as u64) as usize;
+        // A oneshot has no signal rule.
+        if !(ONESHOT..NOT_FOUND).contains(&habits[at]) {
+            let _ = writeln!(text, "{signal} = {{ {action} = {:?} }}", names[at]);
+        }
+    }
     let mut steps = Vec::new();
+    let mut hits = vec![0; count];
     for _ in 0..=rng.below(6) {
         let daemon = rng.below(count as u64) as usize;
-        let what = match rng.below(10) {
+        let what = match rng.below(if has_policies { 16 } else { 12 }) {
+            10.. => What::Request(
+                daemon,
+                *rng.pick(&[Ask::Restart, Ask::Stop, Ask::Stop, Ask::Start, Ask::Start, Ask::Signal(HUP)]),
+            ),
             0..=5 => What::Signal(*rng.pick(&[HUP, USR1, USR1, USR2])),
             6 => What::Signal(*rng.pick(&[TERM, HUP])),
+            _ if hits[daemon] == HITS => continue,
             _ => What::Hit(daemon, *rng.pick(&[KILL, SEGV, TERM, STOP, CONT])),
         };
+        hits[daemon] += usize::from(matches!(what, What::Hit(..)));
         steps.push(Step { what, when: When::Served });
     }
     steps.push(Step { what: What::Signal(TERM), when: When::Served });
@@ -229,6 +289,15 @@ pub fn compare(seed: u64) -> usize {
         if let Some(step) = at.checked_sub(1).map(|i| schedule.steps[i]) {
             match step.what {
                 What::Signal(signal) => kill(real.init().unwrap(), signal),
+                What::Request(daemon, ask) => {
+                    let verb = match ask {
+                        Ask::Restart => "restart",
+                        Ask::Stop => "stop",
+                        Ask::Start => "start",
+                        Ask::Signal(_) => "signal HUP",
+                    };
+                    real.request(verb, &table.daemons[daemon].name);
+                }
                 What::Hit(daemon, signal) => {
                     if let Some(pid) = real.pid(daemon) {
                         kill(pid, signal);

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use sidecar::table::Table;
 
 use crate::kernel::{
-    CONT, Exec, HUP, INT, KILL, Kind, Millis, Nature, PLAIN, QUIT, SEGV, STOP, TERM, USR1, USR2, WINCH,
+    Answer, CONT, End, Exec, HUP, INT, KILL, Kind, Millis, Nature, PLAIN, QUIT, Role, SEGV, STOP, TERM, USR1, USR2,
+    WINCH,
 };
 
 /// splitmix64: <https://prng.di.unimi.it/splitmix64.c>.
@@ -46,6 +47,26 @@ pub enum Note {
     Refused,
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Restart,
+    Stop,
+    Start,
+    Signal(i32),
+}
+
+impl Ask {
+    pub fn draw(rng: &mut Rng) -> Self {
+        match rng.below(8) {
+            0..=1 => Self::Restart,
+            2..=3 => Self::Stop,
+            4..=5 => Self::Start,
+            _ => Self::Signal(*rng.pick(&[HUP, HUP, USR1, TERM, INT, WINCH, 35, KILL])),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// The clock goes on.
@@ -76,6 +97,16 @@ pub enum What {
     Trace(usize, Millis),
     /// The container is paused: nobody runs, and the clock goes on.
     Pause(Millis),
+    /// A request about a daemon.
+    Request(usize, Ask),
+    /// So many of them at once, drawn from this seed.
+    Burst(u32, u64),
+    /// One about nobody that init supervises, or a line that is no request.
+    Garbage(bool),
+    /// The kernel kills a daemon's process for want of memory.
+    OutOfMemory(usize),
+    /// A stranger kills the probe of a daemon.
+    HitProbe(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,40 +147,59 @@ pub struct Schedule {
     pub steps: Vec<Step>,
 }
 
-pub const TABLES: usize = 64;
+pub const TABLES: usize = 96;
+/// From this one on, tables say what is to follow an end, and in which order daemons start.
+const PLAIN_TABLES: usize = 32;
 
-/// Tables of one to four daemons, with all kinds of graces and wirings; the first is the built-in one's like.
+/// Tables of one to five daemons, with all kinds of graces and wirings. The first is the built-in one's like, once
+/// without its policies and once with them.
 pub fn tables() -> Vec<Table> {
     (0..TABLES as u64).map(table).collect()
 }
 
 fn table(number: u64) -> Table {
     let mut rng = Rng::new(number.wrapping_mul(0x5851_f42d_4c95_7f2d));
-    let names = ["egress", "pipelock", "git-gate", "supervise"];
-    let count = if number == 0 { 4 } else { 1 + rng.below(4) as usize };
+    let names = ["egress", "pipelock", "git-gate", "supervise", "migrate"];
+    let is_built_in = number == 0 || number == PLAIN_TABLES as u64;
+    let has_policies = number >= PLAIN_TABLES as u64;
+    let count = if is_built_in { 4 } else { 1 + rng.below(if has_policies { 5 } else { 4 }) as usize };
     let mut text = String::new();
-    let graces = ["0ms", "1ms", "50ms", "500ms", "3s", "8s", "8s", "30s"];
+    let graces = ["0ms", "2ms", "50ms", "500ms", "3s", "8s", "8s", "30s"];
     let grace = |rng: &mut Rng| *rng.pick(&graces);
-    let _ = writeln!(text, "grace = {:?}", if number == 0 { "8s" } else { grace(&mut rng) });
-    for name in names.iter().take(count) {
+    let _ = writeln!(text, "grace = {:?}", if is_built_in { "8s" } else { grace(&mut rng) });
+    let mut oneshots = vec![false; count];
+    let dependencies = draw_dependencies(count, &mut rng);
+    for (at, name) in names.iter().take(count).enumerate() {
         let _ = writeln!(text, "[[daemon]]\nname = {name:?}\ncommand = [\"x\"]");
-        if number != 0 && rng.one_in(2) {
+        if !is_built_in && rng.one_in(2) {
             let _ = writeln!(text, "grace = {:?}", grace(&mut rng));
         }
-        if rng.one_in(2) {
-            text.push_str("ready = { notify = true }\n");
+        let is_oneshot = has_policies && !is_built_in && rng.one_in(4);
+        let ready = *rng.pick(&["{ notify = true }", "{ notify = true }", "", "{ tcp = \"127.0.0.1:8888\" }"]);
+        let is_probe = ready.contains("tcp");
+        if !is_oneshot && !ready.is_empty() && (has_policies || !is_probe) {
+            let _ = writeln!(text, "ready = {ready}");
+        }
+        if is_built_in && has_policies {
+            text.push_str("restart = \"on-failure\"\n");
+        } else if has_policies {
+            oneshots[at] = is_oneshot;
+            let depends_on: Vec<&str> = dependencies[at].iter().map(|d| names[*d]).collect();
+            write_policies(&mut text, is_oneshot, &depends_on, &mut rng);
         }
     }
     text.push_str("[signals]\n");
-    if number == 0 {
+    if is_built_in {
         text.push_str(
             "HUP = { forward = \"egress\" }\nUSR1 = { restart = \"pipelock\" }\nUSR2 = { restart = \"egress\" }\n",
         );
     } else {
         for signal in ["HUP", "USR1", "USR2", "WINCH", "RTMIN+1"] {
-            let name = names[rng.below(count as u64) as usize];
+            let at = rng.below(count as u64) as usize;
+            let name = names[at];
             let _ = match rng.below(9) {
                 0 => Ok(()),
+                _ if oneshots[at] => Ok(()),
                 1 => writeln!(text, "\"{signal}\" = {{ forward = {name:?}, when = \"always\" }}"),
                 2..=4 => writeln!(text, "\"{signal}\" = {{ forward = {name:?} }}"),
                 _ => writeln!(text, "\"{signal}\" = {{ restart = {name:?} }}"),
@@ -162,10 +212,40 @@ fn table(number: u64) -> Table {
     }
 }
 
+/// Who depends on whom. It goes up in an order of its own, so there is no circle.
+fn draw_dependencies(count: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for at in (1..count).rev() {
+        order.swap(at, rng.below(at as u64 + 1) as usize);
+    }
+    let often = *rng.pick(&[1, 2, 3, 9]);
+    let mut dependencies = vec![Vec::new(); count];
+    for (at, index) in order.iter().enumerate() {
+        dependencies[*index] = order.iter().take(at).filter(|_| rng.one_in(often)).copied().collect();
+    }
+    dependencies
+}
+
+fn write_policies(text: &mut String, is_oneshot: bool, depends_on: &[&str], rng: &mut Rng) {
+    let policies = ["no", "on-failure", "on-failure", "always"];
+    let policy = *rng.pick(&policies[..if is_oneshot { 3 } else { 4 }]);
+    let _ = writeln!(text, "restart = {policy:?}\noneshot = {is_oneshot}\ndepends_on = {depends_on:?}");
+    if rng.one_in(7) {
+        text.push_str("essential = true\n");
+    }
+    if rng.one_in(4) {
+        let _ = writeln!(text, "stop_signal = {:?}", *rng.pick(&["INT", "QUIT", "USR1", "HUP", "RTMIN+1"]));
+    }
+}
+
 impl Schedule {
     pub fn draw(seed: u64, tables: &[Table]) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x0051_dec0_ffee);
-        let table = if rng.one_in(4) { 0 } else { rng.below(tables.len() as u64) as usize };
+        let table = match rng.below(8) {
+            0 => 0,
+            1 => PLAIN_TABLES,
+            _ => rng.below(tables.len() as u64) as usize,
+        };
         let count = tables[table].daemons.len();
         let mut selected: Vec<usize> = (0..count).filter(|_| !rng.one_in(6)).collect();
         if selected.is_empty() {
@@ -191,7 +271,7 @@ impl Schedule {
             schedule.steps.push(Step { what: What::Signal(signal), when: When::Before });
         }
         while schedule.steps.len() < length {
-            let kind = rng.below(34);
+            let kind = rng.below(48);
             if left_out & (1 << kind) != 0 && kind > 6 {
                 continue;
             }
@@ -255,11 +335,20 @@ impl Schedule {
         }
     }
 
-    pub fn nature(&self, daemon: usize, generation: u64) -> Nature {
+    pub fn nature(&self, daemon: usize, generation: u64, role: Role) -> Nature {
         if let Some(nature) = self.natures.get(daemon) {
             return *nature;
         }
-        if self.plain { PLAIN } else { Nature::draw(self.seed, daemon, generation) }
+        match role {
+            Role { is_oneshot: true, .. } if self.plain => Nature { dies_at: Some((30, End::Code(0))), ..PLAIN },
+            _ if self.plain => PLAIN,
+            _ => Nature::draw(self.seed, daemon, generation, role),
+        }
+    }
+
+    /// What the n-th probe of a daemon does.
+    pub fn answer(&self, daemon: usize, n: u64) -> Answer {
+        if self.plain { Answer::Exits(1, i32::from(n < 2)) } else { Answer::draw(self.seed, daemon, n) }
     }
 }
 
@@ -298,6 +387,13 @@ fn what(kind: u64, rng: &mut Rng, daemons: usize) -> What {
         27 => What::Catch(daemon),
         28 => What::Veil(daemon, 1 + rng.below(300)),
         32 => What::Trace(daemon, *rng.pick(&[40, 1_000, 9_000, 60_000])),
+        34..=41 => What::Request(daemon, Ask::draw(rng)),
+        42 => What::Burst(*rng.pick(&[2, 3, 5, 20]), rng.next()),
+        43 => What::Garbage(rng.one_in(2)),
+        44 => What::OutOfMemory(daemon),
+        45 => What::HitProbe(daemon),
+        // A crash loop is seen only if nothing else happens for a while.
+        46 => What::Wait(60_000 + rng.below(120_000)),
         33 => What::Pause(*rng.pick(&[400, 900, 1_600, 9_000, 30_000])),
         29 | 30 => What::Note(daemon, *rng.pick(&[Note::Ready, Note::Reloading, Note::Refused]), rng.one_in(5)),
         _ => What::Read,

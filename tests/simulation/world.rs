@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use sidecar::request::{Request, Verb};
 use sidecar::supervisor::{Disposition, Ended, Event, Line, Sent, Supervisor, System};
-use sidecar::table::{Signal, Table};
+use sidecar::table::{RestartPolicy, Signal, Table};
 
 use crate::bugs::{Bug, Planted};
 use crate::judge::{Broken, Judge, MARKS, Mark};
-use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, SEGV, TERM, bit};
-use crate::schedule::{Note, Schedule, Step, What, When};
+use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, Role, SEGV, TERM, bit};
+use crate::schedule::{Ask, Note, Rng, Schedule, Step, What, When};
 
 /// No schedule takes longer than this after its last step: the longest grace and some.
 const LONGEST: Millis = 120_000;
+/// In a schedule whose daemons end by themselves: how often they do before the bundle is stopped.
+const SELF_ENDS: u32 = 12;
 /// An init that is woken later than this could not run.
 const LATE: Millis = 500;
 /// More looks at the clock than this at one moment are spinning, too.
@@ -36,6 +39,18 @@ pub struct World {
     refuse: Option<Exec>,
     within: Vec<(u32, What)>,
     notes: Vec<Event>,
+    /// What waits in the pipe of requests, and how many there have been.
+    requests: Vec<Event>,
+    asked: u64,
+    /// By slot: what its processes are like, the signal that asks it to stop, and how many probes it has had.
+    roles: Vec<Role>,
+    stops: Vec<i32>,
+    probes: Vec<u64>,
+    /// The names of the selected daemons, and of one that isn't.
+    names: Vec<String>,
+    unselected: Option<String>,
+    /// What is served now was planted: the judge must not know of it.
+    is_hidden: bool,
     /// The status page: two halves, which are one thing to a reader.
     page: (u64, u64),
     events: u64,
@@ -74,6 +89,10 @@ impl World {
     pub fn new(schedule: &Schedule, table: &Table, bug: Option<Bug>, marks: &[u64; MARKS]) -> Self {
         let mut kernel = Kernel::new();
         kernel.boot(schedule.pids);
+        let selected = || schedule.selected.iter().map(|i| &table.daemons[*i]);
+        let role =
+            |d: &sidecar::table::Daemon| Role { is_oneshot: d.is_oneshot, is_kept: d.restart != RestartPolicy::No };
+        let is_unselected = |i: &usize| !schedule.selected.contains(i);
         Self {
             kernel,
             judge: Judge::new(table, &schedule.selected, schedule.no_masks, marks),
@@ -81,6 +100,14 @@ impl World {
             refuse: None,
             within: Vec::new(),
             notes: Vec::new(),
+            requests: Vec::new(),
+            asked: 0,
+            roles: selected().map(role).collect(),
+            stops: selected().map(|d| d.stop_signal.number()).collect(),
+            probes: vec![0; schedule.selected.len()],
+            names: selected().map(|d| d.name.clone()).collect(),
+            unselected: (0..table.daemons.len()).find(is_unselected).map(|i| table.daemons[i].name.clone()),
+            is_hidden: false,
             page: (0, 0),
             events: 0,
             spins: (0, 0),
@@ -137,21 +164,27 @@ impl World {
             self.happen(what);
         }
         self.work(core);
-        let until = self.kernel.now + LONGEST;
-        if self.schedule.stop {
-            self.happen(What::Signal(TERM));
-            self.work(core);
-        }
-        while !self.is_over() && self.kernel.now <= until {
-            if !self.schedule.stop {
+        let mut until = self.kernel.now + LONGEST;
+        let mut rounds = if self.schedule.stop { 0 } else { SELF_ENDS };
+        while !self.is_over() && (!self.judge.is_stopping() || self.kernel.now <= until) {
+            if !self.judge.is_stopping() {
+                until = self.kernel.now + LONGEST;
+            }
+            if rounds > 0 {
                 for daemon in 0..self.judge.daemons() {
-                    self.happen(What::Hit(daemon, KILL));
+                    let is_kept = self.roles[daemon].is_kept;
+                    self.happen(if is_kept { What::Exit(daemon, 0) } else { What::Hit(daemon, KILL) });
                 }
+                rounds -= 1;
+                self.work(core);
+            } else if !self.judge.is_stopping() {
+                // A policy, or a daemon that is stopped on request, keeps it up.
+                self.happen(What::Signal(TERM));
                 self.work(core);
             }
             let next = [self.kernel.next(), self.due(core)].into_iter().flatten().min();
             // A replacement may have come of the last deaths: they die in the next round.
-            let next = next.unwrap_or(if self.schedule.stop { until + 1 } else { 0 });
+            let next = next.unwrap_or(if self.judge.is_stopping() { until + 1 } else { 0 });
             self.wait(core, next.saturating_sub(self.kernel.now).max(1), true);
         }
         if self.judge.broken.is_none() {
@@ -217,7 +250,8 @@ impl World {
             self.planted.before_work(&mut self.kernel, &mut self.judge);
             let is_due = self.due(core).is_some_and(|due| due <= self.kernel.now);
             let is_told = self.kernel.sigchld || !self.kernel.signals.is_empty() || !self.kernel.execs.is_empty();
-            if !is_told && self.notes.is_empty() && !is_due {
+            let is_told = is_told || !self.notes.is_empty() || !self.requests.is_empty();
+            if !is_told && !is_due {
                 break;
             }
             if round > ROUNDS {
@@ -229,7 +263,10 @@ impl World {
                 events.extend(self.exec_event(pid, came));
             }
             events.extend(self.signals());
+            let requests = std::mem::take(&mut self.requests);
+            events.extend(requests);
             self.take(core, events);
+            self.take_planted(core);
         }
         self.judge.rest(&self.kernel, core);
     }
@@ -248,8 +285,19 @@ impl World {
             return self.take_and_wait_in_place(core, events);
         }
         if let Some(code) = core.take(self, events) {
-            trace!(self, "init exits {code}");
-            self.judge.exit(code);
+            let exit = self.planted.exit(code, &self.judge);
+            trace!(self, "init exits {exit}");
+            self.judge.exit(exit);
+        }
+    }
+
+    /// What a bug makes the core believe, and nobody asked for.
+    fn take_planted(&mut self, core: &mut Supervisor) {
+        for (daemon, verb) in self.planted.believes(&self.kernel, &self.judge) {
+            let request = Request { id: "planted".to_owned(), verb, daemon: self.names[daemon].clone() };
+            self.is_hidden = true;
+            self.take(core, vec![Event::Request(Some(request))]);
+            self.is_hidden = false;
         }
     }
 
@@ -339,6 +387,29 @@ impl World {
                 let session = Some(sender.sid);
                 self.notes.push(Event::Notify { pid: sender.pid, ready, reloading, errno, session });
             }
+            What::Request(daemon, ask) => self.ask(daemon, ask),
+            What::Burst(n, seed) => {
+                let mut rng = Rng::new(seed);
+                for _ in 0..n {
+                    let daemon = rng.below(self.names.len() as u64) as usize;
+                    self.ask(daemon, Ask::draw(&mut rng));
+                }
+            }
+            What::Garbage(is_line) => {
+                let name = self.unselected.clone().unwrap_or_else(|| "nobody".to_owned());
+                let request = Request { id: "g".to_owned(), verb: Verb::Restart, daemon: name };
+                self.requests.push(Event::Request(is_line.then_some(request)));
+            }
+            What::OutOfMemory(daemon) => {
+                if let Some(index) = leader(self, daemon) {
+                    self.kernel.kill_for_memory(index);
+                }
+            }
+            What::HitProbe(daemon) => {
+                if let Some(pid) = self.judge.probe_of(daemon) {
+                    self.kernel.kill(pid, KILL);
+                }
+            }
             What::Read => {
                 self.judge.mark(Mark::PageRead);
                 if self.page.0 != self.page.1 {
@@ -347,6 +418,26 @@ impl World {
                         .get_or_insert(Broken { promise: "a page is read whole", how: format!("{:?}", self.page) });
                 }
             }
+        }
+    }
+
+    fn ask(&mut self, daemon: usize, ask: Ask) {
+        let verb = match ask {
+            Ask::Restart => Verb::Restart,
+            Ask::Stop => Verb::Stop,
+            Ask::Start => Verb::Start,
+            Ask::Signal(number) => {
+                let Some(signal) = Signal::from_number(number) else { return };
+                Verb::Signal(signal)
+            }
+        };
+        let Some(name) = self.names.get(daemon) else { return };
+        self.asked += 1;
+        let request = Request { id: format!("r{}", self.asked), verb, daemon: name.clone() };
+        if self.planted.loses_request(self.asked) {
+            self.judge.serving(&self.kernel, &Event::Request(Some(request)));
+        } else {
+            self.requests.push(Event::Request(Some(request)));
         }
     }
 
@@ -388,19 +479,24 @@ impl System for World {
     }
 
     fn serving(&mut self, event: &Event) {
+        if self.is_hidden && matches!(event, Event::Request(_)) {
+            return;
+        }
         if !matches!(event, Event::Time | Event::Ended { .. } | Event::Members { .. } | Event::Mask { .. }) {
             trace!(self, "{event:?}");
         }
-        self.judge.serving(event, self.kernel.now);
+        self.judge.serving(&self.kernel, event);
         self.planted.serving(event, &self.kernel, &self.judge);
     }
 
     fn start(&mut self, daemon: usize, generation: u64) -> Event {
         self.enter();
-        let nature = self.schedule.nature(daemon, generation);
+        let nature = self.schedule.nature(daemon, generation, self.roles[daemon]);
         let exec = self.refuse.take().unwrap_or(nature.exec);
         let blocked = self.planted.mask();
-        let started = (exec != Exec::NoFork).then(|| self.kernel.start(daemon, nature, exec, blocked)).flatten();
+        let started = (exec != Exec::NoFork)
+            .then(|| self.kernel.start(daemon, nature, exec, blocked, self.stops[daemon]))
+            .flatten();
         let came = started.ok_or(126);
         trace!(self, "init: start {daemon} -> {came:?}");
         self.judge.start(&self.kernel, daemon, blocked, came);
@@ -414,7 +510,21 @@ impl System for World {
     }
 
     fn probe(&mut self, daemon: usize) -> Event {
-        Event::ProbeFailed { daemon, why: "not simulated yet".to_owned() }
+        self.enter();
+        let mut last = Event::ProbeFailed { daemon, why: String::new() };
+        for _ in 0..self.planted.probes_at_once() {
+            self.probes[daemon] += 1;
+            let n = self.probes[daemon];
+            let answer = self.schedule.answer(daemon, n);
+            let came = self.kernel.probe(daemon, answer, n.is_multiple_of(5));
+            trace!(self, "init: probe {daemon} -> {came:?}, {answer:?}");
+            self.judge.probe(&self.kernel, daemon, came);
+            let Some((_, pid)) = came else {
+                return Event::ProbeFailed { daemon, why: "no process left".to_owned() };
+            };
+            last = Event::ProbeStarted { daemon, pid };
+        }
+        last
     }
 
     fn kill(&mut self, pid: i32, signal: i32) -> Sent {
@@ -473,27 +583,31 @@ impl System for World {
             return None;
         }
         let mut zombies = self.kernel.processes.iter().filter_map(|p| match p.life {
-            Life::Zombie(end) if p.parent == 0 && !p.traced => Some((p.pid, end)),
+            Life::Zombie(end) if p.parent == 0 && !p.traced => Some((p.pid, end, p.probes)),
             _ => None,
         });
         // The kernel has them by age, but the one that SIGCHLD told of comes first.
         let end = if self.events.is_multiple_of(3) { zombies.next_back() } else { zombies.next() };
-        if let Some((pid, end)) = end {
-            trace!(self, "init: pid {pid} has ended, {end:?}");
-        }
-        end.map(|(pid, end)| Ended { pid, end, oom_kills: 0, words: String::new() })
+        let (pid, end, probes) = end?;
+        trace!(self, "init: pid {pid} has ended, {end:?}");
+        let is_killed = end == End::Signal(KILL);
+        let oom_kills = if is_killed { std::mem::take(&mut self.kernel.oom_kills) } else { 0 };
+        let words = probes.map_or_else(String::new, |daemon| format!("answer {}", self.probes[daemon]));
+        Some(Ended { pid, end: self.planted.ended(&self.judge, pid, end), oom_kills, words })
     }
 
     fn reap(&mut self, pid: i32) {
         self.enter();
         trace!(self, "init: reap {pid}");
+        let reaped = (0..self.judge.daemons()).find(|daemon| self.judge.pid(*daemon) == Some(pid));
+        let reaped = reaped.filter(|daemon| self.roles[*daemon].is_kept);
         self.judge.reap(&self.kernel, pid);
         self.kernel.reap(pid);
         if let Some((group, signal)) = self.planted.reaped(pid) {
             self.judge.kill(&self.kernel, group, signal);
             self.kernel.kill_group(-group, signal);
         }
-        if let Some(daemon) = self.planted.starts_in_shutdown(&self.judge) {
+        if let Some(daemon) = self.planted.starts_in_shutdown(&self.judge, reaped) {
             let _ = self.start(daemon, 1_000);
         }
     }
@@ -527,7 +641,7 @@ impl System for World {
     }
 
     fn tell(&mut self, line: Line) {
-        self.judge.said(&line.text);
+        self.judge.said(&line.text, self.kernel.now);
         trace!(self, "init says: {}", line.text);
     }
 

@@ -1,0 +1,283 @@
+//! What is valid and will surprise later.
+
+use std::time::Duration;
+
+use sidecar::table::{Action, Daemon, Ready, RestartPolicy, Signal, Table};
+
+use super::explain::quoted;
+use super::{name, time};
+
+/// How long docker and most orchestrators of containers wait by themselves, between TERM and KILL for PID 1.
+const DOCKER_WAITS: Duration = Duration::from_secs(10);
+/// init ends within a second of its last daemon.
+const INIT_TAKES: Duration = Duration::from_secs(1);
+
+pub fn warnings(table: &Table) -> Vec<String> {
+    let mut warnings: Vec<String> = table
+        .wiring
+        .iter()
+        .filter_map(|rule| {
+            let action = if matches!(rule.action, Action::Forward { .. }) { "is forwarded to" } else { "restarts" };
+            (rule.signal == Signal::WINCH).then(|| {
+                format!(
+                    "WINCH {action} {:?}, but a terminal attached to the container sends WINCH at each resize; \
+             use \"RTMIN+1\", or HUP, USR1 or USR2 if one is free",
+                    name(table, rule.daemon)
+                )
+            })
+        })
+        .collect();
+    warnings.extend(shared(table));
+    for (index, daemon) in table.daemons.iter().enumerate() {
+        warnings.extend(about_its_end(daemon));
+        let dependents: Vec<&Daemon> = table.daemons.iter().filter(|d| d.depends_on.contains(&index)).collect();
+        if !dependents.is_empty() {
+            warnings.extend(about_a_dependency(daemon, &dependents));
+        }
+    }
+    if let Some(daemon) = table.daemons.iter().max_by_key(|daemon| daemon.grace)
+        && daemon.grace.saturating_add(INIT_TAKES) > DOCKER_WAITS
+    {
+        let needed = daemon.grace.saturating_add(INIT_TAKES).as_millis().div_ceil(1000) + 1;
+        warnings.push(format!(
+            "the grace of {:?} is {}, but docker kills a container 10s after asking it to stop: set `stop_grace_period: {needed}s` \
+             (compose), `docker stop -t {needed}`, or `terminationGracePeriodSeconds: {needed}` (Kubernetes)",
+            daemon.name,
+            time(daemon.grace)
+        ));
+    }
+    warnings
+}
+
+/// Directories that two sandboxed daemons may write to: each may spoil what the other wrote.
+fn shared(table: &Table) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (index, one) in table.daemons.iter().enumerate() {
+        for other in table.daemons.iter().skip(index + 1) {
+            let (Some(mine), Some(theirs)) = (&one.sandbox, &other.sandbox) else { continue };
+            for path in mine.write.iter().filter(|path| theirs.write.contains(path)) {
+                warnings.push(format!(
+                    "{:?} and {:?} may both write to {}; give each a directory of its own, or neither is safe from the other there",
+                    one.name,
+                    other.name,
+                    quoted(&path.display().to_string())
+                ));
+            }
+        }
+    }
+    warnings
+}
+
+fn about_its_end(daemon: &Daemon) -> Vec<String> {
+    let Daemon { name, stop_signal, grace, .. } = daemon;
+    let mut warnings = Vec::new();
+    if daemon.is_essential && daemon.restart == RestartPolicy::Always {
+        warnings.push(format!(
+            "essential has no effect on {name:?}: with restart = \"always\" it never ends for good; remove one of the two"
+        ));
+    }
+    if daemon.is_essential && daemon.is_oneshot && daemon.restart == RestartPolicy::OnFailure {
+        warnings.push(format!(
+            "essential has no effect on the oneshot {name:?}: it is run again until it exits 0; give it restart = \"no\" if \
+             the bundle should end when it fails"
+        ));
+    }
+    if grace.is_zero() && *stop_signal != Signal::TERM {
+        warnings
+            .push(format!("{name:?} never gets its stop_signal {stop_signal}: its grace is 0s, so KILL comes at once"));
+    }
+    if daemon.ignore.contains(stop_signal) && !grace.is_zero() {
+        warnings.push(format!(
+            "{name:?} is started with {stop_signal} ignored, which is also the signal that asks it to stop: unless it \
+             installs a handler, each stop takes {} and ends in KILL",
+            time(*grace)
+        ));
+    }
+    warnings
+}
+
+fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
+    let name = &daemon.name;
+    let (first, others) = match dependents {
+        [first, others @ ..] => (&first.name, others.len()),
+        [] => return Vec::new(),
+    };
+    let who = match others {
+        0 => format!("{first:?}"),
+        1 => format!("{first:?} and one other"),
+        n => format!("{first:?} and {n} others"),
+    };
+    let waits = if others == 0 { "waits" } else { "wait" };
+    let mut warnings = Vec::new();
+    if daemon.is_oneshot && daemon.restart == RestartPolicy::No && !daemon.is_essential {
+        warnings.push(format!(
+            "if the oneshot {name:?} fails, {who} {waits} until somebody runs it again; give it restart = \"on-failure\" (it is \
+             tried again) or essential = true (the bundle ends)"
+        ));
+    }
+    if !daemon.is_oneshot && daemon.ready.is_none() {
+        warnings.push(format!(
+            "{name:?} has no `ready`, so {who} {waits} only until its program was executed; give it one to wait until it serves"
+        ));
+    }
+    if let Some(longest) = dependents.iter().max_by_key(|dependent| dependent.grace)
+        && longest.grace > daemon.grace
+    {
+        warnings.push(format!(
+            "in a shutdown {name:?} may end before {:?}, which depends on it: its grace is {}, the other's {}",
+            longest.name,
+            time(daemon.grace),
+            time(longest.grace)
+        ));
+    }
+    warnings
+}
+
+/// What the table names and isn't here. `fault_of` looks for the program of a command.
+pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for daemon in &table.daemons {
+        let name = &daemon.name;
+        let mut look = |key: &str, command: &[String]| {
+            warnings.extend(fault_of(command).map(|fault| format!("{key} of {name:?}: {fault}")));
+        };
+        look("command", &daemon.command);
+        if let Some(Ready::Exec(command)) = &daemon.ready {
+            look("ready.exec", command);
+        }
+        if let Some(config) = &daemon.config {
+            if let Some(check) = &config.check {
+                look("config.check", check);
+            }
+            if let Err(e) = std::fs::symlink_metadata(&config.path) {
+                warnings.push(format!("config.path of {name:?}: {}: {e}", config.path.display()));
+            }
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Vec<String> {
+        warnings(&Table::parse(text, "test").unwrap())
+    }
+
+    fn with(lines: &str) -> Vec<String> {
+        of(&format!("[[daemon]]\nname='a'\ncommand=['a']\n{lines}\n"))
+    }
+
+    /// Two that depend on a third, which has these lines.
+    fn depended_on(lines: &str) -> Vec<String> {
+        with(&format!(
+            "{lines}\n[[daemon]]\nname='b'\ncommand=['b']\ndepends_on=['a']\n[[daemon]]\nname='c'\ncommand=['c']\ndepends_on=['a']"
+        ))
+    }
+
+    #[test]
+    fn the_built_in_table_has_no_warnings() {
+        assert_eq!(of(sidecar::table::BUILT_IN), Vec::<String>::new());
+    }
+
+    #[test]
+    fn winch_with_a_rule_is_warned_of_since_a_terminals_resize_sends_it() {
+        assert!(with("[signals]\nWINCH={restart='a'}").concat().starts_with("WINCH restarts \"a\", but a terminal"));
+        assert!(with("[signals]\nWINCH={forward='a'}").concat().contains("use \"RTMIN+1\""));
+        assert!(with("[signals]\n'RTMIN+1'={restart='a'}").is_empty());
+    }
+
+    #[test]
+    fn a_grace_that_outlasts_docker_is_warned_of_with_what_is_needed() {
+        assert!(with("grace='9s'").is_empty());
+        let warning = with("grace='30s'").concat();
+        assert!(warning.starts_with("the grace of \"a\" is 30s,"));
+        assert!(warning.contains("stop_grace_period: 32s") && warning.contains("terminationGracePeriodSeconds: 32"));
+        assert_eq!(with("grace='9001ms'").len(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_two_sandboxed_daemons_may_write_to_is_warned_of() {
+        let text = "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\n\
+                    [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\n";
+        assert!(of(text).concat().contains("\"a\" and \"b\" may both write to /w"));
+    }
+
+    #[test]
+    fn essential_is_warned_of_if_it_has_no_effect() {
+        for quiet in ["", "restart='on-failure'", "oneshot=true"] {
+            assert_eq!(with(&format!("essential=true\n{quiet}")), Vec::<String>::new());
+        }
+        assert_eq!(
+            with("essential=true\nrestart='always'"),
+            [
+                "essential has no effect on \"a\": with restart = \"always\" it never ends for good; remove one of the two"
+            ]
+        );
+        assert_eq!(
+            with("essential=true\noneshot=true\nrestart='on-failure'"),
+            [
+                "essential has no effect on the oneshot \"a\": it is run again until it exits 0; give it restart = \"no\" if the \
+              bundle should end when it fails"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stop_signal_that_is_not_sent_or_is_ignored_is_warned_of() {
+        for quiet in ["grace='0s'\nstop_signal='TERM'\nignore=['TERM']", "stop_signal='QUIT'\nignore=['TERM']"] {
+            assert_eq!(with(quiet), Vec::<String>::new());
+        }
+        assert_eq!(
+            with("grace='0s'\nstop_signal='QUIT'"),
+            ["\"a\" never gets its stop_signal QUIT: its grace is 0s, so KILL comes at once"]
+        );
+        assert_eq!(
+            with("ignore=['TERM']"),
+            [
+                "\"a\" is started with TERM ignored, which is also the signal that asks it to stop: unless it installs a handler, \
+              each stop takes 8s and ends in KILL"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_dependency_that_has_no_probe_or_may_fail_for_good_is_warned_of() {
+        for quiet in ["ready={notify=true}", "oneshot=true\nrestart='on-failure'", "oneshot=true\nessential=true"] {
+            assert_eq!(depended_on(quiet), Vec::<String>::new());
+        }
+        assert_eq!(
+            depended_on(""),
+            [
+                "\"a\" has no `ready`, so \"b\" and one other wait only until its program was executed; give it one to wait until \
+              it serves"
+            ]
+        );
+        assert_eq!(
+            depended_on("oneshot=true"),
+            ["if the oneshot \"a\" fails, \"b\" and one other wait until somebody runs it again; give it restart = \
+              \"on-failure\" (it is tried again) or essential = true (the bundle ends)"]
+        );
+    }
+
+    #[test]
+    fn a_dependency_with_less_time_to_stop_than_a_dependent_is_warned_of() {
+        assert_eq!(
+            depended_on("ready={notify=true}\ngrace='3s'"),
+            ["in a shutdown \"a\" may end before \"c\", which depends on it: its grace is 3s, the other's 8s"]
+        );
+        assert!(depended_on("ready={notify=true}\ngrace='9s'").is_empty());
+    }
+
+    #[test]
+    fn a_program_or_file_that_is_not_here_is_warned_of_with_its_key() {
+        let text =
+            "[[daemon]]\nname='a'\ncommand=['x']\nready={exec=['y']}\nconfig={path='/none/such', check=['z', '{}']}\n";
+        let table = Table::parse(text, "test").unwrap();
+        let warnings = missing(&table, |command| Some(format!("no {}", command[0])));
+        let programs = ["command of \"a\": no x", "ready.exec of \"a\": no y", "config.check of \"a\": no z"];
+        assert_eq!(warnings[..3], programs);
+        assert_eq!(warnings[3..], ["config.path of \"a\": /none/such: No such file or directory (os error 2)"]);
+    }
+}

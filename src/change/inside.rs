@@ -1,0 +1,161 @@
+//! What a change is carried out with inside a bundle, for whoever asks for it there: the helper for its host, or an applet for
+//! itself.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use super::command::{self, Ended};
+use super::holders::Past;
+use super::reason::{Reason, Shortfall};
+use super::store::Store;
+use super::transaction::{Checked, Hands, Holder, Home, Line};
+use super::{Stop, Tried, diff, lock, log, probe};
+use crate::page;
+use crate::protocol::{Diff, HelperMessage, HostMessage};
+use crate::request::Request;
+use crate::status::Page;
+use crate::table::Signal;
+use crate::text::Printable;
+
+/// It is PID 1, or there is no page to read.
+const INIT: Pid = Pid::from_raw(1);
+
+/// Who asks for the change: hears how far it is, and may end it early.
+#[allow(clippy::missing_errors_doc, reason = "each fails if nobody is there any more")]
+pub trait Asker {
+    /// Tells it.
+    fn say(&mut self, message: HelperMessage) -> Tried<()>;
+    /// What it says, within this time.
+    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
+}
+
+/// The hands, for one change.
+pub struct Inside<A> {
+    /// Who asks for it.
+    pub asker: A,
+    /// How long init may take to make room for a request.
+    pub ask_timeout: Duration,
+    /// The bundle's, once it is had.
+    lock: Option<lock::Lock>,
+    past: Past,
+}
+
+impl<A> Inside<A> {
+    /// Nothing is held yet.
+    pub fn new(asker: A, ask_timeout: Duration) -> Self {
+        Self { asker, ask_timeout, lock: None, past: Past::default() }
+    }
+}
+
+impl<A: Asker> Hands for Inside<A> {
+    type Files = Store;
+
+    fn now_ms(&mut self) -> u64 {
+        page::now_ms()
+    }
+
+    fn home(&mut self) -> Home {
+        Home { boot: lock::boot(), pids: lock::namespace() }
+    }
+
+    fn lock(&mut self) -> Tried<bool> {
+        self.lock = lock::try_take(INIT)?;
+        Ok(self.lock.is_some())
+    }
+
+    fn hold(&mut self, holder: &Holder) -> Tried<()> {
+        if let Some(lock) = &self.lock {
+            lock.tell(holder);
+        }
+        Ok(())
+    }
+
+    fn holder(&mut self) -> Tried<Option<Holder>> {
+        Ok(lock::holder(INIT))
+    }
+
+    fn end_overdue_helper(&mut self) -> Tried<()> {
+        lock::end_holder(INIT);
+        Ok(())
+    }
+
+    fn open(&mut self, path: &Path) -> Tried<Store> {
+        Ok(Store::open(path)?)
+    }
+
+    fn page(&mut self) -> Tried<Page> {
+        page::read().map_err(|_| Reason::Stopping.into())
+    }
+
+    fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>> {
+        Ok(probe::ready(page, daemon, Duration::from_millis(timeout_ms), &self.past))
+    }
+
+    fn remember(&mut self, page: &Page) {
+        self.past.remember(page);
+    }
+
+    fn newcomer(&mut self, page: &Page) -> Option<Shortfall> {
+        self.past.newcomer(page)
+    }
+
+    fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
+        let mut left = None;
+        let ended = command::run(command, true, || {
+            left = go_on(self).err();
+            left.is_none()
+        });
+        match ended {
+            Ended::Exited(status, _) if status.success() => Ok(Checked::Passed),
+            Ended::Exited(status, words) => {
+                Ok(Checked::Refused { code: status.code(), words: String::from_utf8_lossy(&words).into_owned() })
+            }
+            Ended::Stopped => Err(left.unwrap_or_else(|| Reason::Late.into())),
+            Ended::NotRun(e) => Ok(Checked::NotRun { words: e.to_string() }),
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) -> Tried<()> {
+        // SAFETY: kill(2) takes numbers only; nix's own knows no real-time signals.
+        let sent = unsafe { nix::libc::kill(1, signal.number()) } == 0;
+        if sent { Ok(()) } else { Err(may_not_act(&io::Error::last_os_error())) }
+    }
+
+    fn request(&mut self, request: Option<&Request>) -> Tried<()> {
+        page::ask(request, self.ask_timeout).map_err(|e| may_not_act(&e))
+    }
+
+    fn say(&mut self, message: HelperMessage) -> Tried<()> {
+        self.asker.say(message)
+    }
+
+    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
+        self.asker.hear(ms)
+    }
+
+    fn pause(&mut self, ms: u16) -> Tried<()> {
+        std::thread::sleep(Duration::from_millis(ms.into()));
+        Ok(())
+    }
+
+    fn diff(&mut self, old: &[u8], new: &[u8], show: bool) -> Diff {
+        diff::lines(old, new, show)
+    }
+
+    fn log(&mut self, line: &Line<'_>) {
+        log::tell(line);
+    }
+}
+
+/// Why init was not asked.
+#[must_use]
+pub fn may_not_act(e: &io::Error) -> Stop {
+    let words = Printable::new(&e.to_string());
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => Reason::MayNotAct { words }.into(),
+        _ => Reason::NotAsked { words }.into(),
+    }
+}

@@ -1,0 +1,114 @@
+//! The requests of one daemon, and what became of them.
+
+use crate::request::Verb;
+use crate::status::{self, RequestOutcome};
+use crate::table::Signal;
+
+/// How many requests are kept after they were decided.
+const KEPT: usize = 8;
+/// How many may be undecided: the status page must not grow without end.
+pub(super) const MAX_UNDECIDED: usize = 64;
+
+#[derive(Debug)]
+struct Entry {
+    id: String,
+    verb: Verb,
+    outcome: RequestOutcome,
+    generation: Option<u64>,
+    /// The number of the delivery that it was a part of.
+    delivery: u64,
+}
+
+/// Oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Requests(Vec<Entry>);
+
+impl Requests {
+    fn pending(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.0.iter_mut().filter(|entry| entry.outcome == RequestOutcome::Pending)
+    }
+
+    /// The undecided ones that ask for a process, as `restart` and `start` do.
+    fn starts(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.pending().filter(|entry| matches!(entry.verb, Verb::Restart | Verb::Start))
+    }
+
+    fn stops(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.pending().filter(|entry| entry.verb == Verb::Stop)
+    }
+
+    fn held(&mut self, signal: Signal) -> impl Iterator<Item = &mut Entry> {
+        let is_held = |entry: &&mut Entry| entry.outcome == RequestOutcome::Held;
+        self.0.iter_mut().filter(is_held).filter(move |entry| entry.verb == Verb::Signal(signal))
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.iter().filter(|entry| !entry.outcome.is_final()).count() >= MAX_UNDECIDED
+    }
+
+    /// Adds one that isn't decided. The oldest decided ones make room for it; whoever asked last can still read its outcome.
+    pub(super) fn push(&mut self, id: String, verb: Verb) {
+        while self.0.len() >= KEPT
+            && let Some(oldest) = self.0.iter().position(|entry| entry.outcome.is_final())
+        {
+            self.0.remove(oldest);
+        }
+        let outcome = if matches!(verb, Verb::Signal(_)) { RequestOutcome::Held } else { RequestOutcome::Pending };
+        self.0.push(Entry { id, verb, outcome, generation: None, delivery: 0 });
+    }
+
+    /// Decides the one that was pushed last, unless that has happened.
+    pub(super) fn decide(&mut self, outcome: RequestOutcome, generation: Option<u64>) {
+        if let Some(last) = self.0.last_mut().filter(|last| !last.outcome.is_final()) {
+            (last.outcome, last.generation) = (outcome, generation);
+        }
+    }
+
+    /// A process is started for every request that waits for one.
+    pub(super) fn start_begins(&mut self, generation: u64) {
+        self.starts().for_each(|entry| entry.generation = Some(generation));
+    }
+
+    pub(super) fn start_ends(&mut self, outcome: RequestOutcome) {
+        self.starts().for_each(|entry| entry.outcome = outcome);
+    }
+
+    pub(super) fn stop_ends(&mut self, outcome: RequestOutcome) {
+        self.stops().for_each(|entry| entry.outcome = outcome);
+    }
+
+    /// What became of a held signal. Returns whether a request had asked for it.
+    pub(super) fn signal_ends(
+        &mut self,
+        signal: Signal,
+        outcome: RequestOutcome,
+        generation: Option<u64>,
+        delivery: u64,
+    ) -> bool {
+        let mut any = false;
+        for entry in self.held(signal) {
+            (entry.outcome, entry.generation, entry.delivery) = (outcome, generation, delivery);
+            any = true;
+        }
+        any
+    }
+
+    /// The kernel refused this delivery.
+    pub(super) fn delivery_fails(&mut self, signal: i32, delivery: u64) {
+        let is_it = |entry: &&mut Entry| {
+            let is_of_signal = matches!(entry.verb, Verb::Signal(s) if s.number() == signal);
+            is_of_signal && entry.outcome == RequestOutcome::Delivered && entry.delivery == delivery
+        };
+        self.0.iter_mut().filter(is_it).for_each(|entry| entry.outcome = RequestOutcome::Failed);
+    }
+
+    pub(super) fn view(&self) -> Vec<status::Request> {
+        let view = |entry: &Entry| status::Request {
+            id: entry.id.clone(),
+            verb: entry.verb.to_string(),
+            outcome: entry.outcome,
+            generation: entry.generation,
+        };
+        self.0.iter().map(view).collect()
+    }
+}

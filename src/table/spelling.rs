@@ -1,0 +1,125 @@
+//! What people write who know another tool or another version, and what to write here.
+
+use super::signal::Signal;
+
+const DEPENDS_ON: &str =
+    r#"write an array of names, like ["db"]: each must be ready first (a oneshot: must have exited 0)"#;
+const RESTART: &str = r#"write "no", "on-failure" or "always""#;
+const NOT_YET: &str = "this version doesn't have this key yet; remove it";
+
+/// Keys of Docker Compose, supervisord and s6-rc, and keys that a later version will have.
+const KEYS: &[(&[&str], &str)] = &[
+    (&["stop_grace_period", "stopwaitsecs", "timeout-kill"], "write grace"),
+    (&["healthcheck"], "write ready"),
+    (&["test"], "write exec, without \"CMD\""),
+    (
+        &["interval", "timeout", "retries", "start_period", "start_interval"],
+        "remove it: a daemon is probed until it is ready, and only while something waits for that",
+    ),
+    (&["entrypoint", "cmd", "run", "up"], "write command: the program and its arguments"),
+    (&["container_name", "process_name"], "write name"),
+    (&["services"], "write a [[daemon]] with name and command for each"),
+    (&["image", "build"], "a daemon is a program of this container's image: write command"),
+    (
+        &[
+            "ports",
+            "expose",
+            "networks",
+            "network_mode",
+            "links",
+            "volumes",
+            "tmpfs",
+            "devices",
+            "secrets",
+            "configs",
+            "labels",
+            "logging",
+            "hostname",
+            "dns",
+            "extra_hosts",
+            "cap_add",
+            "cap_drop",
+            "security_opt",
+            "privileged",
+            "read_only",
+            "deploy",
+            "mem_limit",
+            "cpus",
+            "init",
+            "tty",
+            "stdin_open",
+        ],
+        "that is set for the whole container, where you start it (compose.yaml, docker run)",
+    ),
+    (
+        &["profiles", "autostart"],
+        "all daemons start, or those that CLAUDE_BOTTLE_SIDECAR_DAEMONS names in the container's environment",
+    ),
+    (&["autorestart", "restart_policy"], r#"write restart = "no", "on-failure" or "always""#),
+    (&["startretries"], "remove it: restart never gives up"),
+    (&["exitcodes"], r#"remove it: with restart = "on-failure" any exit code but 0 is a failure"#),
+    (&["startsecs"], "write settle"),
+    (&["priority"], r#"daemons start in the table's order; if one must wait for another, write depends_on = ["NAME"]"#),
+    (&["dependencies"], "write depends_on"),
+    (&["down-signal"], "write stop_signal"),
+    (
+        &["stopasgroup", "killasgroup"],
+        "remove it: the processes that a daemon leaves behind are asked to stop too, and then killed",
+    ),
+    (
+        &["stdout_logfile", "stderr_logfile", "redirect_stderr"],
+        "remove it: what a daemon prints goes to the container's log",
+    ),
+    (&["numprocs"], "write a [[daemon]] for each process"),
+    (&["type"], "write oneshot = true for one that runs once to its end; others need nothing"),
+    (&["notification-fd"], "write ready = { notify = true } for a daemon that speaks sd_notify, or a probe"),
+    (
+        &["environment"],
+        r#"this version can't set it for one daemon yet: write command = ["env", "KEY=value", "PROGRAM"]"#,
+    ),
+    (&["env_file", "pass_environment", "user", "working_dir", "directory", "ulimits"], NOT_YET),
+    (&["listen"], NOT_YET),
+];
+
+/// What to write in place of an unknown key; `expected` is the parser's list of those that are known there.
+pub(super) fn instead_of(key: &str, expected: &str) -> Option<String> {
+    let letters = |word: &str| word.replace(['-', '_'], "").to_ascii_lowercase();
+    // Every second piece is in backticks.
+    let known = expected.split('`').skip(1).step_by(2).find(|known| letters(known) == letters(key));
+    let elsewhere = || KEYS.iter().find(|(keys, _)| keys.contains(&key)).map(|(_, fix)| (*fix).to_owned());
+    known.map(|known| format!("write {known}")).or_else(elsewhere)
+}
+
+/// What the key of this line takes; `section` is the header above the line.
+pub(super) fn fix_of(line: &str, section: &str) -> Option<&'static str> {
+    let key = line.split('=').next().unwrap_or_default().trim();
+    Some(match key {
+        "restart" | "forward" if section.starts_with("[signals") => r#"write a daemon's name, like "proxy""#,
+        "name" => r#"write a string, like "proxy""#,
+        "command" | "check" | "exec" => r#"write an array of strings, like ["/bin/a", "--x"]: there is no shell"#,
+        "ignore" => r#"write an array of strings, like ["HUP"]"#,
+        "grace" | "settle" => r#"write a duration in quotes, like "8s""#,
+        "output" => r#"write "prefix" or "json""#,
+        "restart" => RESTART,
+        "depends_on" => DEPENDS_ON,
+        "oneshot" | "essential" | "udp" | "sessions" | "require_sandbox" => "write true or false, without quotes",
+        "stop_signal" => r#"write a signal's name in quotes, like "TERM""#,
+        "ready" => {
+            r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
+        }
+        "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
+        "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
+        "write" | "private" => r#"write an array of absolute paths, like ["/var/lib/a"]"#,
+        "bind" | "connect" => "write an array of TCP ports, like [8888]",
+        "[[daemon.sandbox]]" | "sandbox" => "write [daemon.sandbox] below its [[daemon]]",
+        "daemon" => "write [[daemon]]",
+        _ if key.starts_with("depends_on.") || key.starts_with("[daemon.depends_on") => DEPENDS_ON,
+        _ if key.starts_with("[daemon") => "write [[daemon]]",
+        _ if key.starts_with("[program:") => "write [[daemon]], and below it name and command",
+        _ if key.starts_with("RTMIN+") => r#"a name with a plus needs quotes, like "RTMIN+1""#,
+        _ if Signal::from_name(key.trim_matches('"')).is_some() => {
+            r#"write { restart = "NAME" } or { forward = "NAME" }"#
+        }
+        _ => return None,
+    })
+}

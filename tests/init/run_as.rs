@@ -1,0 +1,114 @@
+//! `run-as`: a command as a daemon's process is.
+
+use std::process::{Command, Output, Stdio};
+
+use super::bundle::{PATIENCE, stat};
+use super::{Bundle, Setup, TWO};
+
+/// The applet in the namespace, as `docker exec` runs it.
+fn run_as(bundle: &Bundle, arguments: &[&str]) -> Command {
+    let mut command = Command::new("nsenter");
+    let exe = std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned());
+    command.args(["-t", &bundle.pid().to_string(), "-p", "-m", &exe, "run-as"]).args(arguments);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn ran(bundle: &Bundle, arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = run_as(bundle, arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+#[test]
+fn a_command_gets_the_environment_of_the_daemon_and_not_the_callers() {
+    let bundle = Setup::one("env | sort > DIR/env; exec sleep 1000").env("A_CREDENTIAL", "x=y").start();
+    bundle.wait_until_started();
+    bundle.wait_for("env", "PWD=");
+    let output =
+        run_as(&bundle, &["alpha", "--", "sh", "-c", "env | sort"]).env("OF_THE_CALLER", "1").output().unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    // The shells' own differ.
+    let of = |text: &str| {
+        text.lines()
+            .filter(|l| !["_=", "PWD=", "SHLVL="].iter().any(|own| l.starts_with(own)))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&out), of(&bundle.read("env")));
+    assert!(out.contains("A_CREDENTIAL=x=y\n") && out.contains("\nNOTIFY_SOCKET=@"), "{out}");
+}
+
+#[test]
+fn a_command_leads_a_session_of_its_own_and_has_default_signals_whatever_the_callers_are() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    let mut command = Command::new("perl");
+    let ignore = "$SIG{$_} = 'IGNORE' for qw(HUP PIPE CHLD NUM40); exec @ARGV";
+    let inner = run_as(&bundle, &["alpha", "--", "sh", "-c", "cat /proc/$$/stat; cat /proc/self/status"]);
+    command.args(["-e", ignore]).arg(inner.get_program()).args(inner.get_args());
+    let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let (stat, masks) = out.split_once('\n').unwrap();
+    let fields: Vec<&str> = stat.split(' ').collect();
+    assert_eq!((fields[4], fields[5], fields[6]), (fields[0], fields[0], "0"), "{out}");
+    for mask in ["SigBlk", "SigIgn", "SigCgt"] {
+        assert!(masks.contains(&format!("{mask}:\t0000000000000000")), "{out}");
+    }
+}
+
+#[test]
+fn the_exit_code_is_the_commands_own_126_127_or_128_and_the_signal() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    let code = |command: &[&str]| ran(&bundle, &[&["beta", "--"], command].concat());
+    assert_eq!(code(&["sh", "-c", "echo out; echo err >&2; exit 7"]), (7, "out\n".to_owned(), "err\n".to_owned()));
+    assert_eq!(code(&["true"]).0, 0);
+    assert_eq!(code(&["sh", "-c", "kill -TERM $$"]).0, 143);
+    let (no_such, _, error) = code(&["no-such-program"]);
+    assert_eq!(
+        (no_such, error.as_str()),
+        (127, "run-as: cannot execute \"no-such-program\": No such file or directory (os error 2)\n")
+    );
+    assert_eq!(code(&["/etc/passwd"]).0, 126);
+}
+
+#[test]
+fn a_signal_to_run_as_reaches_the_command_and_its_children() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    let script = "trap 'exit 9' TERM; echo up; sleep 1000 & wait";
+    let child = run_as(&bundle, &["alpha", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let id = child.id().cast_signed();
+    // nsenter has executed run-as in its own child: that is what a container's exec runs.
+    let children = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mut pid = 0;
+    bundle.wait_until("run-as and its command", || {
+        pid = children(id).trim().parse().unwrap_or(0);
+        children(pid).trim().parse::<i32>().is_ok_and(|command| !children(command).is_empty())
+    });
+    let sleep: i32 = children(children(pid).trim().parse().unwrap()).trim().parse().unwrap();
+    // SAFETY: kill(2) has no memory effects; nsenter has not reaped it.
+    assert_eq!(unsafe { nix::libc::kill(pid, nix::libc::SIGTERM) }, 0);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(9));
+    let started = std::time::Instant::now();
+    while stat(sleep, 3).is_some_and(|state| state != "Z") {
+        assert!(started.elapsed() < PATIENCE, "its child lives on");
+    }
+}
+
+#[test]
+fn an_unknown_name_is_usage_and_no_command_is_run() {
+    let bundle = Setup::new(TWO).select("alpha").start();
+    bundle.wait_until_started();
+    let touch = bundle.dir.join("touched");
+    let touch = touch.to_str().unwrap();
+    let (code, _, error) = ran(&bundle, &["gamma", "--", "touch", touch]);
+    assert_eq!((code, error.as_str()), (2, "run-as: no daemon \"gamma\" in the table; it has alpha, beta\n"));
+    assert!(!bundle.dir.join("touched").exists());
+    // One that isn't selected is in the table.
+    assert_eq!(ran(&bundle, &["beta", "--", "touch", touch]).0, 0);
+    assert!(bundle.dir.join("touched").exists());
+    for arguments in [&["alpha"][..], &["alpha", "--"], &[], &["alpha", "ls", "-l"]] {
+        assert_eq!(ran(&bundle, arguments).0, 2, "{arguments:?}");
+    }
+}
