@@ -142,7 +142,7 @@ fn whatever_an_error_quotes_of_a_table_or_of_the_command_line_it_is_one_line_tha
 #[test]
 fn an_argument_that_is_not_utf_8_is_a_usage_error_of_its_applet_in_json_too() {
     let odd = OsStr::from_bytes(b"\xff");
-    for applet in ["apply", "apply-allowlist", "apply-egress"] {
+    for applet in ["apply", "apply-allowlist", "apply-egress", "restart", "stop", "start", "signal"] {
         let (code, out, err) = sidecar(&[applet.as_ref(), odd]);
         assert!(code == 2 && out.is_empty() && err.starts_with(&format!("{applet}: ")), "{err}");
         let (code, out, err) = sidecar(&[applet.as_ref(), odd, "--json".as_ref()]);
@@ -177,9 +177,13 @@ fn the_version_names_the_commit_and_the_target() {
 fn list_and_help_go_to_stdout() {
     let (code, out, err) = sidecar(&["--list"]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(out, "init\napply-allowlist\napply-egress\napply\nstatus\nrun-as\ncheck\n");
+    assert_eq!(
+        out,
+        "init\napply-allowlist\napply-egress\napply\nstatus\nrestart\nstop\nstart\nsignal\nrun-as\ncheck\n"
+    );
     assert_eq!(sidecar(&["-h"]), sidecar(&["--help"]));
-    for applet in ["apply-allowlist", "apply-egress", "apply", "status", "run-as", "check"] {
+    let others = "apply-allowlist apply-egress apply status restart stop start signal run-as check";
+    for applet in others.split(' ') {
         let (code, out, err) = sidecar(&[applet, "--help"]);
         assert_eq!((code, err.as_str()), (0, ""), "{applet}");
         assert_eq!(sidecar(&[applet, "-h"]).1, out);
@@ -208,9 +212,11 @@ fn install_makes_a_link_for_each_applet_and_replaces_its_own_older_ones() {
     for _ in 0..2 {
         let (code, _, err) = sidecar(&["--install", dir.0.to_str().unwrap()]);
         assert_eq!((code, err.as_str()), (0, ""));
-        let mut names: Vec<_> = fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names = fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
         names.sort();
-        assert_eq!(names, ["apply", "apply-allowlist", "apply-egress", "check", "init", "run-as", "status"]);
+        let all = "apply apply-allowlist apply-egress check init restart run-as signal start status stop";
+        assert_eq!(names.join(" "), all);
         for name in names {
             assert_eq!(fs::read_link(dir.0.join(name)).unwrap(), Path::new(SIDECAR));
         }

@@ -27,15 +27,26 @@ pub enum Ended {
     NotRun(std::io::Error),
 }
 
-/// Runs it. `go_on` is asked every few milliseconds. It has a process group of its own, which is killed when its
-/// process has ended or is to end: nothing of it outlives the call.
-pub fn run(command: &[String], with_words: bool, mut go_on: impl FnMut() -> bool) -> Ended {
+/// The process group that it runs in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// One of its own, which is killed when its process has ended or is to end: nothing of it outlives the call.
+    Own,
+    /// The caller's, for a caller whose group is killed when that ends, however it ends: nothing of it outlives the caller.
+    Callers,
+}
+
+/// Runs it. `go_on` is asked every few milliseconds.
+pub fn run(command: &[String], group: Group, with_words: bool, mut go_on: impl FnMut() -> bool) -> Ended {
     let Some((program, arguments)) = command.split_first() else {
         return Ended::NotRun(std::io::ErrorKind::InvalidInput.into());
     };
     let words = || if with_words { Stdio::piped() } else { Stdio::null() };
     let mut command = Command::new(program);
-    command.args(arguments).process_group(0).stdin(Stdio::null()).stdout(words()).stderr(words());
+    command.args(arguments).stdin(Stdio::null()).stdout(words()).stderr(words());
+    if group == Group::Own {
+        command.process_group(0);
+    }
     // SAFETY: prctl(2) alone, which is async-signal-safe: it ends with this thread, however that ends.
     unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
     let mut child = match command.spawn() {
@@ -58,7 +69,9 @@ pub fn run(command: &[String], with_words: bool, mut go_on: impl FnMut() -> bool
         pause = (pause * 2).min(Duration::from_millis(10));
     };
     // Not reaped yet, so the number is still its own.
-    let _ = killpg(pid, Signal::SIGKILL);
+    if group == Group::Own {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
     // It may have left its own group.
     let _ = kill(pid, Signal::SIGKILL);
     reap(&mut child, ended, &words)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::command::{self, Ended};
+use super::command::{self, Ended, Group};
 use super::holders::Past;
 use super::reason::{Reason, Shortfall};
 use super::store::Store;
@@ -104,7 +104,7 @@ impl<A: Asker> Hands for Inside<A> {
 
     fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
         let mut left = None;
-        let ended = command::run(command, true, || {
+        let ended = command::run(command, Group::Own, true, || {
             left = go_on(self).err();
             left.is_none()
         });

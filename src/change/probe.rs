@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::command::Group;
 use super::holders::Past;
 use super::reason::Shortfall;
 use super::{command, proof};
@@ -29,19 +30,19 @@ const SHOWN: usize = 40;
 /// What is missing.
 pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Result<(), Shortfall> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady) };
-    if ask(plan, timeout).is_err() {
+    if ask(plan, timeout, Group::Own).is_err() {
         return Err(Shortfall::NotReady);
     }
     past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 
-/// The same in init's own words, for whoever waits for that daemon.
+/// The same in init's own words, for whoever waits for that daemon. init kills the caller's group when the caller has ended.
 ///
 /// # Errors
 /// Why it isn't ready, for example "connection refused on 127.0.0.1:8888".
 pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Printable> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Printable::new("it isn't selected")) };
-    ask(plan, timeout).map_err(|why| Printable::new(&why))?;
+    ask(plan, timeout, Group::Callers).map_err(|why| Printable::new(&why))?;
     match Past::default().stranger(page, daemon) {
         None => Ok(()),
         Some(Shortfall::SocketHeld { socket, by: Some((pid, name)) }) => {
@@ -51,7 +52,7 @@ pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Print
     }
 }
 
-fn ask(plan: &Plan, timeout: Duration) -> Result<(), String> {
+fn ask(plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
     let deadline = Deadline { at: Instant::now() + timeout, timeout };
     match &plan.ready {
         None => Ok(()),
@@ -62,7 +63,7 @@ fn ask(plan: &Plan, timeout: Duration) -> Result<(), String> {
             200..400 => Ok(()),
             code => Err(format!("HTTP {code} from http://{addr}{path}")),
         },
-        Some(Ready::Exec(command)) => exec(command, deadline),
+        Some(Ready::Exec(command)) => exec(command, group, deadline),
     }
 }
 
@@ -150,11 +151,11 @@ fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String>
 }
 
 /// Whether the command exits 0 in time.
-fn exec(words: &[String], deadline: Deadline) -> Result<(), String> {
+fn exec(words: &[String], group: Group, deadline: Deadline) -> Result<(), String> {
     let cut = |word: &String| word.chars().take(SHOWN).collect::<String>();
     let more = if words.len() > 2 { " ..." } else { "" };
     let name = format!("`{}{more}`", words.iter().take(2).map(cut).collect::<Vec<_>>().join(" "));
-    let (status, said) = match command::run(words, true, || deadline.left().is_some()) {
+    let (status, said) = match command::run(words, group, true, || deadline.left().is_some()) {
         command::Ended::Exited(status, _) if status.success() => return Ok(()),
         command::Ended::Exited(status, said) => (status, said),
         command::Ended::Stopped => return Err(format!("{name} did not end within {:?}", deadline.timeout)),
@@ -181,7 +182,7 @@ mod tests {
     }
 
     fn is_ready(plan: &Plan, timeout: Duration) -> bool {
-        ask(plan, timeout).is_ok()
+        ask(plan, timeout, Group::Own).is_ok()
     }
 
     /// A server that answers each connection with `answer`, then closes it.
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_keeps_a_daemon_from_being_ready_is_told_in_a_few_words() {
-        let why = |ready| ask(&plan(Some(ready)), Duration::from_secs(5)).unwrap_err();
+        let why = |ready| ask(&plan(Some(ready)), Duration::from_secs(5), Group::Own).unwrap_err();
         let exec = |words: &[&str]| why(Ready::Exec(words.iter().map(|word| (*word).to_owned()).collect()));
         // An address of this test's own: another's port that was let go may be taken by the next test.
         let gone = TcpListener::bind("127.9.8.6:0").unwrap().local_addr().unwrap();
@@ -273,7 +274,7 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = silent.local_addr().unwrap();
         let plan_of_silent = plan(Some(Ready::Http { addr, path: "/".to_owned() }));
-        let why_silent = ask(&plan_of_silent, Duration::from_millis(50)).unwrap_err();
+        let why_silent = ask(&plan_of_silent, Duration::from_millis(50), Group::Own).unwrap_err();
         assert_eq!(why_silent, format!("no answer from http://{addr}/ within 50ms"));
         assert_eq!(why(Ready::Notify), "it has not said READY=1");
         assert_eq!(exec(&["sh", "-c", "echo a; echo last >&2; echo; exit 128"]), "`sh -c ...` exited 128: last");
@@ -281,6 +282,9 @@ mod tests {
         assert_eq!(exec(&["sh", "-c", "kill -9 $$"]), "`sh -c ...` was killed by signal 9");
         assert_eq!(exec(&["/nowhere"]), "cannot execute `/nowhere`: No such file or directory (os error 2)");
         let sleep = plan(Some(Ready::Exec(vec!["sleep".to_owned(), "60".to_owned()])));
-        assert_eq!(ask(&sleep, Duration::from_millis(50)).unwrap_err(), "`sleep 60` did not end within 50ms");
+        assert_eq!(
+            ask(&sleep, Duration::from_millis(50), Group::Own).unwrap_err(),
+            "`sleep 60` did not end within 50ms"
+        );
     }
 }

@@ -294,6 +294,9 @@ impl Report {
             (Outcome::NotProven, Reason::KillTimedOut { .. } | Reason::Lost { .. }) => {
                 format!("not proven: {why_said}")
             }
+            (Outcome::NotProven, Reason::Stopping) if self.is_inside() => {
+                format!("not proven: {why_said}, and nothing that was asked for is carried out any more")
+            }
             (Outcome::NotProven, _) if self.is_inside() => {
                 format!("not proven: {why_said}; the request stands, and init goes on with it; look with status")
             }

@@ -6,7 +6,7 @@ use super::daemon::{Cause, Daemon};
 use super::order::Order;
 use super::requests::MAX_UNDECIDED;
 use super::turn::{SignalRule, Turn};
-use super::{Action, Event, Line, Moment, TERM, View};
+use super::{Action, End, Event, Line, Moment, TERM, View};
 use crate::request::{Request, Verb};
 use crate::status::{InitState, Last, Outcome, WaitingFor};
 use crate::table::{Action as RuleAction, Signal, Table};
@@ -156,12 +156,7 @@ impl Supervisor {
                 } else if let Some(daemon) = daemons.iter_mut().find(|d| d.probe() == Some(pid)) {
                     daemon.probe_ended(end, words, &mut turn);
                 } else {
-                    turn.act(Action::Reap(pid));
-                    let text = format!("reaped orphan (pid {pid}): it {end}");
-                    turn.tell(Line::debug(text).pid(pid).end(end));
-                    for daemon in &mut *daemons {
-                        daemon.orphan_ended(pid, now);
-                    }
+                    orphan_ended(pid, end, daemons, &mut turn);
                 }
             }
             Event::NotSent { pid, signal } => {
@@ -280,6 +275,14 @@ impl Supervisor {
     }
 }
 
+fn orphan_ended(pid: i32, end: End, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
+    turn.act(Action::Reap(pid));
+    turn.tell(Line::debug(format!("reaped orphan (pid {pid}): it {end}")).pid(pid).end(end));
+    for daemon in daemons {
+        daemon.orphan_ended(pid, turn.now);
+    }
+}
+
 /// The dependencies of a daemon that were not ready yet.
 fn unready(daemon: usize, daemons: &[Daemon], order: &Order) -> Vec<WaitingFor> {
     let dependencies = order.dependencies(daemon).iter().filter_map(|index| daemons.get(*index));
@@ -332,6 +335,9 @@ fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
 
 /// Starts the daemons whose dependencies are all ready by now, and asks those that others wait for.
 fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
+    if !daemons.iter().any(|daemon| daemon.is_waiting() || daemon.is_probed()) {
+        return;
+    }
     let mut is_waited_for = vec![false; daemons.len()];
     let never_ready = std::mem::take(&mut turn.never_ready);
     for index in 0..daemons.len() {

@@ -4,8 +4,8 @@
 //! | --- | --- | --- | --- | --- | --- |
 //! | fresh | starts with the rest | – | – | – | never starts |
 //! | waiting | starts | stopped | – | – | exited |
-//! | forking | that start is it | – | – | – | – |
-//! | starting | asked to stop | asked to stop | backoff or failed | – | asked to stop |
+//! | forking | that start is it | – | – | – | as soon as it is known: as starting |
+//! | starting | asked to stop | asked to stop | backoff or failed | – | asked to stop, or spared |
 //! | running | asked to stop | asked to stop | clearing, killed | – | asked to stop, or spared |
 //! | stopping, spared | – | – | clearing, killed | asked to stop | – |
 //! | stopping, asked | a replacement follows | none follows | clearing, asked | KILL; stopping, killed | none follows |
@@ -13,16 +13,20 @@
 //! | clearing, asked | a replacement follows | none follows | – | KILL; clearing, killed | none follows |
 //! | clearing, killed | a replacement follows | none follows | – | goes on with what is left | none follows |
 //! | backoff | starts | stopped | – | starts | exited |
-//! | exited, failed, done | starts | – | – | – | – |
-//! | stopped | starts | – | – | – | – |
+//! | exited, failed, done, stopped | starts | – | – | – | – |
 //!
 //! Clearing: the daemon's process has ended, and other processes of its session are left, its members. If it ended on
 //! request, they get its stop signal too and have the rest of its grace; otherwise they are killed at once. Once none
 //! is left, what follows comes: its replacement, the rest of its backoff, or nothing. If the kernel refuses the KILL, a
 //! stopping daemon runs on; in a shutdown it counts as killed.
 //!
+//! A daemon whose process ends by itself goes through clearing to backoff, exited, failed or done, as its policy says.
+//!
 //! Spared: in a shutdown, a daemon runs on while its dependents end, for half of its grace at most.
 
+mod requested;
+mod shown;
+mod shutdown;
 mod signals;
 
 use std::time::Duration;
@@ -32,9 +36,8 @@ use super::probe::Probes;
 use super::requests::Requests;
 use super::stop::{After, Clearing, Fate, Phase, Stop, Who, named, processes};
 use super::turn::Turn;
-use super::{Action, CONT, End, Event, KILL, Line, Moment, View};
-use crate::request::Verb;
-use crate::status::{DaemonState, LastExit, Outcome, RequestOutcome};
+use super::{Action, CONT, End, Event, KILL, Line, Moment};
+use crate::status::{LastExit, Outcome, RequestOutcome};
 use crate::table::{Daemon as Spec, Ready, RestartPolicy, Signal};
 use signals::{Held, Said};
 
@@ -248,68 +251,6 @@ impl Daemon {
         self.was_ready
     }
 
-    pub(super) fn view(&self) -> View {
-        let (state, process) = match &self.state {
-            State::Starting(process, _) => (DaemonState::Starting, Some(process)),
-            State::Running(process) => (DaemonState::Running, Some(process)),
-            State::Stopping(process, ..) => (DaemonState::Stopping, Some(process)),
-            State::Clearing(clearing) => match clearing.stop.after {
-                After::Death(fate) => (fate.shown(), None),
-                _ => (DaemonState::Stopping, None),
-            },
-            State::Fresh | State::Forking | State::Exited => (DaemonState::Exited, None),
-            State::Waiting => (DaemonState::Waiting, None),
-            State::Backoff(_) => (DaemonState::Backoff, None),
-            State::Failed => (DaemonState::Failed, None),
-            State::Stopped => (DaemonState::Stopped, None),
-            State::Done => (DaemonState::Done, None),
-        };
-        View {
-            state,
-            pid: process.map(|p| p.pid),
-            since: process.map(|p| p.since),
-            generation: self.generation,
-            // Each start after the first one is by request or by its policy.
-            restarts: self.generation.saturating_sub(1 + self.revivals),
-            revivals: self.revivals,
-            starts_at: self.starts_at(),
-            waiting_for: Vec::new(),
-            requests: self.requests.view(),
-            last_exit: self.last_exit,
-            notified: self.said.ready,
-        }
-    }
-
-    fn starts_at(&self) -> Option<Moment> {
-        match self.state {
-            State::Backoff(at) => Some(at),
-            _ => match self.stop()?.after {
-                After::Death(Fate::Backoff(at)) => Some(at),
-                _ => None,
-            },
-        }
-    }
-
-    /// Why those that depend on it can't start yet.
-    pub(super) fn why_unready(&self) -> String {
-        match &self.state {
-            State::Waiting => "waiting".to_owned(),
-            State::Fresh | State::Forking | State::Starting(..) => "starting".to_owned(),
-            State::Running(_) => match self.ready_by {
-                ReadyBy::Exec => "starting".to_owned(),
-                ReadyBy::Probe => self.probes.why().to_owned(),
-                ReadyBy::Notify => "has not said READY=1".to_owned(),
-                ReadyBy::Success => "not finished".to_owned(),
-            },
-            State::Stopped => "stopped".to_owned(),
-            _ if self.is_being_ended() => "stopping".to_owned(),
-            _ => {
-                let end = self.last_exit.map_or_else(|| "never ran".to_owned(), ended);
-                if self.starts_at().is_some() { format!("{end}; in backoff") } else { end }
-            }
-        }
-    }
-
     /// When [`Self::time`] has something to do.
     pub(super) fn next(&self) -> Option<Moment> {
         let next = match &self.state {
@@ -474,171 +415,6 @@ impl Daemon {
         if is_oneshot { Fate::Failed } else { Fate::Exited }
     }
 
-    /// A restart, by a signal or on request.
-    pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
-        self.delay = Delay::first();
-        if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
-            // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
-            // exec may hang.
-            turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(pid));
-            self.ask_to_end(After::Replacement, turn);
-        } else {
-            self.bring_up(turn);
-        }
-    }
-
-    /// Starts it unless it has a process that nobody has asked to end.
-    fn bring_up(&mut self, turn: &mut Turn<'_>) {
-        self.delay = Delay::first();
-        match &mut self.state {
-            // The start that is due is the one that was asked for.
-            State::Fresh | State::Forking | State::Starting(..) | State::Running(_) => {}
-            State::Stopping(.., stop) => stop.after = After::Replacement,
-            State::Clearing(clearing) => {
-                clearing.stop.after = After::Replacement;
-                clearing.look = turn.now;
-            }
-            State::Waiting | State::Backoff(_) | State::Exited | State::Failed | State::Stopped | State::Done => {
-                self.start(Cause::Asked, turn);
-            }
-        }
-        self.requests.stop_ends(RequestOutcome::Superseded);
-    }
-
-    /// A stop on request. Returns its outcome if nothing is to be waited for.
-    fn stop_on_request(&mut self, turn: &mut Turn<'_>) -> Option<RequestOutcome> {
-        match &mut self.state {
-            State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
-                turn.tell(Line::info(format!("stopping {}", self.name)).of(self.index).pid(*pid));
-                self.ask_to_end(After::Stopped, turn);
-            }
-            State::Stopping(.., stop) => stop.after = After::Stopped,
-            State::Clearing(Clearing { stop, .. }) => match stop.after {
-                After::Death(fate) if !matches!(fate, Fate::Backoff(_)) => return Some(RequestOutcome::NotRunning),
-                _ => stop.after = After::Stopped,
-            },
-            State::Waiting | State::Backoff(_) => {
-                self.state = State::Stopped;
-                return Some(RequestOutcome::Stopped);
-            }
-            State::Fresh | State::Forking => return Some(RequestOutcome::Refused),
-            State::Exited | State::Failed | State::Stopped | State::Done => return Some(RequestOutcome::NotRunning),
-        }
-        turn.restart_ends(self.index, Outcome::Refused);
-        self.requests.start_ends(RequestOutcome::Superseded);
-        None
-    }
-
-    /// Serves a request, unless it is refused. An error: why nothing was done.
-    pub(super) fn request(
-        &mut self,
-        id: String,
-        verb: Verb,
-        refused: Option<&'static str>,
-        turn: &mut Turn<'_>,
-    ) -> Result<(), &'static str> {
-        self.requests.push(id, verb);
-        let served = refused.map_or_else(|| self.serve(verb, turn), Err);
-        if served.is_err() {
-            self.requests.decide(RequestOutcome::Refused, None);
-        }
-        served
-    }
-
-    fn serve(&mut self, verb: Verb, turn: &mut Turn<'_>) -> Result<(), &'static str> {
-        match (verb, &self.state) {
-            (Verb::Restart, _) => self.restart(turn),
-            (Verb::Start, State::Running(_)) => {
-                self.requests.decide(RequestOutcome::Running, Some(self.generation));
-            }
-            (Verb::Start, State::Starting(..)) => {
-                // The start that is under way is the one that was asked for.
-                self.requests.start_begins(self.generation);
-            }
-            (Verb::Start, _) => self.bring_up(turn),
-            (Verb::Stop, _) => {
-                if let Some(outcome) = self.stop_on_request(turn) {
-                    self.requests.decide(outcome, None);
-                }
-            }
-            (Verb::Signal(signal), _) => return self.signal_on_request(signal, turn),
-        }
-        Ok(())
-    }
-
-    /// Whether it can take another request.
-    pub(super) fn is_full(&self) -> bool {
-        self.requests.is_full()
-    }
-
-    /// `dependent`: one that has to end before this one is asked to.
-    pub(super) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
-        self.drop_held("that process has ended", turn);
-        self.probes.forget(turn);
-        self.start_ends(Outcome::Refused, turn);
-        match self.state {
-            State::Starting(..) | State::Running(_) => {
-                if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {
-                    self.spare(dependent, turn);
-                } else {
-                    self.tell_of_stop(turn);
-                    self.ask_to_end(After::Nothing, turn);
-                }
-            }
-            State::Waiting | State::Backoff(_) => self.state = State::Exited,
-            State::Stopping(.., ref mut stop) | State::Clearing(Clearing { ref mut stop, .. }) => {
-                match stop.after {
-                    After::Death(Fate::Backoff(_)) => stop.after = After::Death(Fate::Exited),
-                    After::Replacement => stop.after = After::Nothing,
-                    _ => {}
-                }
-                if self.is_being_ended() {
-                    let text = format!("{} is already stopping; its deadline doesn't change", self.name);
-                    turn.tell(Line::info(text).of(self.index));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn tell_of_stop(&self, turn: &mut Turn<'_>) {
-        let text = format!("forwarding SIG{} to {}", self.stop_signal, self.name);
-        turn.tell(Line { pid: self.pid(), ..Line::info(text).of(self.index) });
-    }
-
-    /// It runs on while its dependents end.
-    fn spare(&mut self, dependent: &str, turn: &mut Turn<'_>) {
-        let (State::Starting(process, _) | State::Running(process)) = self.state else { return };
-        let exec = if let State::Starting(_, exec) = self.state { exec } else { Exec::Done };
-        // In milliseconds, as a table states it.
-        let half = Duration::from_millis(u64::try_from(self.grace.as_millis().div_ceil(2)).unwrap_or(u64::MAX));
-        let (ask, deadline) = (turn.now + half, turn.now + self.grace);
-        let text = format!(
-            "{} is asked to stop once its dependents have ended ({dependent} runs), in {:.1} s at the latest",
-            self.name,
-            half.as_secs_f64()
-        );
-        turn.tell(Line::info(text).of(self.index).pid(process.pid));
-        self.state =
-            State::Stopping(process, exec, Stop::new(turn.now, Phase::Spared { ask, deadline }, After::Nothing));
-    }
-
-    /// Whether a shutdown has yet to ask it to stop.
-    pub(super) fn is_spared(&self) -> bool {
-        self.stop().is_some_and(|stop| matches!(stop.phase, Phase::Spared { .. }))
-    }
-
-    /// Its dependents have ended, or have had their time.
-    pub(super) fn spare_no_more(&mut self, turn: &mut Turn<'_>) {
-        if let State::Stopping(Process { pid, .. }, _, Stop { phase, .. }) = &mut self.state
-            && let Phase::Spared { deadline, .. } = *phase
-        {
-            *phase = Phase::Asked { deadline };
-            ask(*pid, self.stop_signal, turn);
-            self.tell_of_stop(turn);
-        }
-    }
-
     fn ask_to_end(&mut self, after: After, turn: &mut Turn<'_>) {
         let (process, exec) = match self.state {
             State::Starting(process, exec) => (process, exec),
@@ -654,7 +430,7 @@ impl Daemon {
             Phase::Asked { deadline: now + self.grace }
         };
         self.state = State::Stopping(process, exec, Stop::new(now, phase, after));
-        self.drop_held("that process has ended", turn);
+        self.drop_held("that process is being stopped", turn);
     }
 
     /// If init lacks permission to signal a daemon, it can't stop it either, so the restart fails. A shutdown leaves
@@ -883,6 +659,10 @@ impl Daemon {
         }
     }
 
+    pub(super) fn is_probed(&self) -> bool {
+        !self.probes.is_idle()
+    }
+
     /// The probe of it that hasn't been reaped yet.
     pub(super) fn probe(&self) -> Option<i32> {
         self.probes.pid()
@@ -929,26 +709,8 @@ impl Daemon {
     }
 }
 
-impl Fate {
-    fn shown(self) -> DaemonState {
-        match self {
-            Self::Backoff(_) => DaemonState::Backoff,
-            Self::Exited => DaemonState::Exited,
-            Self::Failed => DaemonState::Failed,
-            Self::Done => DaemonState::Done,
-        }
-    }
-}
-
 /// Asks a process to stop. A stopped one takes that only once it goes on.
 fn ask(pid: i32, signal: Signal, turn: &mut Turn<'_>) {
     turn.act(Action::Kill { pid, signal: signal.number() });
     turn.act(Action::Kill { pid, signal: CONT });
-}
-
-fn ended(exit: LastExit) -> String {
-    match (exit.code, exit.signal) {
-        (_, Some(signal)) => End::Signal(signal).to_string(),
-        (code, None) => End::Code(code.unwrap_or(0)).to_string(),
-    }
 }

@@ -3,8 +3,9 @@
 //! The time comes with the event, as a point of the monotonic clock. Each deadline is stored in the state that it belongs to,
 //! so a deadline of an earlier stop can't fire in a later one.
 //!
-//! `daemon` is the life of one daemon and `stop` its end, `bundle` is what concerns them all, `driver` carries the actions out on a
-//! [`System`]: init itself, or the simulated kernel of the tests.
+//! `daemon` is the life of one daemon and `stop` its end; `policy` says whether and when it is started again, `probe` whether it is
+//! ready, `requests` what became of what was asked of it. `bundle` is what concerns them all, `order` who depends on whom, and `turn`
+//! the handling of one event. `driver` carries the actions out on a [`System`]: init itself, or the simulated kernel of the tests.
 
 mod bundle;
 mod daemon;

@@ -53,6 +53,10 @@ impl Probes {
         }
     }
 
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
     /// Why the daemon isn't ready.
     pub(super) fn why(&self) -> &str {
         self.why.as_deref().unwrap_or("not probed yet")

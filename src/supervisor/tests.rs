@@ -2,6 +2,47 @@ use super::*;
 use crate::status::{InitState, Outcome};
 use crate::table::Table;
 
+mod order;
+mod policy;
+mod requests;
+
+/// A supervisor of the whole table, which has begun; nothing has been answered yet.
+fn begun(text: &str) -> (Supervisor, Vec<Action>) {
+    let table = Table::parse(text, "test").unwrap();
+    let all: Vec<usize> = (0..table.daemons.len()).collect();
+    let mut init = Supervisor::new(&table, &all);
+    let actions = init.handle(at(0), Event::Begin);
+    (init, actions)
+}
+
+/// Each daemon of the table has executed its command at 0 ms: the first one as pid 10, the next as pid 11.
+fn up_all(text: &str) -> Supervisor {
+    let (mut init, _) = begun(text);
+    let mut daemon = 0;
+    for pid in 10..100 {
+        if init.view(daemon).is_some() {
+            up(&mut init, 0, daemon, pid);
+            daemon += 1;
+        }
+    }
+    init
+}
+
+fn state(init: &Supervisor, daemon: usize) -> DaemonState {
+    init.view(daemon).unwrap().state
+}
+
+fn ask(init: &mut Supervisor, ms: u64, line: &str) -> Vec<Action> {
+    let request = crate::request::Request::parse(line.as_bytes()).unwrap();
+    init.handle(at(ms), Event::Request(Some(request)))
+}
+
+/// What became of the last request to a daemon, and the generation that it is about.
+fn outcome(init: &Supervisor, daemon: usize) -> (crate::status::RequestOutcome, Option<u64>) {
+    let last = init.view(daemon).unwrap().requests.pop().unwrap();
+    (last.outcome, last.generation)
+}
+
 fn table() -> Table {
     let text = "grace = \"8s\"\n[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
                 [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"beta\" }\n";

@@ -132,6 +132,20 @@ fn a_probe_that_does_not_end_by_itself_is_killed_and_the_next_one_may_answer() {
 }
 
 #[test]
+fn nothing_of_a_probe_outlives_the_process_that_it_asks_about() {
+    let ready = r#"{ exec = ["sh", "-c", "sleep 1000 & echo > DIR/asked; sleep 1000"] }"#;
+    let table = DB.replace("READY", ready).replace("PLACE", "127.9.1.8:7008");
+    let bundle = Bundle::start(&format!("{table}[[daemon]]\nname = \"other\"\ncommand = [\"sleep\", \"1000\"]\n"));
+    bundle.wait_until("a probe", || bundle.dir.join("asked").exists());
+    let db = bundle.children()[0];
+    // SAFETY: kill(2) has no memory effects, and init has not reaped it.
+    assert_eq!(unsafe { libc::kill(db, libc::SIGKILL) }, 0);
+    bundle.wait_for("err", "app can't start");
+    // Orphans become init's children.
+    bundle.wait_until("the other one alone", || bundle.children().len() == 1);
+}
+
+#[test]
 fn a_shutdown_does_not_wait_for_a_probe() {
     let ready = r#"{ exec = ["sh", "-c", "echo > DIR/asked; exec sleep 1000"] }"#;
     let mut bundle = Bundle::start(&DB.replace("READY", ready).replace("PLACE", "127.9.1.6:7006"));

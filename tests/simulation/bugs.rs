@@ -5,7 +5,7 @@ use sidecar::supervisor::{Disposition, End, Event};
 use sidecar::table::{Action, Signal, Table};
 
 use crate::judge::Judge;
-use crate::kernel::{CONT, KILL, Kernel, Millis, TERM};
+use crate::kernel::{CONT, HUP, KILL, Kernel, Millis, TERM};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -32,6 +32,7 @@ pub enum Bug {
     FailedOneshotTakenForReady,
     PolicyInAShutdown,
     ProbeLeftRunning,
+    ProbeThatTakesForEver,
     ProbesPileUp,
     ReadyAndNobodySees,
     EssentialsCodeHidden,
@@ -41,7 +42,7 @@ pub enum Bug {
     AlwaysTerm,
 }
 
-pub const ALL: [Bug; 30] = [
+pub const ALL: [Bug; 31] = [
     Bug::OneWaitForOneSigchld,
     Bug::GroupKilledAfterTheReap,
     Bug::MaskInherited,
@@ -65,6 +66,7 @@ pub const ALL: [Bug; 30] = [
     Bug::FailedOneshotTakenForReady,
     Bug::PolicyInAShutdown,
     Bug::ProbeLeftRunning,
+    Bug::ProbeThatTakesForEver,
     Bug::ProbesPileUp,
     Bug::ReadyAndNobodySees,
     Bug::EssentialsCodeHidden,
@@ -219,7 +221,7 @@ impl Planted {
             && self.is(Bug::HeldSignalOutlivesItsProcess)
         {
             let of = (0..judge.daemons()).find(|daemon| judge.pid(*daemon) == Some(*pid));
-            self.kept.extend(of.and_then(|daemon| Some((daemon, *pid, judge.held(daemon)?))));
+            self.kept.extend(of.and_then(|daemon| Some((daemon, *pid, judge.held(daemon, HUP)?))));
         }
         let is_second = *event == Event::Stop && std::mem::replace(&mut self.has_stop, true);
         if is_second && self.is(Bug::DeadlineMovedByASecondTerm) {
@@ -247,7 +249,8 @@ impl Planted {
                 None
             }
             (Some(Bug::StoppedProcessNeverGetsItsTerm), CONT) => None,
-            (Some(Bug::ProbeLeftRunning), KILL) if judge.is_live_probe(kernel, pid.abs()) => None,
+            (Some(Bug::ProbeLeftRunning), KILL) if judge.live_probe(kernel, pid.abs()) == Some(false) => None,
+            (Some(Bug::ProbeThatTakesForEver), KILL) if judge.live_probe(kernel, pid.abs()) == Some(true) => None,
             (Some(Bug::AlwaysTerm), _) if daemon.is_some_and(|d| judge.stop_signal(d) == signal) => Some((pid, TERM)),
             (Some(Bug::DeadlineMovedByASecondTerm), KILL) if pid > 0 && kernel.now < self.moved_to => {
                 self.timers.push((daemon.unwrap_or(0), 0, self.moved_to));

@@ -20,7 +20,7 @@ pub use mark::{MARKS, Mark};
 use sidecar::request::Verb;
 use sidecar::status::{LastExit, Outcome, RequestOutcome};
 use sidecar::supervisor::Event;
-use sidecar::table::{Ready, RestartPolicy, Table};
+use sidecar::table::{Action, Ready, RestartPolicy, SignalRule, Table};
 
 use crate::kernel::{CONT, KILL, Kernel, Life, Millis, TERM, URG, Uid, WINCH, bit};
 
@@ -52,6 +52,7 @@ const STRAYS: Millis = 1_000;
 
 /// A daemon's process, as the kernel knows it.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct Process {
     uid: Uid,
     pid: i32,
@@ -439,38 +440,7 @@ impl Judge {
             Event::Request(Some(request)) => self.request(request, now),
             Event::Request(None) => self.stray(now),
             Event::Ended { pid, oom_kills, .. } => self.ended(kernel, *pid, *oom_kills),
-            Event::Executed { daemon, pid } => {
-                let slot = &mut self.slots[*daemon];
-                let Some(process) = slot.process.as_mut().filter(|p| p.pid == *pid && p.reaped.is_none()) else {
-                    return;
-                };
-                process.executed = Some(Ok(()));
-                if process.since < now {
-                    self.marks[Mark::ExecLate as usize] += 1;
-                }
-                if process.is_being_ended() {
-                    return;
-                }
-                for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(*daemon)) {
-                    if let Expected::Held(since) = &mut request.expected {
-                        *since = now;
-                    }
-                }
-                self.set(*daemon, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
-                let slot = &mut self.slots[*daemon];
-                for request in &mut slot.requests {
-                    match request.fate {
-                        Fate::Pending if request.wants_start() => {
-                            request.is(RequestOutcome::Started);
-                        }
-                        Fate::Held(_) => request.fate = Fate::Held(now),
-                        _ => {}
-                    }
-                }
-                if !slot.is_oneshot && !slot.is_probed && !slot.notifies {
-                    self.ready(*daemon, now);
-                }
-            }
+            Event::Executed { daemon, pid } => self.executed(*daemon, *pid, now),
             Event::StartFailed { daemon, code, .. } => {
                 let slot = &mut self.slots[*daemon];
                 slot.part = Some(Part::Code(*code));
@@ -514,6 +484,39 @@ impl Judge {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn executed(&mut self, daemon: usize, pid: i32, now: Millis) {
+        let slot = &mut self.slots[daemon];
+        let Some(process) = slot.process.as_mut().filter(|p| p.pid == pid && p.reaped.is_none()) else {
+            return;
+        };
+        process.executed = Some(Ok(()));
+        if process.since < now {
+            self.marks[Mark::ExecLate as usize] += 1;
+        }
+        if process.is_being_ended() {
+            return;
+        }
+        for (request, _) in self.requests.iter_mut().zip(&self.targets).filter(|(_, t)| **t == Some(daemon)) {
+            if let Expected::Held(since) = &mut request.expected {
+                *since = now;
+            }
+        }
+        self.set(daemon, |e| e == Expected::Is(Outcome::Restarting), Outcome::Restarted);
+        let slot = &mut self.slots[daemon];
+        for request in &mut slot.requests {
+            match request.fate {
+                Fate::Pending if request.wants_start() => {
+                    request.is(RequestOutcome::Started);
+                }
+                Fate::Held(_) => request.fate = Fate::Held(now),
+                _ => {}
+            }
+        }
+        if !slot.is_oneshot && !slot.is_probed && !slot.notifies {
+            self.ready(daemon, now);
         }
     }
 
@@ -992,12 +995,11 @@ impl Judge {
         self.slots[at].stop_signal
     }
 
-    /// A signal that is held for a daemon.
-    pub fn held(&self, at: usize) -> Option<i32> {
-        self.slots[at].requests.iter().find_map(|request| match (request.fate, request.verb) {
-            (Fate::Held(_), Verb::Signal(signal)) => Some(signal.number()),
-            _ => None,
-        })
+    /// This signal, if it is held for a daemon, and no rule makes a restart of it.
+    pub fn held(&self, at: usize, signal: i32) -> Option<i32> {
+        let is_restart = |w: &SignalRule| w.signal.number() == signal && w.action == Action::Restart;
+        let is_held = self.is_held_for(at, signal) && !self.table.wiring.iter().any(is_restart);
+        is_held.then_some(signal)
     }
 
     /// The highest of all codes, whoever ended first.

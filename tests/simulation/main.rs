@@ -120,7 +120,8 @@ finds! {
     a_policy_that_starts_a_stopped_daemon_is_found: PolicyStartsAStoppedDaemon, "a stopped daemon is started by nobody but a request";
     a_failed_oneshot_taken_for_ready_is_found: FailedOneshotTakenForReady, "no daemon starts before its dependencies were ready once";
     a_policy_that_starts_a_daemon_in_a_shutdown_is_found: PolicyInAShutdown, "nothing starts after a shutdown was asked for";
-    a_probe_that_is_left_running_is_found: ProbeLeftRunning, "a probe has 10 s";
+    a_probe_that_is_left_running_is_found: ProbeLeftRunning, "a daemon is probed only while another waits for it";
+    a_probe_that_takes_for_ever_is_found: ProbeThatTakesForEver, "a probe has 10 s";
     probes_that_pile_up_are_found: ProbesPileUp, "at most one probe at a time for each daemon";
     a_ready_dependency_that_nobody_sees_is_found: ReadyAndNobodySees, "a daemon starts as soon as it may";
     an_essential_daemons_code_that_a_sibling_hides_is_found: EssentialsCodeHidden, "the exit code equals a second computation";

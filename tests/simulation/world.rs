@@ -485,8 +485,8 @@ impl System for World {
         if !matches!(event, Event::Time | Event::Ended { .. } | Event::Members { .. } | Event::Mask { .. }) {
             trace!(self, "{event:?}");
         }
-        self.judge.serving(&self.kernel, event);
         self.planted.serving(event, &self.kernel, &self.judge);
+        self.judge.serving(&self.kernel, event);
     }
 
     fn start(&mut self, daemon: usize, generation: u64) -> Event {

@@ -169,7 +169,7 @@ impl Daemon {
         errno: i32,
         turn: &mut Turn<'_>,
     ) {
-        if !matches!(self.state, State::Starting(..) | State::Running(_)) && !self.is_spared() {
+        if !matches!(self.state, State::Starting(..) | State::Running(_)) {
             return;
         }
         if reloading.is_some() {

@@ -12,8 +12,7 @@ impl Judge {
         (self.stopping, self.essential) = (Some(now), by);
         for at in 0..self.slots.len() {
             let slot = &mut self.slots[at];
-            slot.was_forgotten =
-                slot.waits || slot.backoff.is_some() || slot.wanted.is_some() && slot.unreaped().is_none();
+            slot.was_forgotten = slot.waits || slot.backoff.is_some();
             (slot.waits, slot.backoff) = (false, None);
             slot.owes_term = slot.unreaped().is_some_and(|p| !p.is_being_ended());
             self.asks_by[at] = Some(now + slot.grace.div_ceil(2));

@@ -69,9 +69,11 @@ impl Judge {
         self.slots.get(at)?.probe.as_ref().map(|probe| probe.pid)
     }
 
-    pub fn is_live_probe(&self, kernel: &Kernel, pid: i32) -> bool {
+    /// Whether the answer of this probe still matters, if it is one that lives.
+    pub fn live_probe(&self, kernel: &Kernel, pid: i32) -> Option<bool> {
         let is_it = |slot: &Slot| slot.probe.as_ref().is_some_and(|probe| probe.pid == pid);
-        let is_alive = |i: usize| kernel.processes[i].life == Life::Alive;
-        self.slots.iter().any(is_it) && kernel.by_pid(pid).is_some_and(is_alive)
+        let at = self.slots.iter().position(is_it)?;
+        let is_alive = kernel.by_pid(pid).is_some_and(|i| kernel.processes[i].life == Life::Alive);
+        is_alive.then(|| self.is_probe_wanted(at))
     }
 }

@@ -122,25 +122,15 @@ impl Judge {
     pub(super) fn rest_before_the_start(&mut self, at: usize, now: Millis, next: Option<Millis>) -> bool {
         let slot = &self.slots[at];
         let is_clear = slot.unreaped().is_none() && slot.process.as_ref().is_none_or(|p| p.left.is_settled);
-        if let Some(due) = slot.backoff {
-            if is_clear && now >= due {
-                broken!(
-                    self,
-                    "a policy starts its daemon when the delay is over",
-                    "daemon {at}, due at {due}, now {now}"
-                );
-            } else if is_clear && now < due && next.is_none_or(|next| next > due) {
-                broken!(
-                    self,
-                    "a policy starts its daemon when the delay is over",
-                    "daemon {at} is due at {due}: {next:?}"
-                );
-            }
-        }
-        let slot = &self.slots[at];
-        if slot.wanted.is_some() && slot.unreaped().is_none() && slot.process.as_ref().is_none_or(|p| p.left.is_settled)
+        if let Some(due) = slot.backoff
+            && is_clear
+            && (now >= due || next.is_none_or(|next| next > due))
         {
-            broken!(self, "a daemon starts as soon as it may", "daemon {at}");
+            broken!(
+                self,
+                "a policy starts its daemon when the delay is over",
+                "daemon {at}, due at {due}, now {now}: {next:?}"
+            );
         }
         let slot = &self.slots[at];
         let is_wanted = self.is_probe_wanted(at);

@@ -23,6 +23,7 @@ impl Judge {
                 broken!(self, "status equals the truth", "daemon {at} isn't shown");
                 continue;
             };
+            self.compare_start(at);
             let state = self.state(at);
             let slot = &self.slots[at];
             let process = slot.unreaped();
@@ -107,6 +108,14 @@ impl Judge {
                     request.errno
                 );
             }
+        }
+    }
+
+    /// Whoever is to start has been started, unless there is something left of the old process.
+    fn compare_start(&mut self, at: usize) {
+        let slot = &self.slots[at];
+        if slot.wanted.is_some() && slot.process.as_ref().is_none_or(|p| p.reaped.is_some() && p.left.is_settled) {
+            broken!(self, "a daemon starts as soon as it may", "daemon {at}");
         }
     }
 
