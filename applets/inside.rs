@@ -31,6 +31,12 @@ pub const OF_INIT: &[Applet] = &[
         inside: true,
         run: Run::Plain(sidecar::launch::recover_and_start),
     },
+    Applet {
+        name: sidecar::launch::confined::RUN_CONFINED,
+        about: "",
+        inside: true,
+        run: Run::Plain(sidecar::launch::confined::run_confined),
+    },
     Applet { name: sidecar::launch::PROBE, about: "", inside: true, run: Run::Plain(sidecar::launch::probe) },
     Applet {
         name: sidecar::launch::sandbox::CONFINE,

@@ -470,7 +470,7 @@ fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
 
 #[test]
 fn a_key_that_only_a_later_version_has_is_told_as_that() {
-    for line in ["user = \"1000\"", "working_dir = \"/\"", "[daemon.sandbox]", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
+    for line in ["user = \"1000\"", "working_dir = \"/\"", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
         let error = error(&format!("{DAEMON}{line}\n"));
         assert!(error.starts_with("f:4: unknown field `"), "{error}");
         assert!(error.ends_with("; this version doesn't have this key yet; remove it"), "{error}");

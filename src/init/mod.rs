@@ -25,7 +25,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::request::LOCK_FD;
+use crate::request::{LOCK_FD, SANDBOXES_FD};
 use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
@@ -93,6 +93,9 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         return Ok(0);
     }
     shell.sandboxes = sandboxes::make(&table, &selection.selected).map_err(CannotBegin)?;
+    if let Some(all) = &shell.sandboxes {
+        shell.plan.replace(all.fd().try_clone_to_owned().map_err(|e| CannotBegin(step("the sandboxes")(e)))?);
+    }
     shell.select(&table, &selection.selected);
     let core = Supervisor::new(&table, &selection.selected);
     drop(table);
@@ -153,6 +156,8 @@ struct Shell {
     page: PageFd,
     requests: Requests,
     lock: FixedFd,
+    /// What the sandboxes are.
+    plan: FixedFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
@@ -187,6 +192,7 @@ impl Shell {
             null.try_clone()
         });
         let lock = FixedFd::new(LOCK_FD, lock.map_err(step("/dev/null"))?);
+        let plan = FixedFd::new(SANDBOXES_FD, null.try_clone().map_err(step("/dev/null"))?);
         let watch = Watch::new().map_err(step("epoll"))?;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
@@ -234,6 +240,7 @@ impl Shell {
             page,
             requests,
             lock,
+            plan,
             head: status,
             entries: Vec::new(),
             is_stale: true,
@@ -626,7 +633,7 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.plan);
         if let Some(socket) = &mut self.notify {
             let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
             self.notes.extend(socket.empty().into_iter().filter(is_daemons));
@@ -662,7 +669,7 @@ impl System for Shell {
         let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.plan);
         let parent = Parent { null: self.null.as_fd(), limits: &self.limits, sandboxes: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
@@ -751,10 +758,11 @@ impl System for Shell {
 }
 
 /// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
-fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd) {
+fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd, plan: &mut FixedFd) {
     page.reserve();
     requests.reserve();
     lock.reserve();
+    plan.reserve();
 }
 
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.

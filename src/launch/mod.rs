@@ -2,6 +2,7 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
+pub mod confined;
 mod lookup;
 mod probe;
 mod report;
@@ -265,9 +266,9 @@ impl Program {
     ///
     /// # Errors
     /// The step that failed, and why; there is no process then.
-    pub fn start_here(&self, sandboxes: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd), NotStarted> {
+    pub fn start_here(&self) -> Result<(i32, OwnedFd), NotStarted> {
         let (report, told) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        self.fork([0, 1, 2], &told, &[], sandboxes).map(|pid| (pid, report))
+        self.fork([0, 1, 2], &told, &[], None).map(|pid| (pid, report))
     }
 
     fn fork(

@@ -24,6 +24,7 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use crate::request::{SANDBOXES_FD, SANDBOXES_NAME};
 use crate::status;
 use crate::table::sandbox::{Sandbox, TERMINALS};
 use crate::table::{Daemon, Table};
@@ -116,7 +117,7 @@ fn why_no_landlock(e: &io::Error) -> String {
 
 /// What the applet needs to know.
 #[derive(Serialize, Deserialize)]
-struct Plan {
+pub struct Plan {
     kernel: Kernel,
     /// The daemon table.
     table: Option<PathBuf>,
@@ -155,7 +156,7 @@ impl Sandboxes {
         let daemons = table.daemons.iter().map(Entry::new).collect();
         let plan = Plan { kernel: kernel.clone(), table: table.file.clone(), daemons };
         let mut file =
-            File::from(memfd_create("sidecar-sandboxes", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+            File::from(memfd_create(SANDBOXES_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
         file.write_all(&serde_json::to_vec(&plan)?)?;
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
@@ -205,15 +206,69 @@ fn step(what: &'static str) -> impl Fn(io::Error) -> NotConfined {
 /// # Errors
 /// The process must end: it may be bound by a part.
 pub fn confine(plan: impl AsFd, daemon: &str) -> Result<(), NotConfined> {
-    let bad = |e: &dyn fmt::Display| NotConfined::Plan(e.to_string());
-    let plan: Plan =
-        read(plan).map_err(|e| bad(&e)).and_then(|text| serde_json::from_slice(&text).map_err(|e| bad(&e)))?;
+    parse(plan)?.confine(daemon, false)
+}
+
+fn bad(e: &dyn fmt::Display) -> NotConfined {
+    NotConfined::Plan(e.to_string())
+}
+
+fn parse(plan: impl AsFd) -> Result<Plan, NotConfined> {
+    read(plan).map_err(|e| bad(&e)).and_then(|text| serde_json::from_slice(&text).map_err(|e| bad(&e)))
+}
+
+/// What the init with this pid has at [`SANDBOXES_FD`]; `None`: none of its daemons is sandboxed.
+///
+/// # Errors
+/// It can't be read, or it is something else.
+pub fn of_init(pid: i32) -> Result<Option<Plan>, NotConfined> {
+    // The link is looked at first: to open a stranger's descriptor can have effects.
+    let path = PathBuf::from(format!("/proc/{pid}/fd/{SANDBOXES_FD}"));
+    let link = path.read_link().map_err(|e| bad(&e))?;
+    if link == Path::new("/dev/null") {
+        return Ok(None);
+    }
+    let name = format!("/memfd:{SANDBOXES_NAME} (deleted)");
+    if link.as_os_str() != name.as_str() {
+        return Err(bad(&format!("{} is something else", path.display())));
+    }
+    let file = File::open(&path).map_err(|e| bad(&e))?;
+    // A file on disk can have that name, but can't be sealed.
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
+        return Err(bad(&"it isn't sealed, so anyone may have written it"));
+    }
+    parse(file).map(Some)
+}
+
+impl Plan {
+    /// Whether this daemon is sandboxed.
+    #[must_use]
+    pub fn has(&self, daemon: &str) -> bool {
+        self.daemons.iter().any(|entry| entry.name == daemon && entry.sandbox.is_some())
+    }
+
+    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon may bind to.
+    ///
+    /// # Errors
+    /// The process must end: it may be bound by a part.
+    pub fn confine(self, daemon: &str, own_ports: bool) -> Result<(), NotConfined> {
+        let mut plan = self;
+        let sandbox = plan.daemons.iter_mut().find(|entry| entry.name == daemon).and_then(|e| e.sandbox.as_mut());
+        if let Some(Sandbox { bind: Some(bind), connect: Some(connect), .. }) = sandbox.filter(|_| own_ports) {
+            connect.extend_from_slice(bind);
+        }
+        confine_by(&plan, daemon)
+    }
+}
+
+fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     let mut all = plan.daemons.iter().enumerate().filter(|(_, entry)| entry.name == daemon);
     let Some((index, sandbox)) = all.find_map(|(index, entry)| Some((index, entry.sandbox.as_ref()?))) else {
         return Err(bad(&"it isn't there"));
     };
     let Kernel { abi, filters, .. } = plan.kernel;
-    let rules = if abi < ABI_FILES { None } else { Some(ruleset(&plan, index, sandbox)?) };
+    let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, index, sandbox)?) };
     give_up_privileges()?;
     if let Some(rules) = rules {
         rules.restrict_self().map_err(step("landlock_restrict_self"))?;
