@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::libc;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 
 pub struct Attack {
     pub name: &'static str,
@@ -172,9 +173,36 @@ fn open_as_writer(path: String) -> io::Result<()> {
     fs::OpenOptions::new().write(true).open(path).map(drop)
 }
 
+/// Sends a datagram to init's `sd_notify`(3) socket, with what comes along.
+fn notify(text: &[u8], along: &[ControlMessage<'_>]) -> io::Result<()> {
+    let name = std::env::var("NOTIFY_SOCKET").unwrap();
+    let to = UnixAddr::new_abstract(name.strip_prefix('@').unwrap().as_bytes())?;
+    let from = socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0)?;
+    sendmsg(from.as_raw_fd(), &[io::IoSlice::new(text)], along, MsgFlags::empty(), Some(&to))?;
+    Ok(())
+}
+
+/// A connection whose last close waits 1 s for its unread bytes: socket(7).
+fn lingering(port: u16) -> io::Result<std::net::TcpStream> {
+    let stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_nonblocking(true)?;
+    let linger = libc::linger { l_onoff: 1, l_linger: 1 };
+    setsockopt(&stream, sockopt::Linger, &linger)?;
+    let bytes = vec![0; 1 << 20];
+    for _ in 0..100 {
+        if (&stream).write(&bytes).is_err() {
+            break;
+        }
+    }
+    Ok(stream)
+}
+
 const fn attack(name: &'static str, expected: &'static str, run: fn(&Prey) -> io::Result<()>) -> Attack {
     Attack { name, expected, run }
 }
+
+/// init itself refuses it: EPERM from Linux 6.16 on.
+pub const HAND_OVER: &str = "hand-init-a-socket-that-lingers";
 
 pub const ATTACKS: &[Attack] = &[
     // Files.
@@ -287,6 +315,26 @@ pub const ATTACKS: &[Attack] = &[
     }),
     attack("write-to-anothers-log", "EACCES", |prey| open_as_writer(format!("/proc/{}/fd/1", prey.beta))),
     attack("read-the-status-page-past-init", "EACCES", |_| read(PathBuf::from("/proc/1/fd/100"))),
+    attack("read-what-the-sandboxes-are", "EACCES", |_| read(PathBuf::from("/proc/1/fd/103"))),
+    attack("take-the-apply-lock", "EACCES", |_| {
+        let lock = fs::OpenOptions::new().read(true).write(true).open("/proc/1/fd/102")?;
+        // SAFETY: flock(2) takes numbers. It waits for another way's, which ends at once.
+        checked(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) }.into()).map(drop)
+    }),
+    attack("ask-init-for-a-start-of-another", "EACCES", |_| {
+        // It runs already, so nothing comes of it.
+        let line = format!("\nattack-{} start beta\n", std::process::id());
+        fs::OpenOptions::new().write(true).open("/proc/1/fd/101")?.write_all(line.as_bytes())
+    }),
+    attack("say-that-another-is-ready", "EPERM", |prey| {
+        let me = nix::unistd::getuid().as_raw();
+        let beta = libc::ucred { pid: prey.beta, uid: me, gid: nix::unistd::getgid().as_raw() };
+        notify(b"READY=1", &[ControlMessage::ScmCredentials(&beta.into())])
+    }),
+    attack(HAND_OVER, "EACCES", |prey| {
+        let stream = lingering(prey.open_port)?;
+        notify(b"READY=1", &[ControlMessage::ScmRights(&[stream.as_raw_fd()])])
+    }),
     attack("ask-for-the-end-of-another-when-memory-is-short", "EACCES", |prey| {
         let path = format!("/proc/{}/oom_score_adj", prey.beta);
         let mut old = String::new();

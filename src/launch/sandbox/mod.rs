@@ -155,8 +155,7 @@ impl Sandboxes {
         let kernel = Kernel::ask();
         let daemons = table.daemons.iter().map(Entry::new).collect();
         let plan = Plan { kernel: kernel.clone(), table: table.file.clone(), daemons };
-        let mut file =
-            File::from(memfd_create(SANDBOXES_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+        let mut file = File::from(memfd_create(SANDBOXES_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
         file.write_all(&serde_json::to_vec(&plan)?)?;
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
