@@ -138,6 +138,8 @@ write = ["DIR/alpha"]
 name = "beta"
 command = ["sleep", "1000"]
 ready = { exec = ["sh", "-c", "cat DIR/secret/key > DIR/beta/probed && exit 0; echo refused > DIR/beta/probed; exit 0"] }
+config = { path = "DIR/rules/rules", check = ["sh", "-c", "cat DIR/secret/key > DIR/beta/checked || echo refused $(cat $0) > DIR/beta/checked", "{}"] }
+settle = "10ms"
 [daemon.sandbox]
 write = ["DIR/beta"]
 [[daemon]]
@@ -150,20 +152,25 @@ command = ["sleep", "1000"]
 "#;
 
 #[test]
-fn a_probe_and_what_run_as_is_given_run_in_their_daemons_sandbox() {
-    let prepare = "cd DIR; mkdir -p alpha beta secret; echo key > secret/key; exec \"$@\"";
+fn a_probe_a_checker_and_what_run_as_is_given_run_in_their_daemons_sandbox() {
+    let prepare =
+        "cd DIR; mkdir -p alpha beta secret rules; echo key > secret/key; echo rules > rules/rules; exec \"$@\"";
     let bundle = Setup::new(ASKED).wrapped(&["sh", "-c", prepare, "-"]).start();
     bundle.wait_for_generation(2, 1);
     assert_eq!(bundle.read("beta/probed"), "refused\n");
     let key = bundle.dir.join("secret/key");
-    let run = |name: &str, command: &[&str]| {
+    let inside = |arguments: &[&str]| {
         let pid = bundle.pid().to_string();
         let mut all = std::process::Command::new("nsenter");
-        all.args(["-t", &pid, "-p", "-m", env!("CARGO_BIN_EXE_sidecar"), "run-as", name, "--"]).args(command);
+        all.args(["-t", &pid, "-p", "-m", env!("CARGO_BIN_EXE_sidecar")]).args(arguments);
         let output = all.output().unwrap();
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         (output.status.code(), text)
     };
+    let run = |name: &str, command: &[&str]| inside(&[&["run-as", name, "--"], command].concat());
+    let (code, text) = inside(&["restart", "beta"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(bundle.read("beta/checked"), "refused rules\n");
     let read = ["cat", key.to_str().unwrap()];
     assert_eq!(run("alpha", &read), (Some(0), "key\n".to_owned()));
     assert_eq!(run("delta", &read), (Some(0), "key\n".to_owned()));

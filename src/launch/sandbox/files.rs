@@ -36,7 +36,9 @@ impl Tree for Files {
     fn list(&self, directory: &Self::Node) -> io::Result<Vec<OsString>> {
         // Through the descriptor: the directory's name may lead elsewhere by now.
         let all = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
-        all.map(|entry| Ok(entry?.file_name())).collect()
+        let is_link = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let but_links = all.filter(|entry| !entry.as_ref().is_ok_and(is_link));
+        but_links.map(|entry| Ok(entry?.file_name())).collect()
     }
 
     fn mounts(&self) -> io::Result<Vec<Mount>> {

@@ -35,7 +35,7 @@ pub trait Tree {
     /// There is none, or it can't be opened.
     fn look(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Found<Self::Node>>;
 
-    /// The names in a directory.
+    /// The names in a directory. Those of symbolic links may be left out: a link needs no rule.
     ///
     /// # Errors
     /// It can't be read.
