@@ -32,7 +32,7 @@ pub const OF_INIT: &[Applet] = &[
         run: Run::Plain(sidecar::launch::recover_and_start),
     },
     Applet {
-        name: sidecar::launch::confined::RUN_CONFINED,
+        name: sidecar::change::confined::RUN_CONFINED,
         about: "",
         inside: true,
         run: Run::Plain(sidecar::launch::confined::run_confined),

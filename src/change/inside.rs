@@ -13,7 +13,7 @@ use super::reason::{Reason, Shortfall};
 use super::store::Store;
 use super::transaction::{Checked, Hands, Holder, Home, Line};
 use super::{Stop, Tried, diff, lock, log, probe};
-use crate::launch::confined;
+use crate::change::confined;
 use crate::page;
 use crate::protocol::{Diff, HelperMessage, HostMessage};
 use crate::request::Request;

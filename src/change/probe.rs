@@ -11,7 +11,7 @@ use super::command::Group;
 use super::holders::Past;
 use super::reason::Shortfall;
 use super::{command, proof};
-use crate::launch::confined;
+use crate::change::confined;
 use crate::status::{Daemon, DaemonState, Page, Plan};
 use crate::table::Ready;
 use crate::text::Printable;

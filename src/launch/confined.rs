@@ -1,55 +1,19 @@
-//! Commands that run as a daemon does, in its sandbox: probes, checkers, and what `run-as` is given.
+//! The hidden applet that runs a command in a daemon's sandbox: [`crate::change::confined::RUN_CONFINED`].
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use super::sandbox::{self, NotConfined};
-use crate::change::proof;
+use crate::change::confined::{Task, wrapped};
 use crate::status::Page;
 
-/// The hidden applet: `run-confined PID TASK DAEMON COMMAND...` confines itself as this daemon of the init with that pid
-/// is confined, and becomes the command.
-pub const RUN_CONFINED: &str = "run-confined";
-
-/// What the command is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// To ask the daemon: it may also connect to the daemon's own ports.
-    Probe,
-    /// Anything else.
-    Command,
-}
-
-impl Task {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Probe => "probe",
-            Self::Command => "command",
-        }
-    }
-}
-
-/// The command that runs this one in the sandbox of a daemon; itself if that has none.
-#[must_use]
-pub fn command(page: &Page, daemon: &str, task: Task, command: &[String]) -> Vec<String> {
-    match proof::find(page, daemon) {
-        Some((found, _)) if found.sandbox.is_none() => command.to_vec(),
-        _ => wrapped(page.status.pid, daemon, task, command),
-    }
-}
-
-/// The same for a daemon of which the page need not tell, since it isn't selected.
+/// The command that runs this one in the sandbox of a daemon that need not be selected; itself if that has none.
 ///
 /// # Errors
 /// What its sandbox is can't be read.
 pub fn command_of_any(page: &Page, daemon: &str, command: &[String]) -> Result<Vec<String>, NotConfined> {
     let is_confined = sandbox::of_init(page.status.pid)?.is_some_and(|all| all.has(daemon));
     Ok(if is_confined { wrapped(page.status.pid, daemon, Task::Command, command) } else { command.to_vec() })
-}
-
-fn wrapped(init: i32, daemon: &str, task: Task, command: &[String]) -> Vec<String> {
-    let head = ["/proc/self/exe", RUN_CONFINED, &init.to_string(), task.word(), daemon].map(str::to_owned);
-    head.into_iter().chain(command.iter().cloned()).collect()
 }
 
 /// Runs the applet. It says on stderr why it can't.
