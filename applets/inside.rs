@@ -31,7 +31,19 @@ pub const OF_INIT: &[Applet] = &[
         inside: true,
         run: Run::Plain(sidecar::launch::recover_and_start),
     },
+    Applet {
+        name: sidecar::change::confined::RUN_CONFINED,
+        about: "",
+        inside: true,
+        run: Run::Plain(sidecar::launch::confined::run_confined),
+    },
     Applet { name: sidecar::launch::PROBE, about: "", inside: true, run: Run::Plain(sidecar::launch::probe) },
+    Applet {
+        name: sidecar::launch::sandbox::CONFINE,
+        about: "",
+        inside: true,
+        run: Run::Plain(sidecar::launch::confine_and_start),
+    },
 ];
 
 /// Why this command's program couldn't be started here.

@@ -11,6 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::SigSet;
+use sidecar::launch::confined;
 use sidecar::launch::{Environment, MAX_REPORT, NotStarted, Program, default_dispositions};
 use sidecar::page;
 
@@ -70,6 +71,10 @@ pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
         Err(e) => return failed(4, &format!("cannot read the environment of PID 1: {e}")),
     };
     let env = Environment::of_daemons(inits.into_iter(), page.socket.as_deref());
+    let command = match confined::command_of_any(&page, &name, &command) {
+        Ok(command) => command,
+        Err(why) => return failed(126, &why.to_string()),
+    };
     let program = Program::new(&command, &env, Vec::new(), None);
     default_dispositions();
     match program.start_here() {

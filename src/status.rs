@@ -171,6 +171,18 @@ pub struct LastExit {
     pub by_init: bool,
 }
 
+/// What the kernel keeps of a daemon's sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// The version of Landlock's interface; 0: there is none.
+    pub abi: u32,
+    /// What it doesn't keep, of what this sandbox asks for: `files`, `processes`, `truncation`, `tcp`, `devices`, `signals`,
+    /// `system-calls`.
+    pub missing: Vec<String>,
+    /// Why Landlock isn't used, if it isn't.
+    pub why: Option<String>,
+}
+
 /// One selected daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Daemon {
@@ -201,6 +213,9 @@ pub struct Daemon {
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
+    /// Its sandbox, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Sandbox>,
     /// For a daemon with `config`: its last transaction, null in the page, filled in by `status` from the record beside
     /// the file. Absent for others.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]

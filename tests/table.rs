@@ -1,7 +1,9 @@
 //! What a daemon table may contain, and that each error names the line and the fix.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use sidecar::table::sandbox::Sandbox;
 use sidecar::table::{
     Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, parse_duration, start_order,
     stop_order,
@@ -468,7 +470,7 @@ fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
 
 #[test]
 fn a_key_that_only_a_later_version_has_is_told_as_that() {
-    for line in ["user = \"1000\"", "working_dir = \"/\"", "[daemon.sandbox]", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
+    for line in ["user = \"1000\"", "working_dir = \"/\"", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
         let error = error(&format!("{DAEMON}{line}\n"));
         assert!(error.starts_with("f:4: unknown field `"), "{error}");
         assert!(error.ends_with("; this version doesn't have this key yet; remove it"), "{error}");
@@ -521,4 +523,78 @@ fn a_key_that_is_there_twice_is_told_as_that() {
     for text in [format!("grace = \"1s\"\ngrace = \"2s\"\n{DAEMON}"), format!("{DAEMON}name = \"b\"\n")] {
         assert!(error(&text).ends_with(": this key is already set; keep one of the two"), "{}", error(&text));
     }
+}
+
+fn daemons(tables: &[(&str, &str)]) -> String {
+    let one = |(name, rest): &(&str, &str)| format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"a\"]\n{rest}\n");
+    tables.iter().map(one).collect()
+}
+
+#[test]
+fn a_sandbox_states_what_a_daemon_may_do_and_private_alone_makes_none() {
+    let text = daemons(&[
+        (
+            "a",
+            "[daemon.sandbox]\nwrite = ['/var//a/', '/var/a']\nbind = [80, 22, 80]\nconnect = []\nudp = true\nsessions = false",
+        ),
+        ("b", "[daemon.sandbox]\nprivate = ['/secrets/./b']"),
+        ("c", "[daemon.sandbox]"),
+        ("d", ""),
+    ]);
+    let table = Table::parse(&format!("require_sandbox = true\n{text}"), "t").unwrap();
+    let [a, b, c, d] = &table.daemons[..] else { panic!("four daemons") };
+    let sandbox = a.sandbox.as_ref().unwrap();
+    assert_eq!(sandbox.write, [PathBuf::from("/var/a")]);
+    assert_eq!((sandbox.bind.as_deref(), sandbox.connect.as_deref()), (Some(&[22, 80][..]), Some(&[][..])));
+    assert!(sandbox.udp && !sandbox.sessions && table.require_sandbox);
+    assert_eq!((b.sandbox.as_ref(), &b.private[..]), (None, &[PathBuf::from("/secrets/b")][..]));
+    let empty = Sandbox { sessions: true, ..Sandbox::default() };
+    assert_eq!((c.sandbox.as_ref(), d.sandbox.as_ref()), (Some(&empty), None));
+}
+
+#[test]
+fn a_sandbox_that_cant_keep_its_promise_is_an_error_with_its_line_and_the_fix() {
+    let sandbox = |line: &str| daemons(&[("a", &format!("[daemon.sandbox]\n{line}"))]);
+    for (line, expected) in [
+        ("write = ['var']", "f:5: write names \"var\"; write absolute paths"),
+        ("private = ['/a/../b']", "f:5: private names \"/a/../b\", which contains `..`"),
+        ("write = ['//']", "f:5: write names /, which keeps nothing apart"),
+        ("write = ['/dev/pts/1']", "f:5: write names \"/dev/pts/1\", but /dev/pts is hidden"),
+        ("write = '/a'", "f:5: invalid type: string \"/a\"; write an array of absolute paths"),
+        ("bind = [0]", "f:5: bind has port 0, which stands for any free port"),
+        ("connect = [65536]", "f:5: invalid value: integer `65536`; write an array of TCP ports"),
+        ("udp = true", "f:5: udp restricts nothing unless bind or connect is set; add connect = []"),
+        ("sessions = 'no'", "f:5: invalid type: string \"no\"; write true or false"),
+        ("read = ['/a']", "f:5: unknown field `read`"),
+    ] {
+        let error = error(&sandbox(line));
+        assert!(error.starts_with(expected), "{line}: {error}");
+    }
+    let config = |path: &str| format!("config = {{ path = '{path}' }}");
+    let write = |path: &str| format!("[daemon.sandbox]\nwrite = ['{path}']");
+    for (a, b, expected) in [
+        (config("/etc/a"), write("/b"), "f:2: config.path lies in /etc, which can't be hidden"),
+        (config("/a"), write("/b"), "f:2: config.path lies in /, which can't be hidden"),
+        (
+            config("/etc/x/a"),
+            config("/etc/x/b") + "\n" + &write("/c"),
+            "f:2: config.path lies in the same directory as that of \"b\"",
+        ),
+        (config("/b/rules/a"), write("/b"), "f:2: config.path lies below /b, which \"b\" may write to"),
+        (
+            config("/b/a") + "\n" + &write("/b"),
+            String::new(),
+            "f:2: config.path lies below /b, which \"a\" may write to",
+        ),
+        (write("/b/a"), write("/b"), "f:7: write names /b, but /b/a below it is private to \"a\""),
+        (write("/dev"), String::new(), "f:2: write names /dev, but /dev/pts below it is hidden"),
+    ] {
+        let error = error(&daemons(&[("a", &a), ("b", &b)]));
+        assert!(error.starts_with(expected), "{error}, not {expected}");
+    }
+    // Both may write there, and what lies where another writes is its owner's.
+    assert_eq!(error(&daemons(&[("a", &write("/b")), ("b", &write("/b"))])), "");
+    assert_eq!(error(&daemons(&[("a", &write("/b/a")), ("b", "[daemon.sandbox]\nprivate = ['/b']")])), "");
+    // Nothing is to be kept apart.
+    assert_eq!(error(&daemons(&[("a", &config("/etc/a")), ("b", &config("/etc/b"))])), "");
 }

@@ -1,6 +1,7 @@
 //! What a table means, in words.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use sidecar::table::{Action, Daemon, Output, Ready, RestartPolicy, Table, start_order, stop_order};
 use sidecar::text::one_line;
@@ -17,6 +18,9 @@ pub fn meaning(table: &Table, source: &str) -> String {
     }
     if table.output == Output::Json {
         text.push_str("\noutput: each line is a JSON object, init's own too\n");
+    }
+    if table.require_sandbox {
+        text.push_str("\ninit starts nothing if the kernel lacks a part of a sandbox\n");
     }
     orders(&mut text, table);
     if table.wiring.is_empty() {
@@ -59,6 +63,7 @@ fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
         let check = config.check.as_ref().map_or("unchecked".to_owned(), |c| format!("checked by {}", words(c)));
         lines.push(("config", format!("{}, {check}", quoted(&config.path.display().to_string()))));
     }
+    lines.extend(sandbox(daemon).into_iter().map(|line| ("sandbox", line)));
     if !daemon.ignore.is_empty() {
         let ignored: Vec<String> = daemon.ignore.iter().map(ToString::to_string).collect();
         lines.push(("ignores", format!("{} from its start", ignored.join(", "))));
@@ -75,6 +80,34 @@ fn ready(daemon: &Daemon) -> String {
         Some(Ready::Exec(command)) => format!("when it exits 0: {}", words(command)),
         Some(Ready::Notify) => "when it says so (sd_notify)".to_owned(),
     }
+}
+
+/// What it may do, and what is private to it, a line each.
+fn sandbox(daemon: &Daemon) -> Vec<String> {
+    let paths =
+        |all: &[PathBuf]| all.iter().map(|path| quoted(&path.display().to_string())).collect::<Vec<_>>().join(", ");
+    let mut lines = Vec::new();
+    if let Some(sandbox) = &daemon.sandbox {
+        let ports = |ports: &Option<Vec<u16>>| match ports.as_deref() {
+            None => "any TCP port".to_owned(),
+            Some([]) => "no TCP port".to_owned(),
+            Some(all) => format!("TCP {}", all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        lines.push(match sandbox.write.as_slice() {
+            [] => "writes nowhere".to_owned(),
+            all => format!("writes to {} only", paths(all)),
+        });
+        let is_tcp_alone = !sandbox.udp && (sandbox.bind.is_some() || sandbox.connect.is_some());
+        let udp = if is_tcp_alone { "; no UDP" } else { "" };
+        lines.push(format!("binds to {}, connects to {}{udp}", ports(&sandbox.bind), ports(&sandbox.connect)));
+        if !sandbox.sessions {
+            lines.push("can't leave its session and process group".to_owned());
+        }
+    }
+    if !daemon.private.is_empty() {
+        lines.push(format!("alone reads {}", paths(&daemon.private)));
+    }
+    lines
 }
 
 /// What follows when it ends by itself.
@@ -128,7 +161,7 @@ fn words(command: &[String]) -> String {
 }
 
 /// A word as it is, anything else so that its ends show and a terminal takes no order from it.
-fn quoted(arg: &str) -> String {
+pub fn quoted(arg: &str) -> String {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\');
     if !arg.is_empty() && arg.chars().all(plain) { arg.to_owned() } else { format!("{arg:?}") }
 }
@@ -149,6 +182,21 @@ mod tests {
     fn the_rules_of_the_built_in_table_are_told() {
         let text = explained(sidecar::table::BUILT_IN);
         for line in ["HUP      is forwarded to egress once it has a handler", "USR1     restarts pipelock"] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sandbox_is_explained() {
+        let text = explained(
+            "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\nprivate=['/p']\nconnect=[]\nsessions=false\n\
+             [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\nbind=[80, 443]\nudp=true\n",
+        );
+        for line in [
+            "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
+            "  sandbox  can't leave its session and process group\n  sandbox  alone reads /p\n",
+            "  sandbox  binds to TCP 80, 443, connects to any TCP port\n",
+        ] {
             assert!(text.contains(line), "{text}");
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sidecar::table::{Action, Daemon, Ready, RestartPolicy, Signal, Table};
 
+use super::explain::quoted;
 use super::{name, time};
 
 /// How long docker and most orchestrators of containers wait by themselves, between TERM and KILL for PID 1.
@@ -26,6 +27,7 @@ pub fn warnings(table: &Table) -> Vec<String> {
             })
         })
         .collect();
+    warnings.extend(shared(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
         warnings.extend(about_its_end(daemon));
         let dependents: Vec<&Daemon> = table.daemons.iter().filter(|d| d.depends_on.contains(&index)).collect();
@@ -43,6 +45,25 @@ pub fn warnings(table: &Table) -> Vec<String> {
             daemon.name,
             time(daemon.grace)
         ));
+    }
+    warnings
+}
+
+/// Directories that two sandboxed daemons may write to: each may spoil what the other wrote.
+fn shared(table: &Table) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (index, one) in table.daemons.iter().enumerate() {
+        for other in table.daemons.iter().skip(index + 1) {
+            let (Some(mine), Some(theirs)) = (&one.sandbox, &other.sandbox) else { continue };
+            for path in mine.write.iter().filter(|path| theirs.write.contains(path)) {
+                warnings.push(format!(
+                    "{:?} and {:?} may both write to {}; give each a directory of its own, or neither is safe from the other there",
+                    one.name,
+                    other.name,
+                    quoted(&path.display().to_string())
+                ));
+            }
+        }
     }
     warnings
 }
@@ -174,6 +195,13 @@ mod tests {
         assert!(warning.starts_with("the grace of \"a\" is 30s,"));
         assert!(warning.contains("stop_grace_period: 32s") && warning.contains("terminationGracePeriodSeconds: 32"));
         assert_eq!(with("grace='9001ms'").len(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_two_sandboxed_daemons_may_write_to_is_warned_of() {
+        let text = "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\n\
+                    [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\n";
+        assert!(of(text).concat().contains("\"a\" and \"b\" may both write to /w"));
     }
 
     #[test]

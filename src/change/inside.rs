@@ -13,6 +13,7 @@ use super::reason::{Reason, Shortfall};
 use super::store::Store;
 use super::transaction::{Checked, Hands, Holder, Home, Line};
 use super::{Stop, Tried, diff, lock, log, probe};
+use crate::change::confined;
 use crate::page;
 use crate::protocol::{Diff, HelperMessage, HostMessage};
 use crate::request::Request;
@@ -102,9 +103,15 @@ impl<A: Asker> Hands for Inside<A> {
         self.past.newcomer(page)
     }
 
-    fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
+    fn check(
+        &mut self,
+        daemon: &str,
+        command: &[String],
+        go_on: &mut dyn FnMut(&mut Self) -> Tried<()>,
+    ) -> Tried<Checked> {
+        let command = confined::command(&self.page()?, daemon, confined::Task::Command, command);
         let mut left = None;
-        let ended = command::run(command, Group::Own, true, || {
+        let ended = command::run(&command, Group::Own, true, || {
             left = go_on(self).err();
             left.is_none()
         });

@@ -6,6 +6,7 @@
 
 use self::reason::Reason;
 
+pub mod confined;
 pub mod proof;
 pub mod reason;
 pub mod record;

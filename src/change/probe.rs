@@ -11,6 +11,7 @@ use super::command::Group;
 use super::holders::Past;
 use super::reason::Shortfall;
 use super::{command, proof};
+use crate::change::confined;
 use crate::status::{Daemon, DaemonState, Page, Plan};
 use crate::table::Ready;
 use crate::text::Printable;
@@ -30,7 +31,7 @@ const SHOWN: usize = 40;
 /// What is missing.
 pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Result<(), Shortfall> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady) };
-    if ask(plan, timeout, Group::Own).is_err() {
+    if ask_of(page, daemon, plan, timeout, Group::Own).is_err() {
         return Err(Shortfall::NotReady);
     }
     past.stranger(page, daemon).map_or(Ok(()), Err)
@@ -42,7 +43,7 @@ pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Resul
 /// Why it isn't ready, for example "connection refused on 127.0.0.1:8888".
 pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Printable> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Printable::new("it isn't selected")) };
-    ask(plan, timeout, Group::Callers).map_err(|why| Printable::new(&why))?;
+    ask_of(page, daemon, plan, timeout, Group::Callers).map_err(|why| Printable::new(&why))?;
     match Past::default().stranger(page, daemon) {
         None => Ok(()),
         Some(Shortfall::SocketHeld { socket, by: Some((pid, name)) }) => {
@@ -52,7 +53,22 @@ pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Print
     }
 }
 
+/// A command runs in the daemon's sandbox.
+fn ask_of(page: &Page, daemon: &str, plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
+    ask_as(&|command| confined::command(page, daemon, confined::Task::Probe, command), plan, timeout, group)
+}
+
+#[cfg(test)]
 fn ask(plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
+    ask_as(&<[String]>::to_vec, plan, timeout, group)
+}
+
+fn ask_as(
+    confined: &dyn Fn(&[String]) -> Vec<String>,
+    plan: &Plan,
+    timeout: Duration,
+    group: Group,
+) -> Result<(), String> {
     let deadline = Deadline { at: Instant::now() + timeout, timeout };
     match &plan.ready {
         None => Ok(()),
@@ -63,7 +79,7 @@ fn ask(plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
             200..400 => Ok(()),
             code => Err(format!("HTTP {code} from http://{addr}{path}")),
         },
-        Some(Ready::Exec(command)) => exec(command, group, deadline),
+        Some(Ready::Exec(command)) => exec(command, &confined(command), group, deadline),
     }
 }
 
@@ -151,11 +167,11 @@ fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String>
 }
 
 /// Whether the command exits 0 in time.
-fn exec(words: &[String], group: Group, deadline: Deadline) -> Result<(), String> {
+fn exec(words: &[String], confined: &[String], group: Group, deadline: Deadline) -> Result<(), String> {
     let cut = |word: &String| word.chars().take(SHOWN).collect::<String>();
     let more = if words.len() > 2 { " ..." } else { "" };
     let name = format!("`{}{more}`", words.iter().take(2).map(cut).collect::<Vec<_>>().join(" "));
-    let (status, said) = match command::run(words, group, true, || deadline.left().is_some()) {
+    let (status, said) = match command::run(confined, group, true, || deadline.left().is_some()) {
         command::Ended::Exited(status, _) if status.success() => return Ok(()),
         command::Ended::Exited(status, said) => (status, said),
         command::Ended::Stopped => return Err(format!("{name} did not end within {:?}", deadline.timeout)),

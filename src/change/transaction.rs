@@ -170,7 +170,12 @@ pub trait Hands: Sized {
     /// What has begun to listen since the first such note, and is no daemon's.
     fn newcomer(&mut self, page: &Page) -> Option<Shortfall>;
     /// Runs a checker. `go_on` is asked every few milliseconds.
-    fn check(&mut self, command: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked>;
+    fn check(
+        &mut self,
+        daemon: &str,
+        command: &[String],
+        go_on: &mut dyn FnMut(&mut Self) -> Tried<()>,
+    ) -> Tried<Checked>;
     /// Signals init.
     fn signal(&mut self, signal: Signal) -> Tried<()>;
     /// Asks init; `None`: sees whether it may.
@@ -452,7 +457,7 @@ impl<'a, H: Hands> Change<'a, H> {
         if restored.was_theirs {
             // It is theirs to judge, and the daemon is to serve what is on disk: but a typo leaves the running one alone.
             outcome = RecordedOutcome::NotProven;
-            why = because(self.check(plan, files.path(), &files.path_of(Name::Path)))?;
+            why = because(self.check(name, plan, files.path(), &files.path_of(Name::Path)))?;
         }
         if why.is_none() {
             let placed = restored.now.as_ref().map(Placed::of);
@@ -511,7 +516,7 @@ impl<'a, H: Hands> Change<'a, H> {
                 }
                 placed = Some(Placed::of(&file));
             }
-            self.end.checked = self.check(&daemon.plan, files.path(), &files.path_of(Name::Path))?;
+            self.end.checked = self.check(&daemon.name, &daemon.plan, files.path(), &files.path_of(Name::Path))?;
             nobody_wrote(files, placed.as_ref())?;
         }
         let proven = self.prove(daemon).and_then(|outcome| {
@@ -617,7 +622,7 @@ impl<'a, H: Hands> Change<'a, H> {
         files.remove(Name::Staged)?;
         self.end.owner_was = files.write(Name::Staged, content, &old)?;
         let Found::File(staged) = files.read(Name::Staged)? else { return Err(changed(files)) };
-        self.end.checked = self.check(&daemon.plan, files.path(), &files.path_of(Name::Staged))?;
+        self.end.checked = self.check(&daemon.name, &daemon.plan, files.path(), &files.path_of(Name::Staged))?;
         if matches!(self.order.task, Task::DryRun { .. }) {
             self.end.owner_was = None;
             return Ok(Prepared::Over(Outcome::DryRun));
@@ -889,14 +894,14 @@ impl<'a, H: Hands> Change<'a, H> {
     }
 
     /// Runs the daemon's checker on `file`, which is the content of `path`. Returns whether there is one.
-    fn check(&mut self, plan: &Plan, path: &Path, file: &Path) -> Tried<Option<bool>> {
+    fn check(&mut self, daemon: &str, plan: &Plan, path: &Path, file: &Path) -> Tried<Option<bool>> {
         let Some(config) = &plan.config else { return Ok(None) };
         let Some(check) = &config.check else { return Ok(Some(false)) };
         let (file, path) = (file.to_string_lossy(), path.to_string_lossy());
         let command: Vec<String> = check.iter().map(|argument| argument.replace("{}", &file)).collect();
         let started = self.hands.now_ms();
         let Self { hands, deadline, is_sent, is_acked, .. } = self;
-        let checked = hands.check(&command, &mut |hands| go_on(hands, 0, *deadline, is_sent, is_acked));
+        let checked = hands.check(daemon, &command, &mut |hands| go_on(hands, 0, *deadline, is_sent, is_acked));
         self.end.check_ms = self.hands.now_ms().saturating_sub(started);
         let fault = match checked {
             Ok(Checked::Passed) => return Ok(Some(true)),

@@ -42,6 +42,13 @@ impl FixedFd {
         }
     }
 
+    /// Has it refer to this from now on; until the number can be had, to nothing.
+    pub fn replace(&mut self, usual: OwnedFd) {
+        self.usual = usual;
+        self.take_back();
+        self.reserve();
+    }
+
     /// Has it refer to something else.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod probe;
 mod publish;
 pub mod relay;
 mod requests;
+mod sandboxes;
 mod signals;
 mod watch;
 
@@ -24,11 +25,12 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::request::LOCK_FD;
+use crate::request::{LOCK_FD, SANDBOXES_FD};
 use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
+use crate::launch::sandbox::Sandboxes;
 use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Started, Streams};
 use children::{Child, OomKills, session};
 use fixed::FixedFd;
@@ -90,6 +92,10 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         shell.finish(DRAIN_ASKED);
         return Ok(0);
     }
+    shell.sandboxes = sandboxes::make(&table, &selection.selected).map_err(CannotBegin)?;
+    if let Some(all) = &shell.sandboxes {
+        shell.plan.replace(all.fd().try_clone_to_owned().map_err(|e| CannotBegin(step("the sandboxes")(e)))?);
+    }
     shell.select(&table, &selection.selected);
     let core = Supervisor::new(&table, &selection.selected);
     drop(table);
@@ -132,6 +138,7 @@ struct Shell {
     null: OwnedFd,
     /// Those that daemons get back.
     limits: Vec<Limit>,
+    sandboxes: Option<Sandboxes>,
     output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
@@ -149,6 +156,8 @@ struct Shell {
     page: PageFd,
     requests: Requests,
     lock: FixedFd,
+    /// What the sandboxes are.
+    plan: FixedFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
@@ -183,6 +192,7 @@ impl Shell {
             null.try_clone()
         });
         let lock = FixedFd::new(LOCK_FD, lock.map_err(step("/dev/null"))?);
+        let plan = FixedFd::new(SANDBOXES_FD, null.try_clone().map_err(step("/dev/null"))?);
         let watch = Watch::new().map_err(step("epoll"))?;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
@@ -215,6 +225,7 @@ impl Shell {
             born: Vec::new(),
             null,
             limits,
+            sandboxes: None,
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -229,6 +240,7 @@ impl Shell {
             page,
             requests,
             lock,
+            plan,
             head: status,
             entries: Vec::new(),
             is_stale: true,
@@ -270,7 +282,11 @@ impl Shell {
         for spec in &self.specs {
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
-            self.programs.push(Program::new(&spec.command, &env, ignore, config));
+            let program = Program::new(&spec.command, &env, ignore, config);
+            self.programs.push(match spec.sandbox {
+                Some(_) => program.confined(&spec.name, &spec.command, config),
+                None => program,
+            });
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
@@ -325,7 +341,8 @@ impl Shell {
     /// happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
-            socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, millis(now())));
+            let kernel = self.sandboxes.as_ref().map(Sandboxes::kernel);
+            socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, kernel, millis(now())));
         }
         let has_more =
             self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more() || !self.notes.is_empty();
@@ -516,7 +533,7 @@ impl Shell {
         self.entries.resize_with(self.specs.len(), Entry::default);
         for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
             let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
-            let daemon = publish::daemon(spec, &view);
+            let daemon = publish::daemon(spec, &view, self.sandboxes.as_ref().map(Sandboxes::kernel));
             let plan = Plan {
                 ready: spec.ready.clone(),
                 notified: view.notified,
@@ -616,12 +633,16 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock);
+        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.plan);
         if let Some(socket) = &mut self.notify {
             let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
             self.notes.extend(socket.empty().into_iter().filter(is_daemons));
         }
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
+        let parent = Parent {
+            null: self.null.as_fd(),
+            limits: &self.limits,
+            sandboxes: self.sandboxes.as_ref().map(Sandboxes::fd),
+        };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
@@ -648,8 +669,8 @@ impl System for Shell {
         let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock);
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits };
+        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.plan);
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, sandboxes: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
                 let pid = probe.pid();
@@ -737,10 +758,11 @@ impl System for Shell {
 }
 
 /// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
-fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd) {
+fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd, plan: &mut FixedFd) {
     page.reserve();
     requests.reserve();
     lock.reserve();
+    plan.reserve();
 }
 
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.

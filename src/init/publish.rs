@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
 use super::fixed::{FixedFd, memfd};
 use super::millis;
+use crate::launch::sandbox::Kernel;
 use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Page, Plan, Status};
 use crate::supervisor::View;
 use crate::table::Daemon as Spec;
@@ -33,7 +34,7 @@ impl Entry {
 
 /// What the page shows of a daemon: points of the clock in place of ages.
 #[must_use]
-pub fn daemon(spec: &Spec, view: &View) -> Daemon {
+pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
     Daemon {
         name: spec.name.clone(),
         state: view.state,
@@ -46,6 +47,7 @@ pub fn daemon(spec: &Spec, view: &View) -> Daemon {
         requests: view.requests.clone(),
         uptime_ms: view.since.map(millis),
         last_exit: view.last_exit,
+        sandbox: kernel.zip(spec.sandbox.as_ref()).map(|(kernel, sandbox)| kernel.shortfall(sandbox)),
         transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
         ready: None,
     }
@@ -53,8 +55,9 @@ pub fn daemon(spec: &Spec, view: &View) -> Daemon {
 
 /// The public document, as `status --json` prints it; but init reads no record of a change, so `transaction` is null.
 #[must_use]
-pub fn public(head: &Status, specs: &[Spec], entries: &[Entry], now_ms: u64) -> Vec<u8> {
-    let daemons = specs.iter().zip(entries).filter_map(|(spec, entry)| Some(daemon(spec, entry.view.as_ref()?)));
+pub fn public(head: &Status, specs: &[Spec], entries: &[Entry], kernel: Option<&Kernel>, now_ms: u64) -> Vec<u8> {
+    let public = |(spec, entry): (_, &Entry)| Some(daemon(spec, entry.view.as_ref()?, kernel));
+    let daemons = specs.iter().zip(entries).filter_map(public);
     let status = Status { daemons: daemons.collect(), ..head.clone() };
     let page = Page { status, plans: Vec::new(), socket: None };
     // It can't fail to be written.

@@ -9,6 +9,8 @@ use super::report::{HEAD, Step};
 
 /// The child's descriptor of the pipe for its report.
 pub const REPORT_FD: i32 = 3;
+/// Its descriptor of the table's sandboxes, if it is to be confined.
+pub const SANDBOXES_FD: i32 = 4;
 /// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.
 const CLOSED_ONE_BY_ONE: i32 = 4096;
 /// What a record is read for, up to this many bytes.
@@ -25,6 +27,13 @@ pub struct Child<'a> {
     pub stdio: [i32; 3],
     pub report: i32,
     pub recovery: Option<Recovery>,
+    pub confine: Option<Confine>,
+}
+
+/// How the child is confined: by the hidden applet, since that looks at files and allocates.
+pub struct Confine {
+    pub argv: Vec<*const libc::c_char>,
+    pub sandboxes: i32,
 }
 
 /// See [`super::Recovery`].
@@ -47,11 +56,25 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
                 fail(child, Step::Descriptors, errno(), 0, &[]);
             }
         }
+        // Above the numbers that are given away below.
+        let sandboxes = match &child.confine {
+            Some(confine) => libc::fcntl(confine.sandboxes, libc::F_DUPFD, SANDBOXES_FD + 1),
+            None => 0,
+        };
+        if sandboxes < 0 {
+            fail(child, Step::Descriptors, errno(), 0, &[]);
+        }
         if child.report != REPORT_FD && libc::dup3(child.report, REPORT_FD, libc::O_CLOEXEC) < 0 {
             fail(child, Step::Descriptors, errno(), 0, &[]);
         }
         // exec would close them too, but a child that is stopped before that must keep none of init's descriptors open.
-        let beyond = REPORT_FD + 1;
+        let mut beyond = REPORT_FD + 1;
+        if child.confine.is_some() {
+            if libc::dup2(sandboxes, SANDBOXES_FD) < 0 {
+                fail(child, Step::Confine, errno(), 0, &[]);
+            }
+            beyond = SANDBOXES_FD + 1;
+        }
         if libc::syscall(libc::SYS_close_range, beyond, libc::c_uint::MAX, 0) != 0 {
             for fd in beyond..CLOSED_ONE_BY_ONE {
                 libc::close(fd);
@@ -64,6 +87,11 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+        if let Some(confine) = &child.confine {
+            libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
+            libc::execve(c"/proc/self/exe".as_ptr(), confine.argv.as_ptr(), child.envp.as_ptr());
+            fail(child, Step::Confine, errno(), 0, &[]);
+        }
         if let Some(recovery) = child.recovery.as_ref().filter(|recovery| is_interrupted(recovery)) {
             libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
             libc::execve(c"/proc/self/exe".as_ptr(), recovery.argv.as_ptr(), child.envp.as_ptr());

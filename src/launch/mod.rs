@@ -2,14 +2,16 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
+pub mod confined;
 mod lookup;
 mod probe;
 mod report;
+pub mod sandbox;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ pub struct Program {
     envp: Environment,
     ignore: Vec<i32>,
     recovery: Option<Recovery>,
+    /// What the child executes in the place of the program: [`sandbox::CONFINE`].
+    confine: Option<Vec<CString>>,
 }
 
 /// How a child finds out that a change of its daemon's file was interrupted, and what it executes then.
@@ -74,6 +78,8 @@ pub struct Parent<'a> {
     pub null: BorrowedFd<'a>,
     /// The limits that it gets back.
     pub limits: &'a [Limit],
+    /// The table's sandboxes.
+    pub sandboxes: Option<BorrowedFd<'a>>,
 }
 
 /// A limit as it was.
@@ -125,6 +131,8 @@ pub enum Streams {
 pub enum NotStarted {
     /// A step before execve(2) failed.
     Before(&'static str, Errno),
+    /// Its sandbox couldn't be made, and why.
+    NotConfined(String),
     /// execve(2) failed for this program.
     Execute(String, Errno),
     /// The program exists, but its interpreter doesn't: that of a script's `#!` line, or an ELF file's loader.
@@ -142,7 +150,7 @@ impl NotStarted {
     pub fn code(&self) -> i32 {
         match self {
             Self::Execute(_, Errno::ENOENT) | Self::NoInterpreter { .. } => 127,
-            Self::Before(..) | Self::Execute(..) => 126,
+            Self::Before(..) | Self::NotConfined(_) | Self::Execute(..) => 126,
         }
     }
 }
@@ -151,6 +159,7 @@ impl fmt::Display for NotStarted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Before(step, e) => write!(f, "cannot {step}: {}", io::Error::from(*e)),
+            Self::NotConfined(why) => f.write_str(why),
             Self::Execute(program, e) => write!(f, "cannot execute {program:?}: {}", io::Error::from(*e)),
             Self::NoInterpreter { program, interpreter } => {
                 write!(f, "cannot execute {program:?}: its interpreter {interpreter:?} is missing")?;
@@ -187,10 +196,14 @@ fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
     list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
+/// The signals as an argument.
+fn ignored(ignore: &[i32]) -> String {
+    ignore.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
+}
+
 impl Recovery {
     fn new(config: &Path, command: &[String], ignore: &[i32]) -> Self {
-        let ignore: Vec<String> = ignore.iter().map(i32::to_string).collect();
-        let ignore = ignore.join(",");
+        let ignore = ignored(ignore);
         let head = [b"sidecar", RECOVER.as_bytes(), config.as_os_str().as_bytes(), ignore.as_bytes()];
         let argv = c_strings(head.into_iter().chain(command.iter().map(String::as_bytes)));
         let (record, leftovers) = store::names_beside(config);
@@ -214,7 +227,17 @@ impl Program {
         };
         let recovery = config.map(|config| Recovery::new(config, command, &ignore));
         let (paths, argv) = (paths.iter().map(Vec::as_slice), command.iter().map(String::as_bytes));
-        Self { paths: c_strings(paths), argv: c_strings(argv), envp: env.clone(), ignore, recovery }
+        Self { paths: c_strings(paths), argv: c_strings(argv), envp: env.clone(), ignore, recovery, confine: None }
+    }
+
+    /// The same in the sandbox of the daemon of this name; the rest are the arguments of [`Program::new`].
+    #[must_use]
+    pub fn confined(mut self, name: &str, command: &[String], config: Option<&Path>) -> Self {
+        let ignore = ignored(&self.ignore);
+        let config = config.map_or(&[][..], |config| config.as_os_str().as_bytes());
+        let head = [b"sidecar", sandbox::CONFINE.as_bytes(), name.as_bytes(), config, ignore.as_bytes()];
+        self.confine = Some(c_strings(head.into_iter().chain(command.iter().map(String::as_bytes))));
+        self
     }
 
     /// Its environment.
@@ -235,7 +258,7 @@ impl Program {
         };
         let (report, told) = pipe(false)?;
         let stdio = [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_ref().unwrap_or(&out).as_raw_fd()];
-        let pid = self.fork(stdio, &told, parent.limits)?;
+        let pid = self.fork(stdio, &told, parent.limits, parent.sandboxes)?;
         Ok(Started { pid, stdout, stderr, report })
     }
 
@@ -245,10 +268,16 @@ impl Program {
     /// The step that failed, and why; there is no process then.
     pub fn start_here(&self) -> Result<(i32, OwnedFd), NotStarted> {
         let (report, told) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        self.fork([0, 1, 2], &told, &[]).map(|pid| (pid, report))
+        self.fork([0, 1, 2], &told, &[], None).map(|pid| (pid, report))
     }
 
-    fn fork(&self, stdio: [RawFd; 3], told: &OwnedFd, limits: &[Limit]) -> Result<i32, NotStarted> {
+    fn fork(
+        &self,
+        stdio: [RawFd; 3],
+        told: &OwnedFd,
+        limits: &[Limit],
+        sandboxes: Option<BorrowedFd<'_>>,
+    ) -> Result<i32, NotStarted> {
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
@@ -262,7 +291,15 @@ impl Program {
                 leftovers: pointers(&recovery.leftovers),
                 argv: pointers(&recovery.argv),
             }),
+            confine: self
+                .confine
+                .as_ref()
+                .zip(sandboxes)
+                .map(|(argv, sandboxes)| child::Confine { argv: pointers(argv), sandboxes: sandboxes.as_raw_fd() }),
         };
+        if self.confine.is_some() && child.confine.is_none() {
+            return Err(NotStarted::NotConfined("there is no sandbox for it".to_owned()));
+        }
         // SAFETY: the caller has one thread; the child makes async-signal-safe calls only, on memory made before.
         match unsafe { fork() }.map_err(|e| NotStarted::Before("fork", e))? {
             ForkResult::Parent { child } => Ok(child.as_raw()),
@@ -283,15 +320,44 @@ impl Program {
 #[must_use]
 pub fn recover_and_start(args: &[String]) -> ExitCode {
     let [config, ignore, command @ ..] = args else { return ExitCode::FAILURE };
-    // SAFETY: the child that executed this has put the pipe there, and nobody else in this process knows of it.
-    let pipe = unsafe { BorrowedFd::borrow_raw(child::REPORT_FD) };
-    // Not called by init.
-    if fcntl(pipe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
-        return ExitCode::FAILURE;
+    let Some(pipe) = report_pipe() else { return ExitCode::FAILURE };
+    recover(pipe, config);
+    become_daemon(ignore, command)
+}
+
+/// The hidden applet [`sandbox::CONFINE`]: recovers an interrupted change, confines itself, and becomes the daemon. `args` is
+/// what [`Program::confined`] has written: the daemon's name, its file or nothing, the ignored signals, the command.
+#[must_use]
+pub fn confine_and_start(args: &[String]) -> ExitCode {
+    let [name, config, ignore, command @ ..] = args else { return ExitCode::FAILURE };
+    let Some(pipe) = report_pipe() else { return ExitCode::FAILURE };
+    if !config.is_empty() {
+        recover(pipe, config);
     }
+    // SAFETY: the child that executed this has put it there, and nobody else in this process knows of it.
+    let sandboxes = unsafe { OwnedFd::from_raw_fd(child::SANDBOXES_FD) };
+    if let Err(why) = sandbox::confine(&sandboxes, name) {
+        let _ = nix::unistd::write(pipe, &report::not_confined(&why.to_string()));
+        return ExitCode::from(126);
+    }
+    drop(sandboxes);
+    become_daemon(ignore, command)
+}
+
+/// The pipe to init; `None` if it wasn't init that called.
+fn report_pipe() -> Option<BorrowedFd<'static>> {
+    // SAFETY: the child that executed this has put the pipe there, and it stays open until the exec.
+    let pipe = unsafe { BorrowedFd::borrow_raw(child::REPORT_FD) };
+    fcntl(pipe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok().map(|_| pipe)
+}
+
+fn recover(pipe: BorrowedFd<'_>, config: &str) {
     if let Some(outcome) = store::recover_before_start(Path::new(config)) {
         let _ = nix::unistd::write(pipe, &report::recovered(&outcome));
     }
+}
+
+fn become_daemon(ignore: &str, command: &[String]) -> ! {
     let ignore: Vec<i32> = ignore.split(',').filter_map(|number| number.parse().ok()).collect();
     let program = Program::new(command, &Environment::new(std::env::vars_os()), ignore, None);
     // SAFETY: only this thread is left to run; all pointers are to strings and arrays that live until the exec.
@@ -305,6 +371,7 @@ pub fn recover_and_start(args: &[String]) -> ExitCode {
             stdio: [0, 1, 2],
             report: child::REPORT_FD,
             recovery: None,
+            confine: None,
         })
     }
 }

@@ -11,8 +11,8 @@ use super::NotStarted;
 pub const HEAD: usize = 2048;
 /// No report is longer: what was recovered, and why the program wasn't executed.
 pub const MAX_REPORT: usize = 8192;
-/// The longest sentence about a recovery.
-const MAX_RECOVERED: usize = 2048;
+/// The longest sentence.
+const MAX_TEXT: usize = 2048;
 /// What a failure has before [`HEAD`]: [`FAILED`], the step, the errno, the path's index.
 const FAILURE: usize = 8;
 
@@ -20,6 +20,7 @@ const FAILURE: usize = 8;
 const FAILED: u8 = b'F';
 const RECOVERED: u8 = b'R';
 const NOT_RECOVERED: u8 = b'E';
+const NOT_CONFINED: u8 = b'S';
 
 /// What can fail in a child.
 #[derive(Clone, Copy)]
@@ -30,6 +31,8 @@ pub enum Step {
     Recover,
     /// execve(2) of its program.
     Execute,
+    /// What confines it can't be executed.
+    Confine,
 }
 
 /// What happened in a child before its exec.
@@ -61,7 +64,16 @@ pub fn recovered(outcome: &Result<String, String>) -> Vec<u8> {
         Ok(text) => (RECOVERED, text),
         Err(text) => (NOT_RECOVERED, text),
     };
-    let text = text.as_bytes().get(..MAX_RECOVERED).unwrap_or(text.as_bytes());
+    sentence(kind, text)
+}
+
+/// Why a process wasn't confined.
+pub fn not_confined(why: &str) -> Vec<u8> {
+    sentence(NOT_CONFINED, why)
+}
+
+fn sentence(kind: u8, text: &str) -> Vec<u8> {
+    let text = text.as_bytes().get(..MAX_TEXT).unwrap_or(text.as_bytes());
     let size = u16::try_from(text.len()).unwrap_or(0).to_le_bytes();
     [&[kind], &size[..], text].concat()
 }
@@ -71,11 +83,15 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
     let mut out = Report::default();
     loop {
         match report {
-            [kind @ (RECOVERED | NOT_RECOVERED), s0, s1, rest @ ..] => {
+            [kind @ (RECOVERED | NOT_RECOVERED | NOT_CONFINED), s0, s1, rest @ ..] => {
                 let size = usize::from(u16::from_le_bytes([*s0, *s1]));
                 let Some((text, rest)) = rest.split_at_checked(size) else { return out };
                 let text = String::from_utf8_lossy(text).into_owned();
-                out.recovered = Some(if *kind == RECOVERED { Ok(text) } else { Err(text) });
+                match *kind {
+                    RECOVERED => out.recovered = Some(Ok(text)),
+                    NOT_RECOVERED => out.recovered = Some(Err(text)),
+                    _ => out.failed = Some(NotStarted::NotConfined(text)),
+                }
                 report = rest;
             }
             [FAILED, step, e0, e1, e2, e3, p0, p1, head @ ..] => {
@@ -85,6 +101,8 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
                     NotStarted::Before("set up its file descriptors", errno)
                 } else if *step == Step::Recover as u8 {
                     NotStarted::Before("execute /proc/self/exe to recover an interrupted change", errno)
+                } else if *step == Step::Confine as u8 {
+                    NotStarted::Before("execute /proc/self/exe to make its sandbox", errno)
                 } else if let Some(interpreter) = interpreter(head) {
                     let program = name(paths.get(usize::from(u16::from_le_bytes([*p0, *p1]))));
                     NotStarted::NoInterpreter { program, interpreter }

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use super::error::{TableError, line_of};
 use super::order;
+use super::sandbox::{self, RawSandbox};
 use super::signal::Signal;
 use super::{
     Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, SignalRule, Table,
@@ -38,6 +39,8 @@ struct RawTable {
     restart: Option<Spanned<String>>,
     output: Option<Spanned<String>>,
     #[serde(default)]
+    require_sandbox: bool,
+    #[serde(default)]
     daemon: Vec<RawDaemon>,
     #[serde(default)]
     signals: BTreeMap<Spanned<String>, Spanned<RawAction>>,
@@ -62,6 +65,7 @@ struct RawDaemon {
     #[serde(default)]
     essential: bool,
     stop_signal: Option<Spanned<String>>,
+    sandbox: Option<RawSandbox>,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +119,7 @@ fn checked(raw: RawTable) -> At<Table> {
     let mut daemons: Vec<Daemon> = Vec::with_capacity(raw.daemon.len());
     let mut names = HashSet::new();
     let mut files: HashMap<PathBuf, String> = HashMap::new();
+    let spans: Vec<Range<usize>> = raw.daemon.iter().map(|daemon| daemon.name.span()).collect();
     let mut dependencies = Vec::with_capacity(raw.daemon.len());
     for mut raw_daemon in raw.daemon {
         let span = raw_daemon.name.span();
@@ -131,12 +136,14 @@ fn checked(raw: RawTable) -> At<Table> {
         daemons.push(daemon);
     }
     order::resolve(&mut daemons, &dependencies)?;
+    sandbox::check_all(&daemons)
+        .map_err(|(index, message)| (spans.get(index).cloned().unwrap_or_default(), message))?;
     let mut wiring = Vec::new();
     for (name, action) in raw.signals {
         wiring.push(check_rule(&name, action, &daemons)?);
     }
     wiring.sort_by_key(|rule| rule.signal);
-    Ok(Table { daemons, wiring, output })
+    Ok(Table { daemons, wiring, output, require_sandbox: raw.require_sandbox, file: None })
 }
 
 /// Reads `[0-9]+(ms|s|m)`, up to [`MAX_DURATION`].
@@ -287,6 +294,7 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration, table_restart: RestartPol
     let restart = policy_of(&raw, table_restart)?;
     let stop_signal = raw.stop_signal.as_ref().map_or(Ok(Signal::TERM), check_stop_signal)?;
     let config = raw.config.map(check_config).transpose()?;
+    let (sandbox, private) = sandbox::check(raw.sandbox)?;
     let ready = raw.ready.map(check_ready).transpose()?;
     let grace = raw.grace.as_ref().map_or(Ok(table_grace), |g| duration("grace", g))?;
     let settle = raw.settle.as_ref().map_or(Ok(DEFAULT_SETTLE), |s| duration("settle", s))?;
@@ -303,6 +311,8 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration, table_restart: RestartPol
         is_oneshot: raw.oneshot,
         is_essential: raw.essential,
         stop_signal,
+        sandbox,
+        private,
     })
 }
 

@@ -5,6 +5,7 @@
 mod check;
 mod error;
 mod order;
+pub mod sandbox;
 mod signal;
 mod spelling;
 
@@ -136,6 +137,10 @@ pub struct Daemon {
     pub is_essential: bool,
     /// The signal that asks it to stop.
     pub stop_signal: Signal,
+    /// What it may do; `None`: whatever its user may.
+    pub sandbox: Option<sandbox::Sandbox>,
+    /// What no other sandboxed daemon may read, beside what is private anyway: [`Daemon::own_paths`].
+    pub private: Vec<PathBuf>,
 }
 
 /// A checked daemon table.
@@ -147,6 +152,10 @@ pub struct Table {
     pub wiring: Vec<SignalRule>,
     /// How lines are written.
     pub output: Output,
+    /// init starts nothing if the kernel lacks a part of a sandbox that is asked for.
+    pub require_sandbox: bool,
+    /// The file that it was read from; `None`: the built-in table. It is hidden from sandboxed daemons.
+    pub file: Option<PathBuf>,
 }
 
 impl Table {
@@ -190,7 +199,7 @@ impl Table {
             }
         };
         match std::str::from_utf8(&bytes) {
-            Ok(text) => Ok((Self::parse(text, &source)?, source)),
+            Ok(text) => Ok((Self { file: std::path::absolute(path).ok(), ..Self::parse(text, &source)? }, source)),
             Err(e) => {
                 let line = error::line_of(&bytes, e.valid_up_to());
                 Err(TableError::new(&source, Some(line), "this line isn't UTF-8; save the table in that encoding"))

@@ -78,7 +78,7 @@ const KEYS: &[(&[&str], &str)] = &[
         r#"this version can't set it for one daemon yet: write command = ["env", "KEY=value", "PROGRAM"]"#,
     ),
     (&["env_file", "pass_environment", "user", "working_dir", "directory", "ulimits"], NOT_YET),
-    (&["sandbox", "require_sandbox", "listen"], NOT_YET),
+    (&["listen"], NOT_YET),
 ];
 
 /// What to write in place of an unknown key; `expected` is the parser's list of those that are known there.
@@ -102,13 +102,16 @@ pub(super) fn fix_of(line: &str, section: &str) -> Option<&'static str> {
         "output" => r#"write "prefix" or "json""#,
         "restart" => RESTART,
         "depends_on" => DEPENDS_ON,
-        "oneshot" | "essential" => "write true or false, without quotes",
+        "oneshot" | "essential" | "udp" | "sessions" | "require_sandbox" => "write true or false, without quotes",
         "stop_signal" => r#"write a signal's name in quotes, like "TERM""#,
         "ready" => {
             r#"write { tcp = "127.0.0.1:80" }, { http = "http://127.0.0.1/" }, { exec = ["a"] } or { notify = true }"#
         }
         "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
         "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
+        "write" | "private" => r#"write an array of absolute paths, like ["/var/lib/a"]"#,
+        "bind" | "connect" => "write an array of TCP ports, like [8888]",
+        "[[daemon.sandbox]]" | "sandbox" => "write [daemon.sandbox] below its [[daemon]]",
         "daemon" => "write [[daemon]]",
         _ if key.starts_with("depends_on.") || key.starts_with("[daemon.depends_on") => DEPENDS_ON,
         _ if key.starts_with("[daemon") => "write [[daemon]]",

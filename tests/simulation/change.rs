@@ -695,7 +695,7 @@ impl Hands for Sim<'_> {
         Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady) })
     }
 
-    fn check(&mut self, _: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
+    fn check(&mut self, _: &str, _: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
         let fault = self.world().choices.fault(2);
         let checked = match fault {
             0 => {

@@ -1,0 +1,390 @@
+//! The sandbox of a daemon: `[daemon.sandbox]` of the table, kept by Landlock (files, TCP ports, other processes) and by a
+//! filter of system calls. Neither needs a privilege.
+//!
+//! A sandbox is made by the process that then executes the daemon: the hidden applet [`CONFINE`], which init's child executes.
+//! Looking at files can take as long as their file system likes, and must not hold up init; and between fork and exec
+//! nothing may allocate. What it needs to know comes through a memfd that init has made once.
+
+mod files;
+mod landlock;
+mod paths;
+mod seccomp;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::request::{SANDBOXES_FD, SANDBOXES_NAME};
+use crate::status;
+use crate::table::sandbox::{Sandbox, TERMINALS};
+use crate::table::{Daemon, Table};
+use files::Files;
+use paths::{Access, Claims, Kind, NoRules};
+
+/// The hidden applet that confines itself and becomes the daemon.
+pub const CONFINE: &str = "confine-and-start";
+
+// The version of Landlock's interface from which on it keeps what is named: landlock(7).
+/// Linux 5.19. Version 1 would forbid every move of a file to another directory, so it isn't used.
+const ABI_FILES: u32 = 2;
+/// Linux 6.2.
+const ABI_TRUNCATION: u32 = 3;
+/// Linux 6.7.
+const ABI_TCP: u32 = 4;
+/// Linux 6.10: ioctl(2) on devices.
+const ABI_DEVICES: u32 = 5;
+/// Linux 6.12.
+const ABI_SIGNALS: u32 = 6;
+
+/// Always open, for reading and writing.
+const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+
+/// What this kernel keeps of a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The version of Landlock's interface; 0: none.
+    abi: u32,
+    /// Why there is none.
+    why: Option<String>,
+    /// It has filters of system calls that can end a process (Linux 4.14).
+    filters: bool,
+}
+
+impl Kernel {
+    /// Asks it.
+    #[must_use]
+    pub fn ask() -> Self {
+        let (abi, why) = match landlock::version() {
+            Ok(abi) => (abi, None),
+            Err(e) => (0, Some(why_no_landlock(&e))),
+        };
+        Self { abi, why, filters: has_filters() }
+    }
+
+    /// What it can't keep of this sandbox, and why.
+    #[must_use]
+    pub fn shortfall(&self, sandbox: &Sandbox) -> status::Sandbox {
+        let asks_for_tcp = sandbox.bind.is_some() || sandbox.connect.is_some();
+        let missing = [
+            ("files", self.abi < ABI_FILES),
+            ("processes", self.abi < ABI_FILES),
+            ("truncation", self.abi < ABI_TRUNCATION),
+            ("tcp", asks_for_tcp && self.abi < ABI_TCP),
+            ("devices", self.abi < ABI_DEVICES),
+            ("signals", self.abi < ABI_SIGNALS),
+            ("system-calls", !self.filters),
+        ];
+        let missing: Vec<String> =
+            missing.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name.to_owned()).collect();
+        let why = match self.abi {
+            0 => self.why.clone(),
+            1 => Some("Landlock 1 (before Linux 5.19) would forbid every move between directories".to_owned()),
+            _ => None,
+        };
+        status::Sandbox { abi: self.abi, missing, why }
+    }
+}
+
+fn has_filters() -> bool {
+    let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the call reads the number that the pointer leads to.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) == 0 }
+}
+
+fn why_no_landlock(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            "the kernel has no Landlock (Linux 5.13), or the container's filter of system calls doesn't know it"
+                .to_owned()
+        }
+        Some(libc::EOPNOTSUPP) => "Landlock is switched off; add it to lsm= on the kernel's command line".to_owned(),
+        Some(libc::EPERM) => {
+            "the container's filter of system calls refuses Landlock; upgrade the container engine".to_owned()
+        }
+        _ => format!("Landlock can't be used: {e}"),
+    }
+}
+
+/// What the applet needs to know.
+#[derive(Serialize, Deserialize)]
+pub struct Plan {
+    kernel: Kernel,
+    /// The daemon table.
+    table: Option<PathBuf>,
+    daemons: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    /// `None`: it isn't sandboxed, but what it calls its own is hidden from those that are.
+    sandbox: Option<Sandbox>,
+    private: Vec<PathBuf>,
+}
+
+impl Entry {
+    fn new(daemon: &Daemon) -> Self {
+        let config = daemon.config_directory().map(Path::to_owned);
+        let private = daemon.private.iter().cloned().chain(config).collect();
+        Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private }
+    }
+}
+
+/// The sandboxes of a table, as the applet reads them.
+pub struct Sandboxes {
+    file: OwnedFd,
+    kernel: Kernel,
+}
+
+impl Sandboxes {
+    /// Those of all daemons, also of those that aren't selected: their files are there all the same.
+    ///
+    /// # Errors
+    /// There is no memory for it, or the table's path isn't UTF-8.
+    pub fn new(table: &Table) -> io::Result<Self> {
+        let kernel = Kernel::ask();
+        let daemons = table.daemons.iter().map(Entry::new).collect();
+        let plan = Plan { kernel: kernel.clone(), table: table.file.clone(), daemons };
+        let mut file = File::from(memfd_create(SANDBOXES_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+        file.write_all(&serde_json::to_vec(&plan)?)?;
+        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Self { file: file.into(), kernel })
+    }
+
+    /// What the kernel keeps of it.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// For a child.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Why a process couldn't be confined.
+#[derive(Debug)]
+pub enum NotConfined {
+    /// What the sandbox is can't be read.
+    Plan(String),
+    /// Its files.
+    Rules(NoRules),
+    /// A step failed.
+    Step(&'static str, io::Error),
+}
+
+impl fmt::Display for NotConfined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(why) => write!(f, "cannot read what its sandbox is: {why}"),
+            Self::Rules(why) => write!(f, "cannot make its sandbox: {why}"),
+            Self::Step(step, e) => write!(f, "cannot make its sandbox: {step}: {e}"),
+        }
+    }
+}
+
+fn step(what: &'static str) -> impl Fn(io::Error) -> NotConfined {
+    move |e| NotConfined::Step(what, e)
+}
+
+/// Binds this process, which has one thread, by the sandbox of the daemon of that name, for good.
+///
+/// # Errors
+/// The process must end: it may be bound by a part.
+pub fn confine(plan: impl AsFd, daemon: &str) -> Result<(), NotConfined> {
+    parse(plan)?.confine(daemon, false)
+}
+
+fn bad(e: &dyn fmt::Display) -> NotConfined {
+    NotConfined::Plan(e.to_string())
+}
+
+fn parse(plan: impl AsFd) -> Result<Plan, NotConfined> {
+    read(plan).map_err(|e| bad(&e)).and_then(|text| serde_json::from_slice(&text).map_err(|e| bad(&e)))
+}
+
+/// What the init with this pid has at [`SANDBOXES_FD`]; `None`: none of its daemons is sandboxed.
+///
+/// # Errors
+/// It can't be read, or it is something else.
+pub fn of_init(pid: i32) -> Result<Option<Plan>, NotConfined> {
+    // The link is looked at first: to open a stranger's descriptor can have effects.
+    let path = PathBuf::from(format!("/proc/{pid}/fd/{SANDBOXES_FD}"));
+    let link = path.read_link().map_err(|e| bad(&e))?;
+    if link == Path::new("/dev/null") {
+        return Ok(None);
+    }
+    let name = format!("/memfd:{SANDBOXES_NAME} (deleted)");
+    if link.as_os_str() != name.as_str() {
+        return Err(bad(&format!("{} is something else", path.display())));
+    }
+    let file = File::open(&path).map_err(|e| bad(&e))?;
+    // A file on disk can have that name, but can't be sealed.
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
+        return Err(bad(&"it isn't sealed, so anyone may have written it"));
+    }
+    parse(file).map(Some)
+}
+
+impl Plan {
+    /// Whether this daemon is sandboxed.
+    #[must_use]
+    pub fn has(&self, daemon: &str) -> bool {
+        self.daemons.iter().any(|entry| entry.name == daemon && entry.sandbox.is_some())
+    }
+
+    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon may bind to.
+    ///
+    /// # Errors
+    /// The process must end: it may be bound by a part.
+    pub fn confine(self, daemon: &str, own_ports: bool) -> Result<(), NotConfined> {
+        let mut plan = self;
+        let sandbox = plan.daemons.iter_mut().find(|entry| entry.name == daemon).and_then(|e| e.sandbox.as_mut());
+        if let Some(Sandbox { bind: Some(bind), connect: Some(connect), .. }) = sandbox.filter(|_| own_ports) {
+            connect.extend_from_slice(bind);
+        }
+        confine_by(&plan, daemon)
+    }
+}
+
+fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
+    let mut all = plan.daemons.iter().enumerate().filter(|(_, entry)| entry.name == daemon);
+    let Some((index, sandbox)) = all.find_map(|(index, entry)| Some((index, entry.sandbox.as_ref()?))) else {
+        return Err(bad(&"it isn't there"));
+    };
+    let Kernel { abi, filters, .. } = plan.kernel;
+    let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, index, sandbox)?) };
+    give_up_privileges()?;
+    if let Some(rules) = rules {
+        rules.restrict_self().map_err(step("landlock_restrict_self"))?;
+    }
+    if filters {
+        let program = seccomp::program(sandbox, abi, seccomp::HERE);
+        install(&program).map_err(step("seccomp"))?;
+    }
+    Ok(())
+}
+
+/// By positions of its own: other children read by the same description.
+fn read(plan: impl AsFd) -> io::Result<Vec<u8>> {
+    let file = File::from(plan.as_fd().try_clone_to_owned()?);
+    let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+    file.read_exact_at(&mut text, 0)?;
+    Ok(text)
+}
+
+fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ruleset, NotConfined> {
+    let claims = |entry: &Entry| Claims {
+        write: entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default(),
+        private: entry.private.clone(),
+    };
+    let all: Vec<Claims> = plan.daemons.iter().map(claims).collect();
+    let hidden: Vec<PathBuf> = TERMINALS.iter().map(PathBuf::from).chain(plan.table.clone()).collect();
+    let paths = paths::plan(&Files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
+    for (parent, path) in &paths.missing {
+        let name = path.file_name().unwrap_or_default();
+        files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
+    }
+    let rules = landlock::Ruleset::new(sandbox, plan.kernel.abi).map_err(step("landlock_create_ruleset"))?;
+    let mut allow = |found: &paths::Found<_>, access| rules.allow(AsFd::as_fd(&found.node), &found.kind, access);
+    paths.rules(&Files, &mut allow).map_err(NotConfined::Rules)?;
+    for device in DEVICES {
+        // One that isn't there, or isn't a device, isn't opened to anybody.
+        if let Ok(found) = paths::exactly(&Files, Path::new(device))
+            && found.kind == Kind::Device
+        {
+            allow(&found, Access::Write).map_err(step("landlock_add_rule"))?;
+        }
+    }
+    Ok(rules)
+}
+
+/// No exec gives a capability back: capabilities(7), `no_new_privs`.
+fn give_up_privileges() -> Result<(), NotConfined> {
+    /// `_LINUX_CAPABILITY_VERSION_3`
+    const VERSION_3: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    nix::sys::prctl::set_no_new_privs().map_err(|e| NotConfined::Step("no_new_privs", e.into()))?;
+    // Which needs CAP_SETPCAP: who lacks it has nothing to lose by what is in the bounding set.
+    for capability in 0..64u64 {
+        // SAFETY: prctl(2) takes numbers here.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0u64, 0u64, 0u64) };
+        // It may drop none, or this kernel has no more.
+        if result != 0 {
+            break;
+        }
+    }
+    let header = Header { version: VERSION_3, pid: 0 };
+    let none = [[0u32; 3]; 2];
+    // SAFETY: both live through the call; version 3 has two structures of three words.
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(NotConfined::Step("capset", io::Error::last_os_error())),
+    }
+}
+
+fn install(program: &[seccomp::Instruction]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads that many instructions, and writes nothing.
+    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod degraded {
+    use super::*;
+
+    #[test]
+    fn what_each_version_of_landlock_cant_keep_is_told_if_it_is_asked_for() {
+        let missing =
+            |abi, sandbox: &Sandbox| Kernel { abi, why: None, filters: true }.shortfall(sandbox).missing.join(" ");
+        let asks = Sandbox { connect: Some(Vec::new()), ..Sandbox::default() };
+        let expected = [
+            "files processes truncation tcp devices signals",
+            "files processes truncation tcp devices signals",
+            "truncation tcp devices signals",
+            "tcp devices signals",
+            "devices signals",
+            "signals",
+            "",
+            "",
+        ];
+        for (abi, expected) in (0..).zip(expected) {
+            assert_eq!(missing(abi, &asks), expected, "{abi}");
+            assert_eq!(missing(abi, &Sandbox::default()), expected.replace("tcp ", ""), "{abi}");
+        }
+        let old = Kernel { abi: 6, why: None, filters: false };
+        assert_eq!(old.shortfall(&asks).missing, ["system-calls"]);
+    }
+
+    #[test]
+    fn why_there_is_no_landlock_is_told_by_the_error() {
+        let why = |errno| why_no_landlock(&io::Error::from_raw_os_error(errno));
+        assert!(why(libc::ENOSYS).contains("has no Landlock"));
+        assert!(why(libc::EOPNOTSUPP).contains("switched off"));
+        assert!(why(libc::EPERM).contains("upgrade the container engine"));
+        let first = Kernel { abi: 1, why: None, filters: true }.shortfall(&Sandbox::default());
+        assert!(first.why.is_some_and(|why| why.contains("before Linux 5.19")));
+    }
+}

@@ -1,0 +1,488 @@
+//! Which files a sandboxed daemon may read and write, as the rules that Landlock takes.
+//!
+//! Landlock has allow rules only, each for an inode and all that is below it. So what is around a hidden path is allowed
+//! level by level: of each directory on the way, every entry but the one that leads there. The directory itself gets no
+//! rule: it can't be listed, and what is created in it later is hidden as well.
+//!
+//! A rule is for an inode, not for a name. So a hidden path has more names: that on each further mount that shows the same
+//! part of the same file system. They are found in the list of mounts, and hidden as well.
+//!
+//! It is computed over a [`Tree`], so that a test can compare it with a slow computation on trees of its own.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// How often symbolic links are followed in one path, as the kernel does (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+
+/// A directory tree.
+pub trait Tree {
+    /// A file that is held open, whatever becomes of its name.
+    type Node: Clone;
+
+    /// Its root.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    fn root(&self) -> io::Result<Found<Self::Node>>;
+
+    /// The file of this name in a directory, itself if it is a symbolic link.
+    ///
+    /// # Errors
+    /// There is none, or it can't be opened.
+    fn look(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Found<Self::Node>>;
+
+    /// The names in a directory. Those of symbolic links may be left out: a link needs no rule.
+    ///
+    /// # Errors
+    /// It can't be read.
+    fn list(&self, directory: &Self::Node) -> io::Result<Vec<OsString>>;
+
+    /// What is mounted where.
+    ///
+    /// # Errors
+    /// It can't be read.
+    fn mounts(&self) -> io::Result<Vec<Mount>>;
+}
+
+/// A file that was found.
+#[derive(Clone)]
+pub struct Found<N> {
+    /// The file.
+    pub node: N,
+    /// Its device and inode.
+    pub id: (u64, u64),
+    /// The number of the mount that it was found on.
+    pub mount: u64,
+    /// What kind of file it is.
+    pub kind: Kind,
+}
+
+/// A kind of file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A symbolic link, and where it leads.
+    Link(PathBuf),
+    /// A character device.
+    Device,
+    /// Anything else.
+    File,
+}
+
+/// A line of `/proc/self/mountinfo`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its number.
+    pub id: u64,
+    /// The number of the mount that it is on.
+    pub parent: u64,
+    /// The file system: mounts with the same device show the same one.
+    pub device: (u32, u32),
+    /// The part of the file system that it shows.
+    pub root: PathBuf,
+    /// Where.
+    pub point: PathBuf,
+}
+
+/// What a daemon calls its own. Paths are absolute.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// What it may write to; empty if it isn't sandboxed.
+    pub write: Vec<PathBuf>,
+    /// What it alone may read, its `write` aside.
+    pub private: Vec<PathBuf>,
+}
+
+/// What one rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading and executing.
+    Read,
+    /// Everything.
+    Write,
+}
+
+/// Why there are no rules.
+#[derive(Debug)]
+pub enum NoRules {
+    /// A symbolic link lies where a sandboxed daemon may write.
+    Link(PathBuf),
+    /// What the daemon should be able to write to isn't there.
+    NoWrite(PathBuf, io::Error),
+    /// What is hidden lies below what the daemon may write to.
+    HiddenBelowWrite {
+        /// What is hidden.
+        hidden: PathBuf,
+        /// What it may write to.
+        write: PathBuf,
+    },
+    /// By another mount of it, something that is hidden lies below what is the daemon's own.
+    OnTheWay(PathBuf),
+    /// A look at a file failed.
+    Look(PathBuf, io::Error),
+}
+
+impl fmt::Display for NoRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(path) => write!(
+                f,
+                "{} is a symbolic link where a sandboxed daemon may write, so it isn't followed; replace it by what it leads to",
+                path.display()
+            ),
+            Self::NoWrite(path, e) => {
+                write!(f, "it may write to {}, which can't be opened: {e}; create it, or mount it", path.display())
+            }
+            Self::HiddenBelowWrite { hidden, write } => write!(
+                f,
+                "{} is hidden from it but lies below {}, which it may write to; move one of the two",
+                hidden.display(),
+                write.display()
+            ),
+            Self::OnTheWay(path) => write!(
+                f,
+                "by another mount, something that is hidden from it lies below {}, which is its own; take that mount away",
+                path.display()
+            ),
+            Self::Look(path, e) => write!(f, "cannot look at {}: {e}", path.display()),
+        }
+    }
+}
+
+/// A path without links, as far as it exists.
+struct Resolved<N> {
+    path: PathBuf,
+    /// What exists of it, from the root on.
+    chain: Chain<N>,
+    /// How many names at its end don't exist.
+    missing: usize,
+    /// It leads through a directory that a sandboxed daemon may write to.
+    is_through_written: bool,
+}
+
+impl<N> Resolved<N> {
+    fn mount(&self) -> u64 {
+        self.chain.last().map_or(0, |found| found.mount)
+    }
+}
+
+/// What stands at a path, by name.
+#[derive(Default)]
+struct Mark {
+    claim: Option<Claim>,
+    below: BTreeMap<OsString, Mark>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Hidden,
+    Own(Access),
+}
+
+impl Mark {
+    fn set(&mut self, path: &Path, claim: Claim) {
+        let names = path.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_owned()),
+            _ => None,
+        });
+        names.fold(self, |mark, name| mark.below.entry(name).or_default()).claim = Some(claim);
+    }
+
+    /// The first hidden path below this one.
+    fn hidden_below(&self, path: &Path) -> Option<PathBuf> {
+        self.below.iter().find_map(|(name, mark)| {
+            let path = path.join(name);
+            if mark.claim == Some(Claim::Hidden) { Some(path) } else { mark.hidden_below(&path) }
+        })
+    }
+
+    fn write_at_or_below(&self, path: &Path) -> Option<PathBuf> {
+        if self.claim == Some(Claim::Own(Access::Write)) {
+            return Some(path.to_owned());
+        }
+        self.below.iter().find_map(|(name, mark)| mark.write_at_or_below(&path.join(name)))
+    }
+}
+
+/// Follows links, but none in a directory for which `is_written` says yes.
+fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -> Result<Resolved<T::Node>, NoRules> {
+    let mut links = 0;
+    let mut todo: Vec<OsString> = names(path).into_iter().rev().collect();
+    let mut path = PathBuf::from("/");
+    let mut chain = vec![tree.root().map_err(|e| NoRules::Look(path.clone(), e))?];
+    let mut is_through_written = false;
+    while let Some(name) = todo.pop() {
+        if name == ".." {
+            path.pop();
+            chain.truncate((chain.len() - 1).max(1));
+            continue;
+        }
+        let is_written = is_written(&path);
+        is_through_written |= is_written;
+        // There is none, or the daemon can't reach it either.
+        let Some(next) = chain.last().and_then(|found| tree.look(&found.node, &name).ok()) else {
+            let rest: Vec<OsString> =
+                [name].into_iter().chain(todo.into_iter().rev()).filter(|name| name != "..").collect();
+            let missing = rest.len();
+            return Ok(Resolved {
+                path: rest.into_iter().fold(path, |path, name| path.join(name)),
+                chain,
+                missing,
+                is_through_written,
+            });
+        };
+        let Kind::Link(target) = next.kind else {
+            path.push(name);
+            chain.push(next);
+            continue;
+        };
+        links += 1;
+        if is_written {
+            return Err(NoRules::Link(path.join(name)));
+        } else if links > MAX_LINKS {
+            return Err(NoRules::Look(path.join(name), io::Error::from_raw_os_error(nix::libc::ELOOP)));
+        }
+        if target.is_absolute() {
+            path = PathBuf::from("/");
+            chain.truncate(1);
+        }
+        todo.extend(names(&target).into_iter().rev());
+    }
+    Ok(Resolved { path, chain, missing: 0, is_through_written })
+}
+
+fn names(path: &Path) -> Vec<OsString> {
+    let name = |part: Component<'_>| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+/// All names of what stands at a path without links: its own, and those by further mounts that show it or a part of it, or
+/// what is mounted below it. Also those of the places that the mounts on the way lie on: Landlock goes on from there.
+fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
+    let mut all = vec![path.to_owned()];
+    // What shows this part of a file system, and (`and_parts`) what shows a part of that.
+    let add = |all: &mut Vec<PathBuf>, device, inside: &Path, and_parts: bool, but: &Path| {
+        for other in mounts.iter().filter(|other| other.device == device) {
+            let name = match inside.strip_prefix(&other.root) {
+                Ok(rest) => other.point.join(rest).components().collect(),
+                Err(_) if and_parts && other.root.starts_with(inside) => other.point.clone(),
+                Err(_) => continue,
+            };
+            if name != but && !all.contains(&name) {
+                all.push(name);
+            }
+        }
+    };
+    let (mut at, mut mount) = (path.to_owned(), mount);
+    // No chain of mounts is longer than the list.
+    for _ in mounts {
+        let Some(on) = mounts.iter().find(|other| other.id == mount) else { break };
+        let Ok(rest) = at.strip_prefix(&on.point) else { break };
+        // What lies on the way isn't hidden as a whole.
+        add(&mut all, on.device, &on.root.join(rest), at == path, &at);
+        (at, mount) = (on.point.clone(), on.parent);
+    }
+    // What is mounted below any of these is a part of it. (This ends: a name is a mount's place and the end of a path above.)
+    let mut next = 0;
+    while let Some(name) = all.get(next).cloned() {
+        next += 1;
+        for below in mounts.iter().filter(|below| below.point.starts_with(&name) && below.point != name) {
+            add(&mut all, below.device, &below.root, true, &below.point);
+        }
+    }
+    all
+}
+
+/// What is hidden from a daemon, and what is its own.
+pub struct Plan<N> {
+    marks: Mark,
+    /// The hidden files, and the directories on the way to them, by device and inode. What has one of these but no mark has
+    /// a name that the list of mounts doesn't tell; it gets no rule.
+    hidden: HashSet<(u64, u64)>,
+    on_the_way: HashSet<(u64, u64)>,
+    /// Directories to be made before the rules are: where, and the whole path.
+    pub missing: Vec<(Found<N>, PathBuf)>,
+}
+
+/// Looks at all that the daemons claim, for the one with this index. `hidden` is no daemon's.
+///
+/// # Errors
+/// The daemon must not be started.
+pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]) -> Result<Plan<T::Node>, NoRules> {
+    let mounts = tree.mounts().map_err(|e| NoRules::Look(PathBuf::from("/proc/self/mountinfo"), e))?;
+    // Here every link is followed. What a planted one leads to does no harm: whoever goes through it is refused below.
+    let mut written: HashSet<PathBuf> = HashSet::new();
+    for path in all.iter().flat_map(|claims| &claims.write) {
+        let resolved = resolve(tree, path, |_| false)?;
+        written.extend(all_names(&mounts, &resolved.path, resolved.mount()));
+    }
+    let is_written = |path: &Path| path.ancestors().any(|path| written.contains(path));
+    let mut plan =
+        Plan { marks: Mark::default(), hidden: HashSet::new(), on_the_way: HashSet::new(), missing: Vec::new() };
+    // What others name too is still its own.
+    let mut mine: HashSet<PathBuf> = HashSet::new();
+    let own = all.get(daemon).cloned().unwrap_or_default();
+    for path in &own.private {
+        let path = resolve(tree, path, is_written)?.path;
+        plan.marks.set(&path, Claim::Own(Access::Read));
+        mine.insert(path);
+    }
+    for path in &own.write {
+        let mut resolved = resolve(tree, path, is_written)?;
+        match resolved.chain.pop() {
+            _ if resolved.missing == 0 => {}
+            Some(parent) if resolved.missing == 1 && !resolved.is_through_written => {
+                plan.missing.push((parent, resolved.path.clone()));
+            }
+            _ => return Err(NoRules::NoWrite(path.clone(), io::Error::from_raw_os_error(nix::libc::ENOENT))),
+        }
+        plan.marks.set(&resolved.path, Claim::Own(Access::Write));
+        mine.insert(resolved.path);
+    }
+    let others = all.iter().enumerate().filter(|(index, _)| *index != daemon).map(|(_, claims)| claims);
+    for path in others.flat_map(|claims| claims.write.iter().chain(&claims.private)).chain(hidden) {
+        let resolved = resolve(tree, path, is_written)?;
+        for name in all_names(&mounts, &resolved.path, resolved.mount()) {
+            if mine.contains(&name) {
+                continue;
+            }
+            plan.marks.set(&name, Claim::Hidden);
+            let (chain, is_whole) = chain(tree, &name)?;
+            let mut ids = chain.iter().map(|found| found.id);
+            if is_whole {
+                plan.hidden.extend(ids.next_back());
+            }
+            plan.on_the_way.extend(ids);
+        }
+    }
+    Ok(plan)
+}
+
+/// How a walk has come to a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It may be read, and no rule says so yet.
+    Open,
+    /// It may be read by the rule of a directory above.
+    Covered,
+    /// It is hidden.
+    Closed,
+}
+
+impl<N: Clone> Plan<N> {
+    /// Tells each rule to `emit`. The walk follows no link.
+    ///
+    /// # Errors
+    /// The daemon must not be started.
+    pub fn rules<T: Tree<Node = N>>(
+        &self,
+        tree: &T,
+        emit: &mut dyn FnMut(&Found<N>, Access) -> io::Result<()>,
+    ) -> Result<(), NoRules> {
+        let root = tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?;
+        self.visit(tree, &self.marks, &root, Path::new("/"), State::Open, emit)
+    }
+
+    fn visit<T: Tree<Node = N>>(
+        &self,
+        tree: &T,
+        mark: &Mark,
+        found: &Found<N>,
+        path: &Path,
+        state: State,
+        emit: &mut dyn FnMut(&Found<N>, Access) -> io::Result<()>,
+    ) -> Result<(), NoRules> {
+        let failed = |e| NoRules::Look(path.to_owned(), e);
+        if matches!(found.kind, Kind::Link(_)) {
+            // It wasn't one when the path was resolved.
+            return Err(NoRules::Link(path.to_owned()));
+        }
+        let state = match mark.claim {
+            Some(Claim::Own(Access::Write)) => {
+                if let Some(hidden) = mark.hidden_below(path) {
+                    return Err(NoRules::HiddenBelowWrite { hidden, write: path.to_owned() });
+                } else if self.on_the_way.contains(&found.id) {
+                    return Err(NoRules::OnTheWay(path.to_owned()));
+                }
+                return emit(found, Access::Write).map_err(failed);
+            }
+            Some(Claim::Own(Access::Read))
+                if self.on_the_way.contains(&found.id) && mark.hidden_below(path).is_none() =>
+            {
+                return Err(NoRules::OnTheWay(path.to_owned()));
+            }
+            Some(Claim::Own(Access::Read)) => State::Open,
+            Some(Claim::Hidden) => State::Closed,
+            // By another name it leads to what is hidden.
+            None if found.kind == Kind::Directory && self.is_hidden(found) && mark.hidden_below(path).is_none() => {
+                State::Closed
+            }
+            None => state,
+        };
+        let mut below: Vec<OsString> = mark.below.keys().cloned().collect();
+        let mut inside = state;
+        // Nothing is below a file, whatever is claimed there.
+        let is_all_open = found.kind != Kind::Directory || mark.hidden_below(path).is_none();
+        if state == State::Open && is_all_open {
+            emit(found, Access::Read).map_err(failed)?;
+            inside = State::Covered;
+        } else if state == State::Open {
+            // What this process can't list, its user can't list either.
+            let all = tree.list(&found.node).unwrap_or_default();
+            below.extend(all.into_iter().filter(|name| !mark.below.contains_key(name)));
+        }
+        for name in below {
+            let here = path.join(&name);
+            let next = tree.look(&found.node, &name);
+            match (mark.below.get(&name), next) {
+                (Some(mark), Ok(next)) => self.visit(tree, mark, &next, &here, inside, emit)?,
+                (Some(mark), Err(e)) => {
+                    if let Some(write) = mark.write_at_or_below(&here) {
+                        return Err(NoRules::NoWrite(write, e));
+                    }
+                }
+                (None, Ok(next)) if !matches!(next.kind, Kind::Link(_)) && !self.is_hidden(&next) => {
+                    emit(&next, Access::Read).map_err(|e| NoRules::Look(here, e))?;
+                }
+                // A link needs no rule: what it leads to has one, or not.
+                (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_hidden(&self, found: &Found<N>) -> bool {
+        self.hidden.contains(&found.id) || self.on_the_way.contains(&found.id)
+    }
+}
+
+type Chain<N> = Vec<Found<N>>;
+
+/// What exists of a path on which no link is followed, from the root on, and whether that is all.
+fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Chain<T::Node>, bool), NoRules> {
+    let mut chain = vec![tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?];
+    for name in names(path) {
+        match chain.last().map(|found| tree.look(&found.node, &name)) {
+            Some(Ok(next)) => chain.push(next),
+            _ => return Ok((chain, false)),
+        }
+    }
+    Ok((chain, true))
+}
+
+/// The file at a path on which there is no link.
+///
+/// # Errors
+/// There is none.
+pub fn exactly<T: Tree>(tree: &T, path: &Path) -> io::Result<Found<T::Node>> {
+    names(path).iter().try_fold(tree.root()?, |found, name| tree.look(&found.node, name))
+}

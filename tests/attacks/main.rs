@@ -1,0 +1,328 @@
+//! Attacks of a daemon that was taken over, run from inside a daemon of a real init: in its sandbox each fails with the error
+//! that is expected, and without one it succeeds. An attack that never worked would prove nothing.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+
+mod attacks;
+#[allow(dead_code, reason = "it belongs to another test")]
+#[path = "../init/bundle.rs"]
+mod bundle;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use attacks::ATTACKS;
+use bundle::{Bundle, Setup};
+
+/// alpha is taken over, beta is the victim; MIRROR shows beta's secrets a second time.
+const TABLE: &str = r#"
+[[daemon]]
+name = "alpha"
+command = ["EXE", "--exact", "the_program_that_attacks", "--nocapture", "--test-threads=1"]
+config = { path = "DIR/alpha-rules/rules" }
+SANDBOX
+[[daemon]]
+name = "beta"
+command = ["sh", "-c", "echo data > DIR/beta/data; exec sleep 1000000001"]
+config = { path = "DIR/beta-rules/rules" }
+[daemon.sandbox]
+write = ["DIR/beta"]
+private = ["DIR/beta-secrets", "DIR/beta-later/key"]
+[signals]
+USR1 = { restart = "alpha" }
+USR2 = { restart = "beta" }
+"#;
+
+const SANDBOX: &str = "[daemon.sandbox]\nwrite = ['DIR/alpha']\nbind = []\nconnect = []\nsessions = false\n";
+
+const PREPARE: &str = "cd DIR; mkdir alpha alpha-rules beta beta-rules beta-secrets beta-later open mirror
+    chmod 777 DIR alpha open
+    echo rules > alpha-rules/rules; echo rules > beta-rules/rules; echo key > beta-secrets/key; echo open > open/file
+    mount --bind beta-secrets mirror; exec \"$@\"";
+
+struct Ports {
+    open: TcpListener,
+    free: u16,
+}
+
+impl Ports {
+    fn new() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { open: TcpListener::bind("127.0.0.1:0").unwrap(), free }
+    }
+}
+
+/// A bundle in which alpha attacks as soon as `DIR/alpha/go` is there.
+fn start(sandbox: &str, ports: &Ports) -> Bundle {
+    let exe = std::env::current_exe().unwrap();
+    let table = TABLE.replace("SANDBOX", sandbox).replace("EXE", exe.to_str().unwrap());
+    Setup::new(&table)
+        .wrapped(&["sh", "-c", PREPARE, "-"])
+        .env("ATTACKER", "all")
+        .env("OPEN_PORT", &ports.open.local_addr().unwrap().port().to_string())
+        .env("FREE_PORT", &ports.free.to_string())
+        .start()
+}
+
+/// Runs all attacks, and returns what became of each, by its name and the way it was run.
+fn attacked(bundle: &Bundle) -> BTreeMap<(String, String), String> {
+    bundle.wait_for_generation(0, 1);
+    bundle.wait_for_generation(1, 1);
+    bundle.wait_until("beta's data", || bundle.dir.join("beta/data").exists());
+    bundle.write("alpha/go", &bundle.dir.display().to_string());
+    let total = ATTACKS.len() * attacks::WAYS.len();
+    let mut all = BTreeMap::new();
+    bundle.wait_until("all attacks' ends", || {
+        all = bundle
+            .read("out")
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.strip_prefix("[alpha] attack ")?.split(' ').map(str::to_owned);
+                Some(((words.next()?, words.next()?), words.next()?))
+            })
+            .collect();
+        all.len() == total
+    });
+    all
+}
+
+#[test]
+fn in_its_sandbox_each_attack_of_a_daemon_fails_with_the_error_that_is_expected() {
+    let ports = Ports::new();
+    let bundle = start(SANDBOX, &ports);
+    let all = attacked(&bundle);
+    let sandbox = bundle.daemon(0)["sandbox"].clone();
+    assert_eq!(sandbox["missing"], serde_json::json!([]), "this kernel can't keep it: {sandbox}");
+    let mut wrong = Vec::new();
+    for attack in ATTACKS {
+        for way in attacks::WAYS {
+            let got = &all[&(attack.name.to_owned(), (*way).to_owned())];
+            // Nobody hears how an orphan ended.
+            let is_killed = attack.expected.starts_with("signal") && *way == "orphan";
+            if got != if is_killed { "no-word" } else { attack.expected } {
+                wrong.push(format!("{} ({way}): {got}, not {}", attack.name, attack.expected));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), bundle.read("err"));
+    assert_eq!(bundle.daemon(1)["state"], "running");
+}
+
+#[test]
+fn without_a_sandbox_each_attack_of_a_daemon_succeeds_but_what_init_itself_refuses() {
+    let ports = Ports::new();
+    let bundle = start("", &ports);
+    let all = attacked(&bundle);
+    let wrong: Vec<String> = all
+        .iter()
+        .filter(|(way, got)| *got != "ok" && !(way.0 == attacks::HAND_OVER && *got == "EPERM"))
+        .map(|((name, way), got)| format!("{name} ({way}): {got}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), bundle.read("err"));
+    // What asked init for a start was heard, and what lingers holds nobody up.
+    let asked = |text: &serde_json::Value| text.to_string().contains("attack-");
+    bundle.wait_until("a request's outcome", || asked(&bundle.daemon(1)["requests"]));
+    bundle.signal("USR2");
+    bundle.wait_for_generation(1, 2);
+}
+
+/// beta's probe and beta's checker, and what `run-as` is given, say what they could read of alpha's.
+const ASKED: &str = r#"
+[[daemon]]
+name = "alpha"
+command = ["sleep", "1000"]
+[daemon.sandbox]
+private = ["DIR/secret"]
+write = ["DIR/alpha"]
+[[daemon]]
+name = "beta"
+command = ["sleep", "1000"]
+ready = { exec = ["sh", "-c", "cat DIR/secret/key > DIR/beta/probed && exit 0; echo refused > DIR/beta/probed; exit 0"] }
+config = { path = "DIR/rules/rules", check = ["sh", "-c", "cat DIR/secret/key > DIR/beta/checked || echo refused $(cat $0) > DIR/beta/checked", "{}"] }
+settle = "10ms"
+[daemon.sandbox]
+write = ["DIR/beta"]
+[[daemon]]
+name = "gamma"
+command = ["sleep", "1000"]
+depends_on = ["beta"]
+[[daemon]]
+name = "delta"
+command = ["sleep", "1000"]
+"#;
+
+#[test]
+fn a_probe_a_checker_and_what_run_as_is_given_run_in_their_daemons_sandbox() {
+    let prepare =
+        "cd DIR; mkdir -p alpha beta secret rules; echo key > secret/key; echo rules > rules/rules; exec \"$@\"";
+    let bundle = Setup::new(ASKED).wrapped(&["sh", "-c", prepare, "-"]).start();
+    bundle.wait_for_generation(2, 1);
+    assert_eq!(bundle.read("beta/probed"), "refused\n");
+    let key = bundle.dir.join("secret/key");
+    let inside = |arguments: &[&str]| {
+        let pid = bundle.pid().to_string();
+        let mut all = std::process::Command::new("nsenter");
+        all.args(["-t", &pid, "-p", "-m", env!("CARGO_BIN_EXE_sidecar")]).args(arguments);
+        let output = all.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        (output.status.code(), text)
+    };
+    let run = |name: &str, command: &[&str]| inside(&[&["run-as", name, "--"], command].concat());
+    let (code, text) = inside(&["restart", "beta"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(bundle.read("beta/checked"), "refused rules\n");
+    let read = ["cat", key.to_str().unwrap()];
+    assert_eq!(run("alpha", &read), (Some(0), "key\n".to_owned()));
+    assert_eq!(run("delta", &read), (Some(0), "key\n".to_owned()));
+    let (code, text) = run("beta", &read);
+    assert!(code == Some(1) && text.contains("Permission denied"), "{code:?} {text}");
+    let (code, text) = run("beta", &["/no/such"]);
+    assert!(code == Some(127) && text.contains("cannot execute \"/no/such\""), "{code:?} {text}");
+}
+
+/// Run by init, not by a person: it does nothing in a test run.
+#[test]
+fn the_program_that_attacks() {
+    match std::env::var("ATTACKER").as_deref() {
+        Err(_) => {}
+        Ok("all") => attacks::all(),
+        Ok(name) => attacks::one(name),
+    }
+}
+
+/// gamma has a secret, and `DIR/way` leads to where beta may write, which has written a link there in an earlier life.
+const PLANTS: &str = r#"
+[[daemon]]
+name = "alpha"
+command = ["sh", "-c", "ln -sfn DIR/secret DIR/alpha/link; cat DIR/alpha/link/key && echo alpha reads; echo alpha ran; exec sleep 1000"]
+[daemon.sandbox]
+write = ["WRITE"]
+[[daemon]]
+name = "beta"
+command = ["sleep", "1000"]
+[daemon.sandbox]
+write = ["DIR/beta"]
+[[daemon]]
+name = "gamma"
+command = ["sleep", "1000"]
+[daemon.sandbox]
+private = ["DIR/secret"]
+[signals]
+USR1 = { restart = "alpha" }
+"#;
+
+fn planted(write: &str) -> Bundle {
+    let prepare = "cd DIR; mkdir -p alpha beta secret; echo key > secret/key; ln -s DIR/beta way; ln -s DIR/secret beta/link; \
+                   exec \"$@\"";
+    Setup::new(&PLANTS.replace("WRITE", write)).wrapped(&["sh", "-c", prepare, "-"]).start()
+}
+
+#[test]
+fn a_link_that_a_sibling_planted_on_the_way_widens_no_sandbox_and_starts_nobody() {
+    let bundle = planted("DIR/way/link");
+    bundle.wait_for_generation(2, 1);
+    for index in [0, 1] {
+        bundle.wait_until("a failed start", || bundle.daemon(index)["state"] == "failed");
+        assert_eq!(bundle.daemon(index)["last_exit"]["code"], 126);
+    }
+    let log = bundle.read("err");
+    let why = "/beta/link is a symbolic link where a sandboxed daemon may write, so it isn't followed";
+    assert_eq!(log.matches(why).count(), 2, "{log}");
+    assert_eq!(bundle.read("out"), "");
+}
+
+#[test]
+fn a_link_that_a_daemon_planted_itself_widens_no_later_sandbox_of_its_own() {
+    let bundle = planted("DIR/alpha");
+    bundle.wait_for("out", "alpha ran");
+    bundle.signal("USR1");
+    bundle.wait_until("alpha ran twice", || bundle.read("out").matches("alpha ran").count() == 2);
+    assert!(!bundle.read("out").contains("alpha reads"), "{}", bundle.read("out"));
+}
+
+#[test]
+fn a_sandbox_that_cant_be_made_starts_no_daemon_without_one() {
+    let table = "[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'echo alpha ran']\n\
+                 [daemon.sandbox]\nwrite = ['DIR/no/such']\n";
+    let mut bundle = Setup::new(table).start();
+    assert_eq!(bundle.exit_code(), 126);
+    let log = bundle.read("err");
+    assert!(
+        log.contains("cannot make its sandbox: it may write to") && log.contains("/no/such, which can't be opened"),
+        "{log}"
+    );
+    assert_eq!(bundle.read("out"), "");
+}
+
+#[test]
+fn the_last_part_of_a_daemons_write_is_made_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let table = "[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'echo mine > DIR/made/file; exec sleep 1000']\n\
+                 [daemon.sandbox]\nwrite = ['DIR/made']\n";
+    let bundle = Setup::new(table).start();
+    bundle.wait_until("its file", || bundle.read("made/file") == "mine\n");
+    assert_eq!(std::fs::metadata(bundle.dir.join("made")).unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
+#[test]
+fn a_sandbox_on_a_mount_that_hangs_holds_up_its_daemon_and_not_init() {
+    let table = "grace = '1s'\n[[daemon]]\nname = 'alpha'\ncommand = ['sleep', '1000']\n\
+                 [daemon.sandbox]\nwrite = ['DIR/hung/there']\n\
+                 [[daemon]]\nname = 'beta'\ncommand = ['sleep', '1000']\n[signals]\nUSR2 = { restart = 'beta' }\n";
+    let mut bundle = Setup::new(table).with_hung_mount().start();
+    bundle.wait_for_generation(1, 1);
+    bundle.signal("USR2");
+    bundle.wait_for_generation(1, 2);
+    assert_eq!(bundle.daemon(0)["state"], "starting");
+    bundle.signal("TERM");
+    assert_eq!(bundle.exit_code(), 143);
+}
+
+#[test]
+fn an_interrupted_change_is_recovered_before_the_sandbox_makes_its_files_read_only() {
+    let table = "[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'cat DIR/rules/rules; echo x >> DIR/rules/rules; exec sleep 1000']\n\
+                 config = { path = 'DIR/rules/rules' }\n[daemon.sandbox]\nwrite = []\n";
+    // A new file that a change has not put in place yet.
+    let prepare = "cd DIR; mkdir rules; echo old > rules/rules; echo new > rules/.sidecar-new.rules; exec \"$@\"";
+    let bundle = Setup::new(table).wrapped(&["sh", "-c", prepare, "-"]).start();
+    bundle.wait_for("err", "Permission denied");
+    bundle.wait_until("the leftover's end", || !bundle.dir.join("rules/.sidecar-new.rules").exists());
+    assert_eq!(bundle.read("rules/rules"), "old\n");
+    assert!(bundle.read("out").contains("[alpha] old"));
+}
+
+/// A filter that makes `landlock_create_ruleset`(2) fail, as an old container engine's does: by `perl`, which then executes init.
+fn without_landlock(errno: i32) -> String {
+    let call = nix::libc::SYS_landlock_create_ruleset;
+    // ld nr; jeq call, 0, 1; ret ERRNO; ret ALLOW
+    format!(
+        "my $f = pack('SCCL' x 4, 0x20,0,0,0, 0x15,0,1,{call}, 6,0,0,0x50000|{errno}, 6,0,0,0x7fff0000); \
+         my $p = pack('Sx6P', 4, $f); syscall(157, 38, 1, 0, 0, 0) == 0 or die; \
+         syscall(317, 1, 0, $p) == 0 or die \"seccomp: $!\"; exec @ARGV"
+    )
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_a_kernel_without_landlock_cant_keep_is_told_and_the_rest_is_enforced() {
+    let table = "TOP[[daemon]]\nname = 'alpha'\n\
+                 command = ['sh', '-c', 'echo x > DIR/other && echo wrote; setsid true || echo no session; prlimit --pid 1 --nofile=100 || echo no limit; exec sleep 1000']\n\
+                 [daemon.sandbox]\nwrite = []\nsessions = false\n";
+    let perl = without_landlock(nix::libc::ENOSYS);
+    let bundle = Setup::new(&table.replace("TOP", "")).wrapped(&["perl", "-e", &perl]).start();
+    bundle.wait_for("out", "no limit");
+    let out = bundle.read("out");
+    assert!(out.contains("[alpha] wrote") && out.contains("[alpha] no session"), "{out}");
+    let sandbox = bundle.daemon(0)["sandbox"].clone();
+    assert_eq!(sandbox["abi"], 0);
+    assert_eq!(sandbox["missing"], serde_json::json!(["files", "processes", "truncation", "devices", "signals"]));
+    assert!(sandbox["why"].as_str().unwrap().contains("no Landlock"), "{sandbox}");
+    assert_eq!(bundle.read("err").matches("can't keep all of the sandboxes").count(), 1, "{}", bundle.read("err"));
+    drop(bundle);
+    let mut bundle =
+        Setup::new(&table.replace("TOP", "require_sandbox = true\n")).wrapped(&["perl", "-e", &perl]).start();
+    assert_eq!(bundle.exit_code(), 1);
+    let log = bundle.read("err");
+    assert!(log.contains("the table says require_sandbox; no daemon was started"), "{log}");
+    assert_eq!(bundle.read("out"), "");
+}
