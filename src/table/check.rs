@@ -14,7 +14,8 @@ use super::order;
 use super::sandbox::{self, RawSandbox};
 use super::signal::Signal;
 use super::{
-    Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, SignalRule, Table,
+    Action, Config, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Process, Ready, RestartPolicy, SignalRule,
+    Table,
 };
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(8);
@@ -311,6 +312,8 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration, table_restart: RestartPol
         is_oneshot: raw.oneshot,
         is_essential: raw.essential,
         stop_signal,
+        process: Process::default(),
+        listen: Vec::new(),
         sandbox,
         private,
     })

@@ -5,6 +5,7 @@
 mod check;
 mod error;
 mod order;
+mod process;
 pub mod sandbox;
 mod signal;
 mod spelling;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use check::parse_duration;
 pub use error::TableError;
 pub use order::{start_order, stop_order};
+pub use process::{Process, Ulimit, User};
 pub use signal::Signal;
 
 /// The table that is used if no file replaces it.
@@ -137,6 +139,10 @@ pub struct Daemon {
     pub is_essential: bool,
     /// The signal that asks it to stop.
     pub stop_signal: Signal,
+    /// Whose its process is, and what it inherits.
+    pub process: Process,
+    /// The sockets that init holds for it, all of TCP.
+    pub listen: Vec<SocketAddr>,
     /// What it may do; `None`: whatever its user may.
     pub sandbox: Option<sandbox::Sandbox>,
     /// What no other sandboxed daemon may read, beside what is private anyway: [`Daemon::own_paths`].
