@@ -313,7 +313,7 @@ fn with_its_volumes_the_bundle_needs_no_tmpfs() {
         "--volume=/var/lib/git-gate",
     ];
     let bundle = Container::run(&options, &image(), &[]).ready();
-    let push = "cd /dev/shm && git init -q -b main . && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
+    let push = "git init -q -b main /dev/shm/clone && cd /dev/shm/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
                 && git push git://127.0.0.1:9418/work.git main";
     let (code, _, said) = bundle.try_exec(&["sh", "-c", push]);
     assert_eq!(code, 0, "{said}");
