@@ -134,8 +134,7 @@ struct Entry {
 
 impl Entry {
     fn new(daemon: &Daemon) -> Self {
-        let config = daemon.config_directory().map(Path::to_owned);
-        let private = daemon.private.iter().cloned().chain(config).collect();
+        let private = daemon.private_paths().map(Path::to_owned).collect();
         Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private }
     }
 }
