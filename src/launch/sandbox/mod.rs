@@ -127,9 +127,7 @@ struct Entry {
 
 impl Entry {
     fn new(daemon: &Daemon) -> Self {
-        let config = daemon.config_directory().map(Path::to_owned);
-        let env_file = daemon.process.env_file.clone();
-        let private = daemon.private.iter().cloned().chain(config).chain(env_file).collect();
+        let private = daemon.private_paths().map(Path::to_owned).collect();
         Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private }
     }
 }
