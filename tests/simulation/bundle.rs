@@ -705,6 +705,7 @@ impl Bundle {
             requests,
             uptime_ms: is_running.then_some(self.born),
             last_exit: self.last_exit,
+            listen: Vec::new(),
             sandbox: None,
             transaction: None,
             ready: None,
