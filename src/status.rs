@@ -260,6 +260,9 @@ pub struct Plan {
     /// It is ready once it has exited 0.
     #[serde(default)]
     pub is_oneshot: bool,
+    /// Whether its process is set up before it executes its command: probes and checkers are, too.
+    #[serde(default)]
+    pub is_set_up: bool,
     /// Its `config`.
     pub config: Option<Config>,
 }

@@ -337,7 +337,7 @@ mod tests {
     fn a_directory_that_is_not_here_and_that_init_does_not_make_is_warned_of() {
         let text = "[[daemon]]\nname='a'\ncommand=['a']\nworking_dir='/no/such'\n[daemon.sandbox]\n\
                     write=['/none/such', '/proc', '/none', '/proc/none']\n\
-                    [[daemon]]\nname='b'\ncommand=['b']\nworking_dir='/proc/version'\n";
+                    [[daemon]]\nname='b'\ncommand=['b']\nworking_dir='/etc/passwd'\n";
         let table = Table::parse(text, "test").unwrap();
         let none = "No such file or directory (os error 2)";
         assert_eq!(
@@ -347,7 +347,7 @@ mod tests {
                 format!("write of \"a\": /none/such: {none}"),
                 // Its parent may be written to.
                 format!("write of \"a\": /proc/none: {none}"),
-                "working_dir of \"b\": /proc/version: not a directory".to_owned(),
+                "working_dir of \"b\": /etc/passwd: not a directory".to_owned(),
             ]
         );
     }

@@ -9,8 +9,8 @@ use super::report::{HEAD, Step};
 
 /// The child's descriptor of the pipe for its report.
 pub const REPORT_FD: i32 = 3;
-/// Its descriptor of the table's sandboxes, if it is to be confined.
-pub const SANDBOXES_FD: i32 = 4;
+/// Its descriptor of how daemons are set up, if it is to set itself up.
+pub const SETUPS_FD: i32 = 4;
 /// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.
 const CLOSED_ONE_BY_ONE: i32 = 4096;
 /// What a record is read for, up to this many bytes.
@@ -27,13 +27,13 @@ pub struct Child<'a> {
     pub stdio: [i32; 3],
     pub report: i32,
     pub recovery: Option<Recovery>,
-    pub confine: Option<Confine>,
+    pub setup: Option<Setup>,
 }
 
-/// How the child is confined: by the hidden applet, since that looks at files and allocates.
-pub struct Confine {
+/// How the child is set up: by the hidden applet, since that looks at files and allocates.
+pub struct Setup {
     pub argv: Vec<*const libc::c_char>,
-    pub sandboxes: i32,
+    pub setups: i32,
 }
 
 /// See [`super::Recovery`].
@@ -57,11 +57,11 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
             }
         }
         // Above the numbers that are given away below.
-        let sandboxes = match &child.confine {
-            Some(confine) => libc::fcntl(confine.sandboxes, libc::F_DUPFD, SANDBOXES_FD + 1),
+        let setups = match &child.setup {
+            Some(setup) => libc::fcntl(setup.setups, libc::F_DUPFD, SETUPS_FD + 1),
             None => 0,
         };
-        if sandboxes < 0 {
+        if setups < 0 {
             fail(child, Step::Descriptors, errno(), 0, &[]);
         }
         if child.report != REPORT_FD && libc::dup3(child.report, REPORT_FD, libc::O_CLOEXEC) < 0 {
@@ -69,11 +69,11 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         }
         // exec would close them too, but a child that is stopped before that must keep none of init's descriptors open.
         let mut beyond = REPORT_FD + 1;
-        if child.confine.is_some() {
-            if libc::dup2(sandboxes, SANDBOXES_FD) < 0 {
-                fail(child, Step::Confine, errno(), 0, &[]);
+        if child.setup.is_some() {
+            if libc::dup2(setups, SETUPS_FD) < 0 {
+                fail(child, Step::SetUp, errno(), 0, &[]);
             }
-            beyond = SANDBOXES_FD + 1;
+            beyond = SETUPS_FD + 1;
         }
         if libc::syscall(libc::SYS_close_range, beyond, libc::c_uint::MAX, 0) != 0 {
             for fd in beyond..CLOSED_ONE_BY_ONE {
@@ -87,28 +87,39 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
-        if let Some(confine) = &child.confine {
+        if let Some(setup) = &child.setup {
             libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
-            libc::execve(c"/proc/self/exe".as_ptr(), confine.argv.as_ptr(), child.envp.as_ptr());
-            fail(child, Step::Confine, errno(), 0, &[]);
+            libc::execve(c"/proc/self/exe".as_ptr(), setup.argv.as_ptr(), child.envp.as_ptr());
+            fail(child, Step::SetUp, errno(), 0, &[]);
         }
         if let Some(recovery) = child.recovery.as_ref().filter(|recovery| is_interrupted(recovery)) {
             libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
             libc::execve(c"/proc/self/exe".as_ptr(), recovery.argv.as_ptr(), child.envp.as_ptr());
             fail(child, Step::Recover, errno(), 0, &[]);
         }
-        execute(child)
+        let Failure { errno, path, head, size } = execute(child);
+        fail(child, Step::Execute, errno, path, head.get(..size).unwrap_or_default())
     }
 }
 
-/// Executes the program, or reports why it can't and exits.
+/// Why the program can't be executed.
+pub struct Failure {
+    pub errno: i32,
+    /// Which of the paths it is about.
+    pub path: u16,
+    /// So many of the file's first bytes, if its interpreter is missing.
+    pub head: [u8; HEAD],
+    pub size: usize,
+}
+
+/// Executes the program; returns only if it can't.
 ///
 /// # Safety
 /// All pointers are valid, and no other thread runs.
-pub unsafe fn execute(child: &Child<'_>) -> ! {
+pub unsafe fn execute(child: &Child<'_>) -> Failure {
     // SAFETY: as promised; the rest takes numbers, or pointers to what is on this stack.
     unsafe {
-        // In the applet that recovers, Rust's runtime has set it to be ignored.
+        // In an applet, Rust's runtime has set it to be ignored.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         for signal in child.ignore {
             libc::signal(*signal, libc::SIG_IGN);
@@ -125,18 +136,18 @@ pub unsafe fn execute(child: &Child<'_>) -> ! {
                 }
             }
         }
+        let mut head = [0u8; HEAD];
         if why == libc::ENOENT {
             // If the file does exist, its interpreter is missing: the file's first bytes name it.
-            let mut head = [0u8; HEAD];
             for (path, index) in list(&child.paths).zip(0u16..) {
                 let fd = libc::open(path, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
                 let size = if fd < 0 { -1 } else { libc::read(fd, head.as_mut_ptr().cast(), HEAD) };
-                if let Some(head) = usize::try_from(size).ok().and_then(|size| head.get(..size)) {
-                    fail(child, Step::Execute, why, index, head);
+                if let Ok(size) = usize::try_from(size) {
+                    return Failure { errno: why, path: index, head, size };
                 }
             }
         }
-        fail(child, Step::Execute, why, 0, &[])
+        Failure { errno: why, path: 0, head, size: 0 }
     }
 }
 

@@ -717,6 +717,7 @@ impl Bundle {
             settle_ms,
             grace_ms: 0,
             is_oneshot: false,
+            is_set_up: false,
             config: Some(config()),
         };
         let status = Status {
