@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use sidecar::table::{Action, Daemon, Ready, RestartPolicy, Signal, Table};
+use sidecar::table::{Action, DAEMON_KEYS, Daemon, Ready, RestartPolicy, Signal, Table};
 
 use super::explain::quoted;
 use super::{name, time};
@@ -66,6 +66,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     warnings.extend(shared(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
         warnings.extend(about_its_end(daemon));
+        warnings.extend(about_its_variables(daemon));
         warnings.extend(about_its_sockets(daemon, local_ports));
         let dependents: Vec<&Daemon> = table.daemons.iter().filter(|d| d.depends_on.contains(&index)).collect();
         if !dependents.is_empty() {
@@ -118,6 +119,20 @@ pub fn of_its_container(table: &Table) -> Option<String> {
         "{who} a `user`, so init must be root with CAP_SETUID, CAP_SETGID and CAP_KILL, or it starts nothing: no `USER` in the \
          image, and after `cap_drop: [ALL]` (compose) `cap_add: [SETUID, SETGID, KILL]`"
     ))
+}
+
+/// Below `[daemon.environment]` each line is a variable, also one that was meant to be the daemon's.
+fn about_its_variables(daemon: &Daemon) -> Option<String> {
+    let variables = daemon.process.environment.iter().map(|(variable, _)| variable.as_str());
+    let keys: Vec<&str> = variables.filter(|variable| DAEMON_KEYS.contains(variable)).collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "environment of {:?} has {}: a variable here, and a key elsewhere; if the key is meant, write it above \
+             [daemon.environment]",
+            daemon.name,
+            keys.join(", ")
+        )
+    })
 }
 
 fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
@@ -317,6 +332,18 @@ mod tests {
         }
         assert!(LocalPorts::parse("", "").is_none());
         assert!(LocalPorts::parse("1024 2000", "\n").is_some_and(|ports| ports.contains(1100)));
+    }
+
+    #[test]
+    fn a_variable_with_the_name_of_a_key_is_warned_of_since_the_key_may_be_meant() {
+        assert_eq!(
+            with("[daemon.environment]\nA='b'\nuser='app'\nrestart='no'"),
+            [
+                "environment of \"a\" has restart, user: a variable here, and a key elsewhere; if the key is meant, write it above \
+              [daemon.environment]"
+            ]
+        );
+        assert!(with("[daemon.environment]\nUSER='app'").is_empty());
     }
 
     #[test]
