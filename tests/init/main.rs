@@ -11,6 +11,7 @@ mod life;
 mod notify;
 mod order;
 mod output;
+mod process;
 mod requests;
 mod run_as;
 mod short;
