@@ -84,7 +84,7 @@ pub struct Parent<'a> {
     pub limits: &'a [Limit],
     /// How the table's daemons are set up.
     pub setups: Option<BorrowedFd<'a>>,
-    /// The sockets that the parent holds for it.
+    /// Those that the parent holds for it.
     pub sockets: Option<&'a Sockets>,
 }
 
@@ -373,7 +373,7 @@ impl Program {
             ignore: &self.ignore,
             limits: &[],
             stdio: [0, 1, 2],
-            report: Cell::new(report_fd()),
+            report: Cell::new(-1),
             sockets: child::Sockets::default(),
             recovery: None,
             setup: None,
