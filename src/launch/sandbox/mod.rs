@@ -15,6 +15,7 @@ mod tests;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -130,13 +131,16 @@ struct Entry {
     /// `None`: it isn't sandboxed, but what it calls its own is hidden from those that are.
     sandbox: Option<Sandbox>,
     private: Vec<PathBuf>,
+    /// The ports of the sockets that init holds for it.
+    listen: Vec<u16>,
 }
 
 impl Entry {
     fn new(daemon: &Daemon) -> Self {
         let config = daemon.config_directory().map(Path::to_owned);
         let private = daemon.private.iter().cloned().chain(config).collect();
-        Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private }
+        let listen = daemon.listen.iter().map(SocketAddr::port).collect();
+        Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private, listen }
     }
 }
 
@@ -247,15 +251,18 @@ impl Plan {
         self.daemons.iter().any(|entry| entry.name == daemon && entry.sandbox.is_some())
     }
 
-    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon may bind to.
+    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon may bind to, and to the sockets
+    /// that init holds for it.
     ///
     /// # Errors
     /// The process must end: it may be bound by a part.
     pub fn confine(self, daemon: &str, own_ports: bool) -> Result<(), NotConfined> {
         let mut plan = self;
-        let sandbox = plan.daemons.iter_mut().find(|entry| entry.name == daemon).and_then(|e| e.sandbox.as_mut());
-        if let Some(Sandbox { bind: Some(bind), connect: Some(connect), .. }) = sandbox.filter(|_| own_ports) {
-            connect.extend_from_slice(bind);
+        if let Some(Entry { sandbox: Some(sandbox), listen, .. }) =
+            plan.daemons.iter_mut().find(|entry| own_ports && entry.name == daemon)
+            && let Some(connect) = &mut sandbox.connect
+        {
+            connect.extend(sandbox.bind.iter().flatten().chain(listen.iter()));
         }
         confine_by(&plan, daemon)
     }
