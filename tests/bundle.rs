@@ -8,6 +8,7 @@ mod containers;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -210,6 +211,150 @@ fn a_push_is_taken_and_one_that_brings_a_secret_is_refused_without_a_word_of_it(
     assert_eq!(bundle.daemon("git-gate")["generation"], 1);
 }
 
+const DAEMONS: [&str; 4] = ["egress", "pipelock", "git-gate", "supervise"];
+
+#[test]
+fn all_four_daemons_are_sandboxed_and_this_kernel_keeps_every_part_of_it() {
+    let bundle = Container::bundle(&[]).ready();
+    for name in DAEMONS {
+        assert_eq!(bundle.daemon(name)["sandbox"]["missing"], serde_json::json!([]), "{name}");
+    }
+}
+
+/// Says in which of these directories it could make a file.
+const WRITES: &str = "for dir; do (: > \"$dir/written\") 2> /dev/null && echo \"$dir\"; done; exit 0";
+
+#[test]
+fn no_two_daemons_may_write_to_the_same_directory() {
+    // Its root isn't read-only: what the image leaves open is looked at too.
+    let bundle = Container::run(&["--no-healthcheck", "--network=none"], &image(), &[]).ready();
+    let find = "find / -path /proc -prune -o -type d -writable -print";
+    let all = bundle.try_exec(&["sh", "-c", find]).1;
+    let all: Vec<&str> = all.lines().collect();
+    assert!(["/tmp", "/var/tmp", "/dev/shm", "/var/lib/egress"].iter().all(|dir| all.contains(dir)), "{all:?}");
+    let written = |name: &str| {
+        let command = [&["/proc/1/exe", "run-as", name, "--", "sh", "-c", WRITES, "-"], &all[..]].concat();
+        let (code, out, err) = bundle.try_exec(&command);
+        assert_eq!(code, 0, "{err}");
+        out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_each = DAEMONS.map(written);
+    let at_all: Vec<&String> = of_each.iter().flatten().collect();
+    let different: BTreeSet<&String> = at_all.iter().copied().collect();
+    assert_eq!(at_all.len(), different.len(), "{of_each:?}");
+    assert!(of_each[0].contains(&"/tmp/egress".to_owned()), "{of_each:?}");
+}
+
+/// A hook of the repository's own that says what it can read, as one would that came by a hole in git.
+const HOOK: &str = r#"
+cd /var/lib/git-gate/work.git && mkdir hooks && git config --file config core.hooksPath hooks && cat > hooks/post-receive <<'END'
+#!/bin/sh
+for file in /var/lib/egress/mitmproxy-ca.pem /etc/sidecar/egress/routes.yaml /etc/sidecar/pipelock/pipelock.yaml HEAD; do
+  if [ -n "$(cat "$file")" ]; then echo "read $file"; fi
+done
+END
+chmod 755 hooks/post-receive
+git init -q -b main /tmp/clone && cd /tmp/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty
+exec git push git://127.0.0.1:9418/work.git main
+"#;
+
+#[test]
+fn a_program_that_runs_in_git_gate_reads_neither_egress_s_ca_key_nor_its_routes_nor_pipelock_s_list() {
+    let volumes = ["--volume=/var/lib/git-gate", "--volume=/var/lib/egress", "--env=GIT_GATE_REPOSITORIES=work"];
+    let bundle = Container::bundle(&volumes).ready();
+    let (code, _, said) = bundle.try_exec(&["sh", "-c", HOOK]);
+    assert_eq!((code, said.matches("read ").count(), said.matches("Permission denied").count()), (0, 1, 3), "{said}");
+    assert!(said.contains("remote: read HEAD"), "{said}");
+}
+
+/// Asks supervise for the status, and proposes web.test; prints both answers, a line each.
+const PROPOSE: &str = r#"
+import asyncio, json
+from mcp import Client
+
+async def main():
+    async with Client("http://127.0.0.1:9100/mcp", mode="legacy") as client:
+        for name, arguments in [("status", {}), ("propose_allowlist", {"domains": ["web.test"], "reason": "why"})]:
+            result = await client.call_tool(name, arguments)
+            print(json.dumps(result.structured_content), flush=True)
+
+asyncio.run(main())
+"#;
+
+#[test]
+fn supervise_tells_the_bundle_s_status_and_sees_a_proposal_go_live_without_a_look_at_pid_1_or_a_connection_to_pipelock()
+{
+    let real = Real::start();
+    let mut client = real.bundle.client(PROPOSE, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let mut next =
+        || lines.next().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()).unwrap_or_default();
+    let status = next();
+    assert_eq!(status["daemons"].as_array().map(Vec::len), Some(4), "{status}: {}", real.bundle.log());
+    assert_eq!(status["daemons"][1]["generation"], 1);
+    wait_until("proposal", || real.bundle.log().contains("proposal 1: allow web.test").then_some(()));
+    real.pipelock.write("pipelock.yaml", &allowlist("web.test"));
+    assert_eq!(sidecar(&["apply-allowlist", &real.bundle.name]).0, 0);
+    let answer = next();
+    assert_eq!((&answer["outcome"], &answer["generation"]), (&"live".into(), &2.into()), "{answer}");
+    assert!(client.wait().unwrap().success());
+}
+
+#[test]
+fn with_its_volumes_the_bundle_needs_no_tmpfs() {
+    let options = [
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--network=none",
+        "--no-healthcheck",
+        "--env=GIT_GATE_REPOSITORIES=work",
+        "--volume=/var/lib/egress",
+        "--volume=/var/lib/git-gate",
+    ];
+    let bundle = Container::run(&options, &image(), &[]).ready();
+    let push = "git init -q -b main /dev/shm/clone && cd /dev/shm/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
+                && git push git://127.0.0.1:9418/work.git main";
+    let (code, _, said) = bundle.try_exec(&["sh", "-c", push]);
+    assert_eq!(code, 0, "{said}");
+}
+
+/// In the place of timeout(1): a scan may take 1 s. In the place of gitleaks: one that takes longer.
+const HASTY: &str = "#!/bin/sh\nfor word; do shift; [ \"$word\" = 300 ] && word=1; set -- \"$@\" \"$word\"; done; exec /usr/bin/timeout \"$@\"\n";
+const SLOW: &str = "#!/bin/sh\nexec sleep 1000\n";
+
+#[test]
+fn a_scan_that_takes_too_long_refuses_its_push_and_ends_nothing_else() {
+    let dir = Dir::new();
+    for (name, text) in [("timeout", HASTY), ("gitleaks", SLOW)] {
+        fs::set_permissions(dir.write(name, text), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = "--env=PATH=/hasty:/usr/local/bin:/usr/bin:/bin";
+    let bundle = Container::bundle(&[&dir.at("/hasty"), path, "--env=GIT_GATE_REPOSITORIES=work"]).ready();
+    let push = "git init -q -b main /tmp/clone && cd /tmp/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
+                && git push git://127.0.0.1:9418/work.git main";
+    let (code, _, said) = bundle.try_exec(&["sh", "-c", push]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("could not be scanned (gitleaks: exit 124)"), "{said}");
+    assert_eq!(bundle.daemon("git-gate")["generation"], 1, "{}", bundle.log());
+}
+
+/// A filter of system calls that doesn't know Landlock, as an old engine's.
+const NO_LANDLOCK: &str = r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+    { "names": ["landlock_create_ruleset"], "action": "SCMP_ACT_ERRNO" } ] }"#;
+
+#[test]
+fn without_landlock_the_four_daemons_run_and_the_status_says_what_is_missing() {
+    let dir = Dir::new();
+    let filter = format!("--security-opt=seccomp={}", dir.write("filter", NO_LANDLOCK).display());
+    let bundle = Container::bundle(&[&filter]).ready();
+    for name in DAEMONS {
+        let sandbox = bundle.daemon(name)["sandbox"].clone();
+        assert!(sandbox["missing"].as_array().is_some_and(|all| all.contains(&"files".into())), "{name}: {sandbox}");
+    }
+    assert!(bundle.log().contains("the kernel can't keep all of the sandboxes"), "{}", bundle.log());
+}
+
 #[test]
 fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     let bundle = Container::bundle(&[]).ready();
@@ -218,7 +363,7 @@ fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     docker(&["stop", "--time=30", &bundle.name]);
     assert!(started.elapsed() < longest + Duration::from_secs(1));
     let log = bundle.log();
-    for name in ["egress", "pipelock", "git-gate", "supervise"] {
+    for name in DAEMONS {
         assert!(log.contains(&format!("forwarding SIGTERM to {name}")), "{log}");
     }
     assert_ne!(bundle.inspect("{{.State.ExitCode}}"), "137");
