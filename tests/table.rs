@@ -1,6 +1,6 @@
 //! What a daemon table may contain, and that each error names the line and the fix.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sidecar::table::sandbox::Sandbox;
@@ -820,6 +820,18 @@ fn a_sandbox_states_what_a_daemon_may_do_and_private_alone_makes_none() {
 }
 
 #[test]
+fn an_env_file_is_private_to_the_daemons_that_name_it() {
+    let text = daemons(&[
+        ("a", "env_file = '/e/a'\nconfig = { path = '/c/a' }\n[daemon.sandbox]\nwrite = ['/w']\nprivate = ['/p']"),
+        ("b", "env_file = '/e/a'"),
+    ]);
+    let table = Table::parse(&text, "t").unwrap();
+    let private = |daemon: usize| table.daemons[daemon].private_paths().collect::<Vec<_>>();
+    assert_eq!((private(0), private(1)), (["/p", "/e/a", "/c"].map(Path::new).to_vec(), vec![Path::new("/e/a")]));
+    assert_eq!(table.daemons[0].own_paths().collect::<Vec<_>>(), ["/w", "/p", "/e/a", "/c"].map(Path::new));
+}
+
+#[test]
 fn a_sandbox_that_cant_keep_its_promise_is_an_error_with_its_line_and_the_fix() {
     let sandbox = |line: &str| daemons(&[("a", &format!("[daemon.sandbox]\n{line}"))]);
     for (line, expected) in [
@@ -859,6 +871,18 @@ fn a_sandbox_that_cant_keep_its_promise_is_an_error_with_its_line_and_the_fix() 
         let error = error(&daemons(&[("a", &a), ("b", &b)]));
         assert!(error.starts_with(expected), "{error}, not {expected}");
     }
+    let keys = |key: &str, path: &str| format!("{key} = '{path}'\n");
+    for (key, path, lies) in
+        [("env_file", "/b/a/env", "lies below"), ("env_file", "/b", "is"), ("working_dir", "/b/a", "lies below")]
+    {
+        let expected = |writer: &str| format!("f:2: {key} {lies} /b, which {writer:?} may write to; put it elsewhere");
+        assert_eq!(error(&daemons(&[("a", &keys(key, path)), ("b", &write("/b"))])), expected("b"));
+        assert_eq!(error(&daemons(&[("a", &(keys(key, path) + &write("/b"))), ("b", "")])), expected("a"));
+    }
+    let whole = error(&daemons(&[("a", &(config("/c/a") + "\n" + &write("/c/a"))), ("b", "")]));
+    assert_eq!(whole, "f:2: config.path is /c/a, which \"a\" may write to; put it elsewhere");
+    // It can't be replaced by a link, since its parent is nobody's to write to.
+    assert_eq!(error(&daemons(&[("a", &(keys("working_dir", "/b") + &write("/b"))), ("b", &write("/b"))])), "");
     // Both may write there, and what lies where another writes is its owner's.
     assert_eq!(error(&daemons(&[("a", &write("/b")), ("b", &write("/b"))])), "");
     assert_eq!(error(&daemons(&[("a", &write("/b/a")), ("b", "[daemon.sandbox]\nprivate = ['/b']")])), "");

@@ -137,10 +137,15 @@ struct Entry {
 
 impl Entry {
     fn new(daemon: &Daemon) -> Self {
-        let config = daemon.config_directory().map(Path::to_owned);
-        let private = daemon.private.iter().cloned().chain(config).collect();
+        let private = daemon.private_paths().map(Path::to_owned).collect();
         let listen = daemon.listen.iter().map(SocketAddr::port).collect();
         Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private, listen }
+    }
+
+    /// Its probe may also connect to the ports that are its own.
+    fn allow_probe(&mut self) {
+        let Some(Sandbox { bind, connect: Some(connect), .. }) = &mut self.sandbox else { return };
+        connect.extend(bind.iter().flatten().chain(&self.listen));
     }
 }
 
@@ -251,19 +256,14 @@ impl Plan {
         self.daemons.iter().any(|entry| entry.name == daemon && entry.sandbox.is_some())
     }
 
-    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon may bind to, and to the sockets
-    /// that init holds for it.
+    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon binds to or `listen`
+    /// has for it.
     ///
     /// # Errors
     /// The process must end: it may be bound by a part.
     pub fn confine(self, daemon: &str, own_ports: bool) -> Result<(), NotConfined> {
         let mut plan = self;
-        if let Some(Entry { sandbox: Some(sandbox), listen, .. }) =
-            plan.daemons.iter_mut().find(|entry| own_ports && entry.name == daemon)
-            && let Some(connect) = &mut sandbox.connect
-        {
-            connect.extend(sandbox.bind.iter().flatten().chain(listen.iter()));
-        }
+        plan.daemons.iter_mut().filter(|entry| own_ports && entry.name == daemon).for_each(Entry::allow_probe);
         confine_by(&plan, daemon)
     }
 }
