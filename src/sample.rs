@@ -31,6 +31,7 @@ pub fn page() -> Page {
         settle_ms: 300,
         grace_ms: 8000,
         is_oneshot: false,
+        is_set_up: false,
         config: None,
     };
     let wired = |forward: Option<&str>, restart: Option<&str>| Wired {

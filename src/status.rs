@@ -119,6 +119,8 @@ pub struct Request {
     pub outcome: RequestOutcome,
     /// The generation that it started; for `Running` and a signal: the one that it found.
     pub generation: Option<u64>,
+    /// Why it was refused, in the words of init's log.
+    pub why: Option<String>,
 }
 
 /// A daemon that must be ready before another's first start.
@@ -264,6 +266,9 @@ pub struct Plan {
     /// It is ready once it has exited 0.
     #[serde(default)]
     pub is_oneshot: bool,
+    /// Whether its process is set up before it executes its command: probes and checkers are, too.
+    #[serde(default)]
+    pub is_set_up: bool,
     /// Its `config`.
     pub config: Option<Config>,
 }

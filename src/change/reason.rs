@@ -186,6 +186,7 @@ pub enum Reason {
     NotSelected { sent: Printable, daemon: Printable },
     Stopped { daemon: Printable },
     NotRunning { signal: Printable, daemon: Printable },
+    RequestRefused { sent: Printable, daemon: Printable, why: Printable },
     Stopping,
     MayNotAct { words: Printable },
     NotAsked { words: Printable },
@@ -394,6 +395,7 @@ impl Reason {
             | Self::KillTimedOut { .. }
             | Self::Unrecovered { .. }
             | Self::Unproven { .. } => "",
+            Self::RequestRefused { .. } => "; nothing was done",
             Self::SharesPids { .. }
             | Self::DockerInit
             | Self::Stranger { .. }
@@ -433,6 +435,7 @@ impl fmt::Display for Reason {
                 f,
                 "{signal} is for {daemon}, which isn't running; start it first: docker exec BUNDLE /proc/1/exe start {daemon}"
             ),
+            Self::RequestRefused { sent, daemon, why } => write!(f, "{sent} for {daemon} was refused: {why}"),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotAct { words } => {
                 write!(f, "the bundle's init can't be asked: {words}; run it as the user that the container runs as")
@@ -679,7 +682,7 @@ impl Shortfall {
             Self::NeverCaught => {
                 write!(
                     f,
-                    "{sent} was dropped: {daemon} runs{pid} but has no handler for it, so it can't be made to reload by it"
+                    "{sent} was dropped: {daemon} runs{pid} but has no handler for it, and {sent} would have killed it"
                 )
             }
             Self::ReloadPending => write!(

@@ -531,7 +531,7 @@ mod tests {
         let unproven = |shortfall| Reason::Unproven { daemon: p(), sent: p(), pid: Some(3), shortfall };
         let dead = || unproven(Shortfall::Dead { code: Some(1), killed_by: None });
         let badly = Ended::badly;
-        let cases: [(Ended, &str, u8); 33] = [
+        let cases: [(Ended, &str, u8); 34] = [
             (Reason::NoProgram { program: p(), words: p() }.into(), "unreachable", 3),
             (Reason::CallFailed { call: Printable::new("inspect"), words: p() }.into(), "unreachable", 3),
             (Reason::NoSuch { is_pod: false }.into(), "unreachable", 3),
@@ -551,6 +551,7 @@ mod tests {
             (Reason::NotWired { signal: p() }.into(), "refused", 1),
             (Reason::NotSelected { sent: p(), daemon: p() }.into(), "refused", 1),
             (Reason::NotRunning { signal: p(), daemon: p() }.into(), "refused", 1),
+            (Reason::RequestRefused { sent: p(), daemon: p(), why: p() }.into(), "refused", 1),
             (Reason::Stopping.into(), "refused", 1),
             (Reason::KillFailed { kill: p(), words: p(), gone: false }.into(), "refused", 1),
             (badly(Outcome::Refused, unproven(Shortfall::ReloadRefused { errno: 22 })), "refused", 1),

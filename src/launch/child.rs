@@ -11,7 +11,7 @@ use super::Limit;
 use super::report::{HEAD, Step};
 
 /// A child's first descriptor after stdio. Its sockets come first, as `sd_listen_fds`(3) has them, then the pipe for its report, then
-/// the table's sandboxes, if it is to be confined.
+/// how daemons are set up, if it is to set itself up.
 pub const FIRST_FD: i32 = 3;
 /// No descriptor.
 const NONE: i32 = -1;
@@ -38,7 +38,7 @@ pub struct Child<'a> {
     pub report: Cell<i32>,
     pub sockets: Sockets<'a>,
     pub recovery: Option<Recovery>,
-    pub confine: Option<Confine>,
+    pub setup: Option<Setup>,
 }
 
 /// See [`super::Sockets`].
@@ -61,10 +61,10 @@ impl Sockets<'_> {
     }
 }
 
-/// How the child is confined: by the hidden applet, since that looks at files and allocates.
-pub struct Confine {
+/// How the child is set up: by the hidden applet, since that looks at files and allocates.
+pub struct Setup {
     pub argv: Vec<*const libc::c_char>,
-    pub sandboxes: i32,
+    pub setups: i32,
 }
 
 /// See [`super::Recovery`].
@@ -89,9 +89,9 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         }
         // At most these numbers are given away below, so everything goes above them first.
         let room = FIRST_FD + i32::try_from(child.sockets.fds.len()).unwrap_or(0) + 3;
-        let sandboxes = Cell::new(child.confine.as_ref().map_or(NONE, |confine| confine.sandboxes));
+        let setups = Cell::new(child.setup.as_ref().map_or(NONE, |setup| setup.setups));
         let refusing = Cell::new(child.sockets.refusing.unwrap_or(NONE));
-        let others = [&child.report, &sandboxes, &refusing];
+        let others = [&child.report, &setups, &refusing];
         let all = || child.sockets.fds.iter().chain(others).filter(|fd| fd.get() != NONE);
         for fd in all() {
             let copy = libc::fcntl(fd.get(), libc::F_DUPFD_CLOEXEC, room);
@@ -122,19 +122,30 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
         listen(child, refusing.get());
-        if let Some(confine) = &child.confine {
+        if let Some(setup) = &child.setup {
             libc::fcntl(child.report.get(), libc::F_SETFD, 0);
-            libc::fcntl(sandboxes.get(), libc::F_SETFD, 0);
-            libc::execve(c"/proc/self/exe".as_ptr(), confine.argv.as_ptr(), child.envp.as_ptr());
-            fail(child, Step::Confine, errno(), 0, &[]);
+            libc::fcntl(setups.get(), libc::F_SETFD, 0);
+            libc::execve(c"/proc/self/exe".as_ptr(), setup.argv.as_ptr(), child.envp.as_ptr());
+            fail(child, Step::SetUp, errno(), 0, &[]);
         }
         if let Some(recovery) = child.recovery.as_ref().filter(|recovery| is_interrupted(recovery)) {
             libc::fcntl(child.report.get(), libc::F_SETFD, 0);
             libc::execve(c"/proc/self/exe".as_ptr(), recovery.argv.as_ptr(), child.envp.as_ptr());
             fail(child, Step::Recover, errno(), 0, &[]);
         }
-        execute(child)
+        let Failure { errno, path, head, size } = execute(child);
+        fail(child, Step::Execute, errno, path, head.get(..size).unwrap_or_default())
     }
+}
+
+/// Why the program can't be executed.
+pub struct Failure {
+    pub errno: i32,
+    /// Which of the paths it is about.
+    pub path: u16,
+    /// So many of the file's first bytes, if its interpreter is missing.
+    pub head: [u8; HEAD],
+    pub size: usize,
 }
 
 /// Has the sockets listen, whatever the last process did to them, and writes the child's pid into its environment.
@@ -195,14 +206,14 @@ pub unsafe fn refuse(sockets: &Sockets<'_>) -> ! {
     }
 }
 
-/// Executes the program, or reports why it can't and exits.
+/// Executes the program; returns only if it can't.
 ///
 /// # Safety
 /// All pointers are valid, and no other thread runs.
-pub unsafe fn execute(child: &Child<'_>) -> ! {
+pub unsafe fn execute(child: &Child<'_>) -> Failure {
     // SAFETY: as promised; the rest takes numbers, or pointers to what is on this stack.
     unsafe {
-        // In the applet that recovers, Rust's runtime has set it to be ignored.
+        // In an applet, Rust's runtime has set it to be ignored.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         for signal in child.ignore {
             libc::signal(*signal, libc::SIG_IGN);
@@ -219,18 +230,18 @@ pub unsafe fn execute(child: &Child<'_>) -> ! {
                 }
             }
         }
+        let mut head = [0u8; HEAD];
         if why == libc::ENOENT {
             // If the file does exist, its interpreter is missing: the file's first bytes name it.
-            let mut head = [0u8; HEAD];
             for (path, index) in list(&child.paths).zip(0u16..) {
                 let fd = libc::open(path, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
                 let size = if fd < 0 { -1 } else { libc::read(fd, head.as_mut_ptr().cast(), HEAD) };
-                if let Some(head) = usize::try_from(size).ok().and_then(|size| head.get(..size)) {
-                    fail(child, Step::Execute, why, index, head);
+                if let Ok(size) = usize::try_from(size) {
+                    return Failure { errno: why, path: index, head, size };
                 }
             }
         }
-        fail(child, Step::Execute, why, 0, &[])
+        Failure { errno: why, path: 0, head, size: 0 }
     }
 }
 
