@@ -53,7 +53,7 @@ command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is u
 "#;
 
 /// The errors that each call can fail with, besides EINTR and delays, which apply to all.
-const ERRORS: [(&str, &[&str]); 46] = [
+const ERRORS: [(&str, &[&str]); 47] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
     ("memfd_create", &["EMFILE", "ENOMEM"]),
@@ -101,6 +101,7 @@ const ERRORS: [(&str, &[&str]); 46] = [
     ("socket", &["EMFILE", "ENOMEM"]),
     ("setsockopt", &["ENOPROTOOPT"]),
     ("bind", &["EADDRINUSE", "ENOMEM"]),
+    ("listen", &["EADDRINUSE"]),
 ];
 /// Calls that can't fail, or only with wrong arguments.
 const NEVER: [&str; 16] = [
@@ -361,7 +362,8 @@ struct Start {
 
 impl Start {
     fn under(is_pid_1: bool, arguments: &[String]) -> (Self, Strace) {
-        let setup = Setup::new(TABLE);
+        let listen = "name = \"gamma\"\nlisten = [{ tcp = \"0.0.0.0:9100\" }, { tcp = \"[::]:9101\" }]";
+        let setup = Setup::new(&TABLE.replace("name = \"gamma\"", listen)).wrapped(&["unshare", "--net"]);
         let bundle = if is_pid_1 { setup } else { setup.not_as_pid_1() }.closed().start();
         bundle.wait_until_closed();
         let strace = Strace::attach(&bundle, arguments);

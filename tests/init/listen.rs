@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 
 use super::bundle::PATIENCE;
+use super::faults::Strace;
 use super::requests::ask;
 use super::{Bundle, Setup};
 
@@ -136,6 +137,32 @@ fn a_sandboxed_daemon_gets_its_sockets_and_needs_no_right_to_bind_their_ports() 
     let bundle = apart(&table).start();
     bundle.wait_for("out", "serving");
     assert_eq!(answer(connect(&bundle).unwrap()).unwrap(), pid_inside(&bundle, 0).to_string());
+}
+
+#[test]
+fn the_probe_of_a_sandboxed_daemon_may_connect_to_the_socket_that_init_holds_for_it() {
+    let serves = SERVES.replace("print $c \"$$\\n\"", "print $c \"HTTP/1.0 200 OK\\r\\n\\r\\n\"");
+    let ready = "ready = { http = \"http://127.0.0.1:9100/\" }\nsandbox = { bind = [], connect = [] }\nlisten =";
+    let waits = "command = [\"sleep\", \"1000\"]\ndepends_on = [\"alpha\"]";
+    let table = alpha(&serves).replacen("listen =", ready, 1).replace("command = [\"sleep\", \"1000\"]", waits);
+    let bundle = apart(&table).start();
+    wait_for_state(&bundle, 1, "running");
+}
+
+#[test]
+fn where_no_process_can_be_made_for_it_connections_wait_on_and_the_log_says_so() {
+    let bundle = apart(&alpha(SERVES)).start();
+    bundle.wait_for("out", "serving");
+    let fault = ["--trace=clone", "--inject=clone:error=EAGAIN:when=1"].map(str::to_owned);
+    let strace = Strace::attach(&bundle, &fault);
+    ask(&bundle, "1 stop alpha");
+    bundle.wait_for("err", "cannot refuse connections to alpha: ");
+    strace.detach();
+    assert!(connect(&bundle).is_ok());
+    ask(&bundle, "2 start alpha");
+    bundle.wait_until("an answer", || connect(&bundle).and_then(answer).is_ok());
+    ask(&bundle, "3 stop alpha");
+    wait_until_refused(&bundle);
 }
 
 #[test]
