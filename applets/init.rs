@@ -39,7 +39,7 @@ pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),
         Err(e) => {
             out::error(&format!("init: {e}"));
-            ExitCode::FAILURE
+            ExitCode::from(e.code)
         }
     }
 }

@@ -32,17 +32,17 @@ pub const OF_INIT: &[Applet] = &[
         run: Run::Plain(sidecar::launch::recover_and_start),
     },
     Applet {
-        name: sidecar::change::confined::RUN_CONFINED,
+        name: sidecar::change::set_up::SET_UP_AND_RUN,
         about: "",
         inside: true,
-        run: Run::Plain(sidecar::launch::confined::run_confined),
+        run: Run::Plain(sidecar::launch::setup::run::set_up_and_run),
     },
     Applet { name: sidecar::launch::PROBE, about: "", inside: true, run: Run::Plain(sidecar::launch::probe) },
     Applet {
-        name: sidecar::launch::sandbox::CONFINE,
+        name: sidecar::launch::setup::SET_UP_AND_START,
         about: "",
         inside: true,
-        run: Run::Plain(sidecar::launch::confine_and_start),
+        run: Run::Plain(sidecar::launch::set_up_and_start),
     },
 ];
 

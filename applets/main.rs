@@ -93,7 +93,7 @@ const APPLETS: &[Applet] = &[
     },
     Applet {
         name: "run-as",
-        about: "runs a command with a daemon's environment: run-as NAME -- COMMAND",
+        about: "runs a command as a daemon runs: run-as NAME -- COMMAND",
         inside: true,
         run: inside::RUN_AS,
     },

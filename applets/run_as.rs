@@ -1,17 +1,15 @@
 //! `run-as`: runs a command as a daemon's process is run.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::SigSet;
-use sidecar::launch::confined;
+use sidecar::launch::setup::run;
 use sidecar::launch::{Environment, MAX_REPORT, NotStarted, Program, default_dispositions};
 use sidecar::page;
 
@@ -20,7 +18,8 @@ use crate::out;
 
 /// What `--help` adds to argh's text.
 pub const CODES: &str = "
-The command gets the daemon's environment and a session of its own: the terminal
+The command gets the daemon's user, environment, directory, limits and sandbox, and a
+session of its own: the terminal
 that run-as was called on is not its controlling terminal. run-as passes HUP,
 INT, QUIT, TERM, USR1 and USR2 on to the command's process group.
 
@@ -35,7 +34,7 @@ Exit codes:
 /// The signals that are passed on.
 const PASSED_ON: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
 
-/// Run a command with a daemon's environment: docker exec BUNDLE /proc/1/exe run-as NAME -- COMMAND.
+/// Run a command as a daemon runs: docker exec BUNDLE /proc/1/exe run-as NAME -- COMMAND.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Options {
@@ -66,12 +65,12 @@ pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
         let names: Vec<&str> = names().map(String::as_str).collect();
         return out::usage("run-as", &format!("no daemon {name:?} in the table; it has {}", names.join(", ")));
     }
-    let inits = match inits_environment() {
+    let inits = match Environment::of_init(1) {
         Ok(inits) => inits,
         Err(e) => return failed(4, &format!("cannot read the environment of PID 1: {e}")),
     };
-    let env = Environment::of_daemons(inits.into_iter(), page.socket.as_deref());
-    let command = match confined::command_of_any(&page, &name, &command) {
+    let env = Environment::of_daemons(inits, page.socket.as_deref());
+    let command = match run::command_of_any(&page, &name, &command) {
         Ok(command) => command,
         Err(why) => return failed(126, &why.to_string()),
     };
@@ -90,17 +89,6 @@ fn failed(code: u8, message: &str) -> ExitCode {
 
 fn not_started(e: &NotStarted) -> ExitCode {
     failed(u8::try_from(e.code()).unwrap_or(126), &e.to_string())
-}
-
-/// The environment that init was started with: proc(5).
-fn inits_environment() -> std::io::Result<Vec<(OsString, OsString)>> {
-    let pair = |pair: &[u8]| {
-        // A variable's name may begin with an equals sign.
-        let at = pair.iter().skip(1).position(|byte| *byte == b'=')? + 1;
-        let (key, value) = pair.split_at_checked(at)?;
-        Some((OsStr::from_bytes(key).to_owned(), OsString::from_vec(value.get(1..)?.to_vec())))
-    };
-    Ok(fs::read("/proc/1/environ")?.split(|byte| *byte == 0).filter_map(pair).collect())
 }
 
 /// Waits for the command's end, and passes on signals meanwhile.

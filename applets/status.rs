@@ -276,7 +276,15 @@ not selected: c
         let is_well = |state: &str, is_oneshot: bool, ready: Option<bool>| {
             let daemon = serde_json::json!({ "name": "a", "state": state, "pid": null, "generation": 1, "restarts": 0,
                 "uptime_ms": null, "last_exit": null, "ready": ready });
-            let plan = Plan { ready: None, notified: false, settle_ms: 0, grace_ms: 0, is_oneshot, config: None };
+            let plan = Plan {
+                ready: None,
+                notified: false,
+                settle_ms: 0,
+                grace_ms: 0,
+                is_oneshot,
+                is_set_up: false,
+                config: None,
+            };
             is_well(&serde_json::from_value(daemon).unwrap(), &plan)
         };
         assert!(is_well("running", false, None) && is_well("running", false, Some(true)));

@@ -15,10 +15,10 @@ use crate::table::{MAX_NAME, Signal};
 pub const REQUEST_FD: i32 = 101;
 /// PID 1's descriptor of the file whose flock(2) is the apply lock: `/proc/1/fd/102`.
 pub const LOCK_FD: i32 = 102;
-/// PID 1's descriptor of what the sandboxes of its daemons are: `/proc/1/fd/103`. It is /dev/null if there are none.
-pub const SANDBOXES_FD: i32 = 103;
+/// PID 1's descriptor of how the processes of its daemons are set up: `/proc/1/fd/103`. It is /dev/null if none is.
+pub const SETUPS_FD: i32 = 103;
 /// The name of that memfd.
-pub const SANDBOXES_NAME: &str = "sidecar-sandboxes";
+pub const SETUPS_NAME: &str = "sidecar-setups";
 /// The name of that memfd, as `/proc/1/fd/102` shows it.
 pub const LOCK_NAME: &str = "sidecar-lock";
 /// Its size in bytes, which can't be changed: its holder overwrites what it has to say, and never truncates.

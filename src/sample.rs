@@ -20,6 +20,7 @@ pub fn page() -> Page {
         requests: Vec::new(),
         uptime_ms: Some(0),
         last_exit: None,
+        listen: Vec::new(),
         sandbox: None,
         transaction: Some(serde_json::Value::Null),
         ready: None,
@@ -30,6 +31,7 @@ pub fn page() -> Page {
         settle_ms: 300,
         grace_ms: 8000,
         is_oneshot: false,
+        is_set_up: false,
         config: None,
     };
     let wired = |forward: Option<&str>, restart: Option<&str>| Wired {

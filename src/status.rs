@@ -5,6 +5,7 @@
 //! that an idle init has nothing to update.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -213,6 +214,9 @@ pub struct Daemon {
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
+    /// The sockets that init holds for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<SocketAddr>,
     /// Its sandbox, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
@@ -260,6 +264,9 @@ pub struct Plan {
     /// It is ready once it has exited 0.
     #[serde(default)]
     pub is_oneshot: bool,
+    /// Whether its process is set up before it executes its command: probes and checkers are, too.
+    #[serde(default)]
+    pub is_set_up: bool,
     /// Its `config`.
     pub config: Option<Config>,
 }

@@ -267,6 +267,20 @@ fn a_program_that_runs_in_git_gate_reads_neither_egress_s_ca_key_nor_its_routes_
     assert!(said.contains("remote: read HEAD"), "{said}");
 }
 
+#[test]
+fn a_variable_of_the_container_s_is_seen_by_the_daemon_that_it_is_for_and_by_no_other() {
+    let variables = ["EGRESS_TEST", "PIPELOCK_TEST", "GIT_TEST", "PYTHON_TEST", "OTHER_TEST", "TZ"];
+    let options = variables.map(|name| format!("--env={name}=x"));
+    let bundle = Container::bundle(&options.each_ref().map(String::as_str)).ready();
+    let seen = |name: &str| {
+        let environment = bundle.try_exec(&["cat", &format!("/proc/{}/environ", bundle.daemon(name)["pid"])]).1;
+        let has = |variable: &&str| environment.split('\0').any(|pair| pair == format!("{variable}=x"));
+        variables.into_iter().filter(has).collect::<Vec<_>>().join(" ")
+    };
+    let expected = ["EGRESS_TEST PYTHON_TEST TZ", "PIPELOCK_TEST TZ", "GIT_TEST TZ", "PYTHON_TEST TZ"];
+    assert_eq!(DAEMONS.map(seen), expected);
+}
+
 /// Asks supervise for the status, and proposes web.test; prints both answers, a line each.
 const PROPOSE: &str = r#"
 import asyncio, json
@@ -313,7 +327,7 @@ fn with_its_volumes_the_bundle_needs_no_tmpfs() {
         "--volume=/var/lib/git-gate",
     ];
     let bundle = Container::run(&options, &image(), &[]).ready();
-    let push = "cd /dev/shm && git init -q -b main . && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
+    let push = "git init -q -b main /dev/shm/clone && cd /dev/shm/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
                 && git push git://127.0.0.1:9418/work.git main";
     let (code, _, said) = bundle.try_exec(&["sh", "-c", push]);
     assert_eq!(code, 0, "{said}");

@@ -1,12 +1,12 @@
 //! What a daemon table may contain, and that each error names the line and the fix.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sidecar::table::sandbox::Sandbox;
 use sidecar::table::{
-    Action, BUILT_IN, MAX_DAEMONS, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table, parse_duration, start_order,
-    stop_order,
+    Action, BUILT_IN, MAX_DAEMONS, MAX_LISTEN, MAX_NAME, Output, Process, Ready, RestartPolicy, Signal, Table, Ulimit,
+    User, parse_duration, start_order, stop_order,
 };
 
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
@@ -469,16 +469,283 @@ fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
 }
 
 #[test]
-fn a_key_that_only_a_later_version_has_is_told_as_that() {
-    for line in ["user = \"1000\"", "working_dir = \"/\"", "listen = [{ tcp = \"0.0.0.0:80\" }]"] {
-        let error = error(&format!("{DAEMON}{line}\n"));
-        assert!(error.starts_with("f:4: unknown field `"), "{error}");
-        assert!(error.ends_with("; this version doesn't have this key yet; remove it"), "{error}");
+fn a_daemon_that_states_nothing_of_its_process_gets_what_init_has() {
+    let alpha = Table::parse(DAEMON, "f").unwrap().daemons.remove(0);
+    assert_eq!((alpha.process, alpha.listen), (Process::default(), Vec::new()));
+}
+
+#[test]
+fn a_process_is_made_as_its_keys_say() {
+    let text = daemon(
+        "a",
+        "user = 'app:1000'\nenvironment = { B = '', A = 'x=y z' }\nenv_file = '/etc//a/./env'\n\
+         pass_environment = ['TZ', 'LC_*', '*']\nworking_dir = '/srv/a/'\nulimits = { nofile = 1024, core = 0, memlock = -1 }",
+    );
+    let process = Table::parse(&text, "f").unwrap().daemons.remove(0).process;
+    let limit = |name: &str, value| Ulimit { name: name.to_owned(), value };
+    let expected = Process {
+        user: Some(User { user: "app".to_owned(), group: Some("1000".to_owned()) }),
+        environment: [("A", "x=y z"), ("B", "")].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        env_file: Some(PathBuf::from("/etc/a/env")),
+        pass_environment: Some(["TZ", "LC_*", "*"].map(str::to_owned).to_vec()),
+        working_dir: Some(PathBuf::from("/srv/a")),
+        ulimits: vec![limit("core", Some(0)), limit("memlock", None), limit("nofile", Some(1024))],
+    };
+    assert_eq!(process, expected);
+    // Compose's long form, as TOML has it.
+    let tables = daemon("a", "[daemon.environment]\nA = 'x=y z'\nB = ''\n[daemon.ulimits]\ncore = 0");
+    assert_eq!(Table::parse(&tables, "f").unwrap().daemons[0].process.environment, expected.environment);
+}
+
+#[test]
+fn a_user_is_a_name_or_a_number_with_or_without_a_group() {
+    let user = |spelled: &str| Table::parse(&daemon("a", &format!("user = {spelled:?}")), "f");
+    for (spelled, name, group) in [
+        ("app", "app", None),
+        ("1000", "1000", None),
+        ("app:www-data", "app", Some("www-data")),
+        ("0:4294967294", "0", Some("4294967294")),
+        ("_apt:nogroup", "_apt", Some("nogroup")),
+    ] {
+        let User { user, group: its } = user(spelled).unwrap().daemons.remove(0).process.user.unwrap();
+        assert_eq!((user.as_str(), its.as_deref()), (name, group));
     }
-    for line in ["environment = [\"A=b\"]", "[daemon.environment]\nA = \"b\""] {
-        let error = error(&format!("{DAEMON}{line}\n"));
-        assert!(error.ends_with("write command = [\"env\", \"KEY=value\", \"PROGRAM\"]"), "{error}");
+    for (spelled, fault) in [
+        ("", "has no user"),
+        (":1000", "has no user"),
+        ("app:", "has no group"),
+        ("a:b:c", "has a group that can't be one"),
+        ("a b", "has a user that can't be one"),
+        ("a\nb", "has a user that can't be one"),
+        ("-1", "has a user that begins with -"),
+        ("4294967295", "has a number that is out of range (the highest is 4294967294)"),
+        ("1:99999999999999999999", "has a number that is out of range (the highest is 4294967294)"),
+    ] {
+        let fix = "write \"NAME\", \"UID\", \"NAME:GROUP\" or \"UID:GID\"";
+        assert_eq!(user(spelled).unwrap_err().to_string(), format!("f:4: user = {spelled:?} {fault}; {fix}"));
     }
+}
+
+#[test]
+fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
+    let user = "write it in quotes, like \"app\", \"1000\", \"app:group\" or \"1000:1000\"";
+    let environment = "write { KEY = \"value\" }: each value is a string in quotes, and a number is one too";
+    let ulimits = "write { nofile = 1024, core = 0 }: one number for the soft and the hard limit; -1 is unlimited";
+    for (lines, expected) in [
+        ("user = 1000", format!("4: invalid type: integer `1000`; {user}")),
+        ("user = app", format!("4: an unquoted word; {user}")),
+        ("environment = ['A=b']", format!("4: invalid type: sequence; {environment}")),
+        ("environment = { PORT = 80 }", format!("4: invalid type: integer `80`; {environment}")),
+        ("environment.PORT = 80", format!("4: invalid type: integer `80`; {environment}")),
+        ("[daemon.environment]\nA = 'a'\nPORT = 80", format!("6: invalid type: integer `80`; {environment}")),
+        ("[daemon.environment]\nname = true", format!("5: invalid type: boolean `true`; {environment}")),
+        ("[daemon.environment.A]\nb = 'c'", format!("4: invalid type: map; {environment}")),
+        ("environment = { '' = 'a' }", "4: environment has an empty name; name the variable".to_owned()),
+        (
+            "[daemon.environment]\n'A=b' = 'c'",
+            "5: environment has \"A=b\", but no variable's name contains `=`; write the name alone".to_owned(),
+        ),
+        (
+            "environment = { \"A\\u0000\" = 'c' }",
+            "4: environment has \"A\\0\", but no variable's name contains a NUL byte; take it out".to_owned(),
+        ),
+        (
+            "[daemon.environment]\nA = ''\nB = \"\\u0000\"",
+            "6: the value of \"B\" has a NUL byte, which no variable can hold; take it out".to_owned(),
+        ),
+        (
+            "environment = { NOTIFY_SOCKET = '' }",
+            "4: environment has NOTIFY_SOCKET, which init sets for each daemon; take it out".to_owned(),
+        ),
+        (
+            "env_file = ['/a', '/b']",
+            "4: invalid type: sequence; write one absolute path in quotes, like \"/etc/app.env\"".to_owned(),
+        ),
+        ("env_file = 'a.env'", "4: env_file = \"a.env\" is not an absolute path; write it from / on".to_owned()),
+        ("env_file = '/a/../b'", "4: env_file = \"/a/../b\" contains `..`; write the path without it".to_owned()),
+        ("env_file = '/a/'", "4: env_file = \"/a/\" names no file; write its absolute path".to_owned()),
+        ("env_file = '/'", "4: env_file = \"/\" names no file; write its absolute path".to_owned()),
+        (
+            "pass_environment = 'TZ'",
+            "4: invalid type: string \"TZ\"; write an array of names, like [\"TZ\", \"LC_*\"]".to_owned(),
+        ),
+        (
+            "pass_environment = ['TZ',\n'A=b']",
+            "5: pass_environment has \"A=b\", but takes names alone; to set it write environment = { A = \"b\" }".to_owned(),
+        ),
+        ("pass_environment = ['']", "4: pass_environment has an empty name; name the variable".to_owned()),
+        (
+            "pass_environment = ['*_PROXY']",
+            "4: pass_environment has \"*_PROXY\", but a `*` stands for the end of a name only".to_owned(),
+        ),
+        ("pass_environment = ['A', 'A']", "4: pass_environment has \"A\" twice; keep one of the two".to_owned()),
+        (
+            "pass_environment = [\"A\\u0000\"]",
+            "4: pass_environment has \"A\\0\", but no variable's name contains a NUL byte; take it out".to_owned(),
+        ),
+        ("working_dir = 'srv'", "4: working_dir = \"srv\" is not an absolute path; write it from / on".to_owned()),
+        (
+            "working_dir = \"/a\\u0000\"",
+            "4: working_dir = \"/a\\0\" has a NUL byte, which no path can hold; take it out".to_owned(),
+        ),
+        ("working_dir = '/a/..'", "4: working_dir = \"/a/..\" contains `..`; write the path without it".to_owned()),
+        ("ulimits = { nofile = { soft = 1, hard = 2 } }", format!("4: invalid type: map; {ulimits}")),
+        ("[daemon.ulimits.nofile]\nsoft = 1", format!("4: invalid type: map; {ulimits}")),
+        ("[daemon.ulimits]\nnofile = '1024'", format!("5: invalid type: string \"1024\"; {ulimits}")),
+        ("ulimits = { core = 'unlimited' }", format!("4: invalid type: string \"unlimited\"; {ulimits}")),
+        ("ulimits.core = unlimited", format!("4: an unquoted word; {ulimits}")),
+        ("ulimits = 1024", format!("4: invalid type: integer `1024`; {ulimits}")),
+        ("ulimits = { LimitNOFILE = 1 }", "4: ulimits has \"LimitNOFILE\", which is no limit; write nofile".to_owned()),
+        ("ulimits = { RLIMIT_CORE = 1 }", "4: ulimits has \"RLIMIT_CORE\", which is no limit; write core".to_owned()),
+        (
+            "ulimits = { files = 1 }",
+            "4: ulimits has \"files\", which is no limit; write one of as, core, cpu, data, fsize, locks, memlock, msgqueue, \
+             nice, nofile, nproc, rss, rtprio, rttime, sigpending, stack"
+                .to_owned(),
+        ),
+        ("ulimits = { core = -2 }", "4: ulimits.core = -2 is out of range; write 0 or more, or -1 for unlimited".to_owned()),
+        (
+            "ulimits = { nofile = -1 }",
+            "4: ulimits.nofile = -1: open files can't be unlimited; write a number, of at most fs.nr_open (usually 1048576)"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(error(&format!("{DAEMON}{lines}\n")), format!("f:{expected}"), "{lines}");
+    }
+}
+
+#[test]
+fn an_environment_and_a_path_longer_than_the_kernel_takes_are_errors() {
+    let many = |n: usize| (0..n).map(|n| format!("V{n} = ''\n")).collect::<String>();
+    assert_eq!(error(&daemon("a", &format!("[daemon.environment]\n{}", many(1000)))), "");
+    let names = |n: usize| (0..n).map(|n| format!("'V{n}',")).collect::<String>();
+    assert_eq!(error(&daemon("a", &format!("pass_environment = [{}]", names(1000)))), "");
+    for (lines, expected) in [
+        (format!("[daemon.environment]\n{}", many(1001)), "environment is too long; state at most 1000 variables"),
+        (format!("environment = {{ A = '{}' }}", "x".repeat(131_070)), "\"A\" is too long with its value;"),
+        (
+            (0..9).map(|n| format!("environment.A{n} = '{}'\n", "x".repeat(120_000))).collect(),
+            "environment is too long; state at most 1000 variables of 1048576 bytes",
+        ),
+        (format!("pass_environment = [{}]", names(1001)), "f:4: pass_environment has too many names"),
+        (format!("working_dir = '/{}'", "x".repeat(4095)), "f:4: working_dir = \"/xxx"),
+        (format!("env_file = '/{}'", "x".repeat(4095)), "f:4: env_file = \"/xxx"),
+    ] {
+        let error = error(&daemon("a", &lines));
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn listen_names_the_sockets_of_a_daemon_in_its_order() {
+    let text =
+        daemon("a", "listen = [{ tcp = '[::1]:80' }, { tcp = '0.0.0.0:9100' }]\nready = { tcp = '127.0.0.1:80' }")
+            + &daemon("b", "[[daemon.listen]]\ntcp = '0.0.0.0:80'");
+    let table = Table::parse(&text, "f").unwrap();
+    let addresses = |daemon: usize| table.daemons[daemon].listen.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (addresses(0), addresses(1)),
+        (vec!["[::1]:80".to_owned(), "0.0.0.0:9100".to_owned()], vec!["0.0.0.0:80".to_owned()])
+    );
+}
+
+#[test]
+fn a_socket_that_init_cant_hold_is_an_error_with_its_line_and_the_fix() {
+    let form = "write [{ tcp = \"0.0.0.0:9100\" }]";
+    let no_address = |spelled: &str| {
+        format!(
+            "4: listen has {spelled:?}, which is not an address; write IP:PORT, as in \"0.0.0.0:9100\", or \"[::]:9100\" for \
+             IPv6 too"
+        )
+    };
+    for (lines, expected) in [
+        ("listen = '0.0.0.0:80'", format!("4: invalid type: string \"0.0.0.0:80\"; {form}")),
+        ("listen = ['0.0.0.0:80']", format!("4: invalid type: string \"0.0.0.0:80\"; {form}")),
+        ("listen = { tcp = '0.0.0.0:80' }", format!("4: invalid type: map; {form}")),
+        ("listen = [{ tcp = 80 }]", format!("4: invalid type: integer `80`; {form}")),
+        ("[[daemon.listen]]\ntcp = 80", format!("5: invalid type: integer `80`; {form}")),
+        ("[daemon.listen]\ntcp = '0.0.0.0:80'", format!("4: invalid type: map; {form}")),
+        ("listen = [{ udp = '0.0.0.0:80' }]", "4: unknown field `udp`, expected `tcp`".to_owned()),
+        ("listen = [{ tcp = '0.0.0.0:0' }]", "4: listen has \"0.0.0.0:0\" with port 0, which stands for any free port; write the daemon's port".to_owned()),
+        ("listen = [{ tcp = ':80' }]", no_address(":80")),
+        ("listen = [{ tcp = 'localhost:80' }]", no_address("localhost:80")),
+        ("listen = [{ tcp = '80' }]", no_address("80")),
+        ("listen = [{ tcp = '0.0.0.0:65536' }]", no_address("0.0.0.0:65536")),
+        (
+            "oneshot = true\nlisten = [{ tcp = '0.0.0.0:80' }]",
+            "5: a oneshot has no `listen`: nobody would accept a connection once it has ended; remove `listen`, or oneshot = \
+             true"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(error(&format!("{DAEMON}{lines}\n")), format!("f:{expected}"), "{lines}");
+    }
+}
+
+#[test]
+fn two_sockets_that_the_kernel_would_not_hold_at_once_are_an_error() {
+    let listen = |addr: &str| format!("listen = [{{ tcp = '{addr}' }}]");
+    let fix = "give each socket an address or a port of its own";
+    for (held, further, described) in [
+        ("0.0.0.0:80", "127.0.0.1:80", "0.0.0.0:80 (every address of IPv4)"),
+        ("127.0.0.1:80", "0.0.0.0:80", "127.0.0.1:80 already"),
+        ("127.0.0.1:80", "127.0.0.1:80", "127.0.0.1:80 already"),
+        ("[::]:80", "127.0.0.1:80", "[::]:80 (every address, of IPv4 too)"),
+        ("[::]:80", "[::1]:80", "[::]:80 (every address, of IPv4 too)"),
+        ("[::1]:80", "[::]:80", "[::1]:80 already"),
+        ("0.0.0.0:80", "[::]:80", "0.0.0.0:80 (every address of IPv4)"),
+        ("0.0.0.0:80", "[::ffff:127.0.0.1]:80", "0.0.0.0:80 (every address of IPv4)"),
+        ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", "127.0.0.1:80 already"),
+    ] {
+        let of_two = error(&(daemon("a", &listen(held)) + &daemon("b", &listen(further))));
+        assert_eq!(of_two, format!("f:8: listen has {further}, but \"a\" listens on {described}; {fix}"));
+        let of_one = error(&daemon("a", &format!("listen = [{{ tcp = '{held}' }},\n{{ tcp = '{further}' }}]")));
+        assert_eq!(of_one, format!("f:5: listen has {further}, but it listens on {described}; {fix}"));
+    }
+    for (held, further) in [
+        ("0.0.0.0:80", "127.0.0.1:81"),
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("0.0.0.0:80", "[::1]:80"),
+        ("[fe80::1%1]:80", "[fe80::1%2]:80"),
+    ] {
+        assert_eq!(error(&(daemon("a", &listen(held)) + &daemon("b", &listen(further)))), "");
+    }
+}
+
+#[test]
+fn a_tcp_probe_of_a_socket_that_init_holds_is_an_error_since_it_would_prove_nothing() {
+    let with = |listen: &str, ready: &str| {
+        error(&daemon("a", &format!("ready = {{ {ready} }}\nlisten = [{{ tcp = '{listen}' }}]")))
+    };
+    for (listen, ready) in [("0.0.0.0:80", "127.0.0.1:80"), ("127.0.0.1:80", "0.0.0.0:80"), ("[::]:80", "127.0.0.1:80")]
+    {
+        assert_eq!(
+            with(listen, &format!("tcp = '{ready}'")),
+            format!(
+                "f:5: ready.tcp would connect to {listen}, which init holds whether or not \"a\" serves; write ready = {{ http \
+                 = \"http://IP:PORT/PATH\" }} or {{ notify = true }}"
+            )
+        );
+    }
+    for (listen, ready) in [
+        ("127.0.0.1:80", "tcp = '127.0.0.1:81'"),
+        ("127.0.0.1:80", "http = 'http://127.0.0.1:80/'"),
+        ("127.0.0.1:80", "notify = true"),
+    ] {
+        assert_eq!(with(listen, ready), "");
+    }
+}
+
+#[test]
+fn more_sockets_than_init_has_descriptors_for_are_an_error() {
+    let listen =
+        |daemon: usize, n: usize| (0..n).map(|n| format!("{{ tcp = '127.0.{daemon}.{n}:80' }},")).collect::<String>();
+    let one = |number: usize, n: usize| daemon(&format!("d{number}"), &format!("listen = [{}]", listen(number, n)));
+    assert_eq!(error(&one(0, MAX_LISTEN)), "");
+    let too_many = "f:4: listen has too many addresses; a daemon may have 64, and a table 1000 in all";
+    assert_eq!(error(&one(0, MAX_LISTEN + 1)), too_many);
+    assert_eq!(error(&(0..20).map(|number| one(number, 50)).collect::<String>()), "");
+    assert!(error(&(0..21).map(|number| one(number, 50)).collect::<String>()).ends_with("a table 1000 in all"));
 }
 
 #[test]
@@ -553,6 +820,18 @@ fn a_sandbox_states_what_a_daemon_may_do_and_private_alone_makes_none() {
 }
 
 #[test]
+fn an_env_file_is_private_to_the_daemons_that_name_it() {
+    let text = daemons(&[
+        ("a", "env_file = '/e/a'\nconfig = { path = '/c/a' }\n[daemon.sandbox]\nwrite = ['/w']\nprivate = ['/p']"),
+        ("b", "env_file = '/e/a'"),
+    ]);
+    let table = Table::parse(&text, "t").unwrap();
+    let private = |daemon: usize| table.daemons[daemon].private_paths().collect::<Vec<_>>();
+    assert_eq!((private(0), private(1)), (["/p", "/e/a", "/c"].map(Path::new).to_vec(), vec![Path::new("/e/a")]));
+    assert_eq!(table.daemons[0].own_paths().collect::<Vec<_>>(), ["/w", "/p", "/e/a", "/c"].map(Path::new));
+}
+
+#[test]
 fn a_sandbox_that_cant_keep_its_promise_is_an_error_with_its_line_and_the_fix() {
     let sandbox = |line: &str| daemons(&[("a", &format!("[daemon.sandbox]\n{line}"))]);
     for (line, expected) in [
@@ -592,6 +871,18 @@ fn a_sandbox_that_cant_keep_its_promise_is_an_error_with_its_line_and_the_fix() 
         let error = error(&daemons(&[("a", &a), ("b", &b)]));
         assert!(error.starts_with(expected), "{error}, not {expected}");
     }
+    let keys = |key: &str, path: &str| format!("{key} = '{path}'\n");
+    for (key, path, lies) in
+        [("env_file", "/b/a/env", "lies below"), ("env_file", "/b", "is"), ("working_dir", "/b/a", "lies below")]
+    {
+        let expected = |writer: &str| format!("f:2: {key} {lies} /b, which {writer:?} may write to; put it elsewhere");
+        assert_eq!(error(&daemons(&[("a", &keys(key, path)), ("b", &write("/b"))])), expected("b"));
+        assert_eq!(error(&daemons(&[("a", &(keys(key, path) + &write("/b"))), ("b", "")])), expected("a"));
+    }
+    let whole = error(&daemons(&[("a", &(config("/c/a") + "\n" + &write("/c/a"))), ("b", "")]));
+    assert_eq!(whole, "f:2: config.path is /c/a, which \"a\" may write to; put it elsewhere");
+    // It can't be replaced by a link, since its parent is nobody's to write to.
+    assert_eq!(error(&daemons(&[("a", &(keys("working_dir", "/b") + &write("/b"))), ("b", &write("/b"))])), "");
     // Both may write there, and what lies where another writes is its owner's.
     assert_eq!(error(&daemons(&[("a", &write("/b")), ("b", &write("/b"))])), "");
     assert_eq!(error(&daemons(&[("a", &write("/b/a")), ("b", "[daemon.sandbox]\nprivate = ['/b']")])), "");

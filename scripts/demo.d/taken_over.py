@@ -12,8 +12,7 @@ WEB = "WEB"
 
 
 def read(path):
-    with open(path, "rb") as file:
-        file.read(1)
+    open(path, "rb").close()
 
 
 def write(path, text=""):

@@ -13,7 +13,7 @@ use super::reason::{Reason, Shortfall};
 use super::store::Store;
 use super::transaction::{Checked, Hands, Holder, Home, Line};
 use super::{Stop, Tried, diff, lock, log, probe};
-use crate::change::confined;
+use crate::change::set_up;
 use crate::page;
 use crate::protocol::{Diff, HelperMessage, HostMessage};
 use crate::request::Request;
@@ -109,7 +109,7 @@ impl<A: Asker> Hands for Inside<A> {
         command: &[String],
         go_on: &mut dyn FnMut(&mut Self) -> Tried<()>,
     ) -> Tried<Checked> {
-        let command = confined::command(&self.page()?, daemon, confined::Task::Command, command);
+        let command = set_up::command(&self.page()?, daemon, set_up::Task::Command, command);
         let mut left = None;
         let ended = command::run(&command, Group::Own, true, || {
             left = go_on(self).err();

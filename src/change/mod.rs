@@ -6,11 +6,11 @@
 
 use self::reason::Reason;
 
-pub mod confined;
 pub mod proof;
 pub mod reason;
 pub mod record;
 pub mod recovery;
+pub mod set_up;
 pub mod transaction;
 
 #[cfg(target_os = "linux")]

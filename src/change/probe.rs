@@ -11,7 +11,7 @@ use super::command::Group;
 use super::holders::Past;
 use super::reason::Shortfall;
 use super::{command, proof};
-use crate::change::confined;
+use crate::change::set_up;
 use crate::status::{Daemon, DaemonState, Page, Plan};
 use crate::table::Ready;
 use crate::text::Printable;
@@ -53,9 +53,9 @@ pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Print
     }
 }
 
-/// A command runs in the daemon's sandbox.
+/// A command runs as the daemon does.
 fn ask_of(page: &Page, daemon: &str, plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
-    ask_as(&|command| confined::command(page, daemon, confined::Task::Probe, command), plan, timeout, group)
+    ask_as(&|command| set_up::command(page, daemon, set_up::Task::Probe, command), plan, timeout, group)
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ fn ask(plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
 }
 
 fn ask_as(
-    confined: &dyn Fn(&[String]) -> Vec<String>,
+    as_daemon: &dyn Fn(&[String]) -> Vec<String>,
     plan: &Plan,
     timeout: Duration,
     group: Group,
@@ -79,7 +79,7 @@ fn ask_as(
             200..400 => Ok(()),
             code => Err(format!("HTTP {code} from http://{addr}{path}")),
         },
-        Some(Ready::Exec(command)) => exec(command, &confined(command), group, deadline),
+        Some(Ready::Exec(command)) => exec(command, &as_daemon(command), group, deadline),
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     fn plan(ready: Option<Ready>) -> Plan {
-        Plan { ready, notified: false, settle_ms: 0, grace_ms: 0, is_oneshot: false, config: None }
+        Plan { ready, notified: false, settle_ms: 0, grace_ms: 0, is_oneshot: false, is_set_up: false, config: None }
     }
 
     fn is_ready(plan: &Plan, timeout: Duration) -> bool {

@@ -12,8 +12,9 @@ mod probe;
 mod publish;
 pub mod relay;
 mod requests;
-mod sandboxes;
+mod setups;
 mod signals;
+mod sockets;
 mod watch;
 
 use std::io;
@@ -25,13 +26,13 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::request::{LOCK_FD, SANDBOXES_FD};
+use crate::request::{LOCK_FD, SETUPS_FD};
 use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
-use crate::launch::sandbox::Sandboxes;
-use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Started, Streams};
+use crate::launch::setup::Published;
+use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Sockets, Started, Streams};
 use children::{Child, OomKills, session};
 use fixed::FixedFd;
 use probe::Probe;
@@ -65,11 +66,26 @@ const LAST_CHILDREN: Duration = Duration::from_secs(2);
 
 /// Why init can't begin.
 #[derive(Debug)]
-pub struct CannotBegin(String);
+pub struct CannotBegin {
+    why: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl CannotBegin {
+    fn new(why: String) -> Self {
+        Self { why, code: 1 }
+    }
+
+    /// What the table asks for can't be had here.
+    fn wrong_table(why: String) -> Self {
+        Self { why, code: 2 }
+    }
+}
 
 impl std::fmt::Display for CannotBegin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -81,7 +97,8 @@ impl std::error::Error for CannotBegin {}
 /// The kernel refused something that init needs; nothing was started.
 pub fn run(table: Table) -> Result<i32, CannotBegin> {
     log::set_up(table.output);
-    let mut shell = Shell::new(&table).map_err(|e| CannotBegin(format!("cannot begin: {e}; no daemon was started")))?;
+    let mut shell =
+        Shell::new(&table).map_err(|e| CannotBegin::new(format!("cannot begin: {e}; no daemon was started")))?;
     let selection = std::env::var_os(SELECTION).map(|v| v.to_string_lossy().into_owned());
     let selection = select(&table, selection.as_deref());
     for name in &selection.unknown {
@@ -92,11 +109,12 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         shell.finish(DRAIN_ASKED);
         return Ok(0);
     }
-    shell.sandboxes = sandboxes::make(&table, &selection.selected).map_err(CannotBegin)?;
-    if let Some(all) = &shell.sandboxes {
-        shell.plan.replace(all.fd().try_clone_to_owned().map_err(|e| CannotBegin(step("the sandboxes")(e)))?);
+    shell.setups = setups::make(&table, &selection.selected)?;
+    if let Some(all) = &shell.setups {
+        shell.setups_fd.replace(all.fd().try_clone_to_owned().map_err(|e| CannotBegin::new(step("the setups")(e)))?);
     }
     shell.select(&table, &selection.selected);
+    shell.sockets = sockets::bind(&shell.specs).map_err(CannotBegin::new)?;
     let core = Supervisor::new(&table, &selection.selected);
     drop(table);
     Ok(shell.supervise(core))
@@ -138,7 +156,8 @@ struct Shell {
     null: OwnedFd,
     /// Those that daemons get back.
     limits: Vec<Limit>,
-    sandboxes: Option<Sandboxes>,
+    /// How daemons are set up.
+    setups: Option<Published>,
     output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
@@ -151,13 +170,14 @@ struct Shell {
     oom_kills: OomKills,
     specs: Vec<Spec>,
     programs: Vec<Program>,
+    sockets: Vec<Sockets>,
     /// The names of the signals that have rules, in the table's order.
     wires: Vec<String>,
     page: PageFd,
     requests: Requests,
     lock: FixedFd,
-    /// What the sandboxes are.
-    plan: FixedFd,
+    /// The same, for others.
+    setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,
     entries: Vec<Entry>,
@@ -192,7 +212,7 @@ impl Shell {
             null.try_clone()
         });
         let lock = FixedFd::new(LOCK_FD, lock.map_err(step("/dev/null"))?);
-        let plan = FixedFd::new(SANDBOXES_FD, null.try_clone().map_err(step("/dev/null"))?);
+        let setups_fd = FixedFd::new(SETUPS_FD, null.try_clone().map_err(step("/dev/null"))?);
         let watch = Watch::new().map_err(step("epoll"))?;
         if !is_pid_1 {
             nix::sys::prctl::set_child_subreaper(true).map_err(step("orphans"))?;
@@ -225,7 +245,7 @@ impl Shell {
             born: Vec::new(),
             null,
             limits,
-            sandboxes: None,
+            setups: None,
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -236,11 +256,12 @@ impl Shell {
             oom_kills: OomKills::count(),
             specs: Vec::new(),
             programs: Vec::new(),
+            sockets: Vec::new(),
             wires: Vec::new(),
             page,
             requests,
             lock,
-            plan,
+            setups_fd,
             head: status,
             entries: Vec::new(),
             is_stale: true,
@@ -283,10 +304,8 @@ impl Shell {
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
             let program = Program::new(&spec.command, &env, ignore, config);
-            self.programs.push(match spec.sandbox {
-                Some(_) => program.confined(&spec.name, &spec.command, config),
-                None => program,
-            });
+            let is_set_up = spec.is_set_up();
+            self.programs.push(if is_set_up { program.set_up(&spec.name, &spec.command, config) } else { program });
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
@@ -341,7 +360,7 @@ impl Shell {
     /// happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
-            let kernel = self.sandboxes.as_ref().map(Sandboxes::kernel);
+            let kernel = self.setups.as_ref().map(Published::kernel);
             socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, kernel, millis(now())));
         }
         let has_more =
@@ -533,13 +552,17 @@ impl Shell {
         self.entries.resize_with(self.specs.len(), Entry::default);
         for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
             let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
-            let daemon = publish::daemon(spec, &view, self.sandboxes.as_ref().map(Sandboxes::kernel));
+            if let Some(sockets) = self.sockets.get_mut(index) {
+                sockets::follow(sockets, spec, &view);
+            }
+            let daemon = publish::daemon(spec, &view, self.setups.as_ref().map(Published::kernel));
             let plan = Plan {
                 ready: spec.ready.clone(),
                 notified: view.notified,
                 settle_ms: millis(spec.settle),
                 grace_ms: millis(spec.grace),
                 is_oneshot: spec.is_oneshot,
+                is_set_up: spec.is_set_up(),
                 config: spec.config.clone(),
             };
             *entry = Entry::new(view, &daemon, &plan);
@@ -633,7 +656,7 @@ impl System for Shell {
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.plan);
+        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.setups_fd);
         if let Some(socket) = &mut self.notify {
             let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
             self.notes.extend(socket.empty().into_iter().filter(is_daemons));
@@ -641,12 +664,16 @@ impl System for Shell {
         let parent = Parent {
             null: self.null.as_fd(),
             limits: &self.limits,
-            sandboxes: self.sandboxes.as_ref().map(Sandboxes::fd),
+            setups: self.setups.as_ref().map(Published::fd),
+            sockets: self.sockets.get(daemon),
         };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
         };
+        if let Some(sockets) = self.sockets.get_mut(daemon) {
+            sockets.started();
+        }
         let out = self.sinks.len() - 1;
         for (fd, sink, stream) in [(Some(stdout), out, "stdout"), (stderr, 0, "stderr")] {
             let (Some(fd), source) = (fd, Source { daemon, name: &spec.name, generation, stream }) else { continue };
@@ -669,8 +696,8 @@ impl System for Shell {
         let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.plan);
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, sandboxes: None };
+        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.setups_fd);
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
                 let pid = probe.pid();
@@ -758,11 +785,11 @@ impl System for Shell {
 }
 
 /// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
-fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd, plan: &mut FixedFd) {
+fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd, setups: &mut FixedFd) {
     page.reserve();
     requests.reserve();
     lock.reserve();
-    plan.reserve();
+    setups.reserve();
 }
 
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.

@@ -2,12 +2,14 @@
 //! a pipe that the exec closes (`O_CLOEXEC`).
 
 mod child;
-pub mod confined;
 mod lookup;
 mod probe;
 mod report;
 pub mod sandbox;
+pub mod setup;
+mod sockets;
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -28,6 +30,8 @@ use crate::change::store;
 pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
+use setup::{NotSetUp, Setups};
+pub use sockets::{NotHeld, Sockets};
 
 /// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
 pub const RECOVER: &str = "recover-and-start";
@@ -58,8 +62,8 @@ pub struct Program {
     envp: Environment,
     ignore: Vec<i32>,
     recovery: Option<Recovery>,
-    /// What the child executes in the place of the program: [`sandbox::CONFINE`].
-    confine: Option<Vec<CString>>,
+    /// What the child executes in the place of the program: [`setup::SET_UP_AND_START`].
+    setup: Option<Vec<CString>>,
 }
 
 /// How a child finds out that a change of its daemon's file was interrupted, and what it executes then.
@@ -78,8 +82,10 @@ pub struct Parent<'a> {
     pub null: BorrowedFd<'a>,
     /// The limits that it gets back.
     pub limits: &'a [Limit],
-    /// The table's sandboxes.
-    pub sandboxes: Option<BorrowedFd<'a>>,
+    /// How the table's daemons are set up.
+    pub setups: Option<BorrowedFd<'a>>,
+    /// Those that the parent holds for it.
+    pub sockets: Option<&'a Sockets>,
 }
 
 /// A limit as it was.
@@ -97,11 +103,32 @@ impl Environment {
         Self(pairs.map(pair).filter_map(|pair| CString::new(pair).ok()).collect())
     }
 
-    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's.
+    /// What the init with this pid was started with, proc(5), without what init itself sets for daemons.
+    ///
+    /// # Errors
+    /// The kernel doesn't let this user look.
+    pub fn of_init(pid: i32) -> io::Result<impl Iterator<Item = (OsString, OsString)>> {
+        let pair = |pair: &[u8]| {
+            // A variable's name may begin with an equals sign.
+            let at = pair.iter().skip(1).position(|byte| *byte == b'=')? + 1;
+            let (key, value) = pair.split_at_checked(at)?;
+            let key = OsStr::from_bytes(key).to_owned();
+            let value = OsString::from_vec(value.get(1..)?.to_vec());
+            (!setup::environment::is_inits(&key)).then_some((key, value))
+        };
+        let pairs: Vec<_> =
+            std::fs::read(format!("/proc/{pid}/environ"))?.split(|byte| *byte == 0).filter_map(pair).collect();
+        Ok(pairs.into_iter())
+    }
+
+    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's, and what init was given itself by
+    /// `sd_listen_fds`(3) is nobody's.
     #[must_use]
     pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
         let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
-        Self::new(inits.filter(|(key, _)| key != NOTIFY_SOCKET).chain(socket))
+        let is_passed =
+            |(key, _): &(OsString, OsString)| key != NOTIFY_SOCKET && !sockets::VARIABLES.iter().any(|own| key == own);
+        Self::new(inits.filter(is_passed).chain(socket))
     }
 }
 
@@ -131,8 +158,8 @@ pub enum Streams {
 pub enum NotStarted {
     /// A step before execve(2) failed.
     Before(&'static str, Errno),
-    /// Its sandbox couldn't be made, and why.
-    NotConfined(String),
+    /// It couldn't be set up, or executed after that.
+    Refused(Refused),
     /// execve(2) failed for this program.
     Execute(String, Errno),
     /// The program exists, but its interpreter doesn't: that of a script's `#!` line, or an ELF file's loader.
@@ -149,8 +176,9 @@ impl NotStarted {
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
+            Self::Refused(why) => why.code().into(),
             Self::Execute(_, Errno::ENOENT) | Self::NoInterpreter { .. } => 127,
-            Self::Before(..) | Self::NotConfined(_) | Self::Execute(..) => 126,
+            Self::Before(..) | Self::Execute(..) => 126,
         }
     }
 }
@@ -159,7 +187,7 @@ impl fmt::Display for NotStarted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Before(step, e) => write!(f, "cannot {step}: {}", io::Error::from(*e)),
-            Self::NotConfined(why) => f.write_str(why),
+            Self::Refused(Refused { why, .. }) => f.write_str(why),
             Self::Execute(program, e) => write!(f, "cannot execute {program:?}: {}", io::Error::from(*e)),
             Self::NoInterpreter { program, interpreter } => {
                 write!(f, "cannot execute {program:?}: its interpreter {interpreter:?} is missing")?;
@@ -169,6 +197,34 @@ impl fmt::Display for NotStarted {
                 Ok(())
             }
         }
+    }
+}
+
+/// Why an applet didn't become what it was to become.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// The program isn't there.
+    pub is_not_found: bool,
+    /// Why.
+    pub why: String,
+}
+
+impl Refused {
+    /// The exit code that it counts as, the same as in a shell.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        if self.is_not_found { 127 } else { 126 }
+    }
+
+    fn report(&self, pipe: BorrowedFd<'_>) -> ExitCode {
+        let _ = nix::unistd::write(pipe, &report::refused(self));
+        ExitCode::from(self.code())
+    }
+}
+
+impl From<NotSetUp> for Refused {
+    fn from(why: NotSetUp) -> Self {
+        Self { is_not_found: false, why: why.to_string() }
     }
 }
 
@@ -227,16 +283,16 @@ impl Program {
         };
         let recovery = config.map(|config| Recovery::new(config, command, &ignore));
         let (paths, argv) = (paths.iter().map(Vec::as_slice), command.iter().map(String::as_bytes));
-        Self { paths: c_strings(paths), argv: c_strings(argv), envp: env.clone(), ignore, recovery, confine: None }
+        Self { paths: c_strings(paths), argv: c_strings(argv), envp: env.clone(), ignore, recovery, setup: None }
     }
 
-    /// The same in the sandbox of the daemon of this name; the rest are the arguments of [`Program::new`].
+    /// The same, set up as the daemon of this name is; the rest are the arguments of [`Program::new`].
     #[must_use]
-    pub fn confined(mut self, name: &str, command: &[String], config: Option<&Path>) -> Self {
+    pub fn set_up(mut self, name: &str, command: &[String], config: Option<&Path>) -> Self {
         let ignore = ignored(&self.ignore);
         let config = config.map_or(&[][..], |config| config.as_os_str().as_bytes());
-        let head = [b"sidecar", sandbox::CONFINE.as_bytes(), name.as_bytes(), config, ignore.as_bytes()];
-        self.confine = Some(c_strings(head.into_iter().chain(command.iter().map(String::as_bytes))));
+        let head = [b"sidecar", setup::SET_UP_AND_START.as_bytes(), name.as_bytes(), config, ignore.as_bytes()];
+        self.setup = Some(c_strings(head.into_iter().chain(command.iter().map(String::as_bytes))));
         self
     }
 
@@ -258,7 +314,7 @@ impl Program {
         };
         let (report, told) = pipe(false)?;
         let stdio = [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_ref().unwrap_or(&out).as_raw_fd()];
-        let pid = self.fork(stdio, &told, parent.limits, parent.sandboxes)?;
+        let pid = self.fork(stdio, &told, Some(parent))?;
         Ok(Started { pid, stdout, stderr, report })
     }
 
@@ -268,37 +324,36 @@ impl Program {
     /// The step that failed, and why; there is no process then.
     pub fn start_here(&self) -> Result<(i32, OwnedFd), NotStarted> {
         let (report, told) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        self.fork([0, 1, 2], &told, &[], None).map(|pid| (pid, report))
+        self.fork([0, 1, 2], &told, None).map(|pid| (pid, report))
     }
 
-    fn fork(
-        &self,
-        stdio: [RawFd; 3],
-        told: &OwnedFd,
-        limits: &[Limit],
-        sandboxes: Option<BorrowedFd<'_>>,
-    ) -> Result<i32, NotStarted> {
+    fn fork(&self, stdio: [RawFd; 3], told: &OwnedFd, parent: Option<Parent<'_>>) -> Result<i32, NotStarted> {
+        let setups = parent.and_then(|parent| parent.setups);
+        let sockets = parent.and_then(|parent| parent.sockets).map(Sockets::for_child).unwrap_or_default();
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
-            envp: pointers(&self.envp.0),
+            // Of two variables with one name most programs take the first.
+            envp: sockets.variables().chain(pointers(&self.envp.0)).collect(),
             ignore: &self.ignore,
-            limits,
+            limits: parent.map_or(&[], |parent| parent.limits),
             stdio,
-            report: told.as_raw_fd(),
+            report: Cell::new(told.as_raw_fd()),
+            sockets,
             recovery: self.recovery.as_ref().map(|recovery| child::Recovery {
                 record: recovery.record.as_ptr(),
                 leftovers: pointers(&recovery.leftovers),
                 argv: pointers(&recovery.argv),
             }),
-            confine: self
-                .confine
+            setup: self
+                .setup
                 .as_ref()
-                .zip(sandboxes)
-                .map(|(argv, sandboxes)| child::Confine { argv: pointers(argv), sandboxes: sandboxes.as_raw_fd() }),
+                .zip(setups)
+                .map(|(argv, setups)| child::Setup { argv: pointers(argv), setups: setups.as_raw_fd() }),
         };
-        if self.confine.is_some() && child.confine.is_none() {
-            return Err(NotStarted::NotConfined("there is no sandbox for it".to_owned()));
+        if self.setup.is_some() && child.setup.is_none() {
+            let why = "it isn't known how its process is set up".to_owned();
+            return Err(NotStarted::Refused(Refused { is_not_found: false, why }));
         }
         // SAFETY: the caller has one thread; the child makes async-signal-safe calls only, on memory made before.
         match unsafe { fork() }.map_err(|e| NotStarted::Before("fork", e))? {
@@ -306,6 +361,31 @@ impl Program {
             // SAFETY: this is the child, and all pointers are to strings and arrays that live until its exec.
             ForkResult::Child => unsafe { child::run(&child) },
         }
+    }
+
+    /// Executes the program in the place of this process, which has one thread; `last` comes right before. Returns only if
+    /// it can't.
+    fn replace_this(&self, last: impl FnOnce() -> Result<(), NotSetUp>) -> Refused {
+        let child = child::Child {
+            paths: pointers(&self.paths),
+            argv: pointers(&self.argv),
+            envp: pointers(&self.envp.0),
+            ignore: &self.ignore,
+            limits: &[],
+            stdio: [0, 1, 2],
+            report: Cell::new(-1),
+            sockets: child::Sockets::default(),
+            recovery: None,
+            setup: None,
+        };
+        if let Err(why) = last() {
+            return Refused::from(why);
+        }
+        // SAFETY: only this thread runs; all pointers are to strings and arrays that outlive the call.
+        let child::Failure { errno, path, head, size } = unsafe { child::execute(&child) };
+        let (report, size) = report::failed(report::Step::Execute, errno, path, head.get(..size).unwrap_or_default());
+        let why = self.read_report(report.get(..size).unwrap_or_default()).failed;
+        why.map_or_else(Refused::default, |why| Refused { is_not_found: why.code() == 127, why: why.to_string() })
     }
 
     /// Reads a child's report.
@@ -322,32 +402,38 @@ pub fn recover_and_start(args: &[String]) -> ExitCode {
     let [config, ignore, command @ ..] = args else { return ExitCode::FAILURE };
     let Some(pipe) = report_pipe() else { return ExitCode::FAILURE };
     recover(pipe, config);
-    become_daemon(ignore, command)
+    let program = Program::new(command, &Environment::new(std::env::vars_os()), numbers(ignore), None);
+    program.replace_this(|| Ok(())).report(pipe)
 }
 
-/// The hidden applet [`sandbox::CONFINE`]: recovers an interrupted change, confines itself, and becomes the daemon. `args` is
-/// what [`Program::confined`] has written: the daemon's name, its file or nothing, the ignored signals, the command.
+/// The hidden applet [`setup::SET_UP_AND_START`]: recovers an interrupted change, sets itself up, and becomes the daemon. `args`
+/// is what [`Program::set_up`] has written: the daemon's name, its file or nothing, the ignored signals, the command.
 #[must_use]
-pub fn confine_and_start(args: &[String]) -> ExitCode {
+pub fn set_up_and_start(args: &[String]) -> ExitCode {
     let [name, config, ignore, command @ ..] = args else { return ExitCode::FAILURE };
     let Some(pipe) = report_pipe() else { return ExitCode::FAILURE };
     if !config.is_empty() {
         recover(pipe, config);
     }
     // SAFETY: the child that executed this has put it there, and nobody else in this process knows of it.
-    let sandboxes = unsafe { OwnedFd::from_raw_fd(child::SANDBOXES_FD) };
-    if let Err(why) = sandbox::confine(&sandboxes, name) {
-        let _ = nix::unistd::write(pipe, &report::not_confined(&why.to_string()));
-        return ExitCode::from(126);
+    let setups = unsafe { OwnedFd::from_raw_fd(report_fd() + 1) };
+    let ready = Setups::read(&setups).and_then(|all| all.set_up(name, false, std::env::vars_os()));
+    drop(setups);
+    match ready {
+        Ok(ready) => ready.execute(command, numbers(ignore)).report(pipe),
+        Err(why) => Refused::from(why).report(pipe),
     }
-    drop(sandboxes);
-    become_daemon(ignore, command)
+}
+
+/// The descriptor of the pipe to init: the first one behind the daemon's sockets.
+fn report_fd() -> RawFd {
+    child::FIRST_FD + sockets::passed()
 }
 
 /// The pipe to init; `None` if it wasn't init that called.
 fn report_pipe() -> Option<BorrowedFd<'static>> {
     // SAFETY: the child that executed this has put the pipe there, and it stays open until the exec.
-    let pipe = unsafe { BorrowedFd::borrow_raw(child::REPORT_FD) };
+    let pipe = unsafe { BorrowedFd::borrow_raw(report_fd()) };
     fcntl(pipe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok().map(|_| pipe)
 }
 
@@ -357,21 +443,7 @@ fn recover(pipe: BorrowedFd<'_>, config: &str) {
     }
 }
 
-fn become_daemon(ignore: &str, command: &[String]) -> ! {
-    let ignore: Vec<i32> = ignore.split(',').filter_map(|number| number.parse().ok()).collect();
-    let program = Program::new(command, &Environment::new(std::env::vars_os()), ignore, None);
-    // SAFETY: only this thread is left to run; all pointers are to strings and arrays that live until the exec.
-    unsafe {
-        child::execute(&child::Child {
-            paths: pointers(&program.paths),
-            argv: pointers(&program.argv),
-            envp: pointers(&program.envp.0),
-            ignore: &program.ignore,
-            limits: &[],
-            stdio: [0, 1, 2],
-            report: child::REPORT_FD,
-            recovery: None,
-            confine: None,
-        })
-    }
+/// The signals that [`ignored`] has written.
+fn numbers(ignore: &str) -> Vec<i32> {
+    ignore.split(',').filter_map(|number| number.parse().ok()).collect()
 }

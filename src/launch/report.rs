@@ -5,7 +5,7 @@ use std::ffi::CString;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::NotStarted;
+use super::{NotStarted, Refused};
 
 /// How many bytes of a program's file a child reports if the interpreter is missing.
 pub const HEAD: usize = 2048;
@@ -20,7 +20,8 @@ const FAILURE: usize = 8;
 const FAILED: u8 = b'F';
 const RECOVERED: u8 = b'R';
 const NOT_RECOVERED: u8 = b'E';
-const NOT_CONFINED: u8 = b'S';
+const REFUSED: u8 = b'S';
+const NOT_FOUND: u8 = b'N';
 
 /// What can fail in a child.
 #[derive(Clone, Copy)]
@@ -31,8 +32,10 @@ pub enum Step {
     Recover,
     /// execve(2) of its program.
     Execute,
-    /// What confines it can't be executed.
-    Confine,
+    /// What sets it up can't be executed.
+    SetUp,
+    /// Having a socket listen that init holds for it.
+    Listen,
 }
 
 /// What happened in a child before its exec.
@@ -67,9 +70,9 @@ pub fn recovered(outcome: &Result<String, String>) -> Vec<u8> {
     sentence(kind, text)
 }
 
-/// Why a process wasn't confined.
-pub fn not_confined(why: &str) -> Vec<u8> {
-    sentence(NOT_CONFINED, why)
+/// Why an applet didn't become the daemon.
+pub fn refused(refused: &Refused) -> Vec<u8> {
+    sentence(if refused.is_not_found { NOT_FOUND } else { REFUSED }, &refused.why)
 }
 
 fn sentence(kind: u8, text: &str) -> Vec<u8> {
@@ -83,14 +86,16 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
     let mut out = Report::default();
     loop {
         match report {
-            [kind @ (RECOVERED | NOT_RECOVERED | NOT_CONFINED), s0, s1, rest @ ..] => {
+            [kind @ (RECOVERED | NOT_RECOVERED | REFUSED | NOT_FOUND), s0, s1, rest @ ..] => {
                 let size = usize::from(u16::from_le_bytes([*s0, *s1]));
                 let Some((text, rest)) = rest.split_at_checked(size) else { return out };
                 let text = String::from_utf8_lossy(text).into_owned();
                 match *kind {
                     RECOVERED => out.recovered = Some(Ok(text)),
                     NOT_RECOVERED => out.recovered = Some(Err(text)),
-                    _ => out.failed = Some(NotStarted::NotConfined(text)),
+                    kind => {
+                        out.failed = Some(NotStarted::Refused(Refused { is_not_found: kind == NOT_FOUND, why: text }));
+                    }
                 }
                 report = rest;
             }
@@ -101,8 +106,10 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
                     NotStarted::Before("set up its file descriptors", errno)
                 } else if *step == Step::Recover as u8 {
                     NotStarted::Before("execute /proc/self/exe to recover an interrupted change", errno)
-                } else if *step == Step::Confine as u8 {
-                    NotStarted::Before("execute /proc/self/exe to make its sandbox", errno)
+                } else if *step == Step::SetUp as u8 {
+                    NotStarted::Before("execute /proc/self/exe to set up its process", errno)
+                } else if *step == Step::Listen as u8 {
+                    NotStarted::Before("listen again on a socket that init holds for it", errno)
                 } else if let Some(interpreter) = interpreter(head) {
                     let program = name(paths.get(usize::from(u16::from_le_bytes([*p0, *p1]))));
                     NotStarted::NoInterpreter { program, interpreter }

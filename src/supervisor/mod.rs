@@ -318,5 +318,20 @@ pub struct View {
     pub notified: bool,
 }
 
+impl View {
+    /// Whether its sockets listen, so that connections wait for its process or for the next one. A daemon that nothing is
+    /// going to start refuses them, since a client would wait for ever; so does one whose first start waits for others, since there
+    /// is no limit to that.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        match self.state {
+            DaemonState::Starting | DaemonState::Running | DaemonState::Stopping | DaemonState::Backoff => true,
+            // It is to be started right after init has begun.
+            DaemonState::Exited => self.generation == 0,
+            DaemonState::Failed | DaemonState::Waiting | DaemonState::Stopped | DaemonState::Done => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

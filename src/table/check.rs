@@ -10,7 +10,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::{TableError, line_of};
+use super::listen::{self, RawListen};
 use super::order;
+use super::process;
 use super::sandbox::{self, RawSandbox};
 use super::signal::Signal;
 use super::{
@@ -21,12 +23,12 @@ use super::{
 const DEFAULT_GRACE: Duration = Duration::from_secs(8);
 const DEFAULT_SETTLE: Duration = Duration::from_millis(300);
 /// The longest argument that the kernel executes a program with, in bytes (`MAX_ARG_STRLEN` less its NUL).
-const MAX_ARGUMENT: usize = (128 << 10) - 1;
+pub(super) const MAX_ARGUMENT: usize = (128 << 10) - 1;
 /// The most that a command's arguments may take together, their pointers included: half of what the kernel has for them
 /// and the environment if the stack's limit is the usual 8 MiB.
-const MAX_ARGUMENTS: usize = 1 << 20;
+pub(super) const MAX_ARGUMENTS: usize = 1 << 20;
 /// The longest path that the kernel takes, in bytes (`PATH_MAX` less its NUL).
-const MAX_PATH: usize = 4095;
+pub(super) const MAX_PATH: usize = 4095;
 /// The longest name of a file that leaves room for `.sidecar-other.` before it.
 const MAX_FILE_NAME: usize = 255 - ".sidecar-other.".len();
 
@@ -66,6 +68,16 @@ struct RawDaemon {
     #[serde(default)]
     essential: bool,
     stop_signal: Option<Spanned<String>>,
+    user: Option<Spanned<String>>,
+    #[serde(default)]
+    environment: BTreeMap<Spanned<String>, Spanned<String>>,
+    env_file: Option<Spanned<String>>,
+    pass_environment: Option<Vec<Spanned<String>>>,
+    working_dir: Option<Spanned<String>>,
+    #[serde(default)]
+    ulimits: BTreeMap<Spanned<String>, Spanned<i64>>,
+    #[serde(default)]
+    listen: Vec<RawListen>,
     sandbox: Option<RawSandbox>,
 }
 
@@ -122,9 +134,11 @@ fn checked(raw: RawTable) -> At<Table> {
     let mut files: HashMap<PathBuf, String> = HashMap::new();
     let spans: Vec<Range<usize>> = raw.daemon.iter().map(|daemon| daemon.name.span()).collect();
     let mut dependencies = Vec::with_capacity(raw.daemon.len());
+    let mut listens = Vec::with_capacity(raw.daemon.len());
     for mut raw_daemon in raw.daemon {
         let span = raw_daemon.name.span();
         dependencies.push(std::mem::take(&mut raw_daemon.depends_on));
+        listens.push(std::mem::take(&mut raw_daemon.listen));
         let daemon = check_daemon(raw_daemon, grace, restart)?;
         if !names.insert(daemon.name.clone()) {
             return Err((span, format!("a second daemon named {:?}; give each its own name", daemon.name)));
@@ -137,6 +151,7 @@ fn checked(raw: RawTable) -> At<Table> {
         daemons.push(daemon);
     }
     order::resolve(&mut daemons, &dependencies)?;
+    listen::resolve(&mut daemons, &listens)?;
     sandbox::check_all(&daemons)
         .map_err(|(index, message)| (spans.get(index).cloned().unwrap_or_default(), message))?;
     let mut wiring = Vec::new();
@@ -295,6 +310,14 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration, table_restart: RestartPol
     let restart = policy_of(&raw, table_restart)?;
     let stop_signal = raw.stop_signal.as_ref().map_or(Ok(Signal::TERM), check_stop_signal)?;
     let config = raw.config.map(check_config).transpose()?;
+    let process = Process {
+        user: raw.user.as_ref().map(process::user).transpose()?,
+        environment: process::environment(raw.environment)?,
+        env_file: raw.env_file.as_ref().map(process::env_file).transpose()?,
+        pass_environment: raw.pass_environment.map(process::pass_environment).transpose()?,
+        working_dir: raw.working_dir.as_ref().map(process::working_dir).transpose()?,
+        ulimits: process::ulimits(raw.ulimits)?,
+    };
     let (sandbox, private) = sandbox::check(raw.sandbox)?;
     let ready = raw.ready.map(check_ready).transpose()?;
     let grace = raw.grace.as_ref().map_or(Ok(table_grace), |g| duration("grace", g))?;
@@ -312,7 +335,7 @@ fn check_daemon(raw: RawDaemon, table_grace: Duration, table_restart: RestartPol
         is_oneshot: raw.oneshot,
         is_essential: raw.essential,
         stop_signal,
-        process: Process::default(),
+        process,
         listen: Vec::new(),
         sandbox,
         private,

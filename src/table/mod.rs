@@ -4,6 +4,7 @@
 
 mod check;
 mod error;
+mod listen;
 mod order;
 mod process;
 pub mod sandbox;
@@ -19,8 +20,9 @@ use serde::{Deserialize, Serialize};
 
 pub use check::parse_duration;
 pub use error::TableError;
+pub use listen::MAX_LISTEN;
 pub use order::{start_order, stop_order};
-pub use process::{Process, Ulimit, User};
+pub use process::{Process, ULIMITS, Ulimit, User};
 pub use signal::Signal;
 
 /// The table that is used if no file replaces it.

@@ -1,9 +1,40 @@
 //! `user`, `environment`, `env_file`, `pass_environment`, `working_dir`, `ulimits`: whose a daemon's process is, and what it
 //! inherits.
 
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::check::{At, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_PATH};
+
+/// The names of [`Ulimit`]: Compose's, and `as`, which Docker doesn't take. Each is an `RLIMIT_` of setrlimit(2).
+pub const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+/// What init sets for each daemon by itself.
+const SET_BY_INIT: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// The most variables that one daemon may state, and the most names that it may pass on.
+const MAX_VARIABLES: usize = 1000;
+/// The longest name of a user or group (`LOGIN_NAME_MAX` less its NUL).
+const MAX_USER: usize = 255;
 
 /// What a daemon's process is made with. The default is init's own user, environment, directory and limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,4 +69,169 @@ pub struct Ulimit {
     pub name: String,
     /// Soft and hard, in the unit of setrlimit(2); `None`: unlimited.
     pub value: Option<u64>,
+}
+
+/// Reads `user`.
+pub(super) fn user(text: &Spanned<String>) -> At<User> {
+    let spelled = text.get_ref();
+    let (user, group) = spelled.split_once(':').map_or((spelled.as_str(), None), |(user, group)| (user, Some(group)));
+    for (kind, name) in [Some(("user", user)), group.map(|group| ("group", group))].into_iter().flatten() {
+        let fault = if name.is_empty() {
+            format!("has no {kind}")
+        } else if name.len() > MAX_USER || name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+            format!("has a {kind} that can't be one")
+        } else if name.starts_with('-') {
+            format!("has a {kind} that begins with -")
+        } else if is_number(name) && !name.parse::<u32>().is_ok_and(|id| id != u32::MAX) {
+            format!("has a number that is out of range (the highest is {})", u32::MAX - 1)
+        } else {
+            continue;
+        };
+        let fix = "write \"NAME\", \"UID\", \"NAME:GROUP\" or \"UID:GID\"";
+        return Err((text.span(), format!("user = {spelled:?} {fault}; {fix}")));
+    }
+    Ok(User { user: user.to_owned(), group: group.map(str::to_owned) })
+}
+
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Reads `environment`.
+pub(super) fn environment(all: BTreeMap<Spanned<String>, Spanned<String>>) -> At<Vec<(String, String)>> {
+    let mut total = 0;
+    for (count, (name, value)) in all.iter().enumerate() {
+        check_variable("environment", name.get_ref()).map_err(|message| (name.span(), message))?;
+        let wrong = |message: String| Err((name.span(), message));
+        let (name, value) = (name.get_ref(), value.get_ref());
+        if SET_BY_INIT.contains(&name.as_str()) {
+            return wrong(format!("environment has {name}, which init sets for each daemon; take it out"));
+        }
+        if value.contains('\0') {
+            return wrong(format!("the value of {name:?} has a NUL byte, which no variable can hold; take it out"));
+        }
+        let length = name.len() + 1 + value.len();
+        if length > MAX_ARGUMENT {
+            return wrong(format!(
+                "{name:?} is too long with its value; the kernel takes at most {MAX_ARGUMENT} bytes: put it into a file"
+            ));
+        }
+        total += length + 9;
+        if total > MAX_ARGUMENTS || count >= MAX_VARIABLES {
+            return wrong(format!(
+                "environment is too long; state at most {MAX_VARIABLES} variables of {MAX_ARGUMENTS} bytes together"
+            ));
+        }
+    }
+    Ok(all.into_iter().map(|(name, value)| (name.into_inner(), value.into_inner())).collect())
+}
+
+fn check_variable(key: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err(format!("{key} has an empty name; name the variable"));
+    }
+    if name.contains('=') {
+        return Err(format!("{key} has {name:?}, but no variable's name contains `=`; write the name alone"));
+    }
+    if name.contains('\0') {
+        return Err(format!("{key} has {name:?}, but no variable's name contains a NUL byte; take it out"));
+    }
+    Ok(())
+}
+
+/// Reads `pass_environment`.
+pub(super) fn pass_environment(list: Vec<Spanned<String>>) -> At<Vec<String>> {
+    if let Some(more) = list.get(MAX_VARIABLES) {
+        let message =
+            format!("pass_environment has too many names; write at most {MAX_VARIABLES}, or `*` at their end");
+        return Err((more.span(), message));
+    }
+    let mut seen = HashSet::new();
+    for name in &list {
+        let spelled = name.get_ref();
+        let wrong = |message: String| Err((name.span(), message));
+        if let Some((variable, value)) = spelled.split_once('=') {
+            return wrong(format!(
+                "pass_environment has {spelled:?}, but takes names alone; to set it write environment = {{ {variable} = {value:?} }}"
+            ));
+        }
+        check_variable("pass_environment", spelled).map_err(|message| (name.span(), message))?;
+        if spelled.strip_suffix('*').unwrap_or(spelled).contains('*') {
+            return wrong(format!("pass_environment has {spelled:?}, but a `*` stands for the end of a name only"));
+        }
+        if !seen.insert(spelled.as_str()) {
+            return wrong(format!("pass_environment has {spelled:?} twice; keep one of the two"));
+        }
+    }
+    Ok(list.into_iter().map(Spanned::into_inner).collect())
+}
+
+/// Reads `env_file`.
+pub(super) fn env_file(text: &Spanned<String>) -> At<PathBuf> {
+    let path = path("env_file", text)?;
+    if path.file_name().is_none() || text.get_ref().ends_with('/') {
+        let message = format!("env_file = {:?} names no file; write its absolute path", text.get_ref());
+        return Err((text.span(), message));
+    }
+    Ok(path)
+}
+
+/// Reads `working_dir`.
+pub(super) fn working_dir(text: &Spanned<String>) -> At<PathBuf> {
+    path("working_dir", text)
+}
+
+fn path(key: &str, text: &Spanned<String>) -> At<PathBuf> {
+    let spelled = text.get_ref();
+    let wrong = |fault: &str| Err((text.span(), format!("{key} = {spelled:?} {fault}")));
+    if spelled.contains('\0') {
+        return wrong("has a NUL byte, which no path can hold; take it out");
+    }
+    if !spelled.starts_with('/') {
+        return wrong("is not an absolute path; write it from / on");
+    }
+    if spelled.len() > MAX_PATH {
+        return wrong(&format!("is too long; use at most {MAX_PATH} bytes"));
+    }
+    let path = Path::new(spelled);
+    if path.components().any(|part| part == Component::ParentDir) {
+        return wrong("contains `..`; write the path without it");
+    }
+    Ok(path.components().collect())
+}
+
+/// Reads `ulimits`.
+pub(super) fn ulimits(all: BTreeMap<Spanned<String>, Spanned<i64>>) -> At<Vec<Ulimit>> {
+    let one = |(name, number): (Spanned<String>, Spanned<i64>)| {
+        let wrong = |span: Range<usize>, message: String| Err((span, message));
+        let spelled = name.get_ref();
+        if !ULIMITS.contains(&spelled.as_str()) {
+            let lower = spelled.to_ascii_lowercase();
+            let meant = lower.strip_prefix("rlimit_").or(lower.strip_prefix("limit")).unwrap_or(&lower);
+            let fix = match ULIMITS.iter().find(|known| **known == meant) {
+                Some(known) => format!("write {known}"),
+                None => format!("write one of {}", ULIMITS.join(", ")),
+            };
+            return wrong(name.span(), format!("ulimits has {spelled:?}, which is no limit; {fix}"));
+        }
+        let value = match *number.get_ref() {
+            // The kernel lets nobody go beyond fs.nr_open, root neither.
+            -1 if spelled == "nofile" => {
+                let message = "ulimits.nofile = -1: open files can't be unlimited; write a number, \
+                               of at most fs.nr_open (usually 1048576)";
+                return wrong(number.span(), message.to_owned());
+            }
+            -1 => None,
+            other => match u64::try_from(other) {
+                Ok(value) => Some(value),
+                Err(_) => {
+                    let message =
+                        format!("ulimits.{spelled} = {other} is out of range; write 0 or more, or -1 for unlimited");
+                    return wrong(number.span(), message);
+                }
+            },
+        };
+        Ok(Ulimit { name: name.into_inner(), value })
+    };
+    all.into_iter().map(one).collect()
 }

@@ -120,11 +120,20 @@ fn paths(key: &str, list: &[Spanned<String>]) -> At<Vec<PathBuf>> {
 }
 
 impl Daemon {
-    /// What no other sandboxed daemon may read, unless it names the same path: what it may write to, its `private`
-    /// paths, and the directory of its `config`.
+    /// What no other sandboxed daemon may read, unless it names the same path: what it may write to, and its private
+    /// paths.
     pub fn own_paths(&self) -> impl Iterator<Item = &Path> {
-        let write = self.sandbox.iter().flat_map(|sandbox| &sandbox.write);
-        write.chain(&self.private).map(PathBuf::as_path).chain(self.config_directory())
+        self.writable().map(PathBuf::as_path).chain(self.private_paths())
+    }
+
+    /// Its `private` paths, its `env_file`, and the directory of its `config`.
+    pub fn private_paths(&self) -> impl Iterator<Item = &Path> {
+        self.private.iter().chain(&self.process.env_file).map(PathBuf::as_path).chain(self.config_directory())
+    }
+
+    /// What its sandbox lets it write to; none if it has no sandbox.
+    fn writable(&self) -> impl Iterator<Item = &PathBuf> {
+        self.sandbox.iter().flat_map(|sandbox| &sandbox.write)
     }
 
     /// The directory of its `config`, in which its record and its kept copy lie too.
@@ -134,15 +143,17 @@ impl Daemon {
     }
 }
 
-/// Whether sandboxes can keep their promises together; if not, the daemon whose `[daemon.sandbox]` or `config` is wrong.
+/// Whether sandboxes can keep their promises together; if not, the daemon that is wrong.
 pub(super) fn check_all(daemons: &[Daemon]) -> Result<(), (usize, String)> {
     if daemons.iter().all(|daemon| daemon.sandbox.is_none()) {
         return Ok(());
     }
     for (index, daemon) in daemons.iter().enumerate() {
-        check_config(daemons, index, daemon).map_err(|message| (index, message))?;
-        for path in daemon.sandbox.iter().flat_map(|sandbox| &sandbox.write) {
-            check_write(daemons, index, path).map_err(|message| (index, message))?;
+        let at = |message| (index, message);
+        check_config(daemons, index, daemon).map_err(at)?;
+        check_read(daemons, daemon).map_err(at)?;
+        for path in daemon.writable() {
+            check_write(daemons, index, path).map_err(at)?;
         }
     }
     Ok(())
@@ -164,14 +175,27 @@ fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(),
             other.name
         ));
     }
-    for other in daemons {
-        let mut write = other.sandbox.iter().flat_map(|sandbox| &sandbox.write);
-        if let Some(path) = write.find(|path| directory.starts_with(path)) {
-            return Err(format!(
-                "config.path lies below {}, which {:?} may write to; put it elsewhere",
-                path.display(),
-                other.name
-            ));
+    Ok(())
+}
+
+/// What is read or entered on the way to a daemon may lie nowhere where a sandboxed one could put something else in its
+/// place. A `working_dir` that is itself in a `write` can't be replaced: its parent isn't.
+fn check_read(daemons: &[Daemon], daemon: &Daemon) -> Result<(), String> {
+    let config = daemon.config.as_ref().map(|config| ("config.path", &config.path));
+    let process = &daemon.process;
+    let env_file = process.env_file.as_ref().map(|path| ("env_file", path));
+    let working_dir = process.working_dir.as_ref().map(|path| ("working_dir", path));
+    for (key, path) in [config, env_file, working_dir].into_iter().flatten() {
+        for other in daemons {
+            let is_unsafe = |write: &&PathBuf| path.starts_with(write) && (key != "working_dir" || path != *write);
+            if let Some(write) = other.writable().find(is_unsafe) {
+                let lies = if path == write { "is" } else { "lies below" };
+                return Err(format!(
+                    "{key} {lies} {}, which {:?} may write to; put it elsewhere",
+                    write.display(),
+                    other.name
+                ));
+            }
         }
     }
     Ok(())

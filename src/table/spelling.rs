@@ -5,9 +5,12 @@ use super::signal::Signal;
 const DEPENDS_ON: &str =
     r#"write an array of names, like ["db"]: each must be ready first (a oneshot: must have exited 0)"#;
 const RESTART: &str = r#"write "no", "on-failure" or "always""#;
-const NOT_YET: &str = "this version doesn't have this key yet; remove it";
 
-/// Keys of Docker Compose, supervisord and s6-rc, and keys that a later version will have.
+const ENVIRONMENT: &str = r#"write { KEY = "value" }: each value is a string in quotes, and a number is one too"#;
+const ULIMITS: &str = "write { nofile = 1024, core = 0 }: one number for the soft and the hard limit; -1 is unlimited";
+const LISTEN: &str = r#"write [{ tcp = "0.0.0.0:9100" }]"#;
+
+/// Keys of Docker Compose, supervisord, s6-rc and systemd.
 const KEYS: &[(&[&str], &str)] = &[
     (&["stop_grace_period", "stopwaitsecs", "timeout-kill"], "write grace"),
     (&["healthcheck"], "write ready"),
@@ -39,6 +42,20 @@ const KEYS: &[(&[&str], &str)] = &[
             "extra_hosts",
             "cap_add",
             "cap_drop",
+            "device_cgroup_rules",
+            "dns_search",
+            "ipc",
+            "pid",
+            "pids_limit",
+            "oom_score_adj",
+            "platform",
+            "pull_policy",
+            "runtime",
+            "shm_size",
+            "sysctls",
+            "userns_mode",
+            "uts",
+            "volumes_from",
             "security_opt",
             "privileged",
             "read_only",
@@ -73,12 +90,18 @@ const KEYS: &[(&[&str], &str)] = &[
     (&["numprocs"], "write a [[daemon]] for each process"),
     (&["type"], "write oneshot = true for one that runs once to its end; others need nothing"),
     (&["notification-fd"], "write ready = { notify = true } for a daemon that speaks sd_notify, or a probe"),
+    (&["directory", "chdir", "cwd"], "write working_dir"),
+    (&["envfile", "EnvironmentFile", "dotenv"], "write env_file"),
+    (&["env", "envs"], r#"write environment = { KEY = "value" }"#),
+    (&["group", "gid"], r#"write it in user, like user = "NAME:GROUP""#),
+    (&["uid"], r#"write user, like user = "1000""#),
     (
-        &["environment"],
-        r#"this version can't set it for one daemon yet: write command = ["env", "KEY=value", "PROGRAM"]"#,
+        &["group_add", "SupplementaryGroups"],
+        "remove it: with user = \"NAME\" a daemon is in all the groups that /etc/group has that user in",
     ),
-    (&["env_file", "pass_environment", "user", "working_dir", "directory", "ulimits"], NOT_YET),
-    (&["listen"], NOT_YET),
+    (&["umask"], r#"set it in the command: ["sh", "-c", "umask 027; exec PROGRAM"]"#),
+    (&["rlimits"], "write ulimits = { nofile = 1024 }"),
+    (&["sockets", "socket", "ListenStream"], r#"write listen = [{ tcp = "0.0.0.0:9100" }]"#),
 ];
 
 /// What to write in place of an unknown key; `expected` is the parser's list of those that are known there.
@@ -93,7 +116,13 @@ pub(super) fn instead_of(key: &str, expected: &str) -> Option<String> {
 /// What the key of this line takes; `section` is the header above the line.
 pub(super) fn fix_of(line: &str, section: &str) -> Option<&'static str> {
     let key = line.split('=').next().unwrap_or_default().trim();
+    let is_in = |table: &str| {
+        let header = |line: &str| line.trim_start_matches('[').starts_with(&format!("daemon.{table}"));
+        key == table || key.starts_with(&format!("{table}.")) || header(line) || header(section)
+    };
     Some(match key {
+        _ if is_in("environment") => ENVIRONMENT,
+        _ if is_in("ulimits") => ULIMITS,
         "restart" | "forward" if section.starts_with("[signals") => r#"write a daemon's name, like "proxy""#,
         "name" => r#"write a string, like "proxy""#,
         "command" | "check" | "exec" => r#"write an array of strings, like ["/bin/a", "--x"]: there is no shell"#,
@@ -110,6 +139,11 @@ pub(super) fn fix_of(line: &str, section: &str) -> Option<&'static str> {
         "config" => r#"write { path = "/etc/a", check = ["a", "{}"] }"#,
         "signals" | "[[signals]]" => r#"write [signals] and below it lines like USR1 = { restart = "NAME" }"#,
         "write" | "private" => r#"write an array of absolute paths, like ["/var/lib/a"]"#,
+        "user" => r#"write it in quotes, like "app", "1000", "app:group" or "1000:1000""#,
+        "env_file" => r#"write one absolute path in quotes, like "/etc/app.env""#,
+        "pass_environment" => r#"write an array of names, like ["TZ", "LC_*"]"#,
+        "working_dir" => r#"write an absolute path in quotes, like "/srv/app""#,
+        "listen" | "tcp" | "[[daemon.listen]]" | "[daemon.listen]" => LISTEN,
         "bind" | "connect" => "write an array of TCP ports, like [8888]",
         "[[daemon.sandbox]]" | "sandbox" => "write [daemon.sandbox] below its [[daemon]]",
         "daemon" => "write [[daemon]]",

@@ -705,6 +705,7 @@ impl Bundle {
             requests,
             uptime_ms: is_running.then_some(self.born),
             last_exit: self.last_exit,
+            listen: Vec::new(),
             sandbox: None,
             transaction: None,
             ready: None,
@@ -717,6 +718,7 @@ impl Bundle {
             settle_ms,
             grace_ms: 0,
             is_oneshot: false,
+            is_set_up: false,
             config: Some(config()),
         };
         let status = Status {

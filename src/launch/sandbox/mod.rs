@@ -1,9 +1,7 @@
 //! The sandbox of a daemon: `[daemon.sandbox]` of the table, kept by Landlock (files, TCP ports, other processes) and by a
 //! filter of system calls. Neither needs a privilege.
 //!
-//! A sandbox is made by the process that then executes the daemon: the hidden applet [`CONFINE`], which init's child executes.
-//! Looking at files can take as long as their file system likes, and must not hold up init; and between fork and exec
-//! nothing may allocate. What it needs to know comes through a memfd that init has made once.
+//! A sandbox is made by the process that then executes the daemon, as a part of its [setup](super::setup).
 
 mod files;
 mod landlock;
@@ -13,26 +11,18 @@ mod seccomp;
 mod tests;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::request::{SANDBOXES_FD, SANDBOXES_NAME};
 use crate::status;
 use crate::table::sandbox::{Sandbox, TERMINALS};
 use crate::table::{Daemon, Table};
 use files::Files;
 use paths::{Access, Claims, Kind, NoRules};
-
-/// The hidden applet that confines itself and becomes the daemon.
-pub const CONFINE: &str = "confine-and-start";
 
 // The version of Landlock's interface from which on it keeps what is named: landlock(7).
 /// Linux 5.19. Version 1 would forbid every move of a file to another directory, so it isn't used.
@@ -115,13 +105,16 @@ fn why_no_landlock(e: &io::Error) -> String {
     }
 }
 
-/// What the applet needs to know.
+/// The sandboxes of a table, as the applets read them.
 #[derive(Serialize, Deserialize)]
 pub struct Plan {
     kernel: Kernel,
     /// The daemon table.
     table: Option<PathBuf>,
     daemons: Vec<Entry>,
+    /// What links lead to that not every user can follow.
+    #[serde(default, skip_serializing)]
+    targets: Vec<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -134,44 +127,8 @@ struct Entry {
 
 impl Entry {
     fn new(daemon: &Daemon) -> Self {
-        let config = daemon.config_directory().map(Path::to_owned);
-        let private = daemon.private.iter().cloned().chain(config).collect();
+        let private = daemon.private_paths().map(Path::to_owned).collect();
         Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private }
-    }
-}
-
-/// The sandboxes of a table, as the applet reads them.
-pub struct Sandboxes {
-    file: OwnedFd,
-    kernel: Kernel,
-}
-
-impl Sandboxes {
-    /// Those of all daemons, also of those that aren't selected: their files are there all the same.
-    ///
-    /// # Errors
-    /// There is no memory for it, or the table's path isn't UTF-8.
-    pub fn new(table: &Table) -> io::Result<Self> {
-        let kernel = Kernel::ask();
-        let daemons = table.daemons.iter().map(Entry::new).collect();
-        let plan = Plan { kernel: kernel.clone(), table: table.file.clone(), daemons };
-        let mut file = File::from(memfd_create(SANDBOXES_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
-        file.write_all(&serde_json::to_vec(&plan)?)?;
-        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(Self { file: file.into(), kernel })
-    }
-
-    /// What the kernel keeps of it.
-    #[must_use]
-    pub fn kernel(&self) -> &Kernel {
-        &self.kernel
-    }
-
-    /// For a child.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 
@@ -200,54 +157,47 @@ fn step(what: &'static str) -> impl Fn(io::Error) -> NotConfined {
     move |e| NotConfined::Step(what, e)
 }
 
-/// Binds this process, which has one thread, by the sandbox of the daemon of that name, for good.
-///
-/// # Errors
-/// The process must end: it may be bound by a part.
-pub fn confine(plan: impl AsFd, daemon: &str) -> Result<(), NotConfined> {
-    parse(plan)?.confine(daemon, false)
-}
-
 fn bad(e: &dyn fmt::Display) -> NotConfined {
     NotConfined::Plan(e.to_string())
 }
 
-fn parse(plan: impl AsFd) -> Result<Plan, NotConfined> {
-    read(plan).map_err(|e| bad(&e)).and_then(|text| serde_json::from_slice(&text).map_err(|e| bad(&e)))
-}
-
-/// What the init with this pid has at [`SANDBOXES_FD`]; `None`: none of its daemons is sandboxed.
-///
-/// # Errors
-/// It can't be read, or it is something else.
-pub fn of_init(pid: i32) -> Result<Option<Plan>, NotConfined> {
-    // The link is looked at first: to open a stranger's descriptor can have effects.
-    let path = PathBuf::from(format!("/proc/{pid}/fd/{SANDBOXES_FD}"));
-    let link = path.read_link().map_err(|e| bad(&e))?;
-    if link == Path::new("/dev/null") {
-        return Ok(None);
-    }
-    let name = format!("/memfd:{SANDBOXES_NAME} (deleted)");
-    if link.as_os_str() != name.as_str() {
-        return Err(bad(&format!("{} is something else", path.display())));
-    }
-    let file = File::open(&path).map_err(|e| bad(&e))?;
-    // A file on disk can have that name, but can't be sealed.
-    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
-    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
-        return Err(bad(&"it isn't sealed, so anyone may have written it"));
-    }
-    parse(file).map(Some)
-}
-
 impl Plan {
+    /// Those of all daemons, also of those that aren't selected: their files are there all the same.
+    #[must_use]
+    pub fn new(table: &Table) -> Self {
+        let daemons = table.daemons.iter().map(Entry::new).collect();
+        Self { kernel: Kernel::ask(), table: table.file.clone(), daemons, targets: Vec::new() }
+    }
+
+    /// What the kernel keeps of a sandbox.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// Hides from this daemon what links in others' paths lead to, also if its user can't follow them.
+    pub fn follow_links(&mut self, daemon: &str) {
+        let others = self.daemons.iter().filter(|entry| entry.name != daemon);
+        let write = |entry: &Entry| entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default();
+        let paths = others.flat_map(|entry| write(entry).into_iter().chain(entry.private.clone()));
+        let targets = paths.chain(self.table.clone()).filter_map(|path| {
+            // As far as it exists.
+            let (real, rest) =
+                path.ancestors().find_map(|at| Some((at.canonicalize().ok()?, path.strip_prefix(at).ok()?)))?;
+            let target: PathBuf = real.join(rest).components().collect();
+            (target != path).then_some(target)
+        });
+        self.targets = targets.collect();
+    }
+
     /// Whether this daemon is sandboxed.
     #[must_use]
     pub fn has(&self, daemon: &str) -> bool {
         self.daemons.iter().any(|entry| entry.name == daemon && entry.sandbox.is_some())
     }
 
-    /// Binds this process; see [`confine`]. With `own_ports` it may also connect to what the daemon may bind to.
+    /// Binds this process, which has one thread, by the sandbox of the daemon of that name, for good. With `own_ports` it may
+    /// also connect to what the daemon may bind to.
     ///
     /// # Errors
     /// The process must end: it may be bound by a part.
@@ -268,7 +218,7 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     };
     let Kernel { abi, filters, .. } = plan.kernel;
     let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, index, sandbox)?) };
-    give_up_privileges()?;
+    give_up_privileges().map_err(|(what, e)| NotConfined::Step(what, e))?;
     if let Some(rules) = rules {
         rules.restrict_self().map_err(step("landlock_restrict_self"))?;
     }
@@ -279,21 +229,14 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     Ok(())
 }
 
-/// By positions of its own: other children read by the same description.
-fn read(plan: impl AsFd) -> io::Result<Vec<u8>> {
-    let file = File::from(plan.as_fd().try_clone_to_owned()?);
-    let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
-    file.read_exact_at(&mut text, 0)?;
-    Ok(text)
-}
-
 fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ruleset, NotConfined> {
     let claims = |entry: &Entry| Claims {
         write: entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default(),
         private: entry.private.clone(),
     };
     let all: Vec<Claims> = plan.daemons.iter().map(claims).collect();
-    let hidden: Vec<PathBuf> = TERMINALS.iter().map(PathBuf::from).chain(plan.table.clone()).collect();
+    let hidden: Vec<PathBuf> =
+        TERMINALS.iter().map(PathBuf::from).chain(plan.table.clone()).chain(plan.targets.clone()).collect();
     let paths = paths::plan(&Files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
     for (parent, path) in &paths.missing {
         let name = path.file_name().unwrap_or_default();
@@ -313,8 +256,11 @@ fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ru
     Ok(rules)
 }
 
-/// No exec gives a capability back: capabilities(7), `no_new_privs`.
-fn give_up_privileges() -> Result<(), NotConfined> {
+/// Gives up all capabilities. No exec gives one back: capabilities(7), `no_new_privs`.
+///
+/// # Errors
+/// The step that failed.
+pub fn give_up_privileges() -> Result<(), (&'static str, io::Error)> {
     /// `_LINUX_CAPABILITY_VERSION_3`
     const VERSION_3: u32 = 0x2008_0522;
     #[repr(C)]
@@ -322,7 +268,7 @@ fn give_up_privileges() -> Result<(), NotConfined> {
         version: u32,
         pid: i32,
     }
-    nix::sys::prctl::set_no_new_privs().map_err(|e| NotConfined::Step("no_new_privs", e.into()))?;
+    nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", e.into()))?;
     // Which needs CAP_SETPCAP: who lacks it has nothing to lose by what is in the bounding set.
     for capability in 0..64u64 {
         // SAFETY: prctl(2) takes numbers here.
@@ -337,7 +283,7 @@ fn give_up_privileges() -> Result<(), NotConfined> {
     // SAFETY: both live through the call; version 3 has two structures of three words.
     match unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) } {
         0 => Ok(()),
-        _ => Err(NotConfined::Step("capset", io::Error::last_os_error())),
+        _ => Err(("capset", io::Error::last_os_error())),
     }
 }
 

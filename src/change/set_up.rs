@@ -1,11 +1,11 @@
-//! Commands that run as a daemon does, in its sandbox: probes, checkers, and what `run-as` is given.
+//! Commands whose process is set up as a daemon's: probes, checkers, and what `run-as` is given.
 
 use super::proof;
 use crate::status::Page;
 
-/// The hidden applet: `run-confined PID TASK DAEMON COMMAND...` confines itself as this daemon of the init with that pid
-/// is confined, and becomes the command.
-pub const RUN_CONFINED: &str = "run-confined";
+/// The hidden applet: `set-up-and-run PID TASK DAEMON COMMAND...` sets itself up as this daemon of the init with that pid is
+/// set up, and becomes the command.
+pub const SET_UP_AND_RUN: &str = "set-up-and-run";
 
 /// What the command is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,18 +27,18 @@ impl Task {
     }
 }
 
-/// The command that runs this one in the sandbox of a daemon; itself if that has none.
+/// The command that runs this one as that daemon runs; itself if the daemon isn't set up in any way.
 #[must_use]
 pub fn command(page: &Page, daemon: &str, task: Task, command: &[String]) -> Vec<String> {
     match proof::find(page, daemon) {
-        Some((found, _)) if found.sandbox.is_none() => command.to_vec(),
+        Some((_, plan)) if !plan.is_set_up => command.to_vec(),
         _ => wrapped(page.status.pid, daemon, task, command),
     }
 }
 
-/// The command that runs this one in the sandbox of a daemon, which has one.
+/// The command that runs this one as a daemon runs that is set up.
 #[must_use]
 pub fn wrapped(init: i32, daemon: &str, task: Task, command: &[String]) -> Vec<String> {
-    let head = ["/proc/self/exe", RUN_CONFINED, &init.to_string(), task.word(), daemon].map(str::to_owned);
+    let head = ["/proc/self/exe", SET_UP_AND_RUN, &init.to_string(), task.word(), daemon].map(str::to_owned);
     head.into_iter().chain(command.iter().cloned()).collect()
 }

@@ -1,0 +1,289 @@
+//! What a daemon's process is set up with before its exec: an environment, limits, a user, a directory and a sandbox of its
+//! own, as far as the table says so.
+//!
+//! The process that then executes the daemon does it: the hidden applet [`SET_UP_AND_START`], which init's child executes.
+//! Looking at files can take as long as their file system likes, and must not hold up init; and between fork and exec
+//! nothing may allocate. What it needs to know comes through a memfd that init has made once. Probes, checkers and `run-as`
+//! do the same by the same code: [`run`].
+
+pub mod environment;
+mod limits;
+pub mod run;
+pub mod users;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
+
+use super::sandbox::{self, Kernel, NotConfined, Plan};
+use super::{Environment, Program, Refused};
+use crate::request::{SETUPS_FD, SETUPS_NAME};
+use crate::table::{Daemon, Process, Table, Ulimit};
+use environment::NoEnvFile;
+use users::{Identity, NoUser, Users};
+
+/// The hidden applet that sets itself up and becomes the daemon.
+pub const SET_UP_AND_START: &str = "set-up-and-start";
+/// The largest file that is read here, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// How each daemon of a table is set up, as the applets read it.
+#[derive(Serialize, Deserialize)]
+pub struct Setups {
+    sandboxes: Plan,
+    processes: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    user: Option<Identity>,
+    process: Process,
+}
+
+impl Daemon {
+    /// Whether its process is more than a child of init's that executes its command.
+    #[must_use]
+    pub fn is_set_up(&self) -> bool {
+        self.sandbox.is_some() || self.process != Process::default()
+    }
+}
+
+/// Why the users of a table can't be looked up.
+#[derive(Debug)]
+pub struct NoSuchUser {
+    /// The daemon whose user it is.
+    pub daemon: String,
+    /// Why.
+    pub why: NoUser,
+}
+
+impl fmt::Display for NoSuchUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the user of daemon {:?}: {}", self.daemon, self.why)
+    }
+}
+
+impl Setups {
+    /// Those of all daemons, also of those that aren't selected: their files are there all the same. `None`: no daemon needs one.
+    ///
+    /// # Errors
+    /// A daemon's user isn't known.
+    pub fn new(table: &Table) -> Result<Option<Self>, NoSuchUser> {
+        if !table.daemons.iter().any(Daemon::is_set_up) {
+            return Ok(None);
+        }
+        let mut users = None;
+        let mut entry = |daemon: &Daemon| {
+            let mut find = |user| {
+                let users = match &mut users {
+                    Some(users) => users,
+                    none => none.insert(Users::read()?),
+                };
+                users.find(user)
+            };
+            let user = daemon.process.user.as_ref().map(&mut find).transpose();
+            let user = user.map_err(|why| NoSuchUser { daemon: daemon.name.clone(), why })?;
+            Ok(Entry { name: daemon.name.clone(), user, process: daemon.process.clone() })
+        };
+        let processes = table.daemons.iter().map(&mut entry).collect::<Result<_, _>>()?;
+        Ok(Some(Self { sandboxes: Plan::new(table), processes }))
+    }
+
+    /// Puts them where the applets find them.
+    ///
+    /// # Errors
+    /// There is no memory for it, or a path isn't UTF-8.
+    pub fn publish(&self) -> io::Result<Published> {
+        let mut file = File::from(memfd_create(SETUPS_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Published { file: file.into(), kernel: self.sandboxes.kernel().clone() })
+    }
+
+    /// What init has put there.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn read(published: impl AsFd) -> Result<Self, NotSetUp> {
+        let read = || {
+            // By positions of its own: other children read by the same description.
+            let file = File::from(published.as_fd().try_clone_to_owned()?);
+            let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+            file.read_exact_at(&mut text, 0)?;
+            Ok(serde_json::from_slice(&text)?)
+        };
+        read().map_err(|e: io::Error| unreadable(&e))
+    }
+
+    /// What the init with this pid has at [`SETUPS_FD`]; `None`: no daemon of its needs one.
+    ///
+    /// # Errors
+    /// It can't be read, or it is something else.
+    pub fn of_init(pid: i32) -> Result<Option<Self>, NotSetUp> {
+        // The link is looked at first: to open a stranger's descriptor can have effects.
+        let path = PathBuf::from(format!("/proc/{pid}/fd/{SETUPS_FD}"));
+        let link = path.read_link().map_err(|e| unreadable(&e))?;
+        if link == Path::new("/dev/null") {
+            return Ok(None);
+        }
+        let name = format!("/memfd:{SETUPS_NAME} (deleted)");
+        if link.as_os_str() != name.as_str() {
+            return Err(unreadable(&format!("{} is something else", path.display())));
+        }
+        let file = File::open(&path).map_err(|e| unreadable(&e))?;
+        // A file on disk can have that name, but can't be sealed.
+        let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
+        if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE) {
+            return Err(unreadable(&"it isn't sealed, so anyone may have written it"));
+        }
+        Self::read(file).map(Some)
+    }
+
+    /// Whether this daemon is set up in any way.
+    #[must_use]
+    pub fn has(&self, daemon: &str) -> bool {
+        let is_set_up = |entry: &Entry| entry.name == daemon && entry.process != Process::default();
+        self.sandboxes.has(daemon) || self.processes.iter().any(is_set_up)
+    }
+
+    /// Sets this process up, which has one thread, as that daemon's is, for good. `inherited` is the environment of init, with what
+    /// init sets for daemons. With `own_ports` it may also connect to what the daemon may bind to.
+    ///
+    /// # Errors
+    /// The process must end: it may be set up in part.
+    pub fn set_up(
+        mut self,
+        daemon: &str,
+        own_ports: bool,
+        inherited: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Ready, NotSetUp> {
+        let index = self.processes.iter().position(|entry| entry.name == daemon);
+        let Entry { user, process, .. } =
+            index.map(|index| self.processes.swap_remove(index)).ok_or_else(|| unreadable(&"it isn't there"))?;
+        let env = environment::of_daemon(&process, user.as_ref(), inherited).map_err(NotSetUp::EnvFile)?;
+        limits::raise(&process.ulimits)?;
+        let is_sandboxed = self.sandboxes.has(daemon);
+        if let Some(user) = &user {
+            if is_sandboxed {
+                // That user may not be able to follow all links to what is hidden from it.
+                self.sandboxes.follow_links(daemon);
+            }
+            become_user(user).map_err(|(step, e)| NotSetUp::User(user.to_string(), step, e))?;
+        }
+        if let Some(directory) = &process.working_dir {
+            chdir(directory).map_err(|e| NotSetUp::WorkingDir(directory.clone(), e))?;
+        }
+        if is_sandboxed {
+            // As the daemon's user: what that can't reach needs no rule, and a directory that is made is its own.
+            self.sandboxes.confine(daemon, own_ports).map_err(NotSetUp::Sandbox)?;
+        }
+        Ok(Ready { env, limits: process.ulimits })
+    }
+}
+
+/// A process that is set up, but for its limits.
+pub struct Ready {
+    env: Environment,
+    limits: Vec<Ulimit>,
+}
+
+impl Ready {
+    /// Sets the limits and executes a command, looked up by the PATH of its own environment. Returns only if it can't.
+    pub fn execute(&self, command: &[String], ignore: Vec<i32>) -> Refused {
+        let program = Program::new(command, &self.env, ignore, None);
+        program.replace_this(|| limits::set_all(&self.limits))
+    }
+}
+
+fn become_user(user: &Identity) -> Result<(), (&'static str, io::Error)> {
+    let failed = |step| move |e: Errno| (step, e.into());
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setgroups(&groups).map_err(failed("setgroups"))?;
+    setresgid(gid, gid, gid).map_err(failed("setresgid"))?;
+    setresuid(uid, uid, uid).map_err(failed("setresuid"))?;
+    sandbox::give_up_privileges()
+}
+
+/// The setups as init holds them.
+pub struct Published {
+    file: OwnedFd,
+    kernel: Kernel,
+}
+
+impl Published {
+    /// What the kernel keeps of a sandbox.
+    #[must_use]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// For a child.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Why a process couldn't be set up.
+#[derive(Debug)]
+pub enum NotSetUp {
+    /// How it is set up can't be read.
+    Unreadable(String),
+    /// Its `env_file`.
+    EnvFile(NoEnvFile),
+    /// One of its limits.
+    Limit(String),
+    /// A step on the way to its user.
+    User(String, &'static str, io::Error),
+    /// Its directory.
+    WorkingDir(PathBuf, Errno),
+    /// Its sandbox.
+    Sandbox(NotConfined),
+}
+
+impl fmt::Display for NotSetUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(why) => write!(f, "cannot read how its process is set up: {why}"),
+            Self::EnvFile(why) => why.fmt(f),
+            Self::Limit(why) => f.write_str(why),
+            Self::User(user, step, e) => write!(f, "cannot become its user {user}: {step}: {e}"),
+            Self::WorkingDir(path, e) => {
+                write!(f, "cannot change to its working_dir {}: {}", path.display(), io::Error::from(*e))
+            }
+            Self::Sandbox(why) => why.fmt(f),
+        }
+    }
+}
+
+fn unreadable(e: &dyn fmt::Display) -> NotSetUp {
+    NotSetUp::Unreadable(e.to_string())
+}
+
+/// Reads a regular file. Nothing else is waited for: not a FIFO that somebody put there.
+fn read_bounded(path: &Path, flags: i32) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it isn't a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
