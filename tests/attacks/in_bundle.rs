@@ -40,7 +40,8 @@ const FROM_GIT_GATE: &str = "own=/tmp/git-gate rules=/etc/sidecar/egress/routes.
 const FROM_SUPERVISE: &str = "own=/tmp/supervise rules=/etc/sidecar/egress/routes.yaml secret=/var/lib/egress/secret/key \
            mirror=/mirror/egress/secret/key others=/tmp/egress data=/var/lib/egress/data \
            another=egress word=/opt/egress/bin/mitmdump open-port=9080";
-const OF_ALL: &str = "open=/open table=/etc/sidecar/daemons.toml terminal=/dev/pts/0 free-port=8889 anothers-port=8888 go=/open/go";
+const OF_ALL: &str =
+    "open=/open table=/etc/sidecar/daemons.toml terminal=/dev/pts/0 free-port=8889 anothers-port=8888 go=/open/go";
 
 /// The attacker, linked statically.
 fn attacker() -> PathBuf {
