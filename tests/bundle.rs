@@ -376,6 +376,20 @@ fn without_a_socket_that_init_holds_the_same_load_is_refused_while_supervise_res
     assert!(seen["refused"].as_u64() > Some(0), "{seen}");
 }
 
+#[test]
+fn a_variable_of_the_container_s_is_seen_by_the_daemon_that_it_is_for_and_by_no_other() {
+    let variables = ["EGRESS_TEST", "PIPELOCK_TEST", "GIT_TEST", "PYTHON_TEST", "OTHER_TEST", "TZ"];
+    let options = variables.map(|name| format!("--env={name}=x"));
+    let bundle = Container::bundle(&options.each_ref().map(String::as_str)).ready();
+    let seen = |name: &str| {
+        let environment = bundle.try_exec(&["cat", &format!("/proc/{}/environ", bundle.daemon(name)["pid"])]).1;
+        let has = |variable: &&str| environment.split('\0').any(|pair| pair == format!("{variable}=x"));
+        variables.into_iter().filter(has).collect::<Vec<_>>().join(" ")
+    };
+    let expected = ["EGRESS_TEST PYTHON_TEST TZ", "PIPELOCK_TEST TZ", "GIT_TEST TZ", "PYTHON_TEST TZ"];
+    assert_eq!(DAEMONS.map(seen), expected);
+}
+
 /// Asks supervise for the status, and proposes web.test; prints both answers, a line each.
 const PROPOSE: &str = r#"
 import asyncio, json

@@ -304,10 +304,8 @@ impl Shell {
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
             let program = Program::new(&spec.command, &env, ignore, config);
-            self.programs.push(match spec.is_set_up() {
-                true => program.set_up(&spec.name, &spec.command, config),
-                false => program,
-            });
+            let is_set_up = spec.is_set_up();
+            self.programs.push(if is_set_up { program.set_up(&spec.name, &spec.command, config) } else { program });
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.

@@ -373,7 +373,7 @@ impl Program {
             ignore: &self.ignore,
             limits: &[],
             stdio: [0, 1, 2],
-            report: Cell::new(report_fd()),
+            report: Cell::new(-1),
             sockets: child::Sockets::default(),
             recovery: None,
             setup: None,

@@ -264,6 +264,9 @@ fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ru
 }
 
 /// Gives up all capabilities. No exec gives one back: capabilities(7), `no_new_privs`.
+///
+/// # Errors
+/// The step that failed.
 pub fn give_up_privileges() -> Result<(), (&'static str, io::Error)> {
     /// `_LINUX_CAPABILITY_VERSION_3`
     const VERSION_3: u32 = 0x2008_0522;

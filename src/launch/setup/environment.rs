@@ -11,11 +11,9 @@ use nix::libc;
 
 use super::read_bounded;
 use super::users::Identity;
-use crate::launch::Environment;
+use crate::launch::{Environment, NOTIFY_SOCKET, sockets};
 use crate::table::Process;
 
-/// What init itself sets: nothing that is stated takes its place.
-const INITS: [&str; 4] = [crate::launch::NOTIFY_SOCKET, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 const PATH: &str = "PATH";
 const OF_THE_USER: [&str; 3] = ["HOME", "USER", "LOGNAME"];
 
@@ -92,10 +90,10 @@ pub fn of_daemon(
     Ok(Environment::new(all.into_iter()))
 }
 
-/// Whether init itself sets this variable for daemons.
+/// Whether init itself sets this variable for daemons: nothing that is stated takes its place.
 #[must_use]
 pub fn is_inits(key: &OsStr) -> bool {
-    INITS.iter().any(|name| key == *name)
+    key == NOTIFY_SOCKET || sockets::VARIABLES.iter().any(|name| key == *name)
 }
 
 fn is_passed(key: &OsStr, names: Option<&[String]>) -> bool {
