@@ -65,6 +65,7 @@ pub fn run(args: &[String]) -> ExitCode {
             let warnings = if options.here {
                 let mut warnings = warn::warnings(&table, &LocalPorts::here());
                 warnings.extend(warn::missing(&table, inside::fault_of));
+                warnings.extend(inside::lacks(&table));
                 warnings
             } else {
                 let mut warnings = warn::warnings(&table, &LocalPorts::usual());

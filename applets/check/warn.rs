@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use sidecar::table::{Action, Daemon, Ready, RestartPolicy, Signal, Table};
+use sidecar::table::{Action, DAEMON_KEYS, Daemon, Ready, RestartPolicy, Signal, Table};
 
 use super::explain::quoted;
 use super::{name, time};
@@ -66,6 +66,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     warnings.extend(shared(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
         warnings.extend(about_its_end(daemon));
+        warnings.extend(about_its_variables(daemon));
         warnings.extend(about_its_sockets(daemon, local_ports));
         let dependents: Vec<&Daemon> = table.daemons.iter().filter(|d| d.depends_on.contains(&index)).collect();
         if !dependents.is_empty() {
@@ -118,6 +119,20 @@ pub fn of_its_container(table: &Table) -> Option<String> {
         "{who} a `user`, so init must be root with CAP_SETUID, CAP_SETGID and CAP_KILL, or it starts nothing: no `USER` in the \
          image, and after `cap_drop: [ALL]` (compose) `cap_add: [SETUID, SETGID, KILL]`"
     ))
+}
+
+/// Below `[daemon.environment]` each line is a variable, also one that was meant to be the daemon's.
+fn about_its_variables(daemon: &Daemon) -> Option<String> {
+    let variables = daemon.process.environment.iter().map(|(variable, _)| variable.as_str());
+    let keys: Vec<&str> = variables.filter(|variable| DAEMON_KEYS.contains(variable)).collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "environment of {:?} has {}: a variable here, and a key elsewhere; if the key is meant, write it above \
+             [daemon.environment]",
+            daemon.name,
+            keys.join(", ")
+        )
+    })
 }
 
 fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
@@ -320,6 +335,18 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_with_the_name_of_a_key_is_warned_of_since_the_key_may_be_meant() {
+        assert_eq!(
+            with("[daemon.environment]\nA='b'\nuser='app'\nrestart='no'"),
+            [
+                "environment of \"a\" has restart, user: a variable here, and a key elsewhere; if the key is meant, write it above \
+              [daemon.environment]"
+            ]
+        );
+        assert!(with("[daemon.environment]\nUSER='app'").is_empty());
+    }
+
+    #[test]
     fn a_user_is_warned_of_since_init_must_be_root_with_three_capabilities() {
         let of = |text: &str| of_its_container(&Table::parse(text, "test").unwrap());
         let daemon = |name: &str, user: &str| format!("[[daemon]]\nname='{name}'\ncommand=['a']\n{user}\n");
@@ -337,7 +364,7 @@ mod tests {
     fn a_directory_that_is_not_here_and_that_init_does_not_make_is_warned_of() {
         let text = "[[daemon]]\nname='a'\ncommand=['a']\nworking_dir='/no/such'\n[daemon.sandbox]\n\
                     write=['/none/such', '/proc', '/none', '/proc/none']\n\
-                    [[daemon]]\nname='b'\ncommand=['b']\nworking_dir='/proc/version'\n";
+                    [[daemon]]\nname='b'\ncommand=['b']\nworking_dir='/etc/passwd'\n";
         let table = Table::parse(text, "test").unwrap();
         let none = "No such file or directory (os error 2)";
         assert_eq!(
@@ -347,7 +374,7 @@ mod tests {
                 format!("write of \"a\": /none/such: {none}"),
                 // Its parent may be written to.
                 format!("write of \"a\": /proc/none: {none}"),
-                "working_dir of \"b\": /proc/version: not a directory".to_owned(),
+                "working_dir of \"b\": /etc/passwd: not a directory".to_owned(),
             ]
         );
     }

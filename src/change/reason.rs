@@ -220,7 +220,7 @@ pub enum Reason {
     NoProgram { program: Printable, words: Printable },
     CallFailed { call: Printable, words: Printable },
     NoSuch { is_pod: bool },
-    NoneFound { is_pod: bool, labels: Vec<OwnWords> },
+    NoneFound { is_pod: bool, labels: Vec<OwnWords>, terminating: usize },
     NotUp { state: Printable },
     Paused,
     SharesPids { mode: Printable },
@@ -231,11 +231,13 @@ pub enum Reason {
     NotInit { error: Printable },
     NoAnswer { words: Printable },
     MayNotAsk { words: Printable },
+    NotByExe { words: Printable },
     OtherProtocol { ours: (u32, Printable), theirs: (u32, Printable) },
     KillFailed { kill: Printable, words: Printable, gone: bool },
     KillTimedOut { kill: Printable },
     Lost { sent: Printable, words: Printable },
     Vanished { words: Printable },
+    PausedMidway,
     Unknown { words: Printable },
     Fleet { why: Printable },
 }
@@ -366,6 +368,7 @@ impl Reason {
             | Self::NotUp { .. }
             | Self::Paused
             | Self::Vanished { .. }
+            | Self::PausedMidway
             | Self::KillFailed { gone: true, .. } => Outcome::Unreachable,
             Self::SharesPids { .. }
             | Self::DockerInit
@@ -373,7 +376,8 @@ impl Reason {
             | Self::StrangePod { .. }
             | Self::NotInit { .. }
             | Self::NoAnswer { .. }
-            | Self::MayNotAsk { .. } => Outcome::NotASidecarBundle,
+            | Self::MayNotAsk { .. }
+            | Self::NotByExe { .. } => Outcome::NotASidecarBundle,
             Self::Unrecovered { .. } => Outcome::Down,
             Self::Unknown { .. } => Outcome::Unsettled,
             Self::Fleet { .. } => Outcome::Untouched,
@@ -390,6 +394,7 @@ impl Reason {
         match self {
             Self::Usage { .. }
             | Self::Vanished { .. }
+            | Self::PausedMidway
             | Self::Unknown { .. }
             | Self::Lost { .. }
             | Self::KillTimedOut { .. }
@@ -500,12 +505,15 @@ impl fmt::Display for Reason {
                 write!(f, "{call} failed: {words}; check whether the bundle runs")
             }
             Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
-            Self::NoneFound { is_pod, labels } => {
+            Self::NoneFound { is_pod, labels, terminating } => {
                 write!(f, "no running {} carries the label sidecar.schema", thing(*is_pod))?;
                 for OwnWords(label) in labels {
                     write!(f, " and {label}")?;
                 }
-                Ok(())
+                match terminating {
+                    0 => Ok(()),
+                    count => write!(f, " ({count} that are terminating were left out)"),
+                }
             }
             Self::NotUp { state } => {
                 write!(f, "it is not running ({state}); a new start reads the new files anyway")
@@ -546,6 +554,11 @@ impl fmt::Display for Reason {
                 "this user may not execute the program of the container's PID 1 ({words}); use the user that \
                  the container runs as"
             ),
+            Self::NotByExe { words } => write!(
+                f,
+                "the container's runtime doesn't execute /proc/1/exe ({words}), as gVisor's doesn't, and not by the path either that the \
+                 container was started with; make that the sidecar binary's absolute path, as in ENTRYPOINT [\"/sbin/init\"]"
+            ),
             Self::NoAnswer { words } => write!(
                 f,
                 "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; its image may hold an \
@@ -579,6 +592,10 @@ impl fmt::Display for Reason {
                 "the bundle went away before the change was committed{}; the new content isn't live: init puts the old one back \
                  before it next starts the daemon, unless somebody else wrote there since",
                 aside(words)
+            ),
+            Self::PausedMidway => f.write_str(
+                "the bundle was paused before the change was committed; the new content isn't live, and the change goes back once the \
+                 bundle is unpaused; unpause it, then try again",
             ),
             Self::Unknown { words } => write!(
                 f,

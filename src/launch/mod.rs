@@ -84,7 +84,7 @@ pub struct Parent<'a> {
     pub limits: &'a [Limit],
     /// How the table's daemons are set up.
     pub setups: Option<BorrowedFd<'a>>,
-    /// The sockets that the parent holds for it.
+    /// Those that the parent holds for it.
     pub sockets: Option<&'a Sockets>,
 }
 

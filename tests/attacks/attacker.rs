@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it belongs to a test")]
 
+#[allow(dead_code, unused_imports, reason = "what came of it is for the tests")]
 mod attacks;
 
 fn main() {

@@ -13,10 +13,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-#[allow(unused_imports, reason = "one test restarts the port's daemon meanwhile")]
 pub use network::TAKE_PORT;
 use processes::PUSH_INPUT;
 
@@ -123,8 +122,8 @@ pub const WAYS: &[&str] = &["child", "orphan", "exec", "memory"];
 
 /// What is attacked, by whom.
 pub struct Prey {
-    /// Where the attacker may write.
-    own: PathBuf,
+    /// Where the attacker may write, if it may anywhere.
+    own: Option<PathBuf>,
     /// The file of its `config`, if it has one.
     own_rules: Option<PathBuf>,
     /// That of another daemon.
@@ -155,7 +154,7 @@ impl Prey {
         let path = |key| PathBuf::from(value(key).unwrap_or_else(|| panic!("no {key}")));
         let port = |key| value(key).unwrap().parse().unwrap();
         Self {
-            own: path("own"),
+            own: value("own").map(PathBuf::from),
             own_rules: value("own-rules").map(PathBuf::from),
             rules: path("rules"),
             secret: path("secret"),
@@ -173,9 +172,13 @@ impl Prey {
         }
     }
 
+    fn own(&self) -> &Path {
+        self.own.as_deref().unwrap()
+    }
+
     /// A name in the attacker's directory that no other attack has.
     fn new_name(&self, what: &str) -> PathBuf {
-        self.own.join(format!("{what}-{}", std::process::id()))
+        self.own().join(format!("{what}-{}", std::process::id()))
     }
 }
 
@@ -199,7 +202,6 @@ impl Attack {
     }
 
     /// Whether this came of it, run in this way in its sandbox, as it should.
-    #[allow(dead_code, reason = "the attacker itself doesn't ask")]
     pub fn fails(&self, way: &str, got: &str) -> bool {
         // Nobody hears how an orphan ended.
         let is_killed = self.expected.starts_with("signal") && way == "orphan";
@@ -207,7 +209,6 @@ impl Attack {
     }
 
     /// Whether this came of it without a sandbox, as it should.
-    #[allow(dead_code, reason = "the attacker itself doesn't ask")]
     pub fn is_as_without(&self, got: &str) -> bool {
         if self.name == PUSH_INPUT && fs::read("/proc/sys/dev/tty/legacy_tiocsti").is_ok_and(|text| text == b"0\n") {
             return got == "EIO";
@@ -216,13 +217,13 @@ impl Attack {
     }
 
     /// Whether the attacker has what this is about.
-    pub fn is_for(&self, has_config: bool) -> bool {
-        has_config || !self.name.contains("one's own configuration")
+    pub fn is_for(&self, has_directory: bool, has_config: bool) -> bool {
+        let names = |what| self.name.contains(what);
+        (has_config || !names("one's own configuration")) && (has_directory || !names("one's own"))
     }
 }
 
 /// What became of each attack, by its name and the way it was run, from what the daemon of this name wrote.
-#[allow(dead_code, reason = "the attacker itself doesn't ask")]
 pub fn results(log: &str, daemon: &str) -> BTreeMap<(String, String), String> {
     let head = format!("[{daemon}] attack ");
     let result = |line: &str| {
@@ -233,7 +234,6 @@ pub fn results(log: &str, daemon: &str) -> BTreeMap<(String, String), String> {
 }
 
 /// Which attacks have come to something else than they should, each in a line.
-#[allow(dead_code, reason = "the attacker itself doesn't ask")]
 pub fn wrong<'a>(
     all: &BTreeMap<(String, String), String>,
     attacks: impl Iterator<Item = &'a Attack>,
@@ -269,7 +269,6 @@ pub fn all_attacks() -> impl Iterator<Item = &'static Attack> {
 pub use uncovered::UNCOVERED;
 
 /// The table of attacks as docs/security.md has it.
-#[allow(dead_code, reason = "the attacker itself doesn't ask")]
 pub fn table() -> String {
     let mut text = String::new();
     for (heading, attacks) in ATTACKS {
@@ -298,14 +297,16 @@ pub fn all() {
         std::thread::sleep(std::time::Duration::from_millis(3));
     }
     let prey = Prey::new(&prey);
-    let _ = fs::create_dir_all(&prey.own);
-    let has_config = prey.own_rules.is_some();
+    if let Some(own) = &prey.own {
+        let _ = fs::create_dir_all(own);
+    }
+    let is_for = |attack: &&Attack| attack.is_for(prey.own.is_some(), prey.own_rules.is_some());
     let me = std::env::current_exe().unwrap();
     let memory = nix::sys::memfd::memfd_create("program", nix::sys::memfd::MFdFlags::empty()).unwrap();
     let in_memory = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
     io::copy(&mut fs::File::open(&me).unwrap(), &mut fs::File::from(memory.try_clone().unwrap())).unwrap();
     let ways = std::env::var("WAYS").unwrap_or_else(|_| WAYS.join(" "));
-    for attack in all_attacks().chain(UNCOVERED).filter(|attack| attack.is_for(has_config)) {
+    for attack in all_attacks().chain(UNCOVERED).filter(is_for) {
         for way in ways.split(' ') {
             println!("\nbegins {} {way} -", attack.word());
             let mut command = match way {

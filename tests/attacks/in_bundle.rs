@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[allow(dead_code, reason = "the attacks themselves are run by another program")]
 mod attacks;
 #[allow(dead_code, reason = "it belongs to other tests")]
 #[path = "../containers/mod.rs"]
@@ -13,7 +14,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use attacks::{Attack, UNCOVERED, all_attacks};
-use containers::{Container, Dir, docker, unique, wait_until};
+use containers::{Container, Dir, docker, wait_until};
 
 const TABLE: &str = include_str!("../../bundle/daemons.toml");
 
@@ -37,7 +38,7 @@ const SUPERVISE: Taken =
 const FROM_GIT_GATE: &str = "own=/tmp/git-gate rules=/etc/sidecar/egress/routes.yaml secret=/var/lib/egress/secret/key \
            mirror=/mirror/egress/secret/key others=/tmp/egress data=/var/lib/egress/data \
            another=egress word=/opt/egress/bin/mitmdump open-port=9100";
-const FROM_SUPERVISE: &str = "own=/tmp/supervise rules=/etc/sidecar/egress/routes.yaml secret=/var/lib/egress/secret/key \
+const FROM_SUPERVISE: &str = "rules=/etc/sidecar/egress/routes.yaml secret=/var/lib/egress/secret/key \
            mirror=/mirror/egress/secret/key others=/tmp/egress data=/var/lib/egress/data \
            another=egress word=/opt/egress/bin/mitmdump open-port=9080";
 const OF_ALL: &str =
@@ -141,7 +142,13 @@ fn attacked(taken: &Taken, has_sandbox: bool) -> (World, String) {
     // An operator's terminal, /dev/pts/0.
     docker(&["exec", "--detach", "--tty", &bundle.name, "sleep", "600"]);
     wait_until("the terminal", || (bundle.try_exec(&["test", "-c", "/dev/pts/0"]).0 == 0).then_some(()));
-    let word = taken.prey.split_whitespace().find_map(|word| word.strip_prefix("word=")).unwrap();
+    let value = |key| taken.prey.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap();
+    for port in [8888, value("open-port=").parse::<u16>().unwrap()] {
+        let listens = format!(":{port:04X} 00000000:0000 0A");
+        let look = || bundle.try_exec(&["grep", "-q", &listens, "/proc/net/tcp"]).0 == 0;
+        wait_until("what it connects to", || look().then_some(()));
+    }
+    let word = value("word=");
     wait_until("its prey", || {
         let all = bundle.try_exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"]).1;
         all.lines().any(|line| line == word).then_some(())
@@ -175,8 +182,9 @@ fn succeeds_without_one(taken: &Taken) {
 }
 
 fn of(taken: &Taken) -> impl Iterator<Item = &'static Attack> {
-    let has_config = taken.prey.contains("own-rules=");
-    all_attacks().chain(UNCOVERED).filter(move |attack| attack.is_for(has_config))
+    let has = |key| taken.prey.split(' ').any(|word| word.starts_with(key));
+    let (has_directory, has_config) = (has("own="), has("own-rules="));
+    all_attacks().chain(UNCOVERED).filter(move |attack| attack.is_for(has_directory, has_config))
 }
 
 #[test]

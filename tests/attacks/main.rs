@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[allow(unused_imports, reason = "some is for a test in a real bundle")]
 mod attacks;
 #[allow(dead_code, reason = "it belongs to another test")]
 #[path = "../init/bundle.rs"]

@@ -12,6 +12,7 @@ mod listen;
 mod notify;
 mod order;
 mod output;
+mod process;
 mod requests;
 mod run_as;
 mod short;

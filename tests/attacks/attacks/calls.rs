@@ -93,13 +93,20 @@ pub fn limits(pid: i32) -> io::Result<()> {
     call!(libc::SYS_prlimit64, pid, libc::RLIMIT_CORE, &raw const limit, 0usize).map(drop)
 }
 
+/// Becomes its tracer, without stopping it; and lets it go, before the next one comes.
 pub fn seize(pid: i32) -> io::Result<()> {
-    call!(libc::SYS_ptrace, libc::PTRACE_SEIZE, pid, 0usize, 0usize).map(drop)
+    call!(libc::SYS_ptrace, libc::PTRACE_SEIZE, pid, 0usize, 0usize)?;
+    call!(libc::SYS_ptrace, libc::PTRACE_INTERRUPT, pid, 0usize, 0usize)?;
+    let_go(pid)
 }
 
-/// What stops the process; it goes on at once.
+/// The same, by what stops it.
 pub fn attach(pid: i32) -> io::Result<()> {
     call!(libc::SYS_ptrace, libc::PTRACE_ATTACH, pid, 0usize, 0usize)?;
+    let_go(pid)
+}
+
+fn let_go(pid: i32) -> io::Result<()> {
     nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::__WALL))?;
     call!(libc::SYS_ptrace, libc::PTRACE_DETACH, pid, 0usize, 0usize).map(drop)
 }

@@ -134,7 +134,7 @@ pub const ATTACKS: &[Attack] = &[
         forge(&beside(own_rules(prey), ".sidecar-old.", ".x"))
     }),
     attack("put a link in the place of one's own directory", "EACCES", Files, |prey| {
-        replace_by_a_link(&prey.own, parent(&prey.secret))
+        replace_by_a_link(prey.own(), parent(&prey.secret))
     }),
     attack("put a link in the place of another's directory", "EACCES", Files, |prey| {
         replace_by_a_link(&prey.others, parent(&prey.secret))
@@ -172,7 +172,7 @@ pub const ATTACKS: &[Attack] = &[
         call!(libc::SYS_mq_open, name.as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600, attributes.as_ptr()).map(owned)?;
         call!(libc::SYS_mq_unlink, name.as_ptr()).map(drop)
     }),
-    attack("make a device", "EACCES", Files, |prey| {
+    attack("make a device in one's own directory", "EACCES", Files, |prey| {
         // /dev/null by another name; the kernel lets Landlock answer before it asks for CAP_MKNOD.
         let name = c(&prey.new_name("device"));
         call!(libc::SYS_mknodat, libc::AT_FDCWD, name.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 3)).map(drop)

@@ -114,7 +114,7 @@ pub const ATTACKS: &[Attack] = &[
         call!(libc::SYS_ioprio_set, 1, prey.another, 0x4004).map(drop)
     }),
     attack("set the I/O priority of all of the user", "EPERM", Filter, |_| {
-        call!(libc::SYS_ioprio_set, 3, 0, 0x4004).map(drop)
+        call!(libc::SYS_ioprio_set, 3, nix::unistd::getuid().as_raw(), 0x4004).map(drop)
     }),
     attack("set the scheduling of another", "EPERM", Filter, |prey| {
         let zero = 0i32;
