@@ -20,6 +20,7 @@ pub fn page() -> Page {
         requests: Vec::new(),
         uptime_ms: Some(0),
         last_exit: None,
+        listen: Vec::new(),
         sandbox: None,
         transaction: Some(serde_json::Value::Null),
         ready: None,

@@ -5,6 +5,7 @@
 //! that an idle init has nothing to update.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -118,6 +119,8 @@ pub struct Request {
     pub outcome: RequestOutcome,
     /// The generation that it started; for `Running` and a signal: the one that it found.
     pub generation: Option<u64>,
+    /// Why it was refused, in the words of init's log.
+    pub why: Option<String>,
 }
 
 /// A daemon that must be ready before another's first start.
@@ -213,6 +216,9 @@ pub struct Daemon {
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
+    /// The sockets that init holds for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen: Vec<SocketAddr>,
     /// Its sandbox, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,

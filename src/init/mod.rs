@@ -14,6 +14,7 @@ pub mod relay;
 mod requests;
 mod setups;
 mod signals;
+mod sockets;
 mod watch;
 
 use std::io;
@@ -31,7 +32,7 @@ use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supe
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
 use crate::launch::setup::Published;
-use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Started, Streams};
+use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Sockets, Started, Streams};
 use children::{Child, OomKills, session};
 use fixed::FixedFd;
 use probe::Probe;
@@ -113,6 +114,7 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         shell.setups_fd.replace(all.fd().try_clone_to_owned().map_err(|e| CannotBegin::new(step("the setups")(e)))?);
     }
     shell.select(&table, &selection.selected);
+    shell.sockets = sockets::bind(&shell.specs).map_err(CannotBegin::new)?;
     let core = Supervisor::new(&table, &selection.selected);
     drop(table);
     Ok(shell.supervise(core))
@@ -168,6 +170,7 @@ struct Shell {
     oom_kills: OomKills,
     specs: Vec<Spec>,
     programs: Vec<Program>,
+    sockets: Vec<Sockets>,
     /// The names of the signals that have rules, in the table's order.
     wires: Vec<String>,
     page: PageFd,
@@ -253,6 +256,7 @@ impl Shell {
             oom_kills: OomKills::count(),
             specs: Vec::new(),
             programs: Vec::new(),
+            sockets: Vec::new(),
             wires: Vec::new(),
             page,
             requests,
@@ -300,10 +304,8 @@ impl Shell {
             let ignore = spec.ignore.iter().map(|s| s.number()).collect();
             let config = spec.config.as_ref().map(|config| config.path.as_path());
             let program = Program::new(&spec.command, &env, ignore, config);
-            self.programs.push(match spec.is_set_up() {
-                true => program.set_up(&spec.name, &spec.command, config),
-                false => program,
-            });
+            let is_set_up = spec.is_set_up();
+            self.programs.push(if is_set_up { program.set_up(&spec.name, &spec.command, config) } else { program });
         }
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
@@ -550,6 +552,9 @@ impl Shell {
         self.entries.resize_with(self.specs.len(), Entry::default);
         for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
             let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
+            if let Some(sockets) = self.sockets.get_mut(index) {
+                sockets::follow(sockets, spec, &view);
+            }
             let daemon = publish::daemon(spec, &view, self.setups.as_ref().map(Published::kernel));
             let plan = Plan {
                 ready: spec.ready.clone(),
@@ -656,12 +661,19 @@ impl System for Shell {
             let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
             self.notes.extend(socket.empty().into_iter().filter(is_daemons));
         }
-        let parent =
-            Parent { null: self.null.as_fd(), limits: &self.limits, setups: self.setups.as_ref().map(Published::fd) };
+        let parent = Parent {
+            null: self.null.as_fd(),
+            limits: &self.limits,
+            setups: self.setups.as_ref().map(Published::fd),
+            sockets: self.sockets.get(daemon),
+        };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
             Err(e) => return Event::StartFailed { daemon, code: e.code(), why: e.to_string() },
         };
+        if let Some(sockets) = self.sockets.get_mut(daemon) {
+            sockets.started();
+        }
         let out = self.sinks.len() - 1;
         for (fd, sink, stream) in [(Some(stdout), out, "stdout"), (stderr, 0, "stderr")] {
             let (Some(fd), source) = (fd, Source { daemon, name: &spec.name, generation, stream }) else { continue };
@@ -685,7 +697,7 @@ impl System for Shell {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
         reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.setups_fd);
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None };
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
                 let pid = probe.pid();
@@ -715,8 +727,12 @@ impl System for Shell {
         self.read_report(index)
     }
 
-    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
-        children::kill_member(sid, pid, signal);
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) -> Sent {
+        match children::kill_member(sid, pid, signal) {
+            Ok(()) => Sent::Yes,
+            Err(Errno::ESRCH) => Sent::Gone,
+            Err(_) => Sent::Refused,
+        }
     }
 
     fn members(&mut self, sid: i32) -> Vec<i32> {

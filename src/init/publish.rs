@@ -47,6 +47,7 @@ pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
         requests: view.requests.clone(),
         uptime_ms: view.since.map(millis),
         last_exit: view.last_exit,
+        listen: spec.listen.clone(),
         sandbox: kernel.zip(spec.sandbox.as_ref()).map(|(kernel, sandbox)| kernel.shortfall(sandbox)),
         transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
         ready: None,

@@ -2,15 +2,25 @@
 //!
 //! Whatever blocks here (a command or a file on a mount that hangs, a SIGSTOP) blocks this child alone.
 
+use std::cell::Cell;
+use std::ffi::CString;
+
 use nix::libc;
 
 use super::Limit;
 use super::report::{HEAD, Step};
 
-/// The child's descriptor of the pipe for its report.
-pub const REPORT_FD: i32 = 3;
-/// Its descriptor of how daemons are set up, if it is to set itself up.
-pub const SETUPS_FD: i32 = 4;
+/// A child's first descriptor after stdio. Its sockets come first, as `sd_listen_fds`(3) has them, then the pipe for its report, then
+/// how daemons are set up, if it is to set itself up.
+pub const FIRST_FD: i32 = 3;
+/// No descriptor.
+const NONE: i32 = -1;
+/// The sizes of an int and an address, and the address family that disconnects a socket: connect(2).
+const INT: libc::socklen_t = size_of::<libc::c_int>() as _;
+const ADDRESS: libc::socklen_t = size_of::<libc::sockaddr>() as _;
+const UNSPEC: libc::sa_family_t = libc::AF_UNSPEC as _;
+/// How many connections wait to be accepted; `net.core.somaxconn` is the most.
+pub const BACKLOG: i32 = 4096;
 /// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.
 const CLOSED_ONE_BY_ONE: i32 = 4096;
 /// What a record is read for, up to this many bytes.
@@ -25,9 +35,30 @@ pub struct Child<'a> {
     pub ignore: &'a [i32],
     pub limits: &'a [Limit],
     pub stdio: [i32; 3],
-    pub report: i32,
+    pub report: Cell<i32>,
+    pub sockets: Sockets<'a>,
     pub recovery: Option<Recovery>,
     pub setup: Option<Setup>,
+}
+
+/// See [`super::Sockets`].
+#[derive(Default)]
+pub struct Sockets<'a> {
+    pub fds: Vec<Cell<i32>>,
+    /// They must not listen before this pipe has ended.
+    pub refusing: Option<i32>,
+    pub variables: &'a [CString],
+    /// `LISTEN_PID=`, and room for the pid that the child writes there.
+    pub pid: Vec<Cell<u8>>,
+    pub pid_at: usize,
+}
+
+impl Sockets<'_> {
+    /// What they add to an environment.
+    pub fn variables(&self) -> impl Iterator<Item = *const libc::c_char> {
+        let pid = self.pid.first().map(|first| first.as_ptr().cast_const().cast());
+        self.variables.iter().map(|text| text.as_ptr()).chain(pid.filter(|_| !self.fds.is_empty()))
+    }
 }
 
 /// How the child is set up: by the hidden applet, since that looks at files and allocates.
@@ -56,25 +87,28 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
                 fail(child, Step::Descriptors, errno(), 0, &[]);
             }
         }
-        // Above the numbers that are given away below.
-        let setups = match &child.setup {
-            Some(setup) => libc::fcntl(setup.setups, libc::F_DUPFD, SETUPS_FD + 1),
-            None => 0,
-        };
-        if setups < 0 {
-            fail(child, Step::Descriptors, errno(), 0, &[]);
+        // At most these numbers are given away below, so everything goes above them first.
+        let room = FIRST_FD + i32::try_from(child.sockets.fds.len()).unwrap_or(0) + 3;
+        let setups = Cell::new(child.setup.as_ref().map_or(NONE, |setup| setup.setups));
+        let refusing = Cell::new(child.sockets.refusing.unwrap_or(NONE));
+        let others = [&child.report, &setups, &refusing];
+        let all = || child.sockets.fds.iter().chain(others).filter(|fd| fd.get() != NONE);
+        for fd in all() {
+            let copy = libc::fcntl(fd.get(), libc::F_DUPFD_CLOEXEC, room);
+            if copy < 0 {
+                fail(child, Step::Descriptors, errno(), 0, &[]);
+            }
+            fd.set(copy);
         }
-        if child.report != REPORT_FD && libc::dup3(child.report, REPORT_FD, libc::O_CLOEXEC) < 0 {
-            fail(child, Step::Descriptors, errno(), 0, &[]);
+        let mut beyond = FIRST_FD;
+        for fd in all() {
+            if libc::dup3(fd.get(), beyond, libc::O_CLOEXEC) < 0 {
+                fail(child, Step::Descriptors, errno(), 0, &[]);
+            }
+            fd.set(beyond);
+            beyond += 1;
         }
         // exec would close them too, but a child that is stopped before that must keep none of init's descriptors open.
-        let mut beyond = REPORT_FD + 1;
-        if child.setup.is_some() {
-            if libc::dup2(setups, SETUPS_FD) < 0 {
-                fail(child, Step::SetUp, errno(), 0, &[]);
-            }
-            beyond = SETUPS_FD + 1;
-        }
         if libc::syscall(libc::SYS_close_range, beyond, libc::c_uint::MAX, 0) != 0 {
             for fd in beyond..CLOSED_ONE_BY_ONE {
                 libc::close(fd);
@@ -87,13 +121,15 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
         let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+        listen(child, refusing.get());
         if let Some(setup) = &child.setup {
-            libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
+            libc::fcntl(child.report.get(), libc::F_SETFD, 0);
+            libc::fcntl(setups.get(), libc::F_SETFD, 0);
             libc::execve(c"/proc/self/exe".as_ptr(), setup.argv.as_ptr(), child.envp.as_ptr());
             fail(child, Step::SetUp, errno(), 0, &[]);
         }
         if let Some(recovery) = child.recovery.as_ref().filter(|recovery| is_interrupted(recovery)) {
-            libc::fcntl(REPORT_FD, libc::F_SETFD, 0);
+            libc::fcntl(child.report.get(), libc::F_SETFD, 0);
             libc::execve(c"/proc/self/exe".as_ptr(), recovery.argv.as_ptr(), child.envp.as_ptr());
             fail(child, Step::Recover, errno(), 0, &[]);
         }
@@ -110,6 +146,64 @@ pub struct Failure {
     /// So many of the file's first bytes, if its interpreter is missing.
     pub head: [u8; HEAD],
     pub size: usize,
+}
+
+/// Has the sockets listen, whatever the last process did to them, and writes the child's pid into its environment.
+///
+/// # Safety
+/// The sockets are in their places.
+unsafe fn listen(child: &Child<'_>, refusing: i32) {
+    let mut byte = 0u8;
+    let on: libc::c_int = 1;
+    // SAFETY: the calls take numbers, or pointers to what is on this stack, with its size.
+    unsafe {
+        if refusing != NONE {
+            while libc::read(refusing, (&raw mut byte).cast(), 1) < 0 && errno() == libc::EINTR {}
+            libc::close(refusing);
+        }
+        for socket in child.sockets.fds.iter().map(Cell::get) {
+            libc::fcntl(socket, libc::F_SETFD, 0);
+            libc::fcntl(socket, libc::F_SETFL, 0);
+            libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const on).cast(), INT);
+            if libc::listen(socket, BACKLOG) == 0 {
+                continue;
+            }
+            // It may have connected it elsewhere.
+            let nowhere = libc::sockaddr { sa_family: UNSPEC, sa_data: [0; 14] };
+            libc::connect(socket, &raw const nowhere, ADDRESS);
+            if libc::listen(socket, BACKLOG) != 0 {
+                fail(child, Step::Listen, errno(), 0, &[]);
+            }
+        }
+        write_pid(&child.sockets, libc::getpid());
+    }
+}
+
+fn write_pid(sockets: &Sockets<'_>, pid: i32) {
+    let digits = std::iter::successors(Some(pid), |rest| Some(rest / 10).filter(|rest| *rest > 0));
+    let Some(room) = sockets.pid.get(sockets.pid_at..) else { return };
+    let last = digits.clone().count();
+    for (digit, to) in digits.zip(room.iter().take(last).rev()) {
+        to.set(b'0' + u8::try_from(digit % 10).unwrap_or(0));
+    }
+}
+
+/// Has sockets refuse connections, and exits. While they don't listen, another socket could get one of their ports only if both
+/// allow that (`SO_REUSEADDR`, socket(7)), so they don't; while they listen they do, since connections inherit it, and those that
+/// are left must not keep a port from listening again.
+///
+/// # Safety
+/// The caller is the child of a process with one thread.
+pub unsafe fn refuse(sockets: &Sockets<'_>) -> ! {
+    let off: libc::c_int = 0;
+    // SAFETY: the calls take numbers, or pointers to what is on this stack, with its size.
+    unsafe {
+        for fd in &sockets.fds {
+            libc::setsockopt(fd.get(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const off).cast(), INT);
+            libc::shutdown(fd.get(), libc::SHUT_RDWR);
+        }
+        libc::_exit(0)
+    }
 }
 
 /// Executes the program; returns only if it can't.
@@ -199,11 +293,9 @@ unsafe fn is_interrupted(recovery: &Recovery) -> bool {
 /// The report's pipe is open.
 unsafe fn fail(child: &Child<'_>, step: Step, errno: i32, path: u16, head: &[u8]) -> ! {
     let (report, size) = super::report::failed(step, errno, path, head);
-    // Before it was put in its place.
-    let fd = if matches!(step, Step::Descriptors) { child.report } else { REPORT_FD };
     // SAFETY: the array is on this stack, and has that many bytes. The pipe is empty and takes them all.
     unsafe {
-        libc::write(fd, report.as_ptr().cast(), size);
+        libc::write(child.report.get(), report.as_ptr().cast(), size);
         libc::_exit(if errno == libc::ENOENT { 127 } else { 126 })
     }
 }

@@ -7,7 +7,9 @@ mod probe;
 mod report;
 pub mod sandbox;
 pub mod setup;
+mod sockets;
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -29,6 +31,7 @@ pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
 use setup::{NotSetUp, Setups};
+pub use sockets::{NotHeld, Sockets};
 
 /// The hidden applet that [`Program::start`] has a child execute if a change of the daemon's file was interrupted.
 pub const RECOVER: &str = "recover-and-start";
@@ -81,6 +84,8 @@ pub struct Parent<'a> {
     pub limits: &'a [Limit],
     /// How the table's daemons are set up.
     pub setups: Option<BorrowedFd<'a>>,
+    /// Those that the parent holds for it.
+    pub sockets: Option<&'a Sockets>,
 }
 
 /// A limit as it was.
@@ -116,11 +121,14 @@ impl Environment {
         Ok(pairs.into_iter())
     }
 
-    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's.
+    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's, and what init was given itself by
+    /// `sd_listen_fds`(3) is nobody's.
     #[must_use]
     pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
         let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
-        Self::new(inits.filter(|(key, _)| key != NOTIFY_SOCKET).chain(socket))
+        let is_passed =
+            |(key, _): &(OsString, OsString)| key != NOTIFY_SOCKET && !sockets::VARIABLES.iter().any(|own| key == own);
+        Self::new(inits.filter(is_passed).chain(socket))
     }
 }
 
@@ -306,7 +314,7 @@ impl Program {
         };
         let (report, told) = pipe(false)?;
         let stdio = [parent.null.as_raw_fd(), out.as_raw_fd(), err.as_ref().unwrap_or(&out).as_raw_fd()];
-        let pid = self.fork(stdio, &told, parent.limits, parent.setups)?;
+        let pid = self.fork(stdio, &told, Some(parent))?;
         Ok(Started { pid, stdout, stderr, report })
     }
 
@@ -316,24 +324,22 @@ impl Program {
     /// The step that failed, and why; there is no process then.
     pub fn start_here(&self) -> Result<(i32, OwnedFd), NotStarted> {
         let (report, told) = pipe2(OFlag::O_CLOEXEC).map_err(no_pipe)?;
-        self.fork([0, 1, 2], &told, &[], None).map(|pid| (pid, report))
+        self.fork([0, 1, 2], &told, None).map(|pid| (pid, report))
     }
 
-    fn fork(
-        &self,
-        stdio: [RawFd; 3],
-        told: &OwnedFd,
-        limits: &[Limit],
-        setups: Option<BorrowedFd<'_>>,
-    ) -> Result<i32, NotStarted> {
+    fn fork(&self, stdio: [RawFd; 3], told: &OwnedFd, parent: Option<Parent<'_>>) -> Result<i32, NotStarted> {
+        let setups = parent.and_then(|parent| parent.setups);
+        let sockets = parent.and_then(|parent| parent.sockets).map(Sockets::for_child).unwrap_or_default();
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
-            envp: pointers(&self.envp.0),
+            // Of two variables with one name most programs take the first.
+            envp: sockets.variables().chain(pointers(&self.envp.0)).collect(),
             ignore: &self.ignore,
-            limits,
+            limits: parent.map_or(&[], |parent| parent.limits),
             stdio,
-            report: told.as_raw_fd(),
+            report: Cell::new(told.as_raw_fd()),
+            sockets,
             recovery: self.recovery.as_ref().map(|recovery| child::Recovery {
                 record: recovery.record.as_ptr(),
                 leftovers: pointers(&recovery.leftovers),
@@ -367,7 +373,8 @@ impl Program {
             ignore: &self.ignore,
             limits: &[],
             stdio: [0, 1, 2],
-            report: child::REPORT_FD,
+            report: Cell::new(-1),
+            sockets: child::Sockets::default(),
             recovery: None,
             setup: None,
         };
@@ -409,7 +416,7 @@ pub fn set_up_and_start(args: &[String]) -> ExitCode {
         recover(pipe, config);
     }
     // SAFETY: the child that executed this has put it there, and nobody else in this process knows of it.
-    let setups = unsafe { OwnedFd::from_raw_fd(child::SETUPS_FD) };
+    let setups = unsafe { OwnedFd::from_raw_fd(report_fd() + 1) };
     let ready = Setups::read(&setups).and_then(|all| all.set_up(name, false, std::env::vars_os()));
     drop(setups);
     match ready {
@@ -418,10 +425,15 @@ pub fn set_up_and_start(args: &[String]) -> ExitCode {
     }
 }
 
+/// The descriptor of the pipe to init: the first one behind the daemon's sockets.
+fn report_fd() -> RawFd {
+    child::FIRST_FD + sockets::passed()
+}
+
 /// The pipe to init; `None` if it wasn't init that called.
 fn report_pipe() -> Option<BorrowedFd<'static>> {
     // SAFETY: the child that executed this has put the pipe there, and it stays open until the exec.
-    let pipe = unsafe { BorrowedFd::borrow_raw(child::REPORT_FD) };
+    let pipe = unsafe { BorrowedFd::borrow_raw(report_fd()) };
     fcntl(pipe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok().map(|_| pipe)
 }
 

@@ -34,6 +34,8 @@ pub enum Step {
     Execute,
     /// What sets it up can't be executed.
     SetUp,
+    /// Having a socket listen that init holds for it.
+    Listen,
 }
 
 /// What happened in a child before its exec.
@@ -106,6 +108,8 @@ pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
                     NotStarted::Before("execute /proc/self/exe to recover an interrupted change", errno)
                 } else if *step == Step::SetUp as u8 {
                     NotStarted::Before("execute /proc/self/exe to set up its process", errno)
+                } else if *step == Step::Listen as u8 {
+                    NotStarted::Before("listen again on a socket that init holds for it", errno)
                 } else if let Some(interpreter) = interpreter(head) {
                     let program = name(paths.get(usize::from(u16::from_le_bytes([*p0, *p1]))));
                     NotStarted::NoInterpreter { program, interpreter }

@@ -156,6 +156,17 @@ pub enum Event {
         /// Its live processes (no zombies), without its leader.
         pids: Vec<i32>,
     },
+    /// The answer to [`Action::KillMembers`]. Those that are in neither list had ended, or left the session.
+    MembersKilled {
+        /// Which daemon.
+        daemon: usize,
+        /// The session.
+        sid: i32,
+        /// Those that were sent SIGKILL.
+        killed: Vec<i32>,
+        /// Those that the kernel doesn't let init kill.
+        refused: Vec<i32>,
+    },
     /// The answer to [`Action::LookAtMask`].
     Mask {
         /// Which daemon.
@@ -266,6 +277,15 @@ pub enum Action {
         /// The signal's number.
         signal: i32,
     },
+    /// SIGKILL to those of these processes that still belong to this session; answered by [`Event::MembersKilled`].
+    KillMembers {
+        /// Of which daemon.
+        daemon: usize,
+        /// The session.
+        sid: i32,
+        /// The processes.
+        pids: Vec<i32>,
+    },
     /// List the remaining processes of a session; answered by [`Event::Members`].
     LookAtMembers {
         /// For which daemon.
@@ -316,6 +336,21 @@ pub struct View {
     pub last_exit: Option<LastExit>,
     /// Whether it has said READY=1 and is not reloading.
     pub notified: bool,
+}
+
+impl View {
+    /// Whether its sockets listen, so that connections wait for its process or for the next one. A daemon that nothing is
+    /// going to start refuses them, since a client would wait for ever; so does one whose first start waits for others, since there
+    /// is no limit to that.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        match self.state {
+            DaemonState::Starting | DaemonState::Running | DaemonState::Stopping | DaemonState::Backoff => true,
+            // It is to be started right after init has begun.
+            DaemonState::Exited => self.generation == 0,
+            DaemonState::Failed | DaemonState::Waiting | DaemonState::Stopped | DaemonState::Done => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -96,8 +96,8 @@ impl Users {
                 None => (uid, Vec::new()),
             },
         };
-        for id in groups.iter().chain([&uid, &gid]).filter(|id| **id == u32::MAX) {
-            return Err(NoUser::Reserved(id.to_string()));
+        if groups.iter().chain([&uid, &gid]).any(|id| *id == u32::MAX) {
+            return Err(NoUser::Reserved(u32::MAX.to_string()));
         }
         let stated = user.group.iter().fold(user.user.clone(), |user, group| format!("{user}:{group}"));
         let account = account.map(|line| (line.name.to_owned(), PathBuf::from(line.home)));
