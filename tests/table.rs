@@ -628,6 +628,7 @@ fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
         ("env_file = 'a.env'", "4: env_file = \"a.env\" is not an absolute path; write it from / on".to_owned()),
         ("env_file = '/a/../b'", "4: env_file = \"/a/../b\" contains `..`; write the path without it".to_owned()),
         ("env_file = '/a/'", "4: env_file = \"/a/\" names no file; write its absolute path".to_owned()),
+        ("env_file = '/a/.'", "4: env_file = \"/a/.\" names no file; write its absolute path".to_owned()),
         ("env_file = '/'", "4: env_file = \"/\" names no file; write its absolute path".to_owned()),
         (
             "pass_environment = 'TZ'",

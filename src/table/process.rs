@@ -169,7 +169,7 @@ pub(super) fn pass_environment(list: Vec<Spanned<String>>) -> At<Vec<String>> {
 /// Reads `env_file`.
 pub(super) fn env_file(text: &Spanned<String>) -> At<PathBuf> {
     let path = path("env_file", text)?;
-    if path.file_name().is_none() || text.get_ref().ends_with('/') {
+    if matches!(text.get_ref().rsplit('/').next(), None | Some("" | ".")) {
         let message = format!("env_file = {:?} names no file; write its absolute path", text.get_ref());
         return Err((text.span(), message));
     }
