@@ -9,6 +9,7 @@ use sidecar::table::Table;
 
 use crate::args::{self, Early};
 use crate::{inside, out};
+use warn::LocalPorts;
 
 mod explain;
 mod warn;
@@ -29,7 +30,7 @@ pub struct Options {
     /// the same as FILE
     #[argh(option)]
     config: Option<PathBuf>,
-    /// inside a bundle: also warn of programs and files that the table names and that aren't there
+    /// inside a bundle: also warn of programs, files and users that the table names and that aren't there, and of what the kernel can't keep of a sandbox
     #[argh(switch)]
     here: bool,
     /// the table to validate
@@ -61,8 +62,17 @@ pub fn run(args: &[String]) -> ExitCode {
     match Table::load(named.as_deref()) {
         Ok((table, source)) => {
             let written = out::print(&explain::meaning(&table, &source));
-            let here = if options.here { warn::missing(&table, inside::fault_of) } else { Vec::new() };
-            for warning in warn::warnings(&table).into_iter().chain(here) {
+            let warnings = if options.here {
+                let mut warnings = warn::warnings(&table, &LocalPorts::here());
+                warnings.extend(warn::missing(&table, inside::fault_of));
+                warnings.extend(inside::lacks(&table));
+                warnings
+            } else {
+                let mut warnings = warn::warnings(&table, &LocalPorts::usual());
+                warnings.extend(warn::of_its_container(&table));
+                warnings
+            };
+            for warning in warnings {
                 out::error(&format!("{source}: warning: {warning}"));
             }
             out::exit(0, written)

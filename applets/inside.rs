@@ -4,6 +4,8 @@
 pub mod act;
 #[path = "helper.rs"]
 mod helper;
+#[path = "check/here.rs"]
+mod here;
 #[path = "init.rs"]
 pub mod init;
 #[path = "run_as.rs"]
@@ -12,6 +14,8 @@ pub mod run_as;
 pub mod status;
 
 use crate::{Applet, Run};
+
+pub use here::lacks;
 
 /// Whether they run on this system.
 pub const HERE: bool = true;

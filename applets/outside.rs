@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use sidecar::table::Table;
+
 use crate::{Applet, Run, out};
 
 pub const HERE: bool = false;
@@ -50,4 +52,8 @@ pub const OF_INIT: &[Applet] = &[];
 
 pub fn fault_of(_command: &[String]) -> Option<String> {
     None
+}
+
+pub fn lacks(_table: &Table) -> Vec<String> {
+    Vec::new()
 }

@@ -288,6 +288,39 @@ fn check_looks_for_programs_only_if_it_is_asked_about_what_is_here() {
 }
 
 #[test]
+fn check_looks_for_users_variables_and_directories_if_it_is_asked_about_what_is_here() {
+    let dir = Dir::new();
+    let variables = dir.write("variables", "A=b\nexport C=secret\n");
+    let text = format!(
+        "[[daemon]]\nname = 'a'\ncommand = ['sh']\nuser = 'no-such-user'\nenv_file = '/no/file'\nworking_dir = '/no/directory'\n\
+         [[daemon]]\nname = 'b'\ncommand = ['sh']\nuser = '0:no-such-group'\nenv_file = '{}'\n\
+         [[daemon]]\nname = 'c'\ncommand = ['sh']\nuser = '54321'\nworking_dir = '/'\n[daemon.sandbox]\nwrite = ['/no/place']\n",
+        variables.display()
+    );
+    let table = dir.write("table.toml", &text);
+    let table = table.to_str().unwrap();
+    let (code, out, err) = sidecar(&["check", table]);
+    assert_eq!((code, err.lines().count()), (0, 1), "{err}");
+    assert!(err.contains("\"a\" and 2 others have a `user`, so init must be root with CAP_SETUID"), "{err}");
+    let (here_code, here_out, err) = sidecar(&["check", "--here", table]);
+    assert_eq!((here_code, here_out), (0, out));
+    for warning in [
+        "working_dir of \"a\": /no/directory: No such file or directory (os error 2)",
+        "write of \"c\": /no/place: No such file or directory (os error 2)",
+        "user of \"a\": /etc/passwd has no user \"no-such-user\"; add it to the image, or write its number (uid)",
+        "user of \"b\": /etc/group has no group \"no-such-group\"; add it to the image, or write its number (gid)",
+        "\"a\": cannot read its env_file /no/file: No such file or directory (os error 2)",
+        &format!(
+            "\"b\": its env_file {}, line 2: what stands before `=` is no name of a variable; write KEY=value, without `export`",
+            variables.display()
+        ),
+    ] {
+        assert!(err.contains(&format!("{table}: warning: {warning}\n")), "{warning}\nis not in\n{err}");
+    }
+    assert!(!err.contains("of \"c\": /etc/passwd") && !err.contains("secret"), "{err}");
+}
+
+#[test]
 fn status_outside_of_a_bundle_exits_4() {
     for args in [&["status"][..], &["status", "--json", "--ready"]] {
         let (code, out, err) = sidecar(args);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sidecar::table::sandbox::Sandbox;
 use sidecar::table::{
-    Action, BUILT_IN, MAX_DAEMONS, MAX_LISTEN, MAX_NAME, Output, Process, Ready, RestartPolicy, Signal, Table, Ulimit,
-    User, parse_duration, start_order, stop_order,
+    Action, BUILT_IN, DAEMON_KEYS, MAX_DAEMONS, MAX_LISTEN, MAX_NAME, Output, Process, Ready, RestartPolicy, Signal,
+    Table, Ulimit, User, parse_duration, start_order, stop_order,
 };
 
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
@@ -465,6 +465,56 @@ fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
     ] {
         let error = error(&format!("{DAEMON}{line}\n"));
         assert!(error.contains(": unknown field `") && error.ends_with(fix), "{error}");
+    }
+}
+
+#[test]
+fn a_key_of_systemd_or_compose_is_told_with_ours() {
+    for (line, fix) in [
+        ("directory = '/a'", "write working_dir"),
+        ("WorkingDirectory = '/a'", "write working_dir"),
+        ("working-dir = '/a'", "write working_dir"),
+        ("User = 'a'", "write user"),
+        ("Group = 'a'", "write it in user, like user = \"NAME:GROUP\""),
+        ("group_add = ['a']", "a daemon is in all the groups that /etc/group has that user in"),
+        ("umask = '022'", "set it in the command: [\"sh\", \"-c\", \"umask 027; exec PROGRAM\"]"),
+        ("Environment = 'A=b'", "write environment"),
+        ("env = { A = 'b' }", "write environment = { KEY = \"value\" }"),
+        ("EnvironmentFile = '/a'", "write env_file"),
+        ("PassEnvironment = 'A'", "write pass_environment"),
+        ("LimitNOFILE = 1024", "write ulimits = { nofile = 1024 }"),
+        ("ListenStream = 80", "write listen = [{ tcp = \"0.0.0.0:9100\" }]"),
+        ("ExecStart = '/a'", "write command: the program and its arguments"),
+        ("expose = [80]", "where you start it (compose.yaml, docker run)"),
+        ("privileged = true", "where you start it (compose.yaml, docker run)"),
+        ("cap_add = ['KILL']", "where you start it (compose.yaml, docker run)"),
+        ("sysctls = { a = 1 }", "where you start it (compose.yaml, docker run)"),
+    ] {
+        let error = error(&format!("{DAEMON}{line}\n"));
+        assert!(error.starts_with("f:4: unknown field `") && error.ends_with(fix), "{error}");
+    }
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_told_where_it_belongs() {
+    let at_daemon = "write it below the [[daemon]] that it is for";
+    for key in DAEMON_KEYS.iter().filter(|key| !matches!(**key, "grace" | "restart")) {
+        let error = error(&format!("{key} = 1\n{DAEMON}"));
+        assert_eq!(error, format!("f:1: unknown field `{key}`; {at_daemon}"));
+    }
+    let at_sandbox = "it belongs to the daemon: write it above [daemon.sandbox]";
+    let at_top = "it is for all daemons: write it above the first [[daemon]]";
+    for (lines, fix) in [
+        ("[daemon.sandbox]\nuser = 'a'", at_sandbox),
+        ("[daemon.sandbox]\nlisten = []", at_sandbox),
+        ("[daemon.sandbox]\nrequire_sandbox = true", at_top),
+        ("\nrequire_sandbox = true", at_top),
+        ("\noutput = 'json'", at_top),
+        ("\nwrite = ['/a']", "write it below [daemon.sandbox]"),
+        ("\nudp = true", "write it below [daemon.sandbox]"),
+    ] {
+        let error = error(&format!("{DAEMON}{lines}\n"));
+        assert!(error.starts_with("f:5: unknown field `") && error.ends_with(&format!("; {fix}")), "{error}");
     }
 }
 

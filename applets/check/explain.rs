@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use sidecar::table::{Action, Daemon, Output, Ready, RestartPolicy, Table, start_order, stop_order};
+use sidecar::table::{
+    Action, Daemon, Output, Process, Ready, RestartPolicy, Table, Ulimit, User, start_order, stop_order,
+};
 use sidecar::text::one_line;
 
 use super::{name, time};
@@ -63,10 +65,46 @@ fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
         let check = config.check.as_ref().map_or("unchecked".to_owned(), |c| format!("checked by {}", words(c)));
         lines.push(("config", format!("{}, {check}", quoted(&config.path.display().to_string()))));
     }
+    lines.extend(process(table, daemon));
+    if !daemon.listen.is_empty() {
+        let held: Vec<String> = daemon.listen.iter().map(ToString::to_string).collect();
+        lines.push(("listen", format!("on {}: init holds it over restarts", held.join(", "))));
+    }
     lines.extend(sandbox(daemon).into_iter().map(|line| ("sandbox", line)));
     if !daemon.ignore.is_empty() {
         let ignored: Vec<String> = daemon.ignore.iter().map(ToString::to_string).collect();
         lines.push(("ignores", format!("{} from its start", ignored.join(", "))));
+    }
+    lines
+}
+
+/// Whose its process is, and what it inherits. Values of variables may be secrets and aren't shown.
+fn process(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
+    let Process { user, environment, env_file, pass_environment, working_dir, ulimits } = &daemon.process;
+    let path = |path: &PathBuf| quoted(&path.display().to_string());
+    let mut lines = Vec::new();
+    if let Some(User { user, group }) = user {
+        let groups = group.as_ref().map_or("with its groups".to_owned(), |group| format!("with group {group} alone"));
+        lines.push(("user", format!("{user} {groups}; HOME, USER and LOGNAME are that user's unless stated")));
+    }
+    if let Some(names) = pass_environment {
+        let names = names.iter().map(|name| format!(", {}", quoted(name))).collect::<String>();
+        lines.push(("inherits", format!("PATH{names} of init's environment, no other variable")));
+    }
+    if let Some(file) = env_file {
+        let hidden = if table.has_sandboxes() { ", hidden from sandboxed daemons that don't name it" } else { "" };
+        lines.push(("env_file", path(file) + hidden));
+    }
+    if !environment.is_empty() {
+        let names: Vec<String> = environment.iter().map(|(name, _)| quoted(name)).collect();
+        lines.push(("sets", names.join(", ")));
+    }
+    lines.extend(working_dir.iter().map(|directory| ("runs in", path(directory))));
+    if !ulimits.is_empty() {
+        let limit = |Ulimit { name, value }: &Ulimit| {
+            format!("{name} {}", value.map_or("unlimited".to_owned(), |value| value.to_string()))
+        };
+        lines.push(("ulimits", ulimits.iter().map(limit).collect::<Vec<_>>().join(", ")));
     }
     lines
 }
@@ -199,6 +237,30 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
+    }
+
+    #[test]
+    fn whose_a_process_is_and_what_it_inherits_is_told_but_no_value_of_a_variable() {
+        let text = with(
+            "user='app'\npass_environment=['TZ', 'LC_*']\nenv_file='/e/a b'\nenvironment={KEY='secret', A='b'}\n\
+             working_dir='/srv'\nulimits={nofile=1024, core=0, memlock=-1}\nlisten=[{tcp='0.0.0.0:80'}, {tcp='[::1]:81'}]",
+        );
+        let lines = "  user     app with its groups; HOME, USER and LOGNAME are that user's unless stated\n  inherits PATH, TZ, LC_* \
+                     of init's environment, no other variable\n  env_file \"/e/a b\"\n  \
+                     sets     A, KEY\n  runs in  /srv\n  ulimits  core 0, memlock unlimited, nofile 1024\n  listen   on \
+                     0.0.0.0:80, [::1]:81: init holds it over restarts\n";
+        assert!(text.contains(lines), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+        assert!(with("user='1:2'\npass_environment=[]").contains("  user     1 with group 2 alone; HOME"));
+        assert!(with("pass_environment=[]").contains("  inherits PATH of init's environment, no other variable\n"));
+        let hidden = "  env_file /e, hidden from sandboxed daemons that don't name it\n";
+        assert!(with("env_file='/e'\n[daemon.sandbox]").contains(hidden));
+        let plain = with("");
+        assert!(
+            ["user", "inherits", "env_file", "sets", "runs in", "ulimits", "listen"]
+                .iter()
+                .all(|key| !plain.contains(key))
+        );
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What is valid and will surprise later.
 
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
-use sidecar::table::{Action, Daemon, Ready, RestartPolicy, Signal, Table};
+use sidecar::table::{Action, DAEMON_KEYS, Daemon, Ready, RestartPolicy, Signal, Table};
 
 use super::explain::quoted;
 use super::{name, time};
@@ -12,7 +15,40 @@ const DOCKER_WAITS: Duration = Duration::from_secs(10);
 /// init ends within a second of its last daemon.
 const INIT_TAKES: Duration = Duration::from_secs(1);
 
-pub fn warnings(table: &Table) -> Vec<String> {
+/// The ports that the kernel gives to outgoing connections.
+pub struct LocalPorts {
+    range: RangeInclusive<u16>,
+    reserved: Vec<RangeInclusive<u16>>,
+}
+
+impl LocalPorts {
+    /// Those of a kernel that nobody has told otherwise.
+    pub fn usual() -> Self {
+        Self { range: 32768..=60999, reserved: Vec::new() }
+    }
+
+    /// Those of this kernel, in this network namespace.
+    pub fn here() -> Self {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+        Self::parse(&read("ip_local_port_range"), &read("ip_local_reserved_ports")).unwrap_or_else(Self::usual)
+    }
+
+    /// Two numbers; and a list like `8080,9148-9150`.
+    fn parse(range: &str, reserved: &str) -> Option<Self> {
+        let mut ends = range.split_whitespace().map_while(|end| end.parse().ok());
+        let part = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+        };
+        Some(Self { range: ends.next()?..=ends.next()?, reserved: reserved.split(',').filter_map(part).collect() })
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        self.range.contains(&port) && !self.reserved.iter().any(|reserved| reserved.contains(&port))
+    }
+}
+
+pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     let mut warnings: Vec<String> = table
         .wiring
         .iter()
@@ -30,6 +66,8 @@ pub fn warnings(table: &Table) -> Vec<String> {
     warnings.extend(shared(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
         warnings.extend(about_its_end(daemon));
+        warnings.extend(about_its_variables(daemon));
+        warnings.extend(about_its_sockets(daemon, local_ports));
         let dependents: Vec<&Daemon> = table.daemons.iter().filter(|d| d.depends_on.contains(&index)).collect();
         if !dependents.is_empty() {
             warnings.extend(about_a_dependency(daemon, &dependents));
@@ -66,6 +104,52 @@ fn shared(table: &Table) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// What the container needs, which can be seen only inside it.
+pub fn of_its_container(table: &Table) -> Option<String> {
+    let mut all = table.daemons.iter().filter(|daemon| daemon.process.user.is_some());
+    let first = &all.next()?.name;
+    let who = match all.count() {
+        0 => format!("{first:?} has"),
+        1 => format!("{first:?} and one other have"),
+        n => format!("{first:?} and {n} others have"),
+    };
+    Some(format!(
+        "{who} a `user`, so init must be root with CAP_SETUID, CAP_SETGID and CAP_KILL, or it starts nothing: no `USER` in the \
+         image, and after `cap_drop: [ALL]` (compose) `cap_add: [SETUID, SETGID, KILL]`"
+    ))
+}
+
+/// Below `[daemon.environment]` each line is a variable, also one that was meant to be the daemon's.
+fn about_its_variables(daemon: &Daemon) -> Option<String> {
+    let variables = daemon.process.environment.iter().map(|(variable, _)| variable.as_str());
+    let keys: Vec<&str> = variables.filter(|variable| DAEMON_KEYS.contains(variable)).collect();
+    (!keys.is_empty()).then(|| {
+        format!(
+            "environment of {:?} has {}: a variable here, and a key elsewhere; if the key is meant, write it above \
+             [daemon.environment]",
+            daemon.name,
+            keys.join(", ")
+        )
+    })
+}
+
+fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
+    let warning = |addr: &std::net::SocketAddr| {
+        let (port, range) = (addr.port(), &local_ports.range);
+        local_ports.contains(port).then(|| {
+            format!(
+                "listen of {:?} has port {port}, which the kernel may give to an outgoing connection (it takes those from {} to {}); \
+                 then init can't bind it, and starts nothing: use another port, or name it in the sysctl \
+                 net.ipv4.ip_local_reserved_ports",
+                daemon.name,
+                range.start(),
+                range.end()
+            )
+        })
+    };
+    daemon.listen.iter().filter_map(warning).collect()
 }
 
 fn about_its_end(daemon: &Daemon) -> Vec<String> {
@@ -153,8 +237,31 @@ pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<
                 warnings.push(format!("config.path of {name:?}: {}: {e}", config.path.display()));
             }
         }
+        if let Some(path) = &daemon.process.working_dir
+            && let Err(e) = std::fs::metadata(path).and_then(directory)
+        {
+            warnings.push(format!("working_dir of {name:?}: {}: {e}", path.display()));
+        }
+        for path in daemon.sandbox.iter().flat_map(|sandbox| &sandbox.write) {
+            if let Err(e) = std::fs::metadata(path)
+                && !(e.kind() == io::ErrorKind::NotFound && is_made(table, path))
+            {
+                warnings.push(format!("write of {name:?}: {}: {e}", path.display()));
+            }
+        }
     }
     warnings
+}
+
+fn directory(found: std::fs::Metadata) -> io::Result<()> {
+    if found.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// Whether init makes this directory, where a `write` has its last component missing.
+fn is_made(table: &Table, path: &Path) -> bool {
+    let Some(parent) = path.parent() else { return false };
+    let mut writable = table.daemons.iter().flat_map(|daemon| &daemon.sandbox).flat_map(|sandbox| &sandbox.write);
+    parent.is_dir() && path.symlink_metadata().is_err() && !writable.any(|write| parent.starts_with(write))
 }
 
 #[cfg(test)]
@@ -162,7 +269,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> Vec<String> {
-        warnings(&Table::parse(text, "test").unwrap())
+        warnings(&Table::parse(text, "test").unwrap(), &LocalPorts::usual())
     }
 
     fn with(lines: &str) -> Vec<String> {
@@ -202,6 +309,74 @@ mod tests {
         let text = "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\n\
                     [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\n";
         assert!(of(text).concat().contains("\"a\" and \"b\" may both write to /w"));
+    }
+
+    #[test]
+    fn a_port_that_an_outgoing_connection_may_have_is_warned_of_unless_it_is_reserved() {
+        let on = |ports: &LocalPorts, port: u16| {
+            let text = format!("[[daemon]]\nname='a'\ncommand=['a']\nlisten=[{{tcp='0.0.0.0:{port}'}}]");
+            warnings(&Table::parse(&text, "test").unwrap(), ports)
+        };
+        assert_eq!(
+            on(&LocalPorts::usual(), 32768),
+            [
+                "listen of \"a\" has port 32768, which the kernel may give to an outgoing connection (it takes those from 32768 to \
+              60999); then init can't bind it, and starts nothing: use another port, or name it in the sysctl \
+              net.ipv4.ip_local_reserved_ports"
+            ]
+        );
+        assert!(on(&LocalPorts::usual(), 32767).is_empty() && on(&LocalPorts::usual(), 61000).is_empty());
+        let own = LocalPorts::parse("1024\t2000\n", "1100,1200-1202\n").unwrap();
+        for (port, count) in [(1023, 0), (1024, 1), (1100, 0), (1101, 1), (1200, 0), (1202, 0), (1203, 1), (2001, 0)] {
+            assert_eq!(on(&own, port).len(), count, "{port}");
+        }
+        assert!(LocalPorts::parse("", "").is_none());
+        assert!(LocalPorts::parse("1024 2000", "\n").is_some_and(|ports| ports.contains(1100)));
+    }
+
+    #[test]
+    fn a_variable_with_the_name_of_a_key_is_warned_of_since_the_key_may_be_meant() {
+        assert_eq!(
+            with("[daemon.environment]\nA='b'\nuser='app'\nrestart='no'"),
+            [
+                "environment of \"a\" has restart, user: a variable here, and a key elsewhere; if the key is meant, write it above \
+              [daemon.environment]"
+            ]
+        );
+        assert!(with("[daemon.environment]\nUSER='app'").is_empty());
+    }
+
+    #[test]
+    fn a_user_is_warned_of_since_init_must_be_root_with_three_capabilities() {
+        let of = |text: &str| of_its_container(&Table::parse(text, "test").unwrap());
+        let daemon = |name: &str, user: &str| format!("[[daemon]]\nname='{name}'\ncommand=['a']\n{user}\n");
+        assert_eq!(of(&daemon("a", "")), None);
+        for (others, who) in [("", "\"b\" has"), ("c", "\"b\" and one other have"), ("cd", "\"b\" and 2 others have")] {
+            let more: String = others.chars().map(|name| daemon(&name.to_string(), "user='1'")).collect();
+            let warning = of(&(daemon("a", "") + &daemon("b", "user='1'") + &more)).unwrap();
+            assert!(warning.starts_with(&format!(
+                "{who} a `user`, so init must be root with CAP_SETUID, CAP_SETGID and CAP_KILL"
+            )));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_here_and_that_init_does_not_make_is_warned_of() {
+        let text = "[[daemon]]\nname='a'\ncommand=['a']\nworking_dir='/no/such'\n[daemon.sandbox]\n\
+                    write=['/none/such', '/proc', '/none', '/proc/none']\n\
+                    [[daemon]]\nname='b'\ncommand=['b']\nworking_dir='/etc/passwd'\n";
+        let table = Table::parse(text, "test").unwrap();
+        let none = "No such file or directory (os error 2)";
+        assert_eq!(
+            missing(&table, |_| None),
+            [
+                format!("working_dir of \"a\": /no/such: {none}"),
+                format!("write of \"a\": /none/such: {none}"),
+                // Its parent may be written to.
+                format!("write of \"a\": /proc/none: {none}"),
+                "working_dir of \"b\": /etc/passwd: not a directory".to_owned(),
+            ]
+        );
     }
 
     #[test]

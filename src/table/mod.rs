@@ -24,6 +24,7 @@ pub use listen::MAX_LISTEN;
 pub use order::{start_order, stop_order};
 pub use process::{Process, ULIMITS, Ulimit, User};
 pub use signal::Signal;
+pub use spelling::DAEMON_KEYS;
 
 /// The table that is used if no file replaces it.
 pub const BUILT_IN: &str = include_str!("../../bundle/daemons.toml");

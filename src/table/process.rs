@@ -222,14 +222,11 @@ pub(super) fn ulimits(all: BTreeMap<Spanned<String>, Spanned<i64>>) -> At<Vec<Ul
                 return wrong(number.span(), message.to_owned());
             }
             -1 => None,
-            other => match u64::try_from(other) {
-                Ok(value) => Some(value),
-                Err(_) => {
-                    let message =
-                        format!("ulimits.{spelled} = {other} is out of range; write 0 or more, or -1 for unlimited");
-                    return wrong(number.span(), message);
-                }
-            },
+            other => Some(u64::try_from(other).map_err(|_| {
+                let message =
+                    format!("ulimits.{spelled} = {other} is out of range; write 0 or more, or -1 for unlimited");
+                (number.span(), message)
+            })?),
         };
         Ok(Ulimit { name: name.into_inner(), value })
     };

@@ -12,14 +12,14 @@ const LISTEN: &str = r#"write [{ tcp = "0.0.0.0:9100" }]"#;
 
 /// Keys of Docker Compose, supervisord, s6-rc and systemd.
 const KEYS: &[(&[&str], &str)] = &[
-    (&["stop_grace_period", "stopwaitsecs", "timeout-kill"], "write grace"),
+    (&["stop_grace_period", "stopwaitsecs", "timeout-kill", "TimeoutStopSec"], "write grace"),
     (&["healthcheck"], "write ready"),
     (&["test"], "write exec, without \"CMD\""),
     (
         &["interval", "timeout", "retries", "start_period", "start_interval"],
         "remove it: a daemon is probed until it is ready, and only while something waits for that",
     ),
-    (&["entrypoint", "cmd", "run", "up"], "write command: the program and its arguments"),
+    (&["entrypoint", "cmd", "run", "up", "ExecStart"], "write command: the program and its arguments"),
     (&["container_name", "process_name"], "write name"),
     (&["services"], "write a [[daemon]] with name and command for each"),
     (&["image", "build"], "a daemon is a program of this container's image: write command"),
@@ -77,8 +77,8 @@ const KEYS: &[(&[&str], &str)] = &[
     (&["exitcodes"], r#"remove it: with restart = "on-failure" any exit code but 0 is a failure"#),
     (&["startsecs"], "write settle"),
     (&["priority"], r#"daemons start in the table's order; if one must wait for another, write depends_on = ["NAME"]"#),
-    (&["dependencies"], "write depends_on"),
-    (&["down-signal"], "write stop_signal"),
+    (&["dependencies", "After", "Requires", "Wants"], "write depends_on"),
+    (&["down-signal", "KillSignal"], "write stop_signal"),
     (
         &["stopasgroup", "killasgroup"],
         "remove it: the processes that a daemon leaves behind are asked to stop too, and then killed",
@@ -90,27 +90,75 @@ const KEYS: &[(&[&str], &str)] = &[
     (&["numprocs"], "write a [[daemon]] for each process"),
     (&["type"], "write oneshot = true for one that runs once to its end; others need nothing"),
     (&["notification-fd"], "write ready = { notify = true } for a daemon that speaks sd_notify, or a probe"),
-    (&["directory", "chdir", "cwd"], "write working_dir"),
+    (&["directory", "chdir", "cwd", "WorkingDirectory"], "write working_dir"),
     (&["envfile", "EnvironmentFile", "dotenv"], "write env_file"),
     (&["env", "envs"], r#"write environment = { KEY = "value" }"#),
-    (&["group", "gid"], r#"write it in user, like user = "NAME:GROUP""#),
+    (&["group", "Group", "gid"], r#"write it in user, like user = "NAME:GROUP""#),
     (&["uid"], r#"write user, like user = "1000""#),
     (
         &["group_add", "SupplementaryGroups"],
         "remove it: with user = \"NAME\" a daemon is in all the groups that /etc/group has that user in",
     ),
     (&["umask"], r#"set it in the command: ["sh", "-c", "umask 027; exec PROGRAM"]"#),
-    (&["rlimits"], "write ulimits = { nofile = 1024 }"),
+    (&["ReadWritePaths"], "write it below [daemon.sandbox], as write"),
+    (
+        &["LimitNOFILE", "LimitCORE", "LimitNPROC", "LimitMEMLOCK", "LimitSTACK", "LimitAS", "rlimits", "nofile"],
+        "write ulimits = { nofile = 1024 }",
+    ),
     (&["sockets", "socket", "ListenStream"], r#"write listen = [{ tcp = "0.0.0.0:9100" }]"#),
 ];
+
+/// The keys of a `[[daemon]]`.
+pub const DAEMON_KEYS: [&str; 20] = [
+    "name",
+    "command",
+    "grace",
+    "ignore",
+    "config",
+    "ready",
+    "settle",
+    "restart",
+    "depends_on",
+    "oneshot",
+    "essential",
+    "stop_signal",
+    "user",
+    "environment",
+    "env_file",
+    "pass_environment",
+    "working_dir",
+    "ulimits",
+    "listen",
+    "sandbox",
+];
+const TABLE_KEYS: [&str; 2] = ["output", "require_sandbox"];
+const SANDBOX_KEYS: [&str; 6] = ["write", "private", "bind", "connect", "udp", "sessions"];
+
+/// Where a key belongs that stands in another table of the file: below a header all that follows belongs to it.
+fn place_of(key: &str, expected: &str) -> Option<&'static str> {
+    let expects = |known: &str| expected.contains(&format!("`{known}`"));
+    let (is_table, is_daemon, is_sandbox) = (expects("require_sandbox"), expects("command"), expects("sessions"));
+    if TABLE_KEYS.contains(&key) && (is_daemon || is_sandbox) {
+        Some("it is for all daemons: write it above the first [[daemon]]")
+    } else if DAEMON_KEYS.contains(&key) && is_table {
+        Some("write it below the [[daemon]] that it is for")
+    } else if DAEMON_KEYS.contains(&key) && is_sandbox {
+        Some("it belongs to the daemon: write it above [daemon.sandbox]")
+    } else if SANDBOX_KEYS.contains(&key) && is_daemon {
+        Some("write it below [daemon.sandbox]")
+    } else {
+        None
+    }
+}
 
 /// What to write in place of an unknown key; `expected` is the parser's list of those that are known there.
 pub(super) fn instead_of(key: &str, expected: &str) -> Option<String> {
     let letters = |word: &str| word.replace(['-', '_'], "").to_ascii_lowercase();
     // Every second piece is in backticks.
     let known = expected.split('`').skip(1).step_by(2).find(|known| letters(known) == letters(key));
+    let place = || place_of(key, expected).map(str::to_owned);
     let elsewhere = || KEYS.iter().find(|(keys, _)| keys.contains(&key)).map(|(_, fix)| (*fix).to_owned());
-    known.map(|known| format!("write {known}")).or_else(elsewhere)
+    known.map(|known| format!("write {known}")).or_else(place).or_else(elsewhere)
 }
 
 /// What the key of this line takes; `section` is the header above the line.

@@ -1,9 +1,11 @@
 //! What must hold of whatever comes from outside. The fuzzers of fuzz/ call these, and so does the runner beside them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::path::Component;
 
 use sidecar::change::proof::{Proof, Trigger, target};
 use sidecar::change::reason::Shortfall;
@@ -16,8 +18,8 @@ use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request}
 use sidecar::status::Page;
 use sidecar::supervisor::select;
 use sidecar::table::{
-    BUILT_IN, BUILT_IN_NAME, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_NAME, Output, Ready, RestartPolicy, Signal, Table,
-    start_order, stop_order,
+    BUILT_IN, BUILT_IN_NAME, Daemon, MAX_DAEMONS, MAX_DURATION, MAX_LISTEN, MAX_NAME, Output, Process, Ready,
+    RestartPolicy, Signal, Table, ULIMITS, Ulimit, User, start_order, stop_order,
 };
 use sidecar::text::Printable;
 
@@ -44,13 +46,16 @@ pub fn table(data: &[u8]) {
                 assert!(!daemon.command.is_empty());
                 assert!(daemon.stop_signal.can_stop() && daemon.ignore.iter().all(|signal| signal.is_ignorable()));
                 if daemon.is_oneshot {
-                    assert!(daemon.ready.is_none() && daemon.config.is_none());
+                    assert!(daemon.ready.is_none() && daemon.config.is_none() && daemon.listen.is_empty());
                     assert_ne!(daemon.restart, RestartPolicy::Always);
                 }
                 assert!(check.is_empty() || check.iter().any(|argument| argument.contains("{}")));
                 let file = daemon.config.as_ref().map(|config| config.path.as_path());
                 assert!(file.is_none_or(|path| path.is_absolute() && path.file_name().is_some()), "{file:?}");
+                of_a_process(&daemon.process);
+                nothing_is_read_where_it_is_written(daemon, &table);
             }
+            no_two_sockets_take_one_connection(&table.daemons);
             in_order(&table, &start_order(&table.daemons), |before, after| after.depends_on.contains(&before));
             in_order(&table, &stop_order(&table.daemons), |before, after| {
                 table.daemons[before].depends_on.iter().any(|on| table.daemons[*on].name == after.name)
@@ -70,6 +75,80 @@ pub fn table(data: &[u8]) {
             assert!((1..=420).contains(&error.message.chars().count()), "{error}");
             let is_shown = |c: char| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1;
             assert!(error.message.chars().all(is_shown), "{error:?}");
+        }
+    }
+}
+
+/// A process that can be made of it, as far as names go.
+fn of_a_process(process: &Process) {
+    let Process { user, environment, env_file, pass_environment, working_dir, ulimits } = process;
+    for name in user.iter().flat_map(|User { user, group }| group.iter().chain([user])) {
+        assert!(!name.is_empty() && !name.contains([':', ' ', '\n', '\0']), "{name:?}");
+        let is_number = name.chars().all(|c| c.is_ascii_digit());
+        assert!(!is_number || name.parse::<u32>().unwrap() < u32::MAX, "{name}");
+    }
+    assert!(environment.is_sorted_by(|a, b| a.0 < b.0), "{environment:?}");
+    for (name, value) in environment {
+        assert!(!name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'), "{name:?}");
+        assert!(!name.starts_with("LISTEN_FD") && name != "LISTEN_PID" && name != "NOTIFY_SOCKET");
+    }
+    for name in pass_environment.iter().flatten() {
+        assert!(!name.is_empty() && !name.contains(['=', '\0']), "{name:?}");
+        assert!(name.find('*').is_none_or(|at| at + 1 == name.len()), "{name:?}");
+    }
+    for path in env_file.iter().chain(working_dir) {
+        assert!(path.is_absolute() && path.components().all(|part| part != Component::ParentDir), "{path:?}");
+    }
+    assert!(env_file.as_ref().is_none_or(|path| path.file_name().is_some()));
+    assert!(ulimits.is_sorted_by(|a, b| a.name < b.name), "{ulimits:?}");
+    for Ulimit { name, value } in ulimits {
+        assert!(ULIMITS.contains(&name.as_str()) && (value.is_some() || name != "nofile"), "{name} {value:?}");
+    }
+}
+
+/// No sandboxed daemon may put something else in the place of what is read on the way to another, or to itself.
+fn nothing_is_read_where_it_is_written(daemon: &Daemon, table: &Table) {
+    for write in table.daemons.iter().flat_map(|daemon| &daemon.sandbox).flat_map(|sandbox| &sandbox.write) {
+        let config = daemon.config.as_ref().map(|config| config.path.as_path());
+        for path in [config, daemon.process.env_file.as_deref()].into_iter().flatten() {
+            assert!(!path.starts_with(write), "{path:?} below {write:?}");
+        }
+        let parent = daemon.process.working_dir.as_ref().and_then(|path| path.parent());
+        assert!(parent.is_none_or(|parent| !parent.starts_with(write)), "{parent:?} below {write:?}");
+    }
+}
+
+/// Looks for an address that two of them take connections for; a probe counts as well.
+fn no_two_sockets_take_one_connection(daemons: &[Daemon]) {
+    let ip = |ip: IpAddr| ip.to_canonical();
+    let takes = |socket: &SocketAddr, dialled: IpAddr| match socket.ip() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => true,
+        own if ip(own) == IpAddr::V4(Ipv4Addr::UNSPECIFIED) => dialled.is_ipv4(),
+        own => ip(own) == dialled,
+    };
+    let mut ports: HashMap<u16, Vec<SocketAddr>> = HashMap::new();
+    for daemon in daemons {
+        assert!(daemon.listen.len() <= MAX_LISTEN && daemon.listen.iter().all(|addr| addr.port() != 0));
+        for addr in &daemon.listen {
+            ports.entry(addr.port()).or_default().push(*addr);
+        }
+    }
+    let both = |one: &SocketAddr, other: &SocketAddr| {
+        let dialled = [ip(one.ip()), ip(other.ip()), Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        dialled.into_iter().any(|dialled| takes(one, dialled) && takes(other, dialled))
+    };
+    // Link-local addresses of two interfaces differ, and look the same here.
+    let has_scope = |addr: &SocketAddr| matches!(addr, SocketAddr::V6(v6) if v6.scope_id() != 0);
+    for sockets in ports.values() {
+        for (index, one) in sockets.iter().enumerate() {
+            let others = || sockets.iter().skip(index + 1).filter(|other| !has_scope(one) && !has_scope(other));
+            assert!(!others().any(|other| both(one, other)), "{sockets:?}");
+        }
+    }
+    for daemon in daemons {
+        if let Some(Ready::Tcp(probed)) = &daemon.ready {
+            let own = |addr: &&SocketAddr| addr.port() == probed.port() && !has_scope(addr) && !has_scope(probed);
+            assert!(!daemon.listen.iter().filter(own).any(|addr| both(addr, probed)), "{daemon:?}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod tests;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -123,12 +124,21 @@ struct Entry {
     /// `None`: it isn't sandboxed, but what it calls its own is hidden from those that are.
     sandbox: Option<Sandbox>,
     private: Vec<PathBuf>,
+    /// The ports of the sockets that init holds for it.
+    listen: Vec<u16>,
 }
 
 impl Entry {
     fn new(daemon: &Daemon) -> Self {
         let private = daemon.private_paths().map(Path::to_owned).collect();
-        Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private }
+        let listen = daemon.listen.iter().map(SocketAddr::port).collect();
+        Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private, listen }
+    }
+
+    /// Its probe may also connect to the ports that are its own.
+    fn allow_probe(&mut self) {
+        let Some(Sandbox { bind, connect: Some(connect), .. }) = &mut self.sandbox else { return };
+        connect.extend(bind.iter().flatten().chain(&self.listen));
     }
 }
 
@@ -197,16 +207,13 @@ impl Plan {
     }
 
     /// Binds this process, which has one thread, by the sandbox of the daemon of that name, for good. With `own_ports` it may
-    /// also connect to what the daemon may bind to.
+    /// also connect to what the daemon binds to or `listen` has for it.
     ///
     /// # Errors
     /// The process must end: it may be bound by a part.
     pub fn confine(self, daemon: &str, own_ports: bool) -> Result<(), NotConfined> {
         let mut plan = self;
-        let sandbox = plan.daemons.iter_mut().find(|entry| entry.name == daemon).and_then(|e| e.sandbox.as_mut());
-        if let Some(Sandbox { bind: Some(bind), connect: Some(connect), .. }) = sandbox.filter(|_| own_ports) {
-            connect.extend_from_slice(bind);
-        }
+        plan.daemons.iter_mut().filter(|entry| own_ports && entry.name == daemon).for_each(Entry::allow_probe);
         confine_by(&plan, daemon)
     }
 }

@@ -8,7 +8,9 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Entry;
 use super::paths::{Access, Claims, Found, Kind, Mount, NoRules, Tree, plan};
+use crate::table::Table;
 
 /// File systems without hard links, and mounts of them.
 #[derive(Default)]
@@ -438,4 +440,19 @@ fn over_random_trees_with_links_and_mounts_the_rules_allow_what_a_slow_computati
         check(false);
     }
     assert!(compared > 500 && hidden > 1000 && later > 100, "{compared} {refused} {hidden} {later}");
+}
+
+#[test]
+fn a_probe_may_also_connect_to_its_daemons_own_ports_also_to_those_that_init_holds() {
+    let text = "[[daemon]]\nname = 'a'\ncommand = ['a']\nlisten = [{ tcp = '0.0.0.0:9100' }]\n[daemon.sandbox]\n";
+    for (lines, expected) in [
+        ("bind = [80]\nconnect = [443]", Some(vec![443, 80, 9100])),
+        ("connect = []", Some(vec![9100])),
+        ("bind = [80]", None),
+    ] {
+        let table = Table::parse(&format!("{text}{lines}"), "t").unwrap();
+        let mut entry = Entry::new(&table.daemons[0]);
+        entry.allow_probe();
+        assert_eq!(entry.sandbox.unwrap().connect, expected, "{lines}");
+    }
 }
