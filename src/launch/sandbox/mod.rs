@@ -7,6 +7,8 @@
 
 mod files;
 mod landlock;
+#[cfg(test)]
+mod on_kernel;
 mod paths;
 mod seccomp;
 #[cfg(test)]
