@@ -257,6 +257,7 @@ fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
     let leader = pids()[0];
     bundle.signal("USR1");
     bundle.wait_for_generation(0, 2);
+    bundle.wait_until("its next trap", || bundle.read("out").lines().count() == 2);
     assert!(stat(leader, 3).is_none_or(|state| state == "Z"));
     // The sleeper of the first was an orphan of the same session.
     bundle.wait_until("one process of the user's", || pids().len() == 1);
@@ -357,7 +358,10 @@ fn a_step_that_fails_never_starts_a_command_without_it() {
             if !log.contains("INJECTED") || !failed_before_its_exec {
                 break;
             }
-            if out == good {
+            // A file that can't be looked at is hidden: that of the last line, for example.
+            let is_as_strict =
+                |out: &str| out.lines().zip(good.lines()).all(|(out, good)| out == good || out.is_empty());
+            if out.lines().count() == good.lines().count() && is_as_strict(&out) {
                 continue;
             }
             // Before its main the loader says so, with 127.
