@@ -265,6 +265,47 @@ fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
     assert_eq!(bundle.exit_code(), 137);
 }
 
+#[test]
+fn a_daemon_of_another_user_says_that_it_is_ready_and_may_ask_for_the_status() {
+    let script = r#"use Socket; $| = 1; socket S, AF_UNIX, SOCK_DGRAM, 0; $a = $ENV{NOTIFY_SOCKET}; $a =~ s/^@/\0/;
+        bind S, pack "S", AF_UNIX; $to = pack "S a*", AF_UNIX, $a; send S, "READY=1", 0, $to; send S, "STATUS?", 0, $to;
+        recv S, $b, 65536, 0; print "answered\n" if $b =~ /"name":"alpha"/; sleep 1000"#;
+    let table = format!(
+        "[[daemon]]\nname = \"alpha\"\ncommand = [\"/usr/bin/perl\", \"-e\", '''{script}''']\nuser = \"web\"\n\
+         pass_environment = []\nready = {{ notify = true }}\n\
+         [[daemon]]\nname = \"beta\"\ndepends_on = [\"alpha\"]\ncommand = [\"echo\", \"after it\"]\n"
+    );
+    let bundle = with_three(&table).start();
+    bundle.wait_for("out", "[alpha] answered\n");
+    bundle.wait_for("out", "[beta] after it\n");
+}
+
+#[test]
+fn what_runs_as_a_user_for_a_caller_that_ends_ends_with_it() {
+    let bundle = with_three(&alpha("user = \"web\"", "exec sleep 1000")).start();
+    bundle.wait_for_generation(0, 1);
+    let exe = env!("CARGO_BIN_EXE_sidecar");
+    let script = format!("setpriv --pdeathsig KILL {exe} set-up-and-run 1 command alpha sleep 999 & wait");
+    let mut caller = Command::new("nsenter");
+    caller.args(["-t", &bundle.pid().to_string(), "-p", "-m", "sh", "-c", &script]);
+    let mut nsenter = caller.spawn().unwrap();
+    let children = |pid: i32| -> Vec<i32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    };
+    let is_sleep = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n");
+    let (mut shell, mut sleep) = (0, 0);
+    bundle.wait_until("its sleep", || {
+        shell = children(nsenter.id().cast_signed()).first().copied().unwrap_or(0);
+        sleep = children(shell).first().copied().unwrap_or(0);
+        is_sleep(&sleep)
+    });
+    // SAFETY: kill(2) has no memory effects; nsenter has not reaped it.
+    assert_eq!(unsafe { nix::libc::kill(shell, nix::libc::SIGKILL) }, 0);
+    bundle.wait_until("its end", || stat(sleep, 3).is_none_or(|state| state == "Z"));
+    let _ = nsenter.wait();
+}
+
 /// Everything at once: alpha's command, and what others run as it, tell all that they have.
 const TELL: &str = "id -u; id -G; pwd; ulimit -Hn; echo $TOKEN $KEY ${OTHER-none}; cat DIR/hidden/file 2>/dev/null || echo hidden; \
                     grep -E '^(NoNewPrivs|CapPrm|Seccomp):' /proc/self/status | tr '\\n' ' '; echo";
