@@ -74,6 +74,8 @@ RUN cd /bundle \
  && install -D -m 644 -t /rootfs/usr/local/lib/git-gate git-gate/env git-gate/findings.tmpl git-gate/gitconfig \
  && install -D -m 755 -t /rootfs/usr/local/lib/git-gate/hooks git-gate/hooks/pre-receive
 
+# /tmp/egress and /tmp/git-gate: where no tmpfs is mounted at /tmp, a daemon's sandbox can't make its directory there if the root
+# is read-only, and a sandbox with a part missing starts nothing.
 FROM ${BASE_IMAGE} AS bundle
 # Debian packages that the program at /pipelock needs. The official one is static and needs none; tinyproxy does.
 ARG PIPELOCK_PACKAGES=
@@ -84,6 +86,7 @@ RUN apt-get update \
  && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecar \
  && install -d -o sidecar -g sidecar -m 755 /etc/sidecar/egress /etc/sidecar/pipelock \
  && install -d -o sidecar -g sidecar -m 700 /var/lib/egress /var/lib/git-gate \
+ && install -d -m 1777 /tmp/egress /tmp/git-gate \
  && ln -s /usr/local/bin/sidecar /sbin/init
 COPY --from=python /rootfs/ /
 COPY --from=gitleaks /usr/bin/gitleaks /usr/local/bin/gitleaks

@@ -8,6 +8,7 @@ mod containers;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -210,6 +211,273 @@ fn a_push_is_taken_and_one_that_brings_a_secret_is_refused_without_a_word_of_it(
     assert_eq!(bundle.daemon("git-gate")["generation"], 1);
 }
 
+const DAEMONS: [&str; 4] = ["egress", "pipelock", "git-gate", "supervise"];
+
+#[test]
+fn all_four_daemons_are_sandboxed_and_this_kernel_keeps_every_part_of_it() {
+    let bundle = Container::bundle(&[]).ready();
+    for name in DAEMONS {
+        assert_eq!(bundle.daemon(name)["sandbox"]["missing"], serde_json::json!([]), "{name}");
+    }
+}
+
+/// Says in which of these directories it could make a file.
+const WRITES: &str = "for dir; do (: > \"$dir/written\") 2> /dev/null && echo \"$dir\"; done; exit 0";
+
+#[test]
+fn no_two_daemons_may_write_to_the_same_directory() {
+    // Its root isn't read-only: what the image leaves open is looked at too.
+    let bundle = Container::run(&["--no-healthcheck", "--network=none"], &image(), &[]).ready();
+    let find = "find / -path /proc -prune -o -type d -writable -print";
+    let all = bundle.try_exec(&["sh", "-c", find]).1;
+    let all: Vec<&str> = all.lines().collect();
+    assert!(["/tmp", "/var/tmp", "/dev/shm", "/var/lib/egress"].iter().all(|dir| all.contains(dir)), "{all:?}");
+    let written = |name: &str| {
+        let command = [&["/proc/1/exe", "run-as", name, "--", "sh", "-c", WRITES, "-"], &all[..]].concat();
+        let (code, out, err) = bundle.try_exec(&command);
+        assert_eq!(code, 0, "{err}");
+        out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_each = DAEMONS.map(written);
+    let at_all: Vec<&String> = of_each.iter().flatten().collect();
+    let different: BTreeSet<&String> = at_all.iter().copied().collect();
+    assert_eq!(at_all.len(), different.len(), "{of_each:?}");
+    assert!(of_each[0].contains(&"/tmp/egress".to_owned()), "{of_each:?}");
+}
+
+/// A hook of the repository's own that says what it can read, as one would that came by a hole in git.
+const HOOK: &str = r#"
+cd /var/lib/git-gate/work.git && mkdir hooks && git config --file config core.hooksPath hooks && cat > hooks/post-receive <<'END'
+#!/bin/sh
+for file in /var/lib/egress/mitmproxy-ca.pem /etc/sidecar/egress/routes.yaml /etc/sidecar/pipelock/pipelock.yaml HEAD; do
+  if [ -n "$(cat "$file")" ]; then echo "read $file"; fi
+done
+END
+chmod 755 hooks/post-receive
+git init -q -b main /tmp/clone && cd /tmp/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty
+exec git push git://127.0.0.1:9418/work.git main
+"#;
+
+#[test]
+fn a_program_that_runs_in_git_gate_reads_neither_egress_s_ca_key_nor_its_routes_nor_pipelock_s_list() {
+    let volumes = ["--volume=/var/lib/git-gate", "--volume=/var/lib/egress", "--env=GIT_GATE_REPOSITORIES=work"];
+    let bundle = Container::bundle(&volumes).ready();
+    let (code, _, said) = bundle.try_exec(&["sh", "-c", HOOK]);
+    assert_eq!((code, said.matches("read ").count(), said.matches("Permission denied").count()), (0, 1, 3), "{said}");
+    assert!(said.contains("remote: read HEAD"), "{said}");
+}
+
+/// Restarts the daemon that is named first, as often as the second argument says, while eight callers ask it on the port that comes
+/// third, each with a connection of its own. Each round ends once the new process has answered. Prints what became of the calls,
+/// how long they took, and the longest time without an answer in each round, in ms.
+const RESTARTS: &str = r#"
+import json, socket, sys, threading, time
+
+name, rounds, port, request = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].encode().decode("unicode_escape").encode()
+stop, lock = threading.Event(), threading.Lock()
+counts = {"answered": 0, "refused": 0, "ended": 0, "hung": 0}
+took, answers = [], []
+
+def call():
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(request)
+                what = "answered" if connection.recv(4096) else "ended"
+        except ConnectionRefusedError:
+            what = "refused"
+        except TimeoutError:
+            what = "hung"
+        except OSError:
+            what = "ended"
+        now = time.monotonic()
+        with lock:
+            counts[what] += 1
+            if what == "answered":
+                took.append(now - began)
+                answers.append((began, now))
+        time.sleep(0.01)
+
+def daemon():
+    while True:
+        try:
+            with open("/proc/1/fd/100", "rb") as page:
+                return next(d for d in json.load(page)["status"]["daemons"] if d["name"] == name)
+        except ValueError:
+            pass
+
+def parts(values):
+    values = sorted(round(1000 * value, 1) for value in values)
+    at = lambda part: values[min(len(values) - 1, int(part * len(values)))] if values else None
+    return {"median": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1)}
+
+def wait_for_answer(since):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with lock:
+            if answers and answers[-1][0] >= since:
+                return
+        time.sleep(0.01)
+    sys.exit("no answer for two minutes")
+
+callers = [threading.Thread(target=call) for _ in range(8)]
+for caller in callers:
+    caller.start()
+wait_for_answer(0)
+gaps = []
+for number in range(rounds):
+    generation, first = daemon()["generation"], len(answers)
+    with open("/proc/1/fd/101", "wb", buffering=0) as requests:
+        requests.write(b"\nr%d restart %s\n" % (number, name.encode()))
+    while (now := daemon())["generation"] == generation or now["state"] != "running":
+        time.sleep(0.01)
+    wait_for_answer(time.monotonic())
+    with lock:
+        ends = sorted(end for _, end in answers[max(0, first - 1):])
+        del answers[:-1]
+    gaps.append(max(b - a for a, b in zip(ends, ends[1:])))
+stop.set()
+for caller in callers:
+    caller.join()
+print(json.dumps(counts | {"rounds": rounds, "call": parts(took), "gap": parts(gaps)}))
+"#;
+
+/// What [`RESTARTS`] prints of a bundle with this daemon alone and this table.
+fn restarts(name: &str, port: u16, request: &str, table: &str) -> Value {
+    // `SIDECAR_ROUNDS` sets how often it is restarted.
+    let rounds = std::env::var("SIDECAR_ROUNDS").unwrap_or_else(|_| "3".to_owned());
+    let dir = Dir::new();
+    dir.write("daemons.toml", table);
+    let select = format!("--env=CLAUDE_BOTTLE_SIDECAR_DAEMONS={name}");
+    let bundle = Container::bundle(&[&dir.at("/table"), "--env=SIDECAR_CONFIG=/table/daemons.toml", &select]).ready();
+    let command = ["/opt/supervise/bin/python", "-c", RESTARTS, name, &rounds, &port.to_string(), request];
+    let (code, out, err) = bundle.try_exec(&command);
+    assert_eq!(code, 0, "{err}");
+    println!("{name}: {out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+const BUILT_IN: &str = include_str!("../bundle/daemons.toml");
+const HEALTH: &str = r"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const LISTEN: &str = "listen = [{ tcp = \"0.0.0.0:9100\" }]\n";
+
+#[test]
+fn while_supervise_restarts_under_load_no_connection_is_refused() {
+    let seen = restarts("supervise", 9100, HEALTH, BUILT_IN);
+    assert_eq!((&seen["refused"], &seen["hung"]), (&0.into(), &0.into()), "{seen}");
+}
+
+#[test]
+fn without_a_socket_that_init_holds_the_same_load_is_refused_while_supervise_restarts() {
+    assert!(BUILT_IN.contains(LISTEN));
+    let binds = BUILT_IN.replace(LISTEN, "").replace("bind = []", "bind = [9100]");
+    let seen = restarts("supervise", 9100, HEALTH, &binds);
+    assert!(seen["refused"].as_u64() > Some(0), "{seen}");
+}
+
+#[test]
+fn a_variable_of_the_container_s_is_seen_by_the_daemon_that_it_is_for_and_by_no_other() {
+    let variables = ["EGRESS_TEST", "PIPELOCK_TEST", "GIT_TEST", "PYTHON_TEST", "OTHER_TEST", "TZ"];
+    let options = variables.map(|name| format!("--env={name}=x"));
+    let bundle = Container::bundle(&options.each_ref().map(String::as_str)).ready();
+    let seen = |name: &str| {
+        let environment = bundle.try_exec(&["cat", &format!("/proc/{}/environ", bundle.daemon(name)["pid"])]).1;
+        let has = |variable: &&str| environment.split('\0').any(|pair| pair == format!("{variable}=x"));
+        variables.into_iter().filter(has).collect::<Vec<_>>().join(" ")
+    };
+    let expected = ["EGRESS_TEST PYTHON_TEST TZ", "PIPELOCK_TEST TZ", "GIT_TEST TZ", "PYTHON_TEST TZ"];
+    assert_eq!(DAEMONS.map(seen), expected);
+}
+
+/// Asks supervise for the status, and proposes web.test; prints both answers, a line each.
+const PROPOSE: &str = r#"
+import asyncio, json
+from mcp import Client
+
+async def main():
+    async with Client("http://127.0.0.1:9100/mcp", mode="legacy") as client:
+        for name, arguments in [("status", {}), ("propose_allowlist", {"domains": ["web.test"], "reason": "why"})]:
+            result = await client.call_tool(name, arguments)
+            print(json.dumps(result.structured_content), flush=True)
+
+asyncio.run(main())
+"#;
+
+#[test]
+fn supervise_tells_the_bundle_s_status_and_sees_a_proposal_go_live_without_a_look_at_pid_1_or_a_connection_to_pipelock()
+{
+    let real = Real::start();
+    let mut client = real.bundle.client(PROPOSE, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let mut next =
+        || lines.next().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()).unwrap_or_default();
+    let status = next();
+    assert_eq!(status["daemons"].as_array().map(Vec::len), Some(4), "{status}: {}", real.bundle.log());
+    assert_eq!(status["daemons"][1]["generation"], 1);
+    wait_until("proposal", || real.bundle.log().contains("proposal 1: allow web.test").then_some(()));
+    real.pipelock.write("pipelock.yaml", &allowlist("web.test"));
+    assert_eq!(sidecar(&["apply-allowlist", &real.bundle.name]).0, 0);
+    let answer = next();
+    assert_eq!((&answer["outcome"], &answer["generation"]), (&"live".into(), &2.into()), "{answer}");
+    assert!(client.wait().unwrap().success());
+}
+
+#[test]
+fn with_its_volumes_the_bundle_needs_no_tmpfs() {
+    let options = [
+        "--read-only",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--network=none",
+        "--no-healthcheck",
+        "--env=GIT_GATE_REPOSITORIES=work",
+        "--volume=/var/lib/egress",
+        "--volume=/var/lib/git-gate",
+    ];
+    let bundle = Container::run(&options, &image(), &[]).ready();
+    let push = "git init -q -b main /dev/shm/clone && cd /dev/shm/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
+                && git push git://127.0.0.1:9418/work.git main";
+    let (code, _, said) = bundle.try_exec(&["sh", "-c", push]);
+    assert_eq!(code, 0, "{said}");
+}
+
+/// In the place of timeout(1): a scan may take 1 s. In the place of gitleaks: one that takes longer.
+const HASTY: &str = "#!/bin/sh\nfor word; do shift; [ \"$word\" = 300 ] && word=1; set -- \"$@\" \"$word\"; done; exec /usr/bin/timeout \"$@\"\n";
+const SLOW: &str = "#!/bin/sh\nexec sleep 1000\n";
+
+#[test]
+fn a_scan_that_takes_too_long_refuses_its_push_and_ends_nothing_else() {
+    let dir = Dir::new();
+    for (name, text) in [("timeout", HASTY), ("gitleaks", SLOW)] {
+        fs::set_permissions(dir.write(name, text), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = "--env=PATH=/hasty:/usr/local/bin:/usr/bin:/bin";
+    let bundle = Container::bundle(&[&dir.at("/hasty"), path, "--env=GIT_GATE_REPOSITORIES=work"]).ready();
+    let push = "git init -q -b main /tmp/clone && cd /tmp/clone && git -c user.name=a -c user.email=a@b.test commit -qm first --allow-empty \
+                && git push git://127.0.0.1:9418/work.git main";
+    let (code, _, said) = bundle.try_exec(&["sh", "-c", push]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("could not be scanned (gitleaks: exit 124)"), "{said}");
+    assert_eq!(bundle.daemon("git-gate")["generation"], 1, "{}", bundle.log());
+}
+
+/// A filter of system calls that doesn't know Landlock, as an old engine's.
+const NO_LANDLOCK: &str = r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+    { "names": ["landlock_create_ruleset"], "action": "SCMP_ACT_ERRNO" } ] }"#;
+
+#[test]
+fn without_landlock_the_four_daemons_run_and_the_status_says_what_is_missing() {
+    let dir = Dir::new();
+    let filter = format!("--security-opt=seccomp={}", dir.write("filter", NO_LANDLOCK).display());
+    let bundle = Container::bundle(&[&filter]).ready();
+    for name in DAEMONS {
+        let sandbox = bundle.daemon(name)["sandbox"].clone();
+        assert!(sandbox["missing"].as_array().is_some_and(|all| all.contains(&"files".into())), "{name}: {sandbox}");
+    }
+    assert!(bundle.log().contains("the kernel can't keep all of the sandboxes"), "{}", bundle.log());
+}
+
 #[test]
 fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     let bundle = Container::bundle(&[]).ready();
@@ -218,7 +486,7 @@ fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     docker(&["stop", "--time=30", &bundle.name]);
     assert!(started.elapsed() < longest + Duration::from_secs(1));
     let log = bundle.log();
-    for name in ["egress", "pipelock", "git-gate", "supervise"] {
+    for name in DAEMONS {
         assert!(log.contains(&format!("forwarding SIGTERM to {name}")), "{log}");
     }
     assert_ne!(bundle.inspect("{{.State.ExitCode}}"), "137");

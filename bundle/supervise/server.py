@@ -7,7 +7,11 @@ anything. A proposal only asks; the operator decides, on the host.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import socket
+import struct
 import time
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -23,9 +27,15 @@ import allowlist
 
 PORT = 9100
 PIPELOCK_CONFIG = "/etc/sidecar/pipelock/pipelock.yaml"
-INIT = "/proc/1/exe"
+PIPELOCK_PORT = 8888
 MAX_STATUS_BYTES = 1024 * 1024
 STATUS_SECONDS = 5.0
+# init drops a question when too many come at once.
+ASK_SECONDS = 1.0
+# How long a question waits for room in init's queue before it's sent again.
+FULL_SECONDS = 0.05
+# Pid, uid and gid of a message's sender.
+CREDENTIALS = struct.Struct("3i")
 # How long a proposal waits for the operator, and how many wait at once.
 PROPOSAL_SECONDS = 600.0
 MAX_PROPOSALS = 8
@@ -59,33 +69,21 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
-async def bundle_status(*options: str) -> dict[str, Any]:
-    """What init tells about its daemons."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            INIT, "status", "--json", *options,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-    except OSError as error:
-        raise ToolError(f"cannot ask PID 1 for the bundle's status: {error.strerror}") from None
-    try:
-        async with asyncio.timeout(STATUS_SECONDS):
-            assert process.stdout is not None
-            data = b""
-            while chunk := await process.stdout.read(65536):
-                data += chunk
-                if len(data) > MAX_STATUS_BYTES:
-                    raise ToolError("the bundle's status is longer than it can be")
-            await process.wait()
-    except TimeoutError:
-        raise ToolError(f"PID 1 did not tell the bundle's status within {STATUS_SECONDS:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    # 1 is a status too: some daemon doesn't run.
-    if process.returncode not in (0, 1):
-        raise ToolError(f"PID 1 is not a sidecar init, or too old to tell its status (exit {process.returncode})")
+async def bundle_status() -> dict[str, Any]:
+    """What init tells about its daemons, over its sd_notify socket: this process can't look at PID 1 (its sandbox)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        raise ToolError("there is no NOTIFY_SOCKET: supervise wasn't started by a sidecar init")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            sock.bind("")  # an abstract name that the kernel chooses: init answers no other
+            async with asyncio.timeout(STATUS_SECONDS):
+                data = await answer_of(sock, "\0" + address[1:] if address.startswith("@") else address)
+        except TimeoutError:
+            raise ToolError(f"PID 1 did not tell the bundle's status within {STATUS_SECONDS:g} s") from None
+        except OSError as error:
+            raise ToolError(f"cannot ask PID 1 for the bundle's status: {error.strerror}") from None
     try:
         status = json.loads(data)
         if not isinstance(status["daemons"], list):
@@ -95,11 +93,56 @@ async def bundle_status(*options: str) -> dict[str, Any]:
         raise ToolError("the bundle's status is not what `status --json` prints") from None
 
 
+async def answer_of(sock: socket.socket, init: str) -> bytes:
+    """Asks until init answers."""
+    readable = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sock, readable.set)
+    try:
+        while True:
+            try:
+                sock.sendto(b"STATUS?", init)
+            except BlockingIOError:
+                await asyncio.sleep(FULL_SECONDS)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    while True:
+                        await readable.wait()
+                        readable.clear()
+                        with contextlib.suppress(BlockingIOError):
+                            data, control, _, _ = sock.recvmsg(MAX_STATUS_BYTES, socket.CMSG_SPACE(CREDENTIALS.size))
+                            if is_from_init(control):
+                                return data
+    finally:
+        asyncio.get_running_loop().remove_reader(sock)
+
+
+def is_from_init(control: list[tuple[int, int, bytes]]) -> bool:
+    """Anybody in the bundle could answer. The kernel tells who did: unix(7), SCM_CREDENTIALS."""
+    for _, kind, data in control:
+        if kind == socket.SCM_CREDENTIALS and len(data) == CREDENTIALS.size:
+            return CREDENTIALS.unpack(data)[0] == os.getppid()
+    return False
+
+
 def pipelock_of(status: dict[str, Any]) -> dict[str, Any]:
     for daemon in status["daemons"]:
         if daemon["name"] == "pipelock":
             return daemon
     raise ToolError("pipelock is not among this bundle's daemons: there is no allowlist to propose to")
+
+
+def takes_connections(pipelock: dict[str, Any]) -> bool:
+    """Whether pipelock listens. This process may not connect to it, and no sibling may listen there (their sandboxes)."""
+    lines: list[str] = []
+    for path in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        with contextlib.suppress(OSError), open(path) as file:
+            lines += file.readlines()[1:]
+    # Of each line: number, local address, remote address, state (proc_net_tcp.txt); 0A is LISTEN.
+    sockets = [line.split()[1:4] for line in lines]
+    return pipelock["state"] == "running" and any(
+        local.endswith(f":{PIPELOCK_PORT:04X}") and state == "0A" for local, _, state in sockets
+    )
 
 
 def listed(domains: list[str]) -> bool:
@@ -193,10 +236,11 @@ async def proposed(wanted: list[str], reason: str, ctx: Context) -> Answer:
                 # Sent only where the caller asked for it.
                 await ctx.report_progress(now - began, PROPOSAL_SECONDS, "waiting for the operator")
             try:
-                generation = pipelock_of(await bundle_status())["generation"]
+                pipelock = pipelock_of(await bundle_status())
+                generation = pipelock["generation"]
                 if not listed(wanted):
                     lacking = generation
-                elif generation > lacking and pipelock_of(await bundle_status("--ready")).get("ready"):
+                elif generation > lacking and takes_connections(pipelock):
                     return answer("live", generation, f"pipelock was replaced, and its allowlist holds {', '.join(wanted)}")
             except ToolError:
                 # A busy machine. The next look may tell.
@@ -223,6 +267,15 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def held_socket() -> socket.socket | None:
+    """The socket that init holds for this process, if it does: sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    held = socket.socket(fileno=3)
+    held.set_inheritable(False)
+    return held
+
+
 def main() -> None:
     # Clients reach it under whatever name the network gives the bundle, so the Host header isn't checked; there is no
     # browser in that network which a page could make talk to it.
@@ -231,7 +284,8 @@ def main() -> None:
     config = uvicorn.Config(
         app, host="0.0.0.0", port=PORT, log_level="warning", access_log=False, timeout_graceful_shutdown=1
     )
-    Server(config).run()
+    held = held_socket()
+    Server(config).run([held] if held else None)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[allow(unused_imports, reason = "some is for a test in a real bundle")]
 mod attacks;
 #[allow(dead_code, reason = "it belongs to another test")]
 #[path = "../init/bundle.rs"]
 mod bundle;
+mod older;
+mod terminal;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 
-use attacks::ATTACKS;
+use attacks::{Attack, UNCOVERED, all_attacks};
 use bundle::{Bundle, Setup};
+use terminal::Terminal;
 
-/// alpha is taken over, beta is the victim; MIRROR shows beta's secrets a second time.
+/// alpha is taken over, beta is the victim; DIR/mirror shows beta's secrets a second time.
 const TABLE: &str = r#"
 [[daemon]]
 name = "alpha"
@@ -35,33 +39,44 @@ USR2 = { restart = "beta" }
 
 const SANDBOX: &str = "[daemon.sandbox]\nwrite = ['DIR/alpha']\nbind = []\nconnect = []\nsessions = false\n";
 
-const PREPARE: &str = "cd DIR; mkdir alpha alpha-rules beta beta-rules beta-secrets beta-later open mirror
+const PREPARE: &str = "cd DIR; mkdir alpha alpha-rules beta beta-rules beta-secrets beta-later open open/heap mirror
     chmod 777 DIR alpha open
     echo rules > alpha-rules/rules; echo rules > beta-rules/rules; echo key > beta-secrets/key; echo open > open/file
+    for n in 0 1 2 3 4 5 6 7; do : > open/heap/$n; done
     mount --bind beta-secrets mirror; exec \"$@\"";
 
-struct Ports {
+/// What alpha attacks; OPEN is listened on, FREE isn't.
+const PREY: &str = "PREY=own=DIR/alpha own-rules=DIR/alpha-rules/rules rules=DIR/beta-rules/rules secret=DIR/beta-secrets/key \
+    mirror=DIR/mirror/key others=DIR/beta data=DIR/beta/data open=DIR/open table=DIR/table.toml terminal=TERMINAL \
+    word=1000000001 another=beta open-port=OPEN free-port=FREE anothers-port=FREE go=DIR/go";
+
+/// Without any capability, as a bundle is run.
+const HARDENED: &[&str] = &["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"];
+
+/// What there is to be attacked beside daemons.
+struct World {
+    terminal: Terminal,
     open: TcpListener,
     free: u16,
 }
 
-impl Ports {
+impl World {
     fn new() -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { open: TcpListener::bind("127.0.0.1:0").unwrap(), free }
+        Self { terminal: Terminal::new(), open: TcpListener::bind("127.0.0.1:0").unwrap(), free }
     }
-}
 
-/// A bundle in which alpha attacks as soon as `DIR/alpha/go` is there.
-fn start(sandbox: &str, ports: &Ports) -> Bundle {
-    let exe = std::env::current_exe().unwrap();
-    let table = TABLE.replace("SANDBOX", sandbox).replace("EXE", exe.to_str().unwrap());
-    Setup::new(&table)
-        .wrapped(&["sh", "-c", PREPARE, "-"])
-        .env("ATTACKER", "all")
-        .env("OPEN_PORT", &ports.open.local_addr().unwrap().port().to_string())
-        .env("FREE_PORT", &ports.free.to_string())
-        .start()
+    /// A bundle in which alpha attacks as soon as `DIR/go` is there.
+    fn bundle(&self, sandbox: &str) -> Setup {
+        let exe = std::env::current_exe().unwrap();
+        let table = TABLE.replace("SANDBOX", sandbox).replace("EXE", exe.to_str().unwrap());
+        let prey = PREY
+            .replace("TERMINAL", self.terminal.path())
+            .replace("OPEN", &self.open.local_addr().unwrap().port().to_string())
+            .replace("FREE", &self.free.to_string());
+        let prepare = ["sh", "-c", PREPARE, "-", "env", &prey];
+        Setup::new(&table).wrapped(&prepare).wrapped(HARDENED).env("ATTACKER", "all")
+    }
 }
 
 /// Runs all attacks, and returns what became of each, by its name and the way it was run.
@@ -69,61 +84,44 @@ fn attacked(bundle: &Bundle) -> BTreeMap<(String, String), String> {
     bundle.wait_for_generation(0, 1);
     bundle.wait_for_generation(1, 1);
     bundle.wait_until("beta's data", || bundle.dir.join("beta/data").exists());
-    bundle.write("alpha/go", &bundle.dir.display().to_string());
-    let total = ATTACKS.len() * attacks::WAYS.len();
-    let mut all = BTreeMap::new();
-    bundle.wait_until("all attacks' ends", || {
-        all = bundle
-            .read("out")
-            .lines()
-            .filter_map(|line| {
-                let mut words = line.strip_prefix("[alpha] attack ")?.split(' ').map(str::to_owned);
-                Some(((words.next()?, words.next()?), words.next()?))
-            })
-            .collect();
-        all.len() == total
-    });
-    all
+    bundle.write("go", "");
+    bundle.wait_for("out", "that was all");
+    attacks::results(&bundle.read("out"), "alpha")
 }
 
 #[test]
 fn in_its_sandbox_each_attack_of_a_daemon_fails_with_the_error_that_is_expected() {
-    let ports = Ports::new();
-    let bundle = start(SANDBOX, &ports);
+    let world = World::new();
+    let bundle = world.bundle(SANDBOX).start();
     let all = attacked(&bundle);
     let sandbox = bundle.daemon(0)["sandbox"].clone();
     assert_eq!(sandbox["missing"], serde_json::json!([]), "this kernel can't keep it: {sandbox}");
-    let mut wrong = Vec::new();
-    for attack in ATTACKS {
-        for way in attacks::WAYS {
-            let got = &all[&(attack.name.to_owned(), (*way).to_owned())];
-            // Nobody hears how an orphan ended.
-            let is_killed = attack.expected.starts_with("signal") && *way == "orphan";
-            if got != if is_killed { "no-word" } else { attack.expected } {
-                wrong.push(format!("{} ({way}): {got}, not {}", attack.name, attack.expected));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), bundle.read("err"));
+    let wrong = attacks::wrong(&all, all_attacks().chain(UNCOVERED), Attack::fails);
+    assert!(wrong.is_empty(), "{wrong}\n{}", bundle.read("err"));
     assert_eq!(bundle.daemon(1)["state"], "running");
 }
 
 #[test]
 fn without_a_sandbox_each_attack_of_a_daemon_succeeds_but_what_init_itself_refuses() {
-    let ports = Ports::new();
-    let bundle = start("", &ports);
+    let world = World::new();
+    let bundle = world.bundle("").start();
     let all = attacked(&bundle);
-    let wrong: Vec<String> = all
-        .iter()
-        .filter(|(way, got)| *got != "ok" && !(way.0 == attacks::HAND_OVER && *got == "EPERM"))
-        .map(|((name, way), got)| format!("{name} ({way}): {got}"))
-        .collect();
-    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), bundle.read("err"));
+    let wrong = attacks::wrong(&all, all_attacks().chain(UNCOVERED), |attack, _, got| attack.is_as_without(got));
+    assert!(wrong.is_empty(), "{wrong}\n{}", bundle.read("err"));
     // What asked init for a start was heard, and what lingers holds nobody up.
     let asked = |text: &serde_json::Value| text.to_string().contains("attack-");
     bundle.wait_until("a request's outcome", || asked(&bundle.daemon(1)["requests"]));
     bundle.signal("USR2");
     bundle.wait_for_generation(1, 2);
+}
+
+#[test]
+fn the_table_of_attacks_in_the_docs_is_the_one_that_the_suite_prints() {
+    let table = attacks::table();
+    println!("{table}");
+    let docs = include_str!("../../docs/security.md");
+    let differs = table.lines().find(|line| !docs.lines().any(|other| other == *line));
+    assert!(docs.contains(&table), "docs/security.md lacks it; the first line that differs: {differs:?}");
 }
 
 /// beta's probe and beta's checker, and what `run-as` is given, say what they could read of alpha's.
@@ -289,40 +287,4 @@ fn an_interrupted_change_is_recovered_before_the_sandbox_makes_its_files_read_on
     bundle.wait_until("the leftover's end", || !bundle.dir.join("rules/.sidecar-new.rules").exists());
     assert_eq!(bundle.read("rules/rules"), "old\n");
     assert!(bundle.read("out").contains("[alpha] old"));
-}
-
-/// A filter that makes `landlock_create_ruleset`(2) fail, as an old container engine's does: by `perl`, which then executes init.
-fn without_landlock(errno: i32) -> String {
-    let call = nix::libc::SYS_landlock_create_ruleset;
-    // ld nr; jeq call, 0, 1; ret ERRNO; ret ALLOW
-    format!(
-        "my $f = pack('SCCL' x 4, 0x20,0,0,0, 0x15,0,1,{call}, 6,0,0,0x50000|{errno}, 6,0,0,0x7fff0000); \
-         my $p = pack('Sx6P', 4, $f); syscall(157, 38, 1, 0, 0, 0) == 0 or die; \
-         syscall(317, 1, 0, $p) == 0 or die \"seccomp: $!\"; exec @ARGV"
-    )
-}
-
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn what_a_kernel_without_landlock_cant_keep_is_told_and_the_rest_is_enforced() {
-    let table = "TOP[[daemon]]\nname = 'alpha'\n\
-                 command = ['sh', '-c', 'echo x > DIR/other && echo wrote; setsid true || echo no session; prlimit --pid 1 --nofile=100 || echo no limit; exec sleep 1000']\n\
-                 [daemon.sandbox]\nwrite = []\nsessions = false\n";
-    let perl = without_landlock(nix::libc::ENOSYS);
-    let bundle = Setup::new(&table.replace("TOP", "")).wrapped(&["perl", "-e", &perl]).start();
-    bundle.wait_for("out", "no limit");
-    let out = bundle.read("out");
-    assert!(out.contains("[alpha] wrote") && out.contains("[alpha] no session"), "{out}");
-    let sandbox = bundle.daemon(0)["sandbox"].clone();
-    assert_eq!(sandbox["abi"], 0);
-    assert_eq!(sandbox["missing"], serde_json::json!(["files", "processes", "truncation", "devices", "signals"]));
-    assert!(sandbox["why"].as_str().unwrap().contains("no Landlock"), "{sandbox}");
-    assert_eq!(bundle.read("err").matches("can't keep all of the sandboxes").count(), 1, "{}", bundle.read("err"));
-    drop(bundle);
-    let mut bundle =
-        Setup::new(&table.replace("TOP", "require_sandbox = true\n")).wrapped(&["perl", "-e", &perl]).start();
-    assert_eq!(bundle.exit_code(), 1);
-    let log = bundle.read("err");
-    assert!(log.contains("the table says require_sandbox; no daemon was started"), "{log}");
-    assert_eq!(bundle.read("out"), "");
 }

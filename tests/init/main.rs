@@ -8,6 +8,7 @@ mod calls;
 mod faults;
 mod hostile;
 mod life;
+mod listen;
 mod notify;
 mod order;
 mod output;

@@ -1,0 +1,13 @@
+//! The program that a bundle's daemon is replaced by: it attacks. Linked statically, it runs in any image.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "it belongs to a test")]
+
+#[allow(dead_code, unused_imports, reason = "what came of it is for the tests")]
+mod attacks;
+
+fn main() {
+    match std::env::var("ATTACKER").as_deref() {
+        Err(_) | Ok("all") => attacks::all(),
+        Ok(name) => attacks::one(name),
+    }
+}

@@ -1,0 +1,185 @@
+//! On files.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::Path;
+
+use nix::libc;
+
+use super::Keeper::{Files, Truncation};
+use super::calls::{as_a_new_root, call, owned, read, write};
+use super::{Attack, Prey, attack};
+
+fn c(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+/// `rename`(2), which says EXDEV if Landlock minds that the move would widen what may be done with the file.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to).map_err(|e| match e.raw_os_error() {
+        Some(libc::EXDEV) => io::Error::from_raw_os_error(libc::EACCES),
+        _ => e,
+    })
+}
+
+/// Puts a link in the place of a directory, as the sandbox of a later start would follow it; and the directory back.
+fn replace_by_a_link(directory: &Path, to: &Path) -> io::Result<()> {
+    let aside = directory.with_extension(format!("aside-{}", std::process::id()));
+    fs::rename(directory, &aside)?;
+    symlink(to, directory).and_then(|()| fs::remove_file(directory)).and(fs::rename(aside, directory))
+}
+
+fn own_rules(prey: &Prey) -> &Path {
+    prey.own_rules.as_deref().unwrap()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap()
+}
+
+/// The name beside a daemon's file that sidecar uses for its record, or for the content that it keeps.
+fn beside(rules: &Path, before: &str, after: &str) -> std::path::PathBuf {
+    rules.with_file_name(format!("{before}{}{after}", rules.file_name().unwrap().to_str().unwrap()))
+}
+
+/// Forges a file beside a daemon's, and removes it.
+fn forge(path: &Path) -> io::Result<()> {
+    fs::write(path, "{}").and_then(|()| fs::remove_file(path))
+}
+
+pub const ATTACKS: &[Attack] = &[
+    attack("read another's secret", "EACCES", Files, |prey| read(&prey.secret)),
+    attack("read another's secret by a second mount", "EACCES", Files, |prey| read(&prey.mirror)),
+    attack("read another's secret through /proc", "EACCES", Files, |prey| {
+        read(format!("/proc/{}/root{}", prey.another, prey.secret.display()))
+    }),
+    attack("read another's secret by a link of one's own", "EACCES", Files, |prey| {
+        let link = prey.new_name("link");
+        symlink(parent(&prey.secret), &link)?;
+        read(link.join(prey.secret.file_name().unwrap()))
+    }),
+    attack("read another's secret by a path descriptor", "EACCES", Files, |prey| {
+        let path = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&prey.secret)?;
+        read(format!("/proc/self/fd/{}", path.as_raw_fd()))
+    }),
+    attack("read another's secret as a new root", "EACCES", Files, |prey| {
+        as_a_new_root(|| {
+            call!(libc::SYS_chroot, c(parent(&prey.secret)).as_ptr())?;
+            read(Path::new("/").join(prey.secret.file_name().unwrap()))
+        })
+    }),
+    attack("mount another's secret into one's own directory", "EPERM", Files, |prey| {
+        let place = prey.new_name("mount");
+        fs::create_dir(&place)?;
+        as_a_new_root(|| {
+            let (from, to) = (c(parent(&prey.secret)), c(&place));
+            call!(libc::SYS_mount, from.as_ptr(), to.as_ptr(), 0usize, libc::MS_BIND, 0usize)?;
+            read(place.join(prey.secret.file_name().unwrap()))
+        })
+    }),
+    attack("read another's secret by a mount without a place", "EACCES", Files, |prey| {
+        const OPEN_TREE_CLONE: i32 = 1;
+        as_a_new_root(|| {
+            let from = c(parent(&prey.secret));
+            let tree = call!(libc::SYS_open_tree, libc::AT_FDCWD, from.as_ptr(), OPEN_TREE_CLONE).map(owned)?;
+            let name = c(Path::new(prey.secret.file_name().unwrap()));
+            call!(libc::SYS_openat, tree.as_raw_fd(), name.as_ptr(), libc::O_RDONLY).map(owned).map(drop)
+        })
+    }),
+    attack("link another's secret into one's own directory", "EXDEV", Files, |prey| {
+        // What lies in another file system can't be linked, with or without a sandbox: then a name beside it.
+        let name = prey.new_name("hard");
+        fs::hard_link(&prey.secret, &name).or_else(|e| match fs::read(&prey.secret) {
+            Ok(_) if e.raw_os_error() == Some(libc::EXDEV) => {
+                fs::hard_link(&prey.secret, beside(&prey.secret, "hard", &std::process::id().to_string()))
+            }
+            _ => Err(e),
+        })
+    }),
+    attack("read what another writes", "EACCES", Files, |prey| read(&prey.data)),
+    attack("write what another writes", "EACCES", Files, |prey| write(&prey.data)),
+    attack("list another's configuration", "EACCES", Files, |prey| fs::read_dir(parent(&prey.rules)).map(drop)),
+    attack("read another's configuration", "EACCES", Files, |prey| read(&prey.rules)),
+    attack("write another's configuration", "EACCES", Files, |prey| write(&prey.rules)),
+    attack("forge a record beside another's configuration", "EACCES", Files, |prey| {
+        forge(&beside(&prey.rules, ".", ".sidecar.x"))
+    }),
+    attack("forge a kept copy of another's configuration", "EACCES", Files, |prey| {
+        forge(&beside(&prey.rules, ".sidecar-old.", ".x"))
+    }),
+    attack("write one's own configuration", "EACCES", Files, |prey| write(own_rules(prey))),
+    attack("truncate one's own configuration", "EACCES", Truncation, |prey| {
+        // To the length that it has.
+        let size = fs::metadata(own_rules(prey))?.len();
+        call!(libc::SYS_truncate, c(own_rules(prey)).as_ptr(), size).map(drop)
+    }),
+    attack("replace one's own configuration", "EACCES", Files, |prey| {
+        // In the directory itself if the attacker's own is on another file system. By the same bytes.
+        let beside = beside(own_rules(prey), ".new-", &std::process::id().to_string());
+        let new = prey.new_name("new");
+        fs::copy(own_rules(prey), &new)?;
+        rename(&new, own_rules(prey)).or_else(|_| {
+            fs::copy(own_rules(prey), &beside)?;
+            rename(&beside, own_rules(prey))
+        })
+    }),
+    attack("forge a record beside one's own configuration", "EACCES", Files, |prey| {
+        forge(&beside(own_rules(prey), ".", ".sidecar.x"))
+    }),
+    attack("forge a kept copy of one's own configuration", "EACCES", Files, |prey| {
+        forge(&beside(own_rules(prey), ".sidecar-old.", ".x"))
+    }),
+    attack("put a link in the place of one's own directory", "EACCES", Files, |prey| {
+        replace_by_a_link(prey.own(), parent(&prey.secret))
+    }),
+    attack("put a link in the place of another's directory", "EACCES", Files, |prey| {
+        replace_by_a_link(&prey.others, parent(&prey.secret))
+    }),
+    attack("read the daemon table", "EACCES", Files, |prey| read(&prey.table)),
+    attack("write a file that is open to all", "EACCES", Files, |prey| write(prey.open.join("file"))),
+    attack("remove a file that is open to all", "EACCES", Files, |prey| {
+        // The first that the attacks before have left.
+        let all = (0..100).map(|n| prey.open.join(format!("heap/{n}"))).find(|path| path.exists());
+        fs::remove_file(all.unwrap())
+    }),
+    attack("make a file outside", "EACCES", Files, |prey| {
+        fs::write(prey.open.join(format!("new-{}", std::process::id())), "x")
+    }),
+    attack("make a directory outside", "EACCES", Files, |prey| {
+        fs::create_dir(prey.open.join(format!("dir-{}", std::process::id())))
+    }),
+    attack("make a link outside", "EACCES", Files, |prey| {
+        symlink("/", prey.open.join(format!("link-{}", std::process::id())))
+    }),
+    attack("make a FIFO outside", "EACCES", Files, |prey| {
+        let name = prey.open.join(format!("fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&name, nix::sys::stat::Mode::S_IRWXU).map_err(io::Error::from)
+    }),
+    attack("make a socket outside", "EACCES", Files, |prey| {
+        std::os::unix::net::UnixListener::bind(prey.open.join(format!("socket-{}", std::process::id()))).map(drop)
+    }),
+    attack("share memory by a name", "EACCES", Files, |_| {
+        forge(Path::new(&format!("/dev/shm/{}", std::process::id())))
+    }),
+    attack("share a message queue", "EACCES", Files, |_| {
+        let name = CString::new(format!("sidecar-{}", std::process::id())).unwrap();
+        // One message of one byte: a user may not have much of these.
+        let attributes = [0i64, 1, 1, 0, 0, 0, 0, 0];
+        call!(libc::SYS_mq_open, name.as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600, attributes.as_ptr()).map(owned)?;
+        call!(libc::SYS_mq_unlink, name.as_ptr()).map(drop)
+    }),
+    attack("make a device in one's own directory", "EACCES", Files, |prey| {
+        // /dev/null by another name; the kernel lets Landlock answer before it asks for CAP_MKNOD.
+        let name = c(&prey.new_name("device"));
+        call!(libc::SYS_mknodat, libc::AT_FDCWD, name.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 3)).map(drop)
+    })
+    .without(super::Without::NeedsCapability),
+    attack("open a new terminal", "EACCES", Files, |_| super::calls::open_as_writer("/dev/ptmx")),
+    attack("list the terminals of operators", "EACCES", Files, |_| fs::read_dir("/dev/pts").map(drop)),
+    attack("read what an operator types", "EACCES", Files, |prey| fs::File::open(&prey.terminal).map(drop)),
+    attack("write to an operator's terminal", "EACCES", Files, |prey| super::calls::open_as_writer(&prey.terminal)),
+];

@@ -1,0 +1,188 @@
+//! The kernel as an older one: `landlock_create_ruleset`(2) says what the test likes when it is asked for the version, or fails.
+//!
+//! init runs under a filter that has the kernel ask the test about that call (`seccomp_unotify`(2)).
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::libc;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde_json::{Value, json};
+
+use crate::attacks::{self, Attack, Keeper, UNCOVERED, all_attacks};
+use crate::bundle::{Bundle, Setup};
+use crate::{SANDBOX, World, attacked};
+
+#[derive(Clone, Copy, Debug)]
+enum Landlock {
+    /// It has this version.
+    Version(i64),
+    /// Each of its calls fails like this.
+    Fails(i32),
+}
+
+impl Landlock {
+    fn abi(self) -> u32 {
+        match self {
+            Self::Version(version) => version.try_into().unwrap(),
+            Self::Fails(_) => 0,
+        }
+    }
+}
+
+/// Executes the command after `--` as a process whose kernel is an older one.
+#[test]
+fn the_program_that_becomes_init_on_an_older_kernel() {
+    let Ok(socket) = std::env::var("OLDER_KERNEL") else { return };
+    let call = u32::try_from(libc::SYS_landlock_create_ruleset).unwrap();
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // Its number; this one goes to the test, the others are allowed.
+    let filter = [
+        op(0x20, 0, 0, 0),
+        op(0x15, 0, 1, call),
+        op(0x06, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
+        op(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    // SAFETY: the program lives through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    let fd = RawFd::try_from(fd).unwrap();
+    assert!(fd >= 0, "{}", io::Error::last_os_error());
+    let to = UnixStream::connect(socket).unwrap();
+    let fds = [fd];
+    let along = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(to.as_raw_fd(), &[io::IoSlice::new(b"x")], &along, MsgFlags::empty(), None).unwrap();
+    // SAFETY: it is ours. (The kernel has made it close-on-exec.)
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    let command: Vec<String> = std::env::args().skip_while(|word| word != "--").skip(1).collect();
+    panic!("{}", Command::new(&command[0]).args(&command[1..]).env_remove("OLDER_KERNEL").exec());
+}
+
+/// Answers for the kernel until all that ask have ended.
+fn answer(listener: &UnixListener, landlock: Landlock) {
+    const VERSION: u64 = 1;
+    const RECEIVE: libc::c_ulong = 0xc050_2100;
+    const SEND: libc::c_ulong = 0xc018_2101;
+    let (from, _) = listener.accept().unwrap();
+    let (mut space, mut byte) = (nix::cmsg_space!([RawFd; 1]), [0u8; 1]);
+    let mut parts = [io::IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).unwrap();
+    let rights = message.cmsgs().unwrap().find_map(|one| match one {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel has just made it for this process.
+    let fd = unsafe { OwnedFd::from_raw_fd(rights.unwrap()) };
+    loop {
+        let mut ready = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&fd), nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut ready, nix::poll::PollTimeout::NONE).unwrap();
+        if !ready[0].revents().unwrap().contains(nix::poll::PollFlags::POLLIN) {
+            return;
+        }
+        // SAFETY: the structures are the kernel's, and live through the calls; all zero is a value of each.
+        unsafe {
+            let mut asked: libc::seccomp_notif = std::mem::zeroed();
+            if libc::ioctl(fd.as_raw_fd(), RECEIVE, &raw mut asked) < 0 {
+                // Who asked has been killed.
+                continue;
+            }
+            let mut said: libc::seccomp_notif_resp = std::mem::zeroed();
+            said.id = asked.id;
+            match landlock {
+                Landlock::Fails(errno) => said.error = -errno,
+                Landlock::Version(version) if asked.data.args[2] == VERSION => said.val = version,
+                Landlock::Version(_) => said.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE.try_into().unwrap(),
+            }
+            libc::ioctl(fd.as_raw_fd(), SEND, &raw const said);
+        }
+    }
+}
+
+/// Starts init on such a kernel.
+fn start(setup: Setup, landlock: Landlock) -> Bundle {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let socket = std::env::temp_dir().join(format!("sidecar-older-{}-{n}", std::process::id()));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let path = socket.clone();
+    std::thread::spawn(move || {
+        answer(&listener, landlock);
+        let _ = std::fs::remove_file(path);
+    });
+    let exe = std::env::current_exe().unwrap();
+    let name = "older::the_program_that_becomes_init_on_an_older_kernel";
+    let wrap = [exe.to_str().unwrap(), "--exact", name, "--nocapture", "--test-threads=1", "--"];
+    setup.wrapped(&["env", &format!("OLDER_KERNEL={}", socket.display())]).wrapped(&wrap).start()
+}
+
+/// What is missing on such a kernel, of a sandbox that asks for everything.
+fn missing(abi: u32) -> Vec<&'static str> {
+    let since = [("files", 2), ("processes", 2), ("truncation", 3), ("tcp", 4), ("devices", 5), ("signals", 6)];
+    since.into_iter().filter(|(_, first)| abi < *first).map(|(word, _)| word).collect()
+}
+
+/// What is told is true, and what is left is enforced.
+fn holds_on(landlock: Landlock, why: Option<&str>) {
+    let world = World::new();
+    let bundle = start(world.bundle(SANDBOX).env("WAYS", "child orphan"), landlock);
+    let all = attacked(&bundle);
+    let abi = landlock.abi();
+    let wrong = attacks::wrong(&all, all_attacks().chain(UNCOVERED), |attack: &Attack, way, got| {
+        if abi >= attack.keeper.abi() { attack.fails(way, got) } else { attack.is_as_without(got) }
+    });
+    assert!(wrong.is_empty(), "{landlock:?}\n{wrong}\n{}", bundle.read("err"));
+
+    let missing = missing(abi);
+    let lost = all_attacks().map(|attack| attack.keeper).filter(|keeper| abi < keeper.abi());
+    assert!(lost.map(Keeper::word).all(|word| missing.contains(&word)), "an attack works, and nobody tells why");
+    let sandbox = bundle.daemon(0)["sandbox"].clone();
+    assert_eq!(sandbox["abi"], abi);
+    assert_eq!(sandbox["missing"], json!(missing));
+    assert_eq!(sandbox["why"].as_str().is_some(), why.is_some(), "{sandbox}");
+    assert!(why.is_none_or(|why| sandbox["why"].as_str().unwrap().contains(why)), "{sandbox}");
+    let (_, status, _) = bundle.status(&["--json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["daemons"][0]["sandbox"], sandbox);
+    let log = bundle.read("err");
+    let told = format!("can't keep all of the sandboxes: {} missing", missing.join(", "));
+    assert_eq!(log.matches(&told).count(), usize::from(!missing.is_empty()), "{log}");
+    drop(bundle);
+
+    if !missing.is_empty() {
+        let table = "require_sandbox = true\n[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'echo alpha ran']\n\
+                     [daemon.sandbox]\nconnect = []\n";
+        let mut bundle = start(Setup::new(table), landlock);
+        assert_eq!(bundle.exit_code(), 1);
+        let log = bundle.read("err");
+        let told = format!("the kernel can't keep the sandboxes: {} missing", missing.join(", "));
+        assert!(log.contains(&told) && log.contains("the table says require_sandbox; no daemon was started"), "{log}");
+        assert!(!bundle.read("out").contains("alpha ran"));
+    }
+}
+
+#[test]
+fn on_a_kernel_without_landlock_what_is_told_is_true_and_what_is_left_is_enforced() {
+    holds_on(Landlock::Fails(libc::ENOSYS), Some("has no Landlock"));
+}
+
+#[test]
+fn where_landlock_is_switched_off_what_is_told_is_true_and_what_is_left_is_enforced() {
+    holds_on(Landlock::Fails(libc::EOPNOTSUPP), Some("switched off"));
+}
+
+#[test]
+fn where_a_filter_refuses_landlock_what_is_told_is_true_and_what_is_left_is_enforced() {
+    holds_on(Landlock::Fails(libc::EPERM), Some("upgrade the container engine"));
+}
+
+#[test]
+fn on_each_version_of_landlock_what_is_told_is_true_and_what_is_left_is_enforced() {
+    for version in 1..=6 {
+        holds_on(Landlock::Version(version), (version == 1).then_some("before Linux 5.19"));
+    }
+}
