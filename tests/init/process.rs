@@ -2,7 +2,7 @@
 //! inherits. init is root with the three capabilities that it needs for that, and no other.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Output};
 
 use super::bundle::stat;
@@ -257,6 +257,7 @@ fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
     let leader = pids()[0];
     bundle.signal("USR1");
     bundle.wait_for_generation(0, 2);
+    bundle.wait_until("its next trap", || bundle.read("out").lines().count() == 2);
     assert!(stat(leader, 3).is_none_or(|state| state == "Z"));
     // The sleeper of the first was an orphan of the same session.
     bundle.wait_until("one process of the user's", || pids().len() == 1);
@@ -264,12 +265,53 @@ fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
     assert_eq!(bundle.exit_code(), 137);
 }
 
+#[test]
+fn a_daemon_of_another_user_says_that_it_is_ready_and_may_ask_for_the_status() {
+    let script = r#"use Socket; $| = 1; socket S, AF_UNIX, SOCK_DGRAM, 0; $a = $ENV{NOTIFY_SOCKET}; $a =~ s/^@/\0/;
+        bind S, pack "S", AF_UNIX; $to = pack "S a*", AF_UNIX, $a; send S, "READY=1", 0, $to; send S, "STATUS?", 0, $to;
+        recv S, $b, 65536, 0; print "answered\n" if $b =~ /"name":"alpha"/; sleep 1000"#;
+    let table = format!(
+        "[[daemon]]\nname = \"alpha\"\ncommand = [\"/usr/bin/perl\", \"-e\", '''{script}''']\nuser = \"web\"\n\
+         pass_environment = []\nready = {{ notify = true }}\n\
+         [[daemon]]\nname = \"beta\"\ndepends_on = [\"alpha\"]\ncommand = [\"echo\", \"after it\"]\n"
+    );
+    let bundle = with_three(&table).start();
+    bundle.wait_for("out", "[alpha] answered\n");
+    bundle.wait_for("out", "[beta] after it\n");
+}
+
+#[test]
+fn what_runs_as_a_user_for_a_caller_that_ends_ends_with_it() {
+    let bundle = with_three(&alpha("user = \"web\"", "exec sleep 1000")).start();
+    bundle.wait_for_generation(0, 1);
+    let exe = env!("CARGO_BIN_EXE_sidecar");
+    let script = format!("setpriv --pdeathsig KILL {exe} set-up-and-run 1 command alpha sleep 999 & wait");
+    let mut caller = Command::new("nsenter");
+    caller.args(["-t", &bundle.pid().to_string(), "-p", "-m", "sh", "-c", &script]);
+    let mut nsenter = caller.spawn().unwrap();
+    let children = |pid: i32| -> Vec<i32> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    };
+    let is_sleep = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n");
+    let (mut shell, mut sleep) = (0, 0);
+    bundle.wait_until("its sleep", || {
+        shell = children(nsenter.id().cast_signed()).first().copied().unwrap_or(0);
+        sleep = children(shell).first().copied().unwrap_or(0);
+        is_sleep(&sleep)
+    });
+    // SAFETY: kill(2) has no memory effects; nsenter has not reaped it.
+    assert_eq!(unsafe { nix::libc::kill(shell, nix::libc::SIGKILL) }, 0);
+    bundle.wait_until("its end", || stat(sleep, 3).is_none_or(|state| state == "Z"));
+    let _ = nsenter.wait();
+}
+
 /// Everything at once: alpha's command, and what others run as it, tell all that they have.
 const TELL: &str = "id -u; id -G; pwd; ulimit -Hn; echo $TOKEN $KEY ${OTHER-none}; cat DIR/hidden/file 2>/dev/null || echo hidden; \
                     grep -E '^(NoNewPrivs|CapPrm|Seccomp):' /proc/self/status | tr '\\n' ' '; echo";
 
 fn everything() -> Setup {
-    let keys = "user = \"web\"\nenvironment = { TOKEN = \"t\" }\nenv_file = \"DIR/env\"\npass_environment = []\nworking_dir = \"/usr\"\n\
+    let keys = "user = \"web\"\nenvironment = { TOKEN = \"t\", PATH = \"/usr/bin:/bin\" }\nenv_file = \"DIR/env\"\npass_environment = []\nworking_dir = \"/usr\"\n\
                 ulimits = { nofile = 99 }\nready = { exec = [\"sh\", \"-c\", '''(TELL) > DIR/all/probe'''] }\n\
                 [daemon.sandbox]\nwrite = [\"DIR/all\"]";
     let table = alpha(&keys.replace("TELL", TELL), &format!("{TELL}; exec sleep 1000"))
@@ -285,12 +327,12 @@ fn everything() -> Setup {
 #[test]
 fn a_probe_and_run_as_run_with_all_that_the_daemon_has() {
     let bundle = everything().start();
-    bundle.wait_until("beta", || bundle.daemon(1)["state"] == "exited");
+    bundle.wait_until("beta's end", || bundle.daemon(1)["last_exit"]["code"] == 0);
     bundle.wait_for("out", "Seccomp");
     let out = bundle.read("out").replace("[alpha] ", "");
     assert!(out.starts_with("3333\n3334 3500 3501\n/usr\n99\nt k none\nhidden\n"), "{out} {}", bundle.read("err"));
     assert!(out.contains("NoNewPrivs:\t1") && out.contains("Seccomp:\t2"), "{out}");
-    assert_eq!(bundle.read("all/probe"), out);
+    assert_eq!(bundle.read("all/probe"), out, "{}", bundle.read("err"));
     let tell = TELL.replace("DIR", bundle.dir.to_str().unwrap());
     assert_eq!(run_as(&bundle, &["alpha", "--", "/bin/sh", "-c", &tell]), (0, out, String::new()));
     let (code, _, error) = run_as(&bundle, &["alpha", "--", "no-such-program"]);
@@ -327,7 +369,7 @@ const STEPS: [(&str, &str); 20] = [
 #[test]
 fn a_step_that_fails_never_starts_a_command_without_it() {
     let bundle = everything().start();
-    bundle.wait_until("beta", || bundle.daemon(1)["state"] == "exited");
+    bundle.wait_until("beta's end", || bundle.daemon(1)["last_exit"]["code"] == 0);
     bundle.wait_for("out", "Seccomp");
     let good = bundle.read("out").replace("[alpha] ", "");
     let tell = TELL.replace("DIR", bundle.dir.to_str().unwrap());
@@ -357,11 +399,18 @@ fn a_step_that_fails_never_starts_a_command_without_it() {
             if !log.contains("INJECTED") || !failed_before_its_exec {
                 break;
             }
-            if out == good {
+            // A file that can't be looked at is hidden: that of the last line, for example.
+            let is_as_strict =
+                |out: &str| out.lines().zip(good.lines()).all(|(out, good)| out == good || out.is_empty());
+            if out.lines().count() == good.lines().count() && is_as_strict(&out) {
                 continue;
             }
-            assert_eq!((status.code(), out.as_str()), (Some(126), ""), "{call} {when}: {err}");
-            assert!(err.starts_with("sidecar: cannot "), "{call} {when}: {err}");
+            // Before its main the loader says so, with 127.
+            assert_eq!(out, "", "{call} {when}: {err}");
+            assert!(matches!(status.code(), Some(126 | 127)), "{call} {when}: {status}: {err}");
+            if !err.contains("error while loading") {
+                assert!(err.starts_with("sidecar: cannot "), "{call} {when}: {err}");
+            }
             refusals.push(call);
         }
     }
@@ -375,8 +424,7 @@ fn a_step_that_fails_never_starts_a_command_without_it() {
 #[test]
 fn a_daemon_is_never_set_up_by_what_somebody_else_has_put_in_the_place_of_inits_memfd() {
     let bundle = Bundle::start(&alpha("environment = { A = \"b\" }", "exec sleep 1000"));
-    bundle.wait_until_started();
-    symlink("/dev/null", bundle.dir.join("x")).unwrap();
+    bundle.wait_for_generation(0, 1);
     let pid = bundle.children()[0].to_string();
     // The daemon isn't init: it has nothing at that descriptor.
     let output = Command::new(env!("CARGO_BIN_EXE_sidecar"))
