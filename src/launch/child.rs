@@ -15,10 +15,10 @@ use super::report::{HEAD, Step};
 pub const FIRST_FD: i32 = 3;
 /// No descriptor.
 const NONE: i32 = -1;
-/// The sizes of an int and an address, and the address family that disconnects a socket: connect(2).
-const INT: libc::socklen_t = size_of::<libc::c_int>() as _;
-const ADDRESS: libc::socklen_t = size_of::<libc::sockaddr>() as _;
-const UNSPEC: libc::sa_family_t = libc::AF_UNSPEC as _;
+/// The sizes of an int and a sockaddr, and `AF_UNSPEC`: connect(2) to that disconnects a socket.
+const INT: libc::socklen_t = 4;
+const ADDRESS: libc::socklen_t = 16;
+const UNSPEC: libc::sa_family_t = 0;
 /// How many connections wait to be accepted; `net.core.somaxconn` is the most.
 pub const BACKLOG: i32 = 4096;
 /// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.

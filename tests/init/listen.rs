@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -328,19 +331,18 @@ fn what_a_daemon_does_to_its_socket_is_undone_before_its_next_start() {
 }
 
 #[test]
-fn stops_and_starts_in_quick_succession_end_with_what_was_asked_last() {
+fn a_start_that_comes_while_the_stop_before_it_still_has_connections_refused_waits_for_that() {
     let bundle = apart(&alpha(SERVES)).start();
     bundle.wait_for("out", "serving");
-    for n in 0..50 {
-        ask(&bundle, &format!("a{n} stop alpha"));
-        ask(&bundle, &format!("b{n} start alpha"));
-        if n % 2 == 0 {
-            bundle.wait_until("an answer", || connect(&bundle).and_then(answer).is_ok());
-        }
-    }
-    bundle.wait_until("an answer", || connect(&bundle).and_then(answer).is_ok());
-    ask(&bundle, "c stop alpha");
-    wait_until_refused(&bundle);
+    let late = ["-f", "--trace=shutdown", "--inject=shutdown:delay_enter=300000"].map(str::to_owned);
+    let strace = Strace::attach(&bundle, &late);
+    ask(&bundle, "1 stop alpha");
+    wait_for_state(&bundle, 0, "stopped");
+    ask(&bundle, "2 start alpha");
+    bundle.wait_until("a second process", || bundle.read("out").matches("serving").count() == 2);
+    strace.detach();
+    bundle.wait_until("the daemons alone", || bundle.children().len() == 2);
+    assert_eq!(answer(connect(&bundle).unwrap()).unwrap(), pid_inside(&bundle, 0).to_string());
 }
 
 #[test]
@@ -380,4 +382,153 @@ fn the_status_shows_the_addresses_of_a_daemon_and_none_of_others() {
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(status["daemons"][0]["listen"], serde_json::json!(["0.0.0.0:9100", "[::]:9101", "127.0.0.1:80"]));
     assert!(status["daemons"][1].get("listen").is_none(), "{status}");
+}
+
+/// What became of calls: answered, refused, ended by the process that had accepted them.
+#[derive(Debug, Default)]
+struct Calls {
+    answered: usize,
+    refused: usize,
+    ended: usize,
+    longest: Duration,
+}
+
+/// Four callers, each of whom asks again and again, while the daemon is restarted this often.
+fn calls_over_restarts(bundle: &Bundle, rounds: u64) -> Calls {
+    bundle.wait_until("an answer", || connect(bundle).and_then(answer).is_ok());
+    let (calls, stop) = (Mutex::new(Calls::default()), AtomicBool::new(false));
+    let call = || {
+        while !stop.load(Ordering::Relaxed) {
+            let began = Instant::now();
+            let answered = TcpStream::connect("127.0.0.1:9100").and_then(answer);
+            let mut calls = calls.lock().unwrap();
+            match answered {
+                Ok(text) if !text.is_empty() => {
+                    calls.answered += 1;
+                    calls.longest = calls.longest.max(began.elapsed());
+                }
+                Err(e) if e.kind() == ErrorKind::ConnectionRefused => calls.refused += 1,
+                _ => calls.ended += 1,
+            }
+            drop(calls);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4).map(|_| scope.spawn(|| inside(bundle, call))).collect();
+        for generation in 2..2 + rounds {
+            bundle.signal("USR1");
+            bundle.wait_for_generation(0, generation);
+            let before = calls.lock().unwrap().answered;
+            bundle.wait_until("an answer", || calls.lock().unwrap().answered > before);
+        }
+        stop.store(true, Ordering::Relaxed);
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+    });
+    calls.into_inner().unwrap()
+}
+
+/// `SIDECAR_ROUNDS` sets how often the daemon is restarted.
+#[test]
+fn over_many_restarts_under_load_no_call_is_refused_and_without_listen_many_are() {
+    let rounds = std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20);
+    let bundle = apart(&alpha(SERVES)).start();
+    let held = calls_over_restarts(&bundle, rounds);
+    println!("{rounds} restarts: {held:?}");
+    assert_eq!(held.refused, 0, "{held:?}");
+    let binds = SERVES.replace(
+        "die \"not for me\" unless $ENV{LISTEN_PID} == $$; open(my $socket, \"+<&=\", 3) or die;",
+        "use Socket; socket(my $socket, PF_INET, SOCK_STREAM, 0); setsockopt($socket, SOL_SOCKET, SO_REUSEADDR, 1);
+         bind($socket, sockaddr_in(9100, INADDR_LOOPBACK)) or die; listen($socket, 4096) or die;",
+    );
+    let table = alpha(&binds).replace("listen = [{ tcp = \"127.0.0.1:9100\" }]\n", "");
+    let bound = calls_over_restarts(&apart(&table).start(), rounds);
+    println!("{rounds} restarts without listen: {bound:?}");
+    assert!(bound.refused > 0, "{bound:?}");
+}
+
+#[test]
+fn a_daemon_with_variables_and_limits_of_its_own_gets_its_sockets() {
+    let more = "pass_environment = []\nenvironment = { A = \"b\" }\nulimits = { nofile = 64 }\nlisten =";
+    let bundle = apart(&tells("").replacen("listen =", more, 1)).start();
+    has_its_sockets(&bundle, pid_inside(&bundle, 0));
+}
+
+/// init's socket, as the daemon has it.
+fn held_socket(bundle: &Bundle) -> OwnedFd {
+    let pid = bundle.pid();
+    // SAFETY: pidfd_open(2) and pidfd_getfd(2) take numbers, and what they return is ours.
+    unsafe {
+        let of = OwnedFd::from_raw_fd(i32::try_from(libc::syscall(libc::SYS_pidfd_open, pid, 0)).unwrap());
+        let get = |fd: i32| i32::try_from(libc::syscall(libc::SYS_pidfd_getfd, of.as_raw_fd(), fd, 0)).unwrap();
+        let all = (3..100).map(get).filter(|fd| *fd >= 0).map(|fd| OwnedFd::from_raw_fd(fd));
+        all.into_iter().find(|fd| sockname(fd).is_some_and(|port| port == 9100)).unwrap()
+    }
+}
+
+fn sockname(fd: &OwnedFd) -> Option<u16> {
+    Some(nix::sys::socket::getsockname::<nix::sys::socket::SockaddrIn>(fd.as_raw_fd()).ok()?.port())
+}
+
+/// A page of memory that isn't there: whoever reads it waits until this is dropped, userfaultfd(2).
+struct MissingPage {
+    _holds: OwnedFd,
+    at: usize,
+}
+
+impl MissingPage {
+    fn new() -> io::Result<Self> {
+        const API: libc::c_ulong = 0xc018_aa3f;
+        const REGISTER: libc::c_ulong = 0xc020_aa00;
+        // SAFETY: the calls take numbers, or pointers to arrays on this stack that have the kernel's sizes; the page is
+        // never used for anything else.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let holds = OwnedFd::from_raw_fd(i32::try_from(fd).unwrap());
+            let (kind, access) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, libc::PROT_READ | libc::PROT_WRITE);
+            let at = libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0) as usize;
+            let (mut api, mut range) = ([0xaa_u64, 0, 0], [at as u64, 4096, 1, 0]);
+            assert_eq!(libc::ioctl(holds.as_raw_fd(), API as _, api.as_mut_ptr()), 0);
+            assert_eq!(libc::ioctl(holds.as_raw_fd(), REGISTER as _, range.as_mut_ptr()), 0);
+            Ok(Self { _holds: holds, at })
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_holds_the_lock_of_its_own_socket_holds_up_its_own_start_and_nobody_elses() {
+    let page = match MissingPage::new() {
+        Ok(page) => page,
+        Err(e) => return println!("not tried: no userfaultfd: {e}"),
+    };
+    let table = alpha(SERVES).replace("USR1", "USR2 = { restart = \"beta\" }\nUSR1");
+    let bundle = apart(&table.replace("30s", "200ms")).start();
+    bundle.wait_for("out", "serving");
+    let socket = held_socket(&bundle);
+    let other = inside(&bundle, || TcpListener::bind("127.0.0.1:0")).unwrap();
+    let to = nix::sys::socket::SockaddrIn::new(127, 0, 0, 1, other.local_addr().unwrap().port());
+    nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+    nix::sys::socket::connect(socket.as_raw_fd(), &to).unwrap();
+    let (at, tid) = (page.at, AtomicI32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: gettid(2) and send(2) take numbers; the page is mapped.
+            unsafe {
+                tid.store(libc::gettid(), Ordering::Relaxed);
+                libc::send(socket.as_raw_fd(), at as *const libc::c_void, 4096, libc::MSG_NOSIGNAL)
+            }
+        });
+        let waits_for = || std::fs::read_to_string(format!("/proc/self/task/{}/wchan", tid.load(Ordering::Relaxed)));
+        bundle.wait_until("a sender that waits", || waits_for().is_ok_and(|text| text.contains("userfault")));
+        bundle.signal("USR1");
+        wait_for_state(&bundle, 0, "starting");
+        bundle.signal("USR2");
+        bundle.wait_for_generation(1, 2);
+        assert_eq!(bundle.daemon(0)["state"], "starting");
+        drop(page);
+    });
+    bundle.wait_until("an answer", || connect(&bundle).and_then(answer).is_ok());
 }
