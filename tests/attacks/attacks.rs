@@ -289,14 +289,13 @@ pub fn table() -> String {
     text
 }
 
-/// The daemon: runs all attacks, one after the other, once the file `go` says so.
-pub fn all() {
-    let prey = std::env::var("PREY").unwrap();
-    let go = PathBuf::from(prey.split_whitespace().find_map(|word| word.strip_prefix("go=")).unwrap());
+/// The daemon: runs all attacks on this prey, one after the other, once the file `go` says so.
+pub fn all(text: &str) {
+    let go = PathBuf::from(text.split_whitespace().find_map(|word| word.strip_prefix("go=")).unwrap());
     while !go.exists() {
         std::thread::sleep(std::time::Duration::from_millis(3));
     }
-    let prey = Prey::new(&prey);
+    let prey = Prey::new(text);
     if let Some(own) = &prey.own {
         let _ = fs::create_dir_all(own);
     }
@@ -320,7 +319,7 @@ pub fn all() {
                 command.arg(&me);
             }
             command.args(["--exact", "the_program_that_attacks", "--nocapture", "--test-threads=1"]);
-            let output = command.env("ATTACKER", attack.name).stdin(Stdio::null()).output().unwrap();
+            let output = command.env("ATTACKER", attack.name).env("PREY", text).stdin(Stdio::null()).output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             let result = text.lines().find_map(|line| line.strip_prefix("result ")).map(str::to_owned);
             let result = result.unwrap_or_else(|| match output.status.signal() {

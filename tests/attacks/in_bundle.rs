@@ -68,7 +68,9 @@ fn attacker() -> PathBuf {
 fn table(taken: &Taken, has_sandbox: bool) -> String {
     let command = format!("command = [\"{}\"]", taken.command);
     assert!(TABLE.contains(&command), "the built-in table starts {} by another command", taken.name);
-    let mut text = TABLE.replace(&command, "command = [\"/attacker/attacker\"]");
+    let prey = format!("{} {OF_ALL}", taken.prey);
+    let words: Vec<&str> = ["/attacker/attacker"].into_iter().chain(prey.split_whitespace()).collect();
+    let mut text = TABLE.replace(&command, &format!("command = {words:?}"));
     if !has_sandbox {
         let start = text.find("\"/attacker/attacker\"").unwrap();
         let from = start + text[start..].find("[daemon.sandbox]").unwrap();
@@ -124,9 +126,8 @@ fn start(taken: &Taken, has_sandbox: bool) -> World {
         git_gate.at("/mirror/git-gate"),
         rules.at("/etc/sidecar"),
     ];
-    let prey = format!("--env=PREY={} {OF_ALL}", taken.prey);
     // Docker's own filter refuses some attacks too; Kubernetes has none unless it is asked for.
-    let mut options = vec![prey.as_str(), "--security-opt=seccomp=unconfined", "--env=PYTHONDONTWRITEBYTECODE=1"];
+    let mut options = vec!["--security-opt=seccomp=unconfined"];
     options.extend(volumes.iter().map(String::as_str));
     let bundle = Container::bundle(&options);
     World { bundle, _dirs: vec![program, open, egress, git_gate, rules] }

@@ -183,7 +183,7 @@ fn a_probe_a_checker_and_what_run_as_is_given_run_in_their_daemons_sandbox() {
 fn the_program_that_attacks() {
     match std::env::var("ATTACKER").as_deref() {
         Err(_) => {}
-        Ok("all") => attacks::all(),
+        Ok("all") => attacks::all(&std::env::var("PREY").unwrap()),
         Ok(name) => attacks::one(name),
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -103,21 +104,36 @@ fn answer(listener: &UnixListener, landlock: Landlock) {
     }
 }
 
-/// Starts init on such a kernel.
-fn start(setup: Setup, landlock: Landlock) -> Bundle {
-    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+/// The words before a command that has it run on such a kernel.
+fn on(landlock: Landlock) -> Vec<String> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let socket = std::env::temp_dir().join(format!("sidecar-older-{}-{n}", std::process::id()));
     let listener = UnixListener::bind(&socket).unwrap();
-    let path = socket.clone();
+    let variable = format!("OLDER_KERNEL={}", socket.display());
     std::thread::spawn(move || {
         answer(&listener, landlock);
-        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(socket);
     });
     let exe = std::env::current_exe().unwrap();
     let name = "older::the_program_that_becomes_init_on_an_older_kernel";
-    let wrap = [exe.to_str().unwrap(), "--exact", name, "--nocapture", "--test-threads=1", "--"];
-    setup.wrapped(&["env", &format!("OLDER_KERNEL={}", socket.display())]).wrapped(&wrap).start()
+    let words = ["env", &variable, exe.to_str().unwrap(), "--exact", name, "--nocapture", "--test-threads=1", "--"];
+    words.map(str::to_owned).to_vec()
+}
+
+/// Starts init on it.
+fn start(setup: Setup, landlock: Landlock) -> Bundle {
+    let words = on(landlock);
+    setup.wrapped(&words.iter().map(String::as_str).collect::<Vec<_>>()).start()
+}
+
+/// What `check --here` says on it of a bundle's table.
+fn check(bundle: &Bundle, landlock: Landlock) -> String {
+    let (words, table) = (on(landlock), bundle.dir.join("table.toml"));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args([env!("CARGO_BIN_EXE_sidecar"), "check", "--here"]).arg(table);
+    let output = command.output().unwrap();
+    [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
 }
 
 /// What is missing on such a kernel, of a sandbox that asks for everything.
@@ -151,6 +167,10 @@ fn holds_on(landlock: Landlock, why: Option<&str>) {
     let log = bundle.read("err");
     let told = format!("can't keep all of the sandboxes: {} missing", missing.join(", "));
     assert_eq!(log.matches(&told).count(), usize::from(!missing.is_empty()), "{log}");
+    let checked = check(&bundle, landlock);
+    let told = format!(": {} missing (", missing.join(", "));
+    assert_eq!(checked.contains("can't keep"), !missing.is_empty(), "{checked}");
+    assert!(missing.is_empty() || checked.contains(&told), "{checked}");
     drop(bundle);
 
     if !missing.is_empty() {
