@@ -99,10 +99,11 @@ pub enum Without {
 
 impl Without {
     /// Whether this came of it as it should.
-    pub fn is(self, result: &str) -> bool {
+    pub fn is(self, result: &str, has_capabilities: bool) -> bool {
         match self {
             Self::Works => result == "ok",
-            Self::InitRefuses | Self::NeedsCapability => result == "EPERM",
+            Self::InitRefuses => result == "EPERM",
+            Self::NeedsCapability => result == if has_capabilities { "ok" } else { "EPERM" },
             Self::IfKernelHas => result == "ok" || result == "ENOSYS",
         }
     }
@@ -209,11 +210,11 @@ impl Attack {
     }
 
     /// Whether this came of it without a sandbox, as it should.
-    pub fn is_as_without(&self, got: &str) -> bool {
+    pub fn is_as_without(&self, got: &str, has_capabilities: bool) -> bool {
         if self.name == PUSH_INPUT && fs::read("/proc/sys/dev/tty/legacy_tiocsti").is_ok_and(|text| text == b"0\n") {
             return got == "EIO";
         }
-        self.without.is(got)
+        self.without.is(got, has_capabilities)
     }
 
     /// Whether the attacker has what this is about.
