@@ -202,7 +202,7 @@ fn where_a_filter_refuses_landlock_what_is_told_is_true_and_what_is_left_is_enfo
 
 #[test]
 fn on_each_version_of_landlock_what_is_told_is_true_and_what_is_left_is_enforced() {
-    for version in 1..=6 {
+    for version in 1..=7 {
         holds_on(Landlock::Version(version), (version == 1).then_some("before Linux 5.19"));
     }
 }
