@@ -164,7 +164,10 @@ fn find(args: &[OsString]) -> Option<(&'static Applet, &[OsString])> {
     let named = |name: &OsStr| APPLETS.iter().chain(HELPER).chain(inside::OF_INIT).find(|applet| name == applet.name);
     let (called, rest) = args.split_first()?;
     if let Some(applet) = Path::new(called).file_name().and_then(named) {
-        return Some((applet, rest));
+        // If `/proc/1/exe` can't be executed, `/sbin/init` may be the only path that is known of this program.
+        let asked = rest.split_first().filter(|_| applet.name == "init" && std::process::id() != 1);
+        let other = asked.filter(|(first, _)| *first != "init").and_then(|(first, rest)| Some((named(first)?, rest)));
+        return other.or(Some((applet, rest)));
     }
     let (first, rest) = rest.split_first()?;
     Some((named(first)?, rest))

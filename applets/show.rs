@@ -50,7 +50,7 @@ impl Show {
         match &told {
             Told::Report(report) => self.exit = self.exit.max(report.exit()),
             Told::Counts(counts) if self.counts.replace(*counts) == Some(*counts) => return,
-            Told::Counts(_) => {}
+            Told::Counts(_) | Told::Terminating(_) => {}
         }
         let _ = self.told.send(told);
     }
@@ -106,12 +106,19 @@ impl Screen {
                 self.note(written);
             }
             Told::Counts(counts) => self.draw(counts),
+            Told::Terminating(count) => {
+                self.summary.terminating = count;
+                if !self.json {
+                    let pods = if count == 1 { "pod that is" } else { "pods that are" };
+                    out::error(&format!("{}: note: left out {count} {pods} terminating", self.asked.applet));
+                }
+            }
         }
     }
 
     fn end(mut self) -> io::Result<()> {
         self.erase();
-        if self.summary.bundles() > 1 {
+        if self.summary.bundles() > 1 || self.json && self.summary.terminating > 0 {
             let ms = self.started.elapsed().as_millis();
             if self.json {
                 let written = out::print(&(self.summary.json(&self.asked, ms) + "\n"));

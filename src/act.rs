@@ -235,13 +235,14 @@ impl Watch {
             RequestOutcome::NeverCaught => self.badly(Outcome::NotProven, Shortfall::NeverCaught),
             RequestOutcome::Superseded => self.badly(Outcome::Superseded, Shortfall::Superseded),
             RequestOutcome::Failed => self.badly(Outcome::Failed, Shortfall::InitRefused),
-            RequestOutcome::Refused => match self.trigger {
-                Trigger::Request { verb: Verb::Signal(signal), .. } => Reason::NotRunning {
-                    signal: Printable::new(&signal.to_string()),
+            RequestOutcome::Refused => match &request.why {
+                Some(why) => Reason::RequestRefused {
+                    sent: Printable::new(&self.trigger.to_string()),
                     daemon: self.target.daemon.clone(),
+                    why: Printable::new(why),
                 }
                 .into(),
-                _ => self.badly(Outcome::Refused, Shortfall::InitRefused),
+                None => self.badly(Outcome::Refused, Shortfall::InitRefused),
             },
             // No stop and no signal ends so.
             RequestOutcome::Started | RequestOutcome::Running => self.badly(Outcome::NotProven, Shortfall::InitRefused),
@@ -276,6 +277,7 @@ mod tests {
 
     struct Scene {
         page: Page,
+        why: Option<&'static str>,
         watch: Watch,
     }
 
@@ -285,12 +287,13 @@ mod tests {
             let trigger = Trigger::Request { verb, daemon: "pipelock".to_owned() };
             let target = proof::target(&page, &trigger).unwrap();
             let watch = Watch::new(&page, "a", trigger, target);
-            Self { page, watch }
+            Self { page, why: None, watch }
         }
 
         fn shows(&mut self, id: &str, outcome: RequestOutcome) -> Option<(Outcome, Option<Reason>)> {
-            let request = status::Request { id: id.to_owned(), verb: "stop".to_owned(), outcome, generation: None };
-            self.page.status.daemons[1].requests.retain(|request| request.id != id);
+            let (id, verb, generation) = (id.to_owned(), "stop".to_owned(), None);
+            let request = status::Request { why: self.why.map(str::to_owned), id, verb, outcome, generation };
+            self.page.status.daemons[1].requests.retain(|old| old.id != request.id);
             self.page.status.daemons[1].requests.push(request);
             self.look()
         }
@@ -336,6 +339,22 @@ mod tests {
         assert_eq!((s.shows("a", RequestOutcome::Pending), given_up(&s)), (None, Shortfall::StillStopping));
         let mut s = Scene::new(Verb::Signal(Signal::HUP));
         assert_eq!((s.shows("a", RequestOutcome::Held), given_up(&s)), (None, Shortfall::Held));
+    }
+
+    #[test]
+    fn why_init_refuses_a_signal_is_told_as_its_log_says_it() {
+        let mut s = Scene { why: Some("it is stopping"), ..Scene::new(Verb::Signal(Signal::HUP)) };
+        let (outcome, why) = s.shows("a", RequestOutcome::Refused).unwrap();
+        assert_eq!((outcome, outcome.exit()), (Outcome::Refused, 1));
+        assert_eq!(why.unwrap().to_string(), "HUP for pipelock was refused: it is stopping");
+    }
+
+    #[test]
+    fn a_signal_without_a_handler_is_told_as_one_that_would_have_killed_the_daemon_whatever_the_signal_is_for() {
+        let mut s = Scene::new(Verb::Signal(Signal::from_name("TERM").unwrap()));
+        let (_, why) = s.shows("a", RequestOutcome::NeverCaught).unwrap();
+        let told = why.unwrap().to_string();
+        assert!(told.contains("has no handler for it, and TERM would have killed it"), "{told}");
     }
 
     #[test]

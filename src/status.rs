@@ -119,6 +119,8 @@ pub struct Request {
     pub outcome: RequestOutcome,
     /// The generation that it started; for `Running` and a signal: the one that it found.
     pub generation: Option<u64>,
+    /// Why it was refused, in the words of init's log.
+    pub why: Option<String>,
 }
 
 /// A daemon that must be ready before another's first start.

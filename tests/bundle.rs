@@ -267,6 +267,115 @@ fn a_program_that_runs_in_git_gate_reads_neither_egress_s_ca_key_nor_its_routes_
     assert!(said.contains("remote: read HEAD"), "{said}");
 }
 
+/// Restarts the daemon that is named first, as often as the second argument says, while eight callers ask it on the port that comes
+/// third, each with a connection of its own. Each round ends once the new process has answered. Prints what became of the calls,
+/// how long they took, and the longest time without an answer in each round, in ms.
+const RESTARTS: &str = r#"
+import json, socket, sys, threading, time
+
+name, rounds, port, request = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].encode().decode("unicode_escape").encode()
+stop, lock = threading.Event(), threading.Lock()
+counts = {"answered": 0, "refused": 0, "ended": 0, "hung": 0}
+took, answers = [], []
+
+def call():
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(request)
+                what = "answered" if connection.recv(4096) else "ended"
+        except ConnectionRefusedError:
+            what = "refused"
+        except TimeoutError:
+            what = "hung"
+        except OSError:
+            what = "ended"
+        now = time.monotonic()
+        with lock:
+            counts[what] += 1
+            if what == "answered":
+                took.append(now - began)
+                answers.append((began, now))
+        time.sleep(0.01)
+
+def daemon():
+    while True:
+        try:
+            with open("/proc/1/fd/100", "rb") as page:
+                return next(d for d in json.load(page)["status"]["daemons"] if d["name"] == name)
+        except ValueError:
+            pass
+
+def parts(values):
+    values = sorted(round(1000 * value, 1) for value in values)
+    at = lambda part: values[min(len(values) - 1, int(part * len(values)))] if values else None
+    return {"median": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1)}
+
+def wait_for_answer(since):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with lock:
+            if answers and answers[-1][0] >= since:
+                return
+        time.sleep(0.01)
+    sys.exit("no answer for two minutes")
+
+callers = [threading.Thread(target=call) for _ in range(8)]
+for caller in callers:
+    caller.start()
+wait_for_answer(0)
+gaps = []
+for number in range(rounds):
+    generation, first = daemon()["generation"], len(answers)
+    with open("/proc/1/fd/101", "wb", buffering=0) as requests:
+        requests.write(b"\nr%d restart %s\n" % (number, name.encode()))
+    while (now := daemon())["generation"] == generation or now["state"] != "running":
+        time.sleep(0.01)
+    wait_for_answer(time.monotonic())
+    with lock:
+        ends = sorted(end for _, end in answers[max(0, first - 1):])
+        del answers[:-1]
+    gaps.append(max(b - a for a, b in zip(ends, ends[1:])))
+stop.set()
+for caller in callers:
+    caller.join()
+print(json.dumps(counts | {"rounds": rounds, "call": parts(took), "gap": parts(gaps)}))
+"#;
+
+/// What [`RESTARTS`] prints of a bundle with this daemon alone and this table.
+fn restarts(name: &str, port: u16, request: &str, table: &str) -> Value {
+    // `SIDECAR_ROUNDS` sets how often it is restarted.
+    let rounds = std::env::var("SIDECAR_ROUNDS").unwrap_or_else(|_| "3".to_owned());
+    let dir = Dir::new();
+    dir.write("daemons.toml", table);
+    let select = format!("--env=CLAUDE_BOTTLE_SIDECAR_DAEMONS={name}");
+    let bundle = Container::bundle(&[&dir.at("/table"), "--env=SIDECAR_CONFIG=/table/daemons.toml", &select]).ready();
+    let command = ["/opt/supervise/bin/python", "-c", RESTARTS, name, &rounds, &port.to_string(), request];
+    let (code, out, err) = bundle.try_exec(&command);
+    assert_eq!(code, 0, "{err}");
+    println!("{name}: {out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+const BUILT_IN: &str = include_str!("../bundle/daemons.toml");
+const HEALTH: &str = r"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const LISTEN: &str = "listen = [{ tcp = \"0.0.0.0:9100\" }]\n";
+
+#[test]
+fn while_supervise_restarts_under_load_no_connection_is_refused() {
+    let seen = restarts("supervise", 9100, HEALTH, BUILT_IN);
+    assert_eq!((&seen["refused"], &seen["hung"]), (&0.into(), &0.into()), "{seen}");
+}
+
+#[test]
+fn without_a_socket_that_init_holds_the_same_load_is_refused_while_supervise_restarts() {
+    assert!(BUILT_IN.contains(LISTEN));
+    let binds = BUILT_IN.replace(LISTEN, "").replace("bind = []", "bind = [9100]");
+    let seen = restarts("supervise", 9100, HEALTH, &binds);
+    assert!(seen["refused"].as_u64() > Some(0), "{seen}");
+}
+
 #[test]
 fn a_variable_of_the_container_s_is_seen_by_the_daemon_that_it_is_for_and_by_no_other() {
     let variables = ["EGRESS_TEST", "PIPELOCK_TEST", "GIT_TEST", "PYTHON_TEST", "OTHER_TEST", "TZ"];

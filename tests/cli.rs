@@ -102,6 +102,9 @@ fn the_applet_is_the_exact_base_name_or_else_the_first_argument() {
     }
     // An applet's name goes before the first argument.
     assert_eq!(called_as("check".as_ref(), &["status"]).0, 2);
+    // But where /proc/1/exe can't be executed, init's may be the only path that is known.
+    assert_eq!(called_as("/sbin/init".as_ref(), &["status"]).0, 4);
+    assert_eq!(called_as("/sbin/init".as_ref(), &["init"]).0, 2);
 }
 
 #[test]
@@ -723,14 +726,144 @@ fn one_that_can_not_be_reached_any_more_is_no_stranger() {
     let said = |words: &str| format!("echo '{words}' >&2; exit 1");
     let far = "error during connect: Post \"http://x/exec\": command [ssh far] has exited with exit status 255";
     let node = "Error from server: error dialing backend: dial tcp 10.0.0.1:10250: connect: no route to host";
+    let docker_29 = "failed to connect to the docker API at unix:///x; check if the path is correct and if the daemon is running: dial unix /x: connect: no such file or directory";
+    let log = "E1128 07:17:10.978985    2060 memcache.go:265] \"Unhandled Error\" err=\"could not get current server API group list\"\n";
+    let server =
+        log.repeat(9) + "The connection to the server x:6443 was refused - did you specify the right host or port?";
     let dir = Dir::new();
-    for mut command in [dir.docker(&said(far)), dir.docker("sleep 1000"), dir.kubectl(&said(node))] {
+    for mut command in [
+        dir.docker(&said(far)),
+        dir.docker(&said(docker_29)),
+        dir.docker("sleep 1000"),
+        dir.kubectl(&said(node)),
+        dir.kubectl(&said(&server)),
+    ] {
         let via = command.get_envs().any(|(name, _)| name == "PODS");
         let args: &[&str] =
             if via { &["apply-allowlist", "--via=kubectl", "-n=agents", "b1"] } else { &["apply-allowlist", "b1"] };
         let (code, _, err) = run(&mut command, args);
         assert!(code == 3 && err.contains(" exec failed: ") && err.contains("nothing was sent"), "{err}");
+        assert!(!err.contains("memcache"), "{err}");
     }
+}
+
+/// Shell code of a bundle that says that it is proven, then `then`.
+fn proven(then: &str) -> String {
+    hello(&format!(r#"echo '{{"step":"proven"}}'; {then}"#))
+}
+
+#[test]
+fn a_change_of_a_bundle_that_is_paused_in_the_middle_goes_back_once_it_is_unpaused_unless_it_was_acknowledged() {
+    let started = Instant::now();
+    let improper = "Error: can only kill running containers. 01 is in state paused: container state improper";
+    let goes_back = "goes back once the bundle is unpaused";
+    // The CLI says so, or takes the signal; then the helper is silent, or a second one can't be executed.
+    for (fails, bundle, timeout) in [
+        (improper, hello("sleep 1000"), "60s"),
+        ("", hello("sleep 1000"), "1s"),
+        ("", format!("[ ! -e \"$CALLS-paused\" ] || {{ echo '{improper}' >&2; exit 255; }}; {}", hello("true")), "60s"),
+    ] {
+        let dir = Dir::new();
+        let file = format!("--file={}", dir.write("content", "new").display());
+        let mut command = dir.docker(&bundle);
+        command.env("KILL_PAUSES", "1").env("KILL_FAILS", fails);
+        let args = ["apply-allowlist", "--timeout", timeout, &file, "b1"];
+        let (code, _, err) = run(&mut command, &args);
+        assert!(code == 3 && err.contains(goes_back) && !err.contains("nothing was"), "{code} {err}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    let dir = Dir::new();
+    let file = format!("--file={}", dir.write("content", "new").display());
+    let args = ["apply-allowlist", "--timeout=1s", &file, "b1"];
+    let (code, _, err) = run(dir.docker(&proven("sleep 1000")).env("KILL_PAUSES", "1"), &args);
+    assert!(code == 5 && err.contains("UNSETTLED"), "{code} {err}");
+}
+
+#[test]
+fn a_bundle_whose_api_server_went_away_in_the_middle_is_asked_until_the_time_is_up() {
+    let dir = Dir::new();
+    let file = format!("--file={}", dir.write("content", "new").display());
+    let recorded = format!(r#"{{"protocol":{PROTOCOL},"version":"1.0.0","reply":"recorded","outcome":"rolled-back"}}"#);
+    // It breaks off, is refused four times, and then says that it went back.
+    let bundle = format!(
+        "n=$(cat \"$CALLS-n\" 2> /dev/null || echo 0); echo $((n + 1)) > \"$CALLS-n\"
+         [ $n -gt 0 ] || {{ {}; }}
+         [ $n -gt 4 ] || {{ echo 'The connection to the server x:6443 was refused - did you specify the right host or port?' >&2; exit 1; }}
+         echo '{recorded}'",
+        hello("echo 'error: websocket: close 1006 (abnormal closure): unexpected EOF' >&2; exit 1")
+    );
+    let args = ["apply-allowlist", "--via=kubectl", "--namespace=agents", "--timeout=10s", &file, "b1"];
+    let (code, _, err) = run(&mut dir.kubectl(&bundle), &args);
+    assert!(code == 1 && err.starts_with("b1: rolled back: "), "{code} {err}");
+}
+
+#[test]
+fn a_selection_of_pods_leaves_out_those_that_are_terminating_and_says_how_many() {
+    let dir = Dir::new();
+    let mut command = dir.kubectl(&live());
+    let pod = fs::read_to_string(dir.join("b1.json")).unwrap();
+    let labelled = pod.replacen(r#""uid":"u""#, r#""uid":"u","labels":{"sidecar.schema":"1"}"#, 1);
+    dir.write("b1.json", &labelled);
+    let old = labelled.replacen("\"b1\"", "\"b0\"", 1).replacen(
+        r#""uid":"u""#,
+        r#""uid":"v","deletionTimestamp":"2026-11-28""#,
+        1,
+    );
+    dir.write("b0.json", &old);
+    let all = ["apply-allowlist", "--via=kubectl", "--namespace=agents", "--canary=1", "--all"];
+    let (code, out, err) = run(&mut command, &all);
+    assert!(code == 0 && out.starts_with("b1: live: ") && out.lines().count() == 1, "{code} {out}{err}");
+    assert_eq!(err, "apply-allowlist: note: left out 1 pod that is terminating\n");
+    let (code, out, err) = run(&mut dir.kubectl(&live()), &[&all[..1], &["--json"], &all[1..]].concat());
+    assert_eq!((code, err.as_str()), (3, ""), "the pod has lost its label: {out}");
+    let objects: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(objects[0]["error"].as_str().unwrap().contains("(1 that are terminating were left out)"), "{out}");
+    assert_eq!((&objects[1]["outcome"], &objects[1]["terminating"]), (&"summary".into(), &1.into()));
+    let (code, _, err) = run(&mut dir.kubectl(&live()), &[&all[..3], &["b0"]].concat());
+    assert!(code == 3 && err.contains("its pod is terminating"), "{err}");
+}
+
+#[test]
+fn by_nerdctl_nothing_is_executed_unless_the_containers_spec_says_that_its_pids_are_its_own() {
+    let nerdctl = |spec: &str, names: &[&str]| {
+        let dir = Dir::new();
+        let mut command = dir.docker(&live());
+        let said = run(command.env("NERDCTL", "1").env("SPEC", spec), &[&["apply-allowlist"], names].concat());
+        (said, dir.calls())
+    };
+    let private = r#"{"type":"pid"},{"type":"mount"}"#;
+    let ((code, out, err), calls) = nerdctl(private, &["b1"]);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+    assert_eq!(calls, ["inspect", "inspect", "inspect", "exec", "kill"]);
+    for (spec, words) in [(r#"{"type":"mount"}"#, "shares a pid namespace (host)"), ("?", "doesn't say whether")] {
+        let ((code, _, err), calls) = nerdctl(spec, &["b1"]);
+        assert!(code == if spec == "?" { 3 } else { 4 } && err.contains(words), "{code} {err}");
+        assert!(!calls.contains(&"exec".to_owned()) && !calls.contains(&"kill".to_owned()), "{calls:?}");
+    }
+    // It says nothing of those that are there if one is missing.
+    let ((code, out, err), _) = nerdctl(private, &["b1", "b9"]);
+    assert!(code == 3 && out.starts_with("b1: live: ") && err.contains("b9: no such container"), "{code} {out}{err}");
+}
+
+#[test]
+fn where_proc_1_exe_can_not_be_executed_the_path_is_taken_that_the_container_was_started_by() {
+    let words = "OCI runtime exec failed: executing processes for container: executing command \"/proc/1/exe helper\" in sandbox: failed to load /proc/1/exe: permission denied";
+    let fails = format!("{{ echo '{words}'; exit 126; }}");
+    let dir = Dir::new();
+    let bundle = format!("[ \"$4\" = /sbin/init ] || {fails}; {}", live());
+    let (code, out, err) = run(&mut dir.docker(&bundle), &["apply-allowlist", "b1"]);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+    assert_eq!(dir.calls(), ["inspect", "exec", "exec", "kill"]);
+    let (code, _, err) = run(&mut dir.docker(&fails), &["apply-allowlist", "b1"]);
+    assert!(code == 4 && err.contains("doesn't execute /proc/1/exe") && err.contains("gVisor"), "{err}");
+    assert!(err.contains("nothing was sent"), "{err}");
+    // In Kubernetes the manifest tells it.
+    let pod = format!("[ -e \"$CALLS-2\" ] || {{ : > \"$CALLS-2\"; {fails}; }}; {}", live());
+    let args = ["apply-allowlist", "--via=kubectl", "--namespace=agents", "b1"];
+    let (code, out, err) = run(&mut dir.kubectl(&pod), &args);
+    assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
+    let calls = dir.calls().pop().unwrap();
+    assert!(calls.contains("/sbin/init") && !calls.contains("/proc/1/exe"), "{calls}");
 }
 
 #[test]

@@ -235,16 +235,21 @@ impl Bundle {
     }
 
     fn state(&self) -> State {
+        self.look().unwrap_or_else(|said| panic!("{}: {said}", self.name))
+    }
+
+    /// An error: what was said instead, as by one that has just been started.
+    fn look(&self) -> Result<State, String> {
         let mut command = self.engine.command();
         let (_, out, err) = containers::said(command.args(["exec", &self.name, "/busybox", "sh", "-c", LOOK]));
         let lines: Vec<&str> = out.lines().filter(|line| !line.is_empty()).collect();
-        let [rules, serving, record, helpers, left] = lines[..] else { panic!("{}: {out}{err}", self.name) };
-        State {
+        let [rules, serving, record, helpers, left] = lines[..] else { return Err(out + &err) };
+        Ok(State {
             rules: rules.to_owned(),
             serving: serving.to_owned(),
             record: record.to_owned(),
             is_settled: helpers == "0" && left == "0",
-        }
+        })
     }
 }
 
@@ -316,8 +321,18 @@ impl Fleet {
     }
 
     fn labelled(engine: &Engine, bad: &[&str], label: String) -> Self {
+        Self::with_table(TABLE, engine, bad, label)
+    }
+
+    /// No signal has a rule.
+    fn without_rules(engine: &Engine, bad: &[&str]) -> Self {
+        let (table, _) = TABLE.split_once("[signals]").unwrap();
+        Self::with_table(table, engine, bad, unique("fleet"))
+    }
+
+    fn with_table(table: &str, engine: &Engine, bad: &[&str], label: String) -> Self {
         let dir = Dir::new();
-        dir.write("daemons.toml", TABLE);
+        dir.write("daemons.toml", table);
         let bundles = each(bad, |n, bad| Bundle::start(engine, &dir, &label, n, bad));
         let fleet = Self { label, bundles, engine: engine.clone(), _dir: dir };
         fleet.wait_until_settled();
@@ -327,8 +342,7 @@ impl Fleet {
     fn wait_until_settled(&self) -> Vec<State> {
         each(&self.bundles, |_, bundle| {
             wait_until("bundle that is settled", || {
-                let state = bundle.state();
-                (state.is_settled && state.rules == state.serving).then_some(state)
+                bundle.look().ok().filter(|state| state.is_settled && state.rules == state.serving)
             })
         })
     }
@@ -353,9 +367,13 @@ impl Fleet {
 
     /// In a process group of its own.
     fn begin(&self, content: &str, arguments: &[&str]) -> Child {
+        self.begin_by(&["apply-allowlist", "--file=-"], content, arguments)
+    }
+
+    fn begin_by(&self, applet: &[&str], content: &str, arguments: &[&str]) -> Child {
         let mut command = Command::new(SIDECAR);
         command.env("SIDECAR_DOCKER", self.engine.program).envs(self.engine.environment.clone());
-        command.args(["apply-allowlist", "--json", "--file=-"]).args(&self.engine.told).args(arguments);
+        command.args(applet).arg("--json").args(&self.engine.told).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), content.as_bytes()).unwrap();
@@ -364,6 +382,27 @@ impl Fleet {
 
     fn change(&self, content: &str, arguments: &[&str]) -> Said {
         ended(self.begin(content, arguments))
+    }
+
+    /// By `apply --daemon alpha`.
+    fn change_by_name(&self, content: &str, arguments: &[&str]) -> Said {
+        ended(self.begin_by(&["apply", "--daemon=alpha", "--file=-"], content, arguments))
+    }
+
+    /// The same without new content.
+    fn restart_by_name(&self, arguments: &[&str]) -> Said {
+        ended(self.begin_by(&["apply", "--daemon=alpha"], "", arguments))
+    }
+
+    /// How often each one's alpha was restarted on request, and beta.
+    fn restarts(&self) -> Vec<(u64, u64)> {
+        let of = |bundle: &Bundle| {
+            let status = bundle.engine.call(&["exec", &bundle.name, "/proc/1/exe", "status", "--json"]);
+            let status = serde_json::from_str::<Value>(&status).unwrap();
+            let of = |daemon: usize| status["daemons"][daemon]["restarts"].as_u64().unwrap();
+            (of(0), of(1))
+        };
+        self.bundles.iter().map(of).collect()
     }
 
     /// Which of them have this content, after nobody is at them any more.
@@ -465,6 +504,97 @@ fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
     let calls = fs::read_to_string(dir.path().join("calls")).unwrap();
     let verbs: BTreeSet<&str> = calls.lines().map(|call| call.split('"').nth(3).unwrap()).collect();
     assert_eq!(verbs, BTreeSet::from(["get", "exec"]));
+}
+
+#[test]
+fn apply_daemon_with_a_file_changes_each_bundle_of_a_fleet_that_takes_it_without_a_signal_rule() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["no", "dies", "checker", "no"]);
+    let said = fleet.change_by_name("new", &[&fleet.label()]);
+    let good = BTreeSet::from([fleet.name(0), fleet.name(3)]);
+    assert_eq!((said.exit, said.of("live")), (1, good.clone()), "{said:?}");
+    assert_eq!(said.of("rolled-back"), BTreeSet::from([fleet.name(1)]), "{said:?}");
+    assert_eq!(said.of("refused"), BTreeSet::from([fleet.name(2)]), "{said:?}");
+    assert_eq!(fleet.with("new"), good);
+}
+
+#[test]
+fn apply_daemon_restarts_that_daemon_alone_in_each_bundle_of_a_fleet() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["no", "no", "no"]);
+    let said = fleet.restart_by_name(&[&fleet.label()]);
+    assert_eq!((said.exit, said.of("live").len()), (0, 3), "{said:?}");
+    assert_eq!(fleet.restarts(), [(1, 0); 3]);
+}
+
+#[test]
+fn a_canary_of_apply_daemon_that_fails_spares_the_rest() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["no", "dies", "no", "no"]);
+    let said = fleet.change_by_name("new", &["--canary=2", &fleet.label()]);
+    assert_eq!((said.exit, said.of("rolled-back")), (1, BTreeSet::from([fleet.name(1)])), "{said:?}");
+    assert_eq!(said.of("untouched"), BTreeSet::from([fleet.name(2), fleet.name(3)]), "{said:?}");
+    let restarts: Vec<u64> = fleet.restarts().into_iter().map(|(alpha, _)| alpha).collect();
+    assert_eq!((fleet.with("new"), &restarts[2..]), (BTreeSet::from([fleet.name(0)]), &[0, 0][..]));
+}
+
+#[test]
+fn a_canary_of_apply_daemon_without_a_file_that_is_refused_spares_the_rest() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["checker", "no", "no"]);
+    let said = fleet.restart_by_name(&["--canary=1", &fleet.label()]);
+    assert_eq!((said.exit, said.of("refused")), (1, BTreeSet::from([fleet.name(0)])), "{said:?}");
+    assert_eq!(said.of("untouched"), BTreeSet::from([fleet.name(1), fleet.name(2)]), "{said:?}");
+    assert_eq!(fleet.restarts(), [(0, 0); 3]);
+}
+
+#[test]
+fn apply_daemon_with_rollback_all_takes_every_bundle_back_if_one_fails() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["no", "no", "dies"]);
+    let together = ["--rollback-all", &fleet.label()];
+    let said = fleet.change_by_name("new", &together);
+    assert_eq!((said.exit, said.of("rolled-back").len()), (1, 3), "{said:?}");
+    assert_eq!(fleet.with("old").len(), 3);
+}
+
+#[test]
+fn apply_daemon_with_rollback_all_is_live_everywhere_if_none_fails() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["no", "no", "no"]);
+    let said = fleet.change_by_name("new", &["--rollback-all", "--canary=1", &fleet.label()]);
+    assert_eq!((said.exit, said.of("live").len()), (0, 3), "{said:?}");
+    assert_eq!(fleet.with("new").len(), 3);
+}
+
+#[test]
+fn apply_daemon_with_rollback_all_and_no_file_is_a_usage_error_and_restarts_nothing() {
+    let fleet = Fleet::without_rules(&Engine::docker(), &["no"]);
+    let mut command = Command::new(SIDECAR);
+    let (code, _, err) = containers::said(command.args(["apply", "--daemon=alpha", "--rollback-all", fleet.name(0)]));
+    assert_eq!((code, err.contains("--rollback-all needs --file")), (2, true), "{err}");
+    assert_eq!(fleet.restarts(), [(0, 0)]);
+}
+
+#[test]
+fn by_a_kubectl_stand_in_apply_daemon_with_a_file_changes_a_fleet_as_by_docker() {
+    let dir = Dir::new();
+    let fleet = Fleet::without_rules(&Engine::kubectl(&dir), &["no", "dies", "checker", "no"]);
+    let said = fleet.change_by_name("new", &["--canary=1", &fleet.label()]);
+    let good = BTreeSet::from([fleet.name(0), fleet.name(3)]);
+    assert_eq!((said.exit, said.of("live")), (1, good.clone()), "{said:?}");
+    assert_eq!(said.of("rolled-back"), BTreeSet::from([fleet.name(1)]), "{said:?}");
+    assert_eq!(said.of("refused"), BTreeSet::from([fleet.name(2)]), "{said:?}");
+    assert_eq!(fleet.with("new"), good);
+    let said = fleet.change_by_name("newer", &["--rollback-all", &fleet.label()]);
+    assert_eq!((said.exit, said.of("live").len()), (1, 0), "{said:?}");
+    assert_eq!(fleet.with("new"), good);
+}
+
+#[test]
+fn by_a_kubectl_stand_in_apply_daemon_without_a_file_restarts_that_daemon_once() {
+    let dir = Dir::new();
+    let fleet = Fleet::without_rules(&Engine::kubectl(&dir), &["no", "no"]);
+    let said = fleet.restart_by_name(&[&fleet.label()]);
+    assert_eq!((said.exit, said.of("live").len()), (0, 2), "{said:?}");
+    assert_eq!(fleet.restarts(), [(1, 0); 2]);
+    let said = fleet.restart_by_name(&["--signal-only", &fleet.label()]);
+    assert_eq!((said.exit, said.of("sent").len()), (0, 2), "{said:?}");
+    wait_until("restart", || (fleet.restarts() == [(2, 0); 2]).then_some(()));
 }
 
 #[test]
@@ -604,22 +734,33 @@ fn by_a_kubectl_stand_in_only_a_bundles_container_is_executed_in_and_it_is_signa
     assert!(log.contains("received SIGUSR1 from pid ") && !log.contains("outside of this"), "{log}");
 }
 
-#[test]
-fn wherever_a_kubectl_stand_in_loses_its_connection_what_is_told_is_what_is() {
-    let dir = Dir::new();
-    let mut fleet = Fleet::start(&Engine::kubectl(&dir), &["no", "no"]);
-    // After hello, go, proven and end.
+/// The first connection breaks after hello, go, proven and end.
+fn wherever_the_connection_breaks(dir: &Dir, fleet: &mut Fleet, change: fn(&Fleet, &str, &[&str]) -> Said) {
     for words in 0..=4 {
         let _ = fs::remove_file(dir.path().join("calls-lost"));
         fleet.engine.environment.retain(|(name, _)| *name != "LOSES");
         fleet.engine.environment.push(("LOSES", words.to_string()));
         let new = format!("after {words}");
-        let said = fleet.change(&new, &["--rollback-all", &fleet.label()]);
+        let said = change(fleet, &new, &["--rollback-all", &fleet.label()]);
         assert!(dir.path().join("calls-lost").exists() && said.of("unsettled").is_empty(), "{words}: {said:?}");
         assert_eq!(said.of("live"), fleet.with(&new), "{words}: {said:?}");
         assert_eq!((said.exit == 0, said.of("live").len() == 2), (words == 4, words == 4), "{words}: {said:?}");
         assert!(words > 2 || said.of("live").is_empty(), "{words}: {said:?}");
     }
+}
+
+#[test]
+fn wherever_a_kubectl_stand_in_loses_its_connection_what_is_told_is_what_is() {
+    let dir = Dir::new();
+    let mut fleet = Fleet::start(&Engine::kubectl(&dir), &["no", "no"]);
+    wherever_the_connection_breaks(&dir, &mut fleet, Fleet::change);
+}
+
+#[test]
+fn wherever_a_kubectl_stand_in_loses_its_connection_what_apply_daemon_tells_is_what_is() {
+    let dir = Dir::new();
+    let mut fleet = Fleet::without_rules(&Engine::kubectl(&dir), &["no", "no"]);
+    wherever_the_connection_breaks(&dir, &mut fleet, Fleet::change_by_name);
 }
 
 /// Makes or changes what a `ConfigMap`'s mount looks like: its files are links through `..data`, which is swapped as a whole.

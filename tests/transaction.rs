@@ -1322,6 +1322,56 @@ fn a_proof_in_which_the_generation_did_not_rise_is_not_believed() {
 }
 
 #[test]
+fn what_a_person_writes_between_the_last_look_and_the_rename_is_not_lost() {
+    let bundle = Bundle::start();
+    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=20s"]);
+    // renameat2(2) begins two seconds late.
+    let delay = format!(
+        "strace -f -qq -o {}/trace -e trace=renameat2 -e inject=renameat2:delay_enter=2000000:when=1",
+        bundle.dir.display()
+    );
+    let mut host = command.env("LIMITED", delay).spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"new").unwrap();
+    let call = format!("{} ", nix::libc::SYS_renameat2);
+    let is_there =
+        |pid: &String| fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|s| s.starts_with(&call));
+    bundle.wait_until("the helper at its rename", || bundle.helpers().iter().any(is_there));
+    fs::write(bundle.dir.join("conf/a-person-s"), "a person's").unwrap();
+    fs::rename(bundle.dir.join("conf/a-person-s"), bundle.dir.join("conf/rules")).unwrap();
+    is(&ended(host), "refused", 1, "");
+    bundle.serves_now("old");
+    assert_eq!((bundle.read("conf/rules"), bundle.generation()), ("a person's".to_owned(), 1));
+    assert_eq!(bundle.left(), [] as [&str; 0]);
+}
+
+#[test]
+fn nobody_of_the_same_user_can_write_the_words_of_a_helper_that_it_has_stopped() {
+    const USER: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"];
+    let mut bundle = Bundle::start();
+    bundle.stop();
+    assert!(Command::new("chown").args(["-R", "1000:1000"]).arg(&bundle.dir).status().unwrap().success());
+    bundle.by = &USER;
+    bundle.boot();
+    let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=20s"]);
+    // As runc does it, the helper's pipe is its user's.
+    let by = bundle.dir.join("by");
+    fs::write(&by, format!("chown 1000 /proc/self/fd/1; exec {} \"$@\"", USER.join(" "))).unwrap();
+    let mut host = command.env("LIMITED", format!("sh {}", by.display())).spawn().unwrap();
+    host.stdin.take().unwrap().write_all(b"unready").unwrap();
+    bundle.wait_until("served", || bundle.read("serving") == "unready");
+    let attack = "kill -STOP $0 || exit 9; ( : >> /proc/$0/fd/1 ) 2> /dev/null && exit 8; kill -CONT $0";
+    let helpers = bundle.helpers();
+    let is_ours = |pid: &&String| fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm != b"setpriv\n");
+    for pid in helpers.iter().filter(is_ours) {
+        let code = Command::new(USER[0]).args(&USER[1..]).args(["sh", "-c", attack, pid]).status().unwrap().code();
+        assert_eq!(code, Some(0), "9: it can't be stopped; 8: its stdout can be opened");
+    }
+    assert!(!helpers.is_empty());
+    signal(&host, "INT");
+    is(&ended(host), "rolled-back", 1, "");
+}
+
+#[test]
 fn a_file_of_root_s_that_its_group_may_write_becomes_the_bundle_s_own_and_the_report_says_so() {
     // As OpenShift has it: an arbitrary user of the group root.
     const USER: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=0", "--clear-groups", "--"];

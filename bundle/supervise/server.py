@@ -241,6 +241,15 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def held_socket() -> socket.socket | None:
+    """The socket that init holds for this process, if it does: sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    held = socket.socket(fileno=3)
+    held.set_inheritable(False)
+    return held
+
+
 def main() -> None:
     # Clients reach it under whatever name the network gives the bundle, so the Host header isn't checked; there is no
     # browser in that network which a page could make talk to it.
@@ -249,7 +258,8 @@ def main() -> None:
     config = uvicorn.Config(
         app, host="0.0.0.0", port=PORT, log_level="warning", access_log=False, timeout_graceful_shutdown=1
     )
-    Server(config).run()
+    held = held_socket()
+    Server(config).run([held] if held else None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::reason::Shortfall;
-use crate::status::{Page, Plan};
+use crate::status::{Daemon, Page, Plan};
 use crate::table::Ready;
 use crate::text::Printable;
 
@@ -42,6 +42,13 @@ enum At {
 impl Listener {
     fn tcp(&self) -> Option<SocketAddr> {
         if let At::Tcp(addr) = self.at { Some(addr) } else { None }
+    }
+
+    /// Whether it is a socket that init holds for this daemon, if init holds it.
+    fn is_for(&self, daemon: &Daemon) -> bool {
+        let is_same =
+            |addr: SocketAddr| daemon.listen.iter().any(|own| (own.ip(), own.port()) == (addr.ip(), addr.port()));
+        self.tcp().is_some_and(is_same)
     }
 
     fn name(&self) -> Printable {
@@ -113,13 +120,14 @@ impl Seen {
         let (now, plan) = super::proof::find(page, daemon)?;
         let session = now.pid?;
         let held = |listener: &Listener, pid: i32| self.held(page, listener, pid);
-        // init holds sockets for its daemons only.
-        let is_others = |pid: &i32| *pid != 1 && self.owner(*pid, &[Some(session)]).is_none();
-        let others = |listener: &Listener| self.holders_of(listener).find(is_others).map(|pid| held(listener, pid));
+        let is_own = |listener: &Listener, pid: i32| {
+            if pid == page.status.pid { listener.is_for(now) } else { self.owner(pid, &[Some(session)]).is_some() }
+        };
+        let others = |l: &Listener| self.holders_of(l).find(|pid| !is_own(l, *pid)).map(|pid| held(l, pid));
         let probed = probed(plan);
         let on_probed = |listener: &&Listener| probed.is_some_and(|addr| overlap(listener, addr));
         // It shares a port of its own with another (SO_REUSEPORT): the kernel picks who gets a connection.
-        let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| !is_others(&pid))).collect();
+        let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| is_own(l, pid))).collect();
         let on_own = |listener: &&Listener| own.iter().filter_map(|own| own.tcp()).any(|own| overlap(listener, own));
         let answers = self.tcp().filter(|l| on_probed(l) || on_own(l)).find_map(others);
         if answers.is_some() || probed.is_some() {
@@ -163,7 +171,10 @@ impl Seen {
 
     fn held(&self, page: &Page, listener: &Listener, pid: i32) -> Shortfall {
         let name = self.processes.get(&pid).map_or("?", |process| process.name.as_str());
-        let owner = page.status.daemons.iter().find(|other| self.owner(pid, &[other.pid]).is_some());
+        let is_its = |other: &&Daemon| {
+            if pid == page.status.pid { listener.is_for(other) } else { self.owner(pid, &[other.pid]).is_some() }
+        };
+        let owner = page.status.daemons.iter().find(is_its);
         let name = Printable::new(owner.map_or(name, |owner| &owner.name));
         Shortfall::SocketHeld { socket: listener.name(), by: Some((pid, name)) }
     }
@@ -175,7 +186,7 @@ impl Seen {
     /// Whether it descends from init, and from no daemon that runs.
     fn is_left(&self, page: &Page, pid: i32) -> bool {
         let sessions: Vec<Option<i32>> = page.status.daemons.iter().map(|daemon| daemon.pid).collect();
-        pid != 1 && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
+        ![1, page.status.pid].contains(&pid) && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
     }
 
     fn holders_of(&self, listener: &Listener) -> impl Iterator<Item = i32> {
@@ -354,6 +365,20 @@ mod tests {
         let elsewhere = seen(&[("127.0.0.2:8888", 5), ("127.0.0.1:8889", 6)], &OURS, &[(5, 12), (6, 12)]);
         assert_eq!(elsewhere.judge(&page, "pipelock"), None);
         assert_eq!(seen(&[("127.0.0.1:8888", 5)], &OURS, &[]).judge(&page, "pipelock"), None, "nobody is seen");
+    }
+
+    #[test]
+    fn a_socket_that_init_holds_is_the_daemons_whose_table_names_it_and_no_other_ones() {
+        let mut page = sample::page();
+        page.status.daemons[1].listen = vec!["0.0.0.0:8888".parse().unwrap()];
+        let processes = [&OURS[..], &[(1, 0, 0)]].concat();
+        let ours = seen(&[("0.0.0.0:8888", 5)], &processes, &[(5, 1), (5, 17)]);
+        assert_eq!((ours.judge(&page, "pipelock"), ours.judge(&page, "egress")), (None, None));
+        // Both would be ready by what answers there.
+        page.plans[0].ready = page.plans[1].ready.clone();
+        let between_two_processes = seen(&[("0.0.0.0:8888", 5)], &processes, &[(5, 1)]);
+        assert_eq!(between_two_processes.judge(&page, "egress"), Some(held(8888, 1, "pipelock")));
+        assert_eq!(between_two_processes.judge(&page, "pipelock"), None);
     }
 
     #[test]

@@ -638,7 +638,7 @@ mod tests {
             s.replace(31);
             let request = |id: &str, outcome, generation| {
                 let (id, verb) = (id.to_owned(), "restart".to_owned());
-                status::Request { id, verb, outcome, generation }
+                status::Request { id, verb, outcome, generation, why: None }
             };
             s.daemon("pipelock").requests =
                 vec![request("mine", outcome, generation), request("other", Started, Some(2))];
@@ -671,7 +671,7 @@ mod tests {
         s.page.plans[1].is_oneshot = true;
         s.replace(31);
         let (id, verb, generation) = ("mine".to_owned(), "restart".to_owned(), Some(2));
-        let request = status::Request { id, verb, outcome: RequestOutcome::Started, generation };
+        let request = status::Request { id, verb, outcome: RequestOutcome::Started, generation, why: None };
         s.daemon("pipelock").requests = vec![request];
         assert_eq!(s.at(0, None), Err(false));
         assert_eq!(s.given_up(), Shortfall::NotDone);

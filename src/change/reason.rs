@@ -186,6 +186,7 @@ pub enum Reason {
     NotSelected { sent: Printable, daemon: Printable },
     Stopped { daemon: Printable },
     NotRunning { signal: Printable, daemon: Printable },
+    RequestRefused { sent: Printable, daemon: Printable, why: Printable },
     Stopping,
     MayNotAct { words: Printable },
     NotAsked { words: Printable },
@@ -219,7 +220,7 @@ pub enum Reason {
     NoProgram { program: Printable, words: Printable },
     CallFailed { call: Printable, words: Printable },
     NoSuch { is_pod: bool },
-    NoneFound { is_pod: bool, labels: Vec<OwnWords> },
+    NoneFound { is_pod: bool, labels: Vec<OwnWords>, terminating: usize },
     NotUp { state: Printable },
     Paused,
     SharesPids { mode: Printable },
@@ -230,11 +231,13 @@ pub enum Reason {
     NotInit { error: Printable },
     NoAnswer { words: Printable },
     MayNotAsk { words: Printable },
+    NotByExe { words: Printable },
     OtherProtocol { ours: (u32, Printable), theirs: (u32, Printable) },
     KillFailed { kill: Printable, words: Printable, gone: bool },
     KillTimedOut { kill: Printable },
     Lost { sent: Printable, words: Printable },
     Vanished { words: Printable },
+    PausedMidway,
     Unknown { words: Printable },
     Fleet { why: Printable },
 }
@@ -365,6 +368,7 @@ impl Reason {
             | Self::NotUp { .. }
             | Self::Paused
             | Self::Vanished { .. }
+            | Self::PausedMidway
             | Self::KillFailed { gone: true, .. } => Outcome::Unreachable,
             Self::SharesPids { .. }
             | Self::DockerInit
@@ -372,7 +376,8 @@ impl Reason {
             | Self::StrangePod { .. }
             | Self::NotInit { .. }
             | Self::NoAnswer { .. }
-            | Self::MayNotAsk { .. } => Outcome::NotASidecarBundle,
+            | Self::MayNotAsk { .. }
+            | Self::NotByExe { .. } => Outcome::NotASidecarBundle,
             Self::Unrecovered { .. } => Outcome::Down,
             Self::Unknown { .. } => Outcome::Unsettled,
             Self::Fleet { .. } => Outcome::Untouched,
@@ -389,11 +394,13 @@ impl Reason {
         match self {
             Self::Usage { .. }
             | Self::Vanished { .. }
+            | Self::PausedMidway
             | Self::Unknown { .. }
             | Self::Lost { .. }
             | Self::KillTimedOut { .. }
             | Self::Unrecovered { .. }
             | Self::Unproven { .. } => "",
+            Self::RequestRefused { .. } => "; nothing was done",
             Self::SharesPids { .. }
             | Self::DockerInit
             | Self::Stranger { .. }
@@ -433,6 +440,7 @@ impl fmt::Display for Reason {
                 f,
                 "{signal} is for {daemon}, which isn't running; start it first: docker exec BUNDLE /proc/1/exe start {daemon}"
             ),
+            Self::RequestRefused { sent, daemon, why } => write!(f, "{sent} for {daemon} was refused: {why}"),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotAct { words } => {
                 write!(f, "the bundle's init can't be asked: {words}; run it as the user that the container runs as")
@@ -497,12 +505,15 @@ impl fmt::Display for Reason {
                 write!(f, "{call} failed: {words}; check whether the bundle runs")
             }
             Self::NoSuch { is_pod } => write!(f, "no such {}; check the name", thing(*is_pod)),
-            Self::NoneFound { is_pod, labels } => {
+            Self::NoneFound { is_pod, labels, terminating } => {
                 write!(f, "no running {} carries the label sidecar.schema", thing(*is_pod))?;
                 for OwnWords(label) in labels {
                     write!(f, " and {label}")?;
                 }
-                Ok(())
+                match terminating {
+                    0 => Ok(()),
+                    count => write!(f, " ({count} that are terminating were left out)"),
+                }
             }
             Self::NotUp { state } => {
                 write!(f, "it is not running ({state}); a new start reads the new files anyway")
@@ -543,6 +554,11 @@ impl fmt::Display for Reason {
                 "this user may not execute the program of the container's PID 1 ({words}); use the user that \
                  the container runs as"
             ),
+            Self::NotByExe { words } => write!(
+                f,
+                "the container's runtime doesn't execute /proc/1/exe ({words}), as gVisor's doesn't, and not by the path either that the \
+                 container was started with; make that the sidecar binary's absolute path, as in ENTRYPOINT [\"/sbin/init\"]"
+            ),
             Self::NoAnswer { words } => write!(
                 f,
                 "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; its image may hold an \
@@ -576,6 +592,10 @@ impl fmt::Display for Reason {
                 "the bundle went away before the change was committed{}; the new content isn't live: init puts the old one back \
                  before it next starts the daemon, unless somebody else wrote there since",
                 aside(words)
+            ),
+            Self::PausedMidway => f.write_str(
+                "the bundle was paused before the change was committed; the new content isn't live, and the change goes back once the \
+                 bundle is unpaused; unpause it, then try again",
             ),
             Self::Unknown { words } => write!(
                 f,
@@ -679,7 +699,7 @@ impl Shortfall {
             Self::NeverCaught => {
                 write!(
                     f,
-                    "{sent} was dropped: {daemon} runs{pid} but has no handler for it, so it can't be made to reload by it"
+                    "{sent} was dropped: {daemon} runs{pid} but has no handler for it, and {sent} would have killed it"
                 )
             }
             Self::ReloadPending => write!(

@@ -6,46 +6,68 @@ use super::engine::Engine;
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// Nothing of the container runs any more.
-const DEAD: [&str; 7] = [
-    "no such container",
-    "no container with",
-    "is not running",
-    "container state improper",
-    "error from server (notfound)",
-    "container not found",
-    "in a completed pod",
-];
-/// It can't be reached.
-const UNREACHABLE: [&str; 8] = [
-    "is paused",
-    "is restarting",
-    "cannot connect to",
-    "is the docker daemon running",
-    "unable to connect to the server",
-    "the connection to the server",
-    "error from server (forbidden)",
-    "error: you must be logged in",
-];
-/// The client's connection broke, or one behind it. What was asked for may have been done.
-const BROKEN: [&str; 6] = [
-    "error during connect",
-    "error sending request",
-    "unexpected eof",
-    "connection reset by peer",
-    "i/o timeout",
-    "tls handshake timeout",
-];
-/// kubectl's connection broke before anything was executed.
-const UNBEGUN: [&str; 3] = ["error dialing backend", "error from server", "unable to upgrade connection"];
+/// What a phrase in a complaint means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    /// Nothing of the container runs any more.
+    Dead,
+    /// It doesn't run, or it is paused: `inspect` knows which of the two.
+    NotUp,
+    /// The container is paused.
+    Paused,
+    /// The container, or its engine, can't be reached: nothing was done there.
+    Away,
+    /// The client's connection broke, or one behind it. What was asked for may have been done.
+    Broken,
+    /// kubectl's connection broke before anything was executed.
+    Unbegun,
+}
 
-/// All that a call has complained about.
+/// The words of docker 20 to 29, podman 4 and 5, nerdctl 2 and kubectl up to 1.36, in small letters. The test below has the
+/// sentences that they are taken from.
+const PHRASES: [(&str, Means); 30] = [
+    ("no such container", Means::Dead),
+    ("no container with", Means::Dead),
+    ("is not running", Means::Dead),
+    ("no running task found", Means::Dead),
+    ("cannot exec in a stopped state", Means::Dead),
+    ("cannot exec in a deleted state", Means::Dead),
+    ("error from server (notfound)", Means::Dead),
+    ("container not found", Means::Dead),
+    ("in a completed pod", Means::Dead),
+    ("container state improper", Means::NotUp),
+    ("is paused", Means::Paused),
+    ("cannot exec in a paused state", Means::Paused),
+    ("is restarting", Means::Away),
+    ("cannot connect to", Means::Away),
+    ("failed to connect to the docker api", Means::Away),
+    ("unable to connect to podman", Means::Away),
+    ("cannot access containerd socket", Means::Away),
+    ("unable to connect to the server", Means::Away),
+    ("the connection to the server", Means::Away),
+    ("error from server (forbidden)", Means::Away),
+    ("error: you must be logged in", Means::Away),
+    ("error during connect", Means::Broken),
+    ("error sending request", Means::Broken),
+    ("unexpected eof", Means::Broken),
+    ("connection reset by peer", Means::Broken),
+    ("i/o timeout", Means::Broken),
+    ("tls handshake timeout", Means::Broken),
+    ("error dialing backend", Means::Unbegun),
+    ("error from server", Means::Unbegun),
+    ("unable to upgrade connection", Means::Unbegun),
+];
+
+/// All that a call has complained about, without what is only its log.
 #[derive(Clone, Debug, Default)]
 pub struct Complaint(String);
 
 impl Complaint {
     pub fn new(stderr: &[u8]) -> Self {
-        Self(String::from_utf8_lossy(stderr).into_owned())
+        let all = String::from_utf8_lossy(stderr);
+        let said: Vec<&str> = all.lines().filter(|line| !is_log(line)).collect();
+        // Better its log than nothing.
+        if said.iter().all(|line| line.trim().is_empty()) { Self(all.into_owned()) } else { Self(said.join("\n")) }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -62,25 +84,58 @@ impl Complaint {
         phrases.iter().any(|phrase| lower.contains(phrase))
     }
 
+    fn means(&self, any_of: &[Means]) -> bool {
+        let lower = self.0.to_lowercase();
+        PHRASES.iter().any(|(phrase, means)| any_of.contains(means) && lower.contains(phrase))
+    }
+
     /// Nothing of the container runs any more.
     pub fn is_dead(&self) -> bool {
-        self.says(&DEAD)
+        self.means(&[Means::Dead])
+    }
+
+    /// The engine can't be reached, or this call of it was refused: it may be able to tell later.
+    pub fn is_away(&self) -> bool {
+        !self.is_dead() && (self.means(&[Means::Away]) || self.is_broken())
     }
 
     /// The container can't be reached: nothing was done there.
     pub fn is_gone(&self) -> bool {
-        self.is_dead() || self.says(&UNREACHABLE)
+        self.means(&[Means::Dead, Means::NotUp, Means::Paused, Means::Away])
     }
 
     /// The connection broke, in the middle perhaps.
     pub fn is_broken(&self) -> bool {
-        self.says(&BROKEN) || self.says(&UNBEGUN)
+        self.means(&[Means::Broken, Means::Unbegun])
     }
 
     /// Nothing was executed there.
     pub fn never_began(&self) -> bool {
-        self.is_gone() || self.says(&UNBEGUN)
+        self.is_gone() || self.means(&[Means::Unbegun])
     }
+}
+
+/// Whether a line is of a program's log, and no complaint: klog's, as `E1127 22:37:45.580133    2054 memcache.go:265] ...`, and
+/// logrus's below an error, as `time="2026-11-27T22:37:45Z" level=warning msg="..."`. (nerdctl's complaints have that form, with
+/// level=fatal.)
+fn is_log(line: &str) -> bool {
+    let line = line.trim_start();
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit() || b":.".contains(&b));
+    let mut words = line.split_whitespace();
+    let head = [words.next(), words.next(), words.next(), words.next()];
+    let is_klog = match head {
+        [Some(day), Some(time), Some(thread), Some(place)] => {
+            let day = day.strip_prefix(['I', 'W', 'E', 'F']);
+            day.is_some_and(|day| day.len() == 4 && is_number(day))
+                && is_number(time)
+                && is_number(thread)
+                && place.ends_with(']')
+        }
+        _ => false,
+    };
+    let is_below_error =
+        |line: &str| ["debug", "info", "warning"].iter().any(|l| line.contains(&format!(" level={l} ")));
+    is_klog || line.starts_with("time=") && is_below_error(line)
 }
 
 /// Why a call came to nothing, before anything was sent.
@@ -100,6 +155,152 @@ pub fn call_failed(engine: &Engine, what: &str, e: &CallError) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Sentences as they were printed (nerdctl's: as its code has them), by whom, and what they mean.
+    const SAID: &[(&str, &str, Means)] = &[
+        ("docker 20 to 29", "Error response from daemon: No such container: b1", Means::Dead),
+        ("docker 20", "Error response from daemon: Cannot kill container: b1: No such container: b1", Means::Dead),
+        ("docker 20 to 29", "Error response from daemon: Container c4489ab2 is not running", Means::Dead),
+        (
+            "docker 28",
+            "Error response from daemon: cannot kill container: b1: container c896 is not running",
+            Means::Dead,
+        ),
+        (
+            "docker 20 to 29",
+            "Error response from daemon: Container b1 is paused, unpause the container before exec",
+            Means::Paused,
+        ),
+        (
+            "docker 28",
+            "Error response from daemon: Container bca7 is restarting, wait until the container is running",
+            Means::Away,
+        ),
+        (
+            "docker 20 to 28",
+            "Cannot connect to the Docker daemon at unix:///nowhere. Is the docker daemon running?",
+            Means::Away,
+        ),
+        (
+            "docker 29",
+            "failed to connect to the docker API at unix:///nowhere; check if the path is correct and if the daemon is \
+             running: dial unix /nowhere: connect: no such file or directory",
+            Means::Away,
+        ),
+        (
+            "docker 20 to 29",
+            "error during connect: Post \"http://docker.example.com/v1.56/containers/w/kill\": command [ssh -- far docker system \
+             dial-stdio] has exited with exit status 255: stderr=ssh: connect to host far port 22: Connection refused",
+            Means::Broken,
+        ),
+        (
+            "docker 20",
+            "error during connect: Get \"https://far:2376/v1.41/info\": net/http: TLS handshake timeout",
+            Means::Broken,
+        ),
+        ("podman 4 and 5", "Error: no container with name or ID \"b1\" found: no such container", Means::Dead),
+        (
+            "podman 4 and 5",
+            "Error: can only create exec sessions on running containers: container state improper",
+            Means::NotUp,
+        ),
+        (
+            "podman 5",
+            "Error: can only kill running containers. b7abebd2 is in state exited: container state improper",
+            Means::NotUp,
+        ),
+        (
+            "podman 4 and 5",
+            "Cannot connect to Podman. Please verify your connection to the Linux system using `podman system connection list`\n\
+             Error: unable to connect to Podman socket: Get \"http://d/v5.8.6/libpod/_ping\": dial unix /nowhere: connect: no such \
+             file or directory: unix:///nowhere",
+            Means::Away,
+        ),
+        ("nerdctl 2", "time=\"2026-11-28T07:00:00Z\" level=fatal msg=\"no such container b1\"", Means::Dead),
+        (
+            "nerdctl 2",
+            "level=fatal msg=\"1 errors:\\ncannot kill container 0123: container is not running\"",
+            Means::Dead,
+        ),
+        ("nerdctl 2", "level=fatal msg=\"no running task found: task 0123 not found: not found\"", Means::Dead),
+        ("nerdctl 2", "level=fatal msg=\"cannot exec in a stopped state\"", Means::Dead),
+        ("nerdctl 2", "level=fatal msg=\"cannot exec in a deleted state\"", Means::Dead),
+        ("nerdctl 2", "level=fatal msg=\"cannot exec in a paused state\"", Means::Paused),
+        (
+            "nerdctl 2",
+            "level=fatal msg=\"cannot access containerd socket \\\"/run/containerd/containerd.sock\\\": no such file or directory\"",
+            Means::Away,
+        ),
+        ("kubectl", "Error from server (NotFound): pods \"b1\" not found", Means::Dead),
+        ("kubectl", "error: unable to upgrade connection: container not found (\"bundle\")", Means::Dead),
+        ("kubectl", "error: cannot exec into a container in a completed pod; current phase is Succeeded", Means::Dead),
+        ("kubectl", "Unable to connect to the server: dial tcp: lookup far: no such host", Means::Away),
+        (
+            "kubectl 1.36",
+            "E1128 07:17:10.978985    2060 memcache.go:265] \"Unhandled Error\" err=\"couldn't get current server API group list: Get \
+             \\\"http://localhost:8080/api?timeout=32s\\\": dial tcp [::1]:8080: connect: connection reset by peer\"\n\
+             The connection to the server localhost:8080 was refused - did you specify the right host or port?",
+            Means::Away,
+        ),
+        (
+            "kubectl",
+            "Error from server (Forbidden): pods \"b1\" is forbidden: User \"me\" cannot create resource",
+            Means::Away,
+        ),
+        ("kubectl", "error: You must be logged in to the server (Unauthorized)", Means::Away),
+        ("kubectl", "error: error sending request: Post \"https://far/exec\": EOF", Means::Broken),
+        ("kubectl", "error: websocket: close 1006 (abnormal closure): unexpected EOF", Means::Broken),
+        ("kubectl", "error: read tcp 10.0.0.1:4->10.0.0.2:443: read: connection reset by peer", Means::Broken),
+        ("kubectl", "error: read tcp 10.0.0.1:4->10.0.0.2:443: i/o timeout", Means::Broken),
+        (
+            "kubectl",
+            "Error from server: error dialing backend: dial tcp 10.0.0.1:10250: connect: no route to host",
+            Means::Unbegun,
+        ),
+        (
+            "kubectl",
+            "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
+            Means::Unbegun,
+        ),
+        ("kubectl", "error: unable to upgrade connection: pod does not exist", Means::Unbegun),
+    ];
+
+    #[test]
+    fn what_each_engine_says_is_known() {
+        for (by, said, means) in SAID {
+            let it = Complaint::new(said.as_bytes());
+            let is_away = it.means(&[Means::Away]) && !it.is_dead();
+            let is = match means {
+                Means::Dead => it.is_dead(),
+                Means::NotUp => it.means(&[Means::NotUp]) && it.is_gone() && !it.is_dead(),
+                Means::Paused => it.means(&[Means::Paused]) && it.is_gone() && !it.is_dead(),
+                Means::Away => is_away && it.is_gone(),
+                Means::Broken => it.is_broken() && !it.never_began(),
+                Means::Unbegun => it.is_broken() && it.never_began() && !it.is_gone(),
+            };
+            assert!(is, "{by}: {said}");
+        }
+        let all = SAID.iter().map(|(_, said, _)| Complaint::new(said.as_bytes()).0.to_lowercase()).collect::<String>();
+        let phrases = PHRASES.iter().map(|(phrase, _)| phrase);
+        let unused: Vec<_> = phrases.filter(|phrase| !all.contains(**phrase)).collect();
+        assert!(unused.is_empty(), "said by nobody: {unused:?}");
+    }
+
+    #[test]
+    fn a_programs_own_log_is_left_out_unless_it_said_nothing_else() {
+        let log =
+            "E1127 22:37:45.580133    2054 memcache.go:265] \"Unhandled Error\" err=\"unexpected EOF\"\n".repeat(20);
+        let refused = "The connection to the server far:6443 was refused - did you specify the right host or port?";
+        let complaint = Complaint::new((log.clone() + refused).as_bytes());
+        assert_eq!(complaint.words().as_str(), refused);
+        assert!(complaint.is_gone() && !complaint.is_broken());
+        assert!(Complaint::new(log.as_bytes()).is_broken());
+        let warned = "time=\"2026-11-28T07:00:00Z\" level=warning msg=\"is paused\"\nError: no such container";
+        assert_eq!(Complaint::new(warned.as_bytes()).words().as_str(), "Error: no such container");
+        for said in ["E1127 is a container that is paused", "Error: x]", "", "time=1 level=fatal msg=\"is paused\""] {
+            assert_eq!(Complaint::new(said.as_bytes()).0, said);
+        }
+    }
 
     #[test]
     fn a_complaint_is_judged_by_all_of_it_though_little_is_shown() {

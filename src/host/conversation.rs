@@ -15,15 +15,17 @@
 //! Each wait has an end that follows from `--timeout`. A connection that breaks while content is under way is not the
 //! end of it: the bundle is asked once more, in a second exec, what became of that.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::complaint::{Complaint, call_failed};
 use super::docker::{self, CallError, NoLine, POLL_INTERVAL, Session};
-use super::engine::{BundleRef, Engine};
+use super::engine::{BundleRef, Engine, PID_1_EXE};
+use super::look::{self, State};
 use super::report::Report;
-use super::stop::{Gate, Word};
+use super::stop::{self, Gate, Word};
 use super::{Change, millis, to_ask};
 use crate::change::proof::{Act, Trigger};
 use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome};
@@ -38,16 +40,25 @@ const LAST_WORD: Duration = Duration::from_secs(8);
 const LONGEST_GRACE: Duration = Duration::from_secs(10 * 60);
 /// The grace of a bundle that hasn't told it yet.
 const USUAL_GRACE: Duration = Duration::from_secs(8);
-/// How often a bundle that breaks off is asked again what became of a change, and after how long.
-const ASK_AGAIN: (usize, Duration) = (3, Duration::from_millis(500));
+/// How often a bundle that breaks off without a word is asked again what became of a change. One that can't be reached is asked
+/// until the time is up.
+const ASK_AGAIN: usize = 3;
+/// After how long, at first and later.
+const ASK_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 /// What `docker exec` exits with if the helper was killed.
 const KILLED: i32 = 137;
+/// The same if the helper could not be executed.
+const NOT_EXECUTED: [i32; 2] = [126, 127];
 
 /// One bundle, and what is wanted of it.
 pub(super) struct Conversation<'a> {
     pub engine: &'a Engine,
     pub change: &'a Change,
     pub bundle: &'a BundleRef,
+    /// The path of the program that it was started with, if that is one of ours.
+    pub program: Option<&'a str>,
+    /// The helper is executed by that path: PID 1's own program can't be, as in gVisor.
+    pub by_path: Cell<bool>,
     pub started: Instant,
     /// The change's, or what is left of the time for all.
     pub timeout: Duration,
@@ -119,7 +130,9 @@ impl Conversation<'_> {
     fn meet(&self, id: &Printable, report: &mut Report) -> Result<Session, Reason> {
         // Through kubectl the helper sends the signal by itself, perhaps before its first word is heard.
         let may_be_sent = matches!(self.change.task, Task::Identify | Task::InPlace) && self.kill().is_none();
-        for is_second in [false, true] {
+        let mut was_asked_again = false;
+        let mut not_executed = None;
+        loop {
             let mut session = self.open()?;
             session.say(self.request(self.change.task.clone(), self.timeout, id).as_bytes());
             let first = session.hear(Instant::now() + to_ask(self.timeout), self.gate, false);
@@ -139,10 +152,22 @@ impl Conversation<'_> {
                 Some(Heard::Reply(Reply::Protocol | Reply::Recorded { .. })) | None => {}
             }
             let complaint = Complaint::new(session.end());
-            let was_killed = session.status().and_then(|status| status.code()) == Some(KILLED);
+            let code = session.status().and_then(|status| status.code());
+            let was_killed = code == Some(KILLED);
             let never_began = complaint.never_began();
-            if first == Err(NoLine::Ended) && was_killed && !never_began && !may_be_sent && !is_second {
+            let may_be_asked_again = !std::mem::replace(&mut was_asked_again, true);
+            if first == Err(NoLine::Ended) && was_killed && !never_began && !may_be_sent && may_be_asked_again {
                 continue;
+            }
+            // Its path leads to a program of the container's own image, which is ours by its name.
+            let was_not_executed = code.is_some_and(|code| NOT_EXECUTED.contains(&code)) && !never_began;
+            if was_not_executed && self.program.is_some() && !self.by_path.replace(true) {
+                not_executed = Some(self.no_answer(first, &complaint, was_killed));
+                continue;
+            }
+            // By its path it fared no better: why it isn't executed as it should be is the reason.
+            if let Some(why) = not_executed {
+                return Err(why);
             }
             return Err(match self.no_answer(first, &complaint, was_killed) {
                 Reason::CallFailed { .. } if may_be_sent && !never_began => self.lost(complaint.words()),
@@ -150,7 +175,6 @@ impl Conversation<'_> {
                 why => why,
             });
         }
-        Err(Reason::HostGone)
     }
 
     /// Why nothing that makes sense came as the helper's first word.
@@ -175,11 +199,19 @@ impl Conversation<'_> {
         // If docker can't execute something, it says so on stdout.
         let said = if complaint.is_empty() { Complaint::new(&first.unwrap_or_default()) } else { complaint.clone() };
         let words = said.words();
-        if said.says(&["permission denied"]) { Reason::MayNotAsk { words } } else { Reason::NoAnswer { words } }
+        // gVisor's words. They speak of permission too.
+        if said.says(&[&format!("failed to load {PID_1_EXE}")]) {
+            Reason::NotByExe { words }
+        } else if said.says(&["permission denied"]) {
+            Reason::MayNotAsk { words }
+        } else {
+            Reason::NoAnswer { words }
+        }
     }
 
     fn open(&self) -> Result<Session, Reason> {
-        let helper = self.engine.exec(self.bundle, HELPER);
+        let program = self.program.filter(|_| self.by_path.get()).unwrap_or(PID_1_EXE);
+        let helper = self.engine.exec(self.bundle, program, HELPER);
         let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
         session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
     }
@@ -226,6 +258,10 @@ impl Conversation<'_> {
         match sent {
             Ok(()) => talk.say(HostMessage::Sent),
             Err(why) if !self.is_file() => return Ok(why.into()),
+            // A helper that is paused says nothing.
+            Err(Reason::KillFailed { gone: true, .. }) if self.state() == State::Paused => {
+                return Ok(Reason::PausedMidway.into());
+            }
             // What was put in place is there, whatever docker says of the kill: the helper takes it back.
             Err(why) => {
                 talk.say(HostMessage::NotSent);
@@ -239,7 +275,12 @@ impl Conversation<'_> {
         let sent = Instant::now();
         let way_back = if self.is_file() { talk.grace + self.timeout } else { Duration::ZERO };
         talk.until = go.max(sent) + self.timeout + way_back + self.last_word();
-        let mut heard = talk.hear()?;
+        let mut heard = match talk.hear_by(talk.until.min(go.max(sent) + self.timeout + self.last_word()))? {
+            Some(heard) => heard,
+            // docker takes a signal for a paused container, and delivers it once that is unpaused.
+            None if self.is_file() && self.state() == State::Paused => return Ok(Reason::PausedMidway.into()),
+            None => talk.hear()?,
+        };
         if self.is_file() && matches!(heard, HelperMessage::Proven) {
             report.ms.prove = millis(sent);
             (self.proven)();
@@ -292,16 +333,26 @@ impl Conversation<'_> {
                 Err(no_line) => Err((*no_line, Complaint::new(session.end()))),
             }
         };
-        let mut answer = ask();
-        // A bundle that is being stopped breaks off once more. Once it has, docker says so.
-        for _ in 0..ASK_AGAIN.0 {
-            match &answer {
-                Err((NoLine::Ended, complaint)) if !complaint.is_gone() && Instant::now() < until => {}
-                _ => break,
+        let (mut senseless, mut pause) = (0, ASK_PAUSE.0);
+        let (answer, state) = loop {
+            let answer = ask();
+            let Err((no_line, complaint)) = &answer else { break (answer, State::Running) };
+            let is_away = complaint.is_away();
+            let state = match complaint.is_dead() {
+                true => State::Gone,
+                // Who can't be reached can't tell that either.
+                false if is_away => State::Unknown,
+                false => self.state(),
+            };
+            senseless += usize::from(!is_away);
+            let may_ask = *no_line == NoLine::Ended && matches!(state, State::Running | State::Unknown);
+            if !may_ask || senseless > ASK_AGAIN || Instant::now() + pause >= until || stop::count() > 1 {
+                break (answer, state);
             }
-            thread::sleep(ASK_AGAIN.1);
-            answer = ask();
-        }
+            // A bundle that is being stopped breaks off once more. Once it has, docker says so.
+            thread::sleep(pause);
+            pause = if is_away { (pause * 2).min(ASK_PAUSE.1) } else { pause };
+        };
         match answer {
             Ok(Some(RecordedOutcome::Live)) if talk.acked => Ok(Ended::well(Outcome::Live)),
             Ok(Some(RecordedOutcome::Delivered)) if talk.acked => Ok(Ended::well(Outcome::Delivered)),
@@ -310,11 +361,17 @@ impl Conversation<'_> {
             Ok(Some(_)) => Err(Reason::Unknown { words: Printable::default() }),
             Ok(None) => Err(Reason::HostGone),
             // Without an acknowledgement it isn't committed, whatever became of the bundle.
-            Err((_, complaint)) if !talk.acked && complaint.is_dead() => {
+            Err((_, complaint)) if !talk.acked && state == State::Gone => {
                 Err(Reason::Vanished { words: complaint.words() })
             }
+            Err(_) if !talk.acked && state == State::Paused => Err(Reason::PausedMidway),
             Err((_, complaint)) => Err(Reason::Unknown { words: complaint.words() }),
         }
+    }
+
+    /// What the engine says of the bundle now.
+    fn state(&self) -> State {
+        look::state(self.engine, self.bundle, self.timeout)
     }
 
     /// How long the helper's last word may take beyond its own deadline.
@@ -382,15 +439,21 @@ impl Talk<'_> {
     }
 
     fn hear(&mut self) -> Result<HelperMessage, Lost> {
+        self.hear_by(self.until)?.ok_or_else(|| self.garbage())
+    }
+
+    /// `Ok(None)`: it said nothing until then.
+    fn hear_by(&mut self, until: Instant) -> Result<Option<HelperMessage>, Lost> {
         loop {
-            match self.session.hear(self.until, self.gate, self.stopped) {
-                Ok(line) => return serde_json::from_slice(&line).map_err(|_| self.garbage()),
+            match self.session.hear(until, self.gate, self.stopped) {
+                Ok(line) => return serde_json::from_slice(&line).map(Some).map_err(|_| self.garbage()),
                 Err(NoLine::Stopped) => {
                     self.stopped = true;
                     self.say(HostMessage::Cancel);
                 }
                 Err(NoLine::Left) => return Err(Lost::Left),
-                Err(NoLine::Ended | NoLine::TimedOut) => return Err(self.garbage()),
+                Err(NoLine::TimedOut) => return Ok(None),
+                Err(NoLine::Ended) => return Err(self.garbage()),
             }
         }
     }

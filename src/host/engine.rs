@@ -5,6 +5,8 @@ use std::path::Path;
 
 use crate::table::Signal;
 
+/// PID 1's own program.
+pub const PID_1_EXE: &str = "/proc/1/exe";
 /// The label that a bundle's image or container carries, or its pod.
 pub const LABEL: &str = "sidecar.schema";
 
@@ -21,6 +23,13 @@ const WHOLE_FORMAT: &str = concat!(
     r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
     r#""host":{{json .HostConfig}},"schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
 );
+
+/// What an engine is asked for that doesn't tell whose pid namespace a container has: nerdctl, which tells it in its own words
+/// only.
+const NATIVE_FORMAT: &str = r#"{"id":{{json .ID}},"spec":{{json .Spec}}}"#;
+/// The first and the last real-time signal, as the engines count them.
+const RTMIN: i32 = 34;
+const RTMAX: i32 = 64;
 
 /// One engine: the program that reaches it, and which of those that the program knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +116,12 @@ impl Engine {
         command
     }
 
+    /// Prints what [`has_own_pids`](super::identify::has_own_pids) reads; for nerdctl.
+    #[must_use]
+    pub fn inspect_natively(&self, id: &str) -> Vec<String> {
+        self.command(&["inspect", "--type", "container", "--mode", "native", "--format", NATIVE_FORMAT, id])
+    }
+
     /// Prints the pods of these names.
     #[must_use]
     pub fn pods(&self, names: &[String]) -> Vec<String> {
@@ -123,14 +138,14 @@ impl Engine {
         self.command(&["get", "pods", "--output=json", "--field-selector=status.phase=Running", &selector])
     }
 
-    /// Runs an applet of the bundle's own binary in it, and is talked to.
+    /// Runs an applet of a program in the bundle, and is talked to.
     #[must_use]
-    pub fn exec(&self, place: &BundleRef, applet: &str) -> Vec<String> {
+    pub fn exec(&self, place: &BundleRef, program: &str, applet: &str) -> Vec<String> {
         match place {
-            BundleRef::Container(id) => self.command(&["exec", "-i", id, "/proc/1/exe", applet]),
+            BundleRef::Container(id) => self.command(&["exec", "-i", id, program, applet]),
             BundleRef::Pod { pod, container, .. } => {
                 let container = format!("--container={container}");
-                self.command(&["exec", "--stdin", pod, &container, "--", "/proc/1/exe", applet])
+                self.command(&["exec", "--stdin", pod, &container, "--", program, applet])
             }
         }
     }
@@ -138,15 +153,23 @@ impl Engine {
     /// Signals the bundle's init. `None`: kubectl can't, so the process inside does it by itself.
     #[must_use]
     pub fn kill(&self, place: &BundleRef, signal: Signal) -> Option<Vec<String>> {
-        // A real-time signal is told by its number: docker has names for half of them.
-        let name = match signal {
-            Signal::Fixed(_) => signal.to_string(),
-            Signal::RealTime(_) => signal.number().to_string(),
-        };
+        let name = name_of(signal);
         match place {
             BundleRef::Container(id) => Some(self.command(&["kill", "--signal", &name, id])),
             BundleRef::Pod { .. } => None,
         }
+    }
+}
+
+/// The name that the engines have for it: they count the upper half of the real-time signals down from the last one, and
+/// nerdctl takes no numbers.
+fn name_of(signal: Signal) -> String {
+    match (signal, signal.number()) {
+        (Signal::Fixed(_), _) => signal.to_string(),
+        (_, RTMIN) => "RTMIN".to_owned(),
+        (_, RTMAX) => "RTMAX".to_owned(),
+        (_, number) if number <= RTMIN + 15 => format!("RTMIN+{}", number - RTMIN),
+        (_, number) => format!("RTMAX-{}", RTMAX - number),
     }
 }
 
@@ -156,15 +179,29 @@ pub fn is_about_format(stderr: &[u8]) -> bool {
     String::from_utf8_lossy(stderr).contains(": executing \"")
 }
 
+/// Whether the engine that complains so is nerdctl, which has docker's fields in a type of its own.
+#[must_use]
+pub fn is_nerdctl(stderr: &[u8]) -> bool {
+    String::from_utf8_lossy(stderr).contains("dockercompat.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_told_by_a_name_that_every_engine_knows_or_by_its_number() {
+    fn a_signal_is_told_by_a_name_that_every_engine_knows() {
         let engine = Engine { program: "docker".into(), context: None, kind: Kind::Docker };
         let b1 = BundleRef::Container("b1".to_owned());
-        for (name, told) in [("HUP", "HUP"), ("WINCH", "WINCH"), ("RTMIN+0", "34"), ("RTMIN+30", "64")] {
+        for (name, told) in [
+            ("HUP", "HUP"),
+            ("WINCH", "WINCH"),
+            ("RTMIN+0", "RTMIN"),
+            ("RTMIN+15", "RTMIN+15"),
+            ("RTMIN+16", "RTMAX-14"),
+            ("RTMIN+29", "RTMAX-1"),
+            ("RTMIN+30", "RTMAX"),
+        ] {
             let command = engine.kill(&b1, Signal::from_name(name).unwrap()).unwrap();
             assert_eq!(command, ["kill", "--signal", told, "b1"]);
         }
@@ -175,13 +212,16 @@ mod tests {
         let engine = |program: &str, kind| Engine { program: program.into(), context: Some("far".to_owned()), kind };
         let container = BundleRef::Container("0123".to_owned());
         let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "helper"].map(str::to_owned);
-        assert_eq!(engine("docker", Kind::Docker).exec(&container, "helper"), exec("--context=far"));
-        assert_eq!(engine("/usr/bin/podman", Kind::Docker).exec(&container, "helper"), exec("--connection=far"));
+        assert_eq!(engine("docker", Kind::Docker).exec(&container, PID_1_EXE, "helper"), exec("--context=far"));
+        assert_eq!(
+            engine("/usr/bin/podman", Kind::Docker).exec(&container, PID_1_EXE, "helper"),
+            exec("--connection=far")
+        );
         let pod = BundleRef::Pod { id: "0123".to_owned(), pod: "p".to_owned(), container: "c".to_owned() };
         let kubectl = engine("kubectl", Kind::Kubectl { namespace: Some("n".to_owned()), container: None });
         let words =
             ["--context=far", "--namespace=n", "exec", "--stdin", "p", "--container=c", "--", "/proc/1/exe", "helper"];
-        assert_eq!(kubectl.exec(&pod, "helper"), words);
+        assert_eq!(kubectl.exec(&pod, PID_1_EXE, "helper"), words);
         assert_eq!((kubectl.kill(&pod, Signal::USR1), kubectl.kill(&container, Signal::USR1).is_some()), (None, true));
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::complaint::Complaint;
 use super::engine::BundleRef;
 use crate::change::reason::Reason;
 use crate::text::Printable;
@@ -23,6 +24,8 @@ pub struct Found {
     pub name: Option<String>,
     /// What no other container has, if it exists.
     pub id: Option<String>,
+    /// The path of the program that it was started with, if that is one of ours.
+    pub program: Option<String>,
     /// The signal by which the engine stops it, if that isn't one that stops init.
     pub stop_signal: Option<Printable>,
     /// How it is reached, or why nothing is sent.
@@ -43,6 +46,7 @@ pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
             asked: name.clone(),
             name: row.map(|row| row.name.trim_start_matches('/').to_owned()),
             id: row.map(|row| row.id.clone()),
+            program: row.and_then(|row| our_path(&row.path)),
             stop_signal: row.and_then(Row::odd_stop_signal),
             bundle: row.map_or_else(|| Err(missing("inspect", name, stderr)), Row::judge),
         }
@@ -55,6 +59,57 @@ pub(super) fn is_our_program(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("init" | "sidecar"))
 }
 
+/// A path by which a program of ours can be executed.
+pub(super) fn our_path(program: &str) -> Option<String> {
+    (program.starts_with('/') && is_our_program(program)).then(|| program.to_owned())
+}
+
+/// Whether a program of this path or name is what an engine makes PID 1 for `--init`. docker alone always says so.
+fn is_an_engines_init(program: &str) -> bool {
+    matches!(program.rsplit('/').next(), Some("docker-init" | "podman-init" | "catatonit" | "tini" | "tini-static"))
+}
+
+/// Whether a container has a pid namespace of its own, by what
+/// [`Engine::inspect_natively`](super::engine::Engine::inspect_natively) prints of it.
+///
+/// # Errors
+/// It hasn't, or that can't be told.
+pub(super) fn has_own_pids(id: &str, stdout: &[u8]) -> Result<(), Reason> {
+    #[derive(Deserialize)]
+    struct Native {
+        id: String,
+        spec: Spec,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        linux: Linux,
+    }
+    #[derive(Deserialize)]
+    struct Linux {
+        #[serde(default)]
+        namespaces: Vec<Namespace>,
+    }
+    #[derive(Deserialize)]
+    struct Namespace {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default)]
+        path: String,
+    }
+    let native = serde_json::from_slice::<Native>(stdout).ok().filter(|native| native.id == id);
+    let Some(native) = native else {
+        return Err(Reason::CallFailed {
+            call: Printable::new("inspect --mode native"),
+            words: Printable::new("it doesn't say whether the container has a pid namespace of its own"),
+        });
+    };
+    match native.spec.linux.namespaces.iter().find(|namespace| namespace.kind == "pid") {
+        None => Err(Reason::SharesPids { mode: Printable::new("host") }),
+        Some(shared) if !shared.path.is_empty() => Err(Reason::SharesPids { mode: Printable::new(&shared.path) }),
+        Some(_) => Ok(()),
+    }
+}
+
 /// Why the call `what` printed nothing for this name.
 pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Reason {
     let stderr = String::from_utf8_lossy(stderr);
@@ -63,7 +118,7 @@ pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Reason {
     let is_told = |line: &str| line.to_lowercase().contains("no such") || line.contains("(NotFound)");
     match stderr.lines().find(|line| is_told(line) && words(line)) {
         Some(_) => Reason::NoSuch { is_pod: what == "get" },
-        None => Reason::CallFailed { call: Printable::new(what), words: Printable::new(&stderr) },
+        None => Reason::CallFailed { call: Printable::new(what), words: Complaint::new(stderr.as_bytes()).words() },
     }
 }
 
@@ -114,7 +169,7 @@ impl Row {
         if let Some(mode) = self.host.pid_mode.as_deref().filter(|mode| !matches!(*mode, "" | "private")) {
             return Err(Reason::SharesPids { mode: Printable::new(mode) });
         }
-        if self.host.init == Some(true) {
+        if self.host.init == Some(true) || is_an_engines_init(&self.path) {
             return Err(Reason::DockerInit);
         }
         let labelled = self.schema.as_deref().is_some_and(|schema| !schema.is_empty());
@@ -180,11 +235,36 @@ mod tests {
     fn no_program_of_a_strangers_pid_1_is_run() {
         assert_eq!(one(&row(r#""Init":null"#, r#""Init":true"#)), Err(Reason::DockerInit));
         assert_eq!(one(&row(r#""Init":null"#, r#""Init":false"#)).unwrap(), ID);
+        for path in ["/run/podman-init", "/sbin/tini", "/sbin/docker-init", "/usr/bin/catatonit"] {
+            assert_eq!(one(&row("/sbin/init", path)), Err(Reason::DockerInit), "it may go unsaid");
+        }
         assert_eq!(one(&row(r#""PidMode":"""#, r#""PidMode":"private""#)).unwrap(), ID);
         for mode in ["host", "container:0123"] {
             let shares = row(r#""PidMode":"""#, &format!(r#""PidMode":"{mode}""#));
             assert_eq!(one(&shares), Err(Reason::SharesPids { mode: Printable::new(mode) }));
         }
+    }
+
+    #[test]
+    fn of_nerdctl_a_container_has_its_own_pids_only_if_its_spec_says_so() {
+        let native =
+            |namespaces: &str| format!(r#"{{"id":"{ID}","spec":{{"linux":{{"namespaces":[{namespaces}]}}}}}}"#);
+        let judge = |stdout: &str| has_own_pids(ID, stdout.as_bytes());
+        assert_eq!(judge(&native(r#"{"type":"mount"},{"type":"pid"}"#)), Ok(()));
+        assert_eq!(judge(&native(r#"{"type":"mount"}"#)), Err(Reason::SharesPids { mode: Printable::new("host") }));
+        let other = native(r#"{"type":"pid","path":"/proc/7/ns/pid"}"#);
+        assert_eq!(judge(&other), Err(Reason::SharesPids { mode: Printable::new("/proc/7/ns/pid") }));
+        for untold in ["", "{}", &native("").replace(ID, "0123"), &native("").replace("linux", "windows")] {
+            assert!(matches!(judge(untold), Err(Reason::CallFailed { .. })), "{untold}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_program_is_known_only_if_it_is_one_of_ours() {
+        let path = |path: &str| identify(&["b1".to_owned()], row("/sbin/init", path).as_bytes(), b"").remove(0).program;
+        assert_eq!(path("/sbin/init").as_deref(), Some("/sbin/init"));
+        assert_eq!(path("/usr/bin/sidecar").as_deref(), Some("/usr/bin/sidecar"));
+        assert_eq!((path("init"), path("/bin/sh")), (None, None));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   run            all bundles of one apply: who they are, then each in a thread of its own
-//!   ├── identify   who the containers are, by what `docker inspect` says; pods: by what `kubectl get` says
+//!   ├── look       asks the engine who is there and in which state
+//!   │   └── identify   who the containers are, by what `docker inspect` says; pods: by what `kubectl get` says
 //!   ├── fleet      which bundle begins when, and whether those that are changed stay so
 //!   └── conversation   one bundle: what is said to the helper inside it, and what is made of its answers
 //!       ├── docker     runs the engine's CLI: time limits, bounds
@@ -23,6 +24,7 @@ pub mod docker;
 pub mod engine;
 pub mod fleet;
 pub mod identify;
+mod look;
 pub mod pods;
 pub mod report;
 pub mod run;

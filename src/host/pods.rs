@@ -9,27 +9,37 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::engine::{BundleRef, LABEL};
-use super::identify::{Found, is_our_program, missing};
+use super::identify::{Found, is_our_program, missing, our_path};
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// What became of each name; without names: all pods that were printed. `container` is the one that was asked for.
+/// What became of each name; without names: all pods that were printed but those that are being deleted, and how many these
+/// are: in each rollout there are some, for as long as their grace. `container` is the one that was asked for.
 /// `None`: what was printed makes no sense.
 #[must_use]
-pub fn identify(names: Option<&[String]>, container: Option<&str>, stdout: &[u8], stderr: &[u8]) -> Option<Vec<Found>> {
-    let pods = parse(stdout)?;
+pub fn identify(
+    names: Option<&[String]>,
+    container: Option<&str>,
+    stdout: &[u8],
+    stderr: &[u8],
+) -> Option<(Vec<Found>, usize)> {
+    let mut pods = parse(stdout)?;
     let found = |asked: &String, pod: Option<&Pod>| Found {
         asked: asked.clone(),
         name: pod.map(|pod| pod.metadata.name.clone()),
         id: pod.map(|pod| pod.metadata.uid.clone()),
+        program: pod.and_then(|pod| pod.program(container)),
         stop_signal: None,
         bundle: pod.map_or_else(|| Err(missing("get", asked, stderr)), |pod| pod.judge(container)),
     };
     let Some(names) = names else {
-        return Some(pods.iter().map(|pod| found(&pod.metadata.name, Some(pod))).collect());
+        let all = pods.len();
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        let left = pods.iter().map(|pod| found(&pod.metadata.name, Some(pod))).collect();
+        return Some((left, all - pods.len()));
     };
     let pod = |name: &String| pods.iter().find(|pod| pod.metadata.name == *name);
-    Some(names.iter().map(|name| found(name, pod(name))).collect())
+    Some((names.iter().map(|name| found(name, pod(name))).collect(), 0))
 }
 
 /// kubectl prints one pod as it is, several as a list, and nothing where there is none of those names.
@@ -144,6 +154,13 @@ impl Pod {
         Ok(BundleRef::Pod { id: format!("{} {id}", self.metadata.uid), pod, container: one.name.clone() })
     }
 
+    /// The path of the program that the manifest starts the bundle with.
+    fn program(&self, asked: Option<&str>) -> Option<String> {
+        let Ok(BundleRef::Pod { container, .. }) = self.judge(asked) else { return None };
+        let mut all = self.spec.containers.iter().chain(&self.spec.init_containers);
+        our_path(all.find(|one| one.name == container)?.command.first()?)
+    }
+
     /// The id of the container that runs under this name, or the state that it is in.
     fn runs(&self, container: &str) -> Result<String, String> {
         if self.metadata.deletion_timestamp.is_some() {
@@ -211,7 +228,8 @@ mod tests {
     }
 
     fn one(pod: &Value, container: Option<&str>) -> Result<BundleRef, Reason> {
-        let mut found = identify(None, container, pod.to_string().as_bytes(), b"").unwrap();
+        let names = ["b1".to_owned()];
+        let (mut found, _) = identify(Some(&names), container, pod.to_string().as_bytes(), b"").unwrap();
         assert_eq!(found.len(), 1);
         found.remove(0).bundle
     }
@@ -279,16 +297,30 @@ mod tests {
         let list = json!({ "kind": "List", "items": [pod(), other] }).to_string();
         let names = ["b0", "b2", "b1"].map(str::to_owned);
         let stderr = b"Error from server (NotFound): pods \"b2\" not found\n";
-        let found = identify(Some(&names), None, list.as_bytes(), stderr).unwrap();
+        let (found, _) = identify(Some(&names), None, list.as_bytes(), stderr).unwrap();
         let told: Vec<_> = found.iter().map(|found| (found.asked.as_str(), found.bundle.is_ok())).collect();
         assert_eq!(told, [("b0", true), ("b2", false), ("b1", true)]);
         assert_eq!(found[1].bundle, Err(Reason::NoSuch { is_pod: true }));
 
         let refused =
             b"The connection to the server localhost:8080 was refused - did you specify the right host or port?";
-        let found = identify(Some(&names), None, b"", refused).unwrap();
+        let (found, _) = identify(Some(&names), None, b"", refused).unwrap();
         assert!(found.iter().all(|found| matches!(found.bundle, Err(Reason::CallFailed { .. }))), "{found:?}");
         assert_eq!(identify(None, None, b"{}", b""), None);
-        assert_eq!(identify(None, None, br#"{"items":[]}"#, b""), Some(Vec::new()));
+        assert_eq!(identify(None, None, br#"{"items":[]}"#, b""), Some((Vec::new(), 0)));
+    }
+
+    #[test]
+    fn a_selection_leaves_out_the_pods_that_are_being_deleted_and_counts_them() {
+        let mut old = with("/metadata/deletionTimestamp", json!("2026-11-24T10:00:00Z"));
+        old["metadata"]["name"] = json!("b0");
+        let list = json!({ "kind": "List", "items": [old, pod()] }).to_string();
+        let (found, terminating) = identify(None, None, list.as_bytes(), b"").unwrap();
+        let names: Vec<&str> = found.iter().map(|found| found.asked.as_str()).collect();
+        assert_eq!((names, terminating), (vec!["b1"], 1));
+        assert_eq!(found[0].program.as_deref(), Some("/sbin/init"));
+        let names = ["b0", "b1"].map(str::to_owned);
+        let (found, terminating) = identify(Some(&names), None, list.as_bytes(), b"").unwrap();
+        assert_eq!((found[0].bundle.is_err(), found[1].bundle.is_ok(), terminating), (true, true, 0));
     }
 }

@@ -356,6 +356,8 @@ impl Report {
 pub struct Summary {
     names: BTreeMap<Outcome, Vec<String>>,
     exit: u8,
+    /// So many pods were left out, since they are being deleted.
+    pub terminating: usize,
 }
 
 impl Summary {
@@ -401,11 +403,15 @@ impl Summary {
             outcome: &'a str,
             bundles: usize,
             summary: &'a BTreeMap<Outcome, Vec<String>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            terminating: Option<usize>,
             ms: BTreeMap<&'a str, u128>,
         }
         let (applet, exit, bundles, summary) = (asked.applet, self.exit, self.bundles(), &self.names);
         let ms = BTreeMap::from([("total", ms)]);
-        let object = Object { schema: SCHEMA, applet, bundle: (), exit, outcome: "summary", bundles, summary, ms };
+        let terminating = Some(self.terminating).filter(|count| *count > 0);
+        let object =
+            Object { schema: SCHEMA, applet, bundle: (), exit, outcome: "summary", bundles, summary, terminating, ms };
         serde_json::to_string(&object).unwrap_or_default()
     }
 }
@@ -531,11 +537,15 @@ mod tests {
         let unproven = |shortfall| Reason::Unproven { daemon: p(), sent: p(), pid: Some(3), shortfall };
         let dead = || unproven(Shortfall::Dead { code: Some(1), killed_by: None });
         let badly = Ended::badly;
-        let cases: [(Ended, &str, u8); 33] = [
+        let cases: [(Ended, &str, u8); 36] = [
             (Reason::NoProgram { program: p(), words: p() }.into(), "unreachable", 3),
             (Reason::CallFailed { call: Printable::new("inspect"), words: p() }.into(), "unreachable", 3),
             (Reason::NoSuch { is_pod: false }.into(), "unreachable", 3),
-            (Reason::NoneFound { is_pod: true, labels: vec![OwnWords("a=b".to_owned())] }.into(), "unreachable", 3),
+            (
+                Reason::NoneFound { is_pod: true, labels: vec![OwnWords("a=b".to_owned())], terminating: 1 }.into(),
+                "unreachable",
+                3,
+            ),
             (Reason::Fleet { why: p() }.into(), "untouched", 1),
             (Reason::NotUp { state: p() }.into(), "unreachable", 3),
             (Reason::Paused.into(), "unreachable", 3),
@@ -551,6 +561,7 @@ mod tests {
             (Reason::NotWired { signal: p() }.into(), "refused", 1),
             (Reason::NotSelected { sent: p(), daemon: p() }.into(), "refused", 1),
             (Reason::NotRunning { signal: p(), daemon: p() }.into(), "refused", 1),
+            (Reason::RequestRefused { sent: p(), daemon: p(), why: p() }.into(), "refused", 1),
             (Reason::Stopping.into(), "refused", 1),
             (Reason::KillFailed { kill: p(), words: p(), gone: false }.into(), "refused", 1),
             (badly(Outcome::Refused, unproven(Shortfall::ReloadRefused { errno: 22 })), "refused", 1),
@@ -564,6 +575,8 @@ mod tests {
             (badly(Outcome::RolledBack, Reason::Late), "rolled-back", 1),
             (Ended::down(Reason::Late, file(FileFault::KeptGone)), "down", 5),
             (Reason::Vanished { words: p() }.into(), "unreachable", 3),
+            (Reason::PausedMidway.into(), "unreachable", 3),
+            (Reason::NotByExe { words: p() }.into(), "not-a-sidecar-bundle", 4),
             (Reason::Unknown { words: p() }.into(), "unsettled", 5),
         ];
         for (ended, outcome, exit) in cases {

@@ -1,37 +1,31 @@
 //! An apply to many bundles: who they are, then each in a thread of its own, begun and told when the [`Fleet`] says so.
 
+use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::complaint::call_failed;
 use super::conversation::Conversation;
-use super::docker::{self, Output, POLL_INTERVAL};
-use super::engine::{self, BundleRef, Engine, Kind};
+use super::docker::POLL_INTERVAL;
+use super::engine::{BundleRef, Engine};
 use super::fleet::{Action, Counts, Event, Fleet, Plan, Why};
-use super::identify::{self, Found};
-use super::pods;
+use super::identify::Found;
 use super::report::Report;
 use super::stop::{self, Gate, Word};
-use super::{Change, millis, to_ask};
+use super::{Change, look, millis};
 use crate::change::reason::{OwnWords, Reason};
-use crate::protocol::MAX_BYTES;
 use crate::text::Printable;
 
 /// By how much the bundles' own deadline is later than that of all: the host decides for all of them first.
 const SLACK: Duration = Duration::from_secs(10);
 /// How long an engine may take to notice that a container has ended.
 const NOTICE_DELAY: Duration = Duration::from_millis(500);
-/// The most that is read of a list of containers, or of one container whose fields can't be picked, in bytes.
-const MAX_LIST: usize = 1 << 20;
-/// The most that is read of kubectl's pods, of which each may take some 20 KB.
-const MAX_PODS: usize = 1 << 26;
 
 /// Which bundles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {
-    /// Those of these names or ids, which are possible ones ([`identify::is_possible_name`]).
+    /// Those of these names or ids, which are possible ones ([`is_possible_name`](super::identify::is_possible_name)).
     Names(Vec<String>),
     /// Those that run and carry the label of a bundle, and these labels (in Kubernetes: selectors).
     Labels(Vec<String>),
@@ -44,6 +38,8 @@ pub enum Told {
     Report(Box<Report>),
     /// How far all of them are.
     Counts(Counts),
+    /// So many pods are being deleted, and were left out of a selection. Told at most once, and first.
+    Terminating(usize),
 }
 
 /// One bundle that was asked for.
@@ -54,6 +50,8 @@ struct Member<'a> {
     /// Where it was found.
     id: Option<String>,
     bundle: Result<BundleRef, Reason>,
+    /// The path of the program that it was started with, if that is one of ours.
+    program: Option<String>,
     stop_signal: Option<Printable>,
 }
 
@@ -66,14 +64,17 @@ enum Note {
 /// Makes the change live in each bundle; `tell` gets one report per bundle, as they come.
 pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut tell: impl FnMut(Told)) {
     let started = Instant::now();
-    let members = members(engines, select, change.timeout);
+    let (members, terminating) = members(engines, select, change.timeout);
+    if terminating > 0 {
+        tell(Told::Terminating(terminating));
+    }
     if members.is_empty() {
         let labels = match select {
             Select::Names(_) => Vec::new(),
             Select::Labels(labels) => labels.iter().cloned().map(OwnWords).collect(),
         };
         let is_pod = engines.iter().any(Engine::is_kubectl);
-        tell(Told::Report(Box::new(Report::failed(None, Reason::NoneFound { is_pod, labels }))));
+        tell(Told::Report(Box::new(Report::failed(None, Reason::NoneFound { is_pod, labels, terminating }))));
         return;
     }
     let gate = Gate::new(if plan.together { Word::Hold } else { Word::Commit });
@@ -157,7 +158,10 @@ impl All<'_> {
             let _ = notes.send(Note::Proven(n));
         };
         let (engine, change, gate, started) = (member.engine, self.change, self.gate, self.started);
-        let mut report = Conversation { engine, change, bundle, started, timeout, gate, proven: &proven }.apply();
+        let (program, by_path) = (member.program.as_deref(), Cell::new(false));
+        let conversation =
+            Conversation { engine, change, bundle, program, by_path, started, timeout, gate, proven: &proven };
+        let mut report = conversation.apply();
         if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
             // One that ended in the middle is no stranger. Its engine notices a moment later.
             thread::sleep(NOTICE_DELAY);
@@ -165,7 +169,7 @@ impl All<'_> {
                 BundleRef::Container(id) => id,
                 BundleRef::Pod { pod, .. } => pod,
             };
-            let now = on_engine(engine, &Select::Names(vec![name.clone()]), change.timeout).into_iter().next();
+            let now = on_engine(engine, &Select::Names(vec![name.clone()]), change.timeout).0.into_iter().next();
             if let Some(Member { bundle: Err(failure), .. }) = now {
                 report.end.ended = failure.into();
             }
@@ -200,8 +204,8 @@ impl All<'_> {
     }
 }
 
-/// Who is asked for.
-fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> Vec<Member<'a>> {
+/// Who is asked for, and how many pods were left out.
+fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> (Vec<Member<'a>>, usize) {
     let here = |engine: &'a Engine| on_engine(engine, select, timeout);
     let found = thread::scope(|scope| {
         // Engines may be far away: all are asked at once. One that gets no thread is asked from here.
@@ -211,9 +215,10 @@ fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> Vec
             Ok(thread) => thread.join().unwrap_or_default(),
             Err(engine) => here(engine),
         };
-        asked.into_iter().flat_map(answer).collect()
+        asked.into_iter().map(answer).collect::<Vec<_>>()
     });
-    once(found, engines.len(), select)
+    let (found, left_out): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    (once(found.into_iter().flatten().collect(), engines.len(), select), left_out.into_iter().sum())
 }
 
 /// Each bundle once, whatever names and contexts it was asked for by: two contexts may lead to one Engine. A name is
@@ -253,88 +258,33 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
     members
 }
 
-fn on_engine<'a>(engine: &'a Engine, select: &Select, timeout: Duration) -> Vec<Member<'a>> {
+fn on_engine<'a>(engine: &'a Engine, select: &Select, timeout: Duration) -> (Vec<Member<'a>>, usize) {
     let context = || engine.context.clone();
     let unknown = |name, failure| {
         let bundle = Err(failure);
-        Member { engine, context: context(), name, id: None, stop_signal: None, bundle }
+        Member { engine, context: context(), name, id: None, program: None, stop_signal: None, bundle }
     };
     let member = |found: Found| {
-        let Found { asked, name, id, stop_signal, bundle } = found;
+        let Found { asked, name, id, program, stop_signal, bundle } = found;
         let name = match select {
             Select::Names(_) => asked,
             Select::Labels(_) => name.unwrap_or(asked),
         };
-        Member { engine, context: context(), name: Some(name), id, stop_signal, bundle }
+        Member { engine, context: context(), name: Some(name), id, program, stop_signal, bundle }
     };
-    let found = match &engine.kind {
-        Kind::Docker => containers(engine, select, timeout),
-        Kind::Kubectl { container, .. } => in_pods(engine, container.as_deref(), select, timeout),
-    };
-    match (found, select) {
-        (Ok(found), _) => found.into_iter().map(member).collect(),
-        (Err(failure), Select::Labels(_)) => vec![unknown(None, failure)],
+    match (look::find(engine, select, timeout), select) {
+        (Ok(finding), _) => (finding.found.into_iter().map(member).collect(), finding.terminating),
+        (Err(failure), Select::Labels(_)) => (vec![unknown(None, failure)], 0),
         (Err(failure), Select::Names(names)) => {
-            names.iter().map(|name| unknown(Some(name.clone()), failure.clone())).collect()
+            (names.iter().map(|name| unknown(Some(name.clone()), failure.clone())).collect(), 0)
         }
     }
-}
-
-fn containers(engine: &Engine, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
-    let names = match select {
-        Select::Names(names) => names.clone(),
-        Select::Labels(labels) => {
-            let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST, timeout)?;
-            if !listed.success {
-                return Err(Reason::CallFailed {
-                    call: Printable::new("ps"),
-                    words: Printable::from_bytes(&listed.stderr),
-                });
-            }
-            String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
-        }
-    };
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let inspect = |whole: bool, max_bytes: usize| {
-        ask(engine, "inspect", &engine.inspect(&names, whole), max_bytes.saturating_mul(names.len()), timeout)
-    };
-    let mut output = inspect(false, MAX_BYTES)?;
-    if engine::is_about_format(&output.stderr) {
-        output = inspect(true, MAX_LIST)?;
-    }
-    Ok(identify::identify(&names, &output.stdout, &output.stderr))
-}
-
-fn in_pods(engine: &Engine, container: Option<&str>, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
-    let (names, command) = match select {
-        Select::Names(names) => (Some(names.as_slice()), engine.pods(names)),
-        Select::Labels(selectors) => (None, engine.pods_by_label(selectors)),
-    };
-    let output = ask(engine, "get", &command, MAX_PODS, timeout)?;
-    let unreachable = |words| Reason::CallFailed { call: Printable::new("get"), words };
-    if names.is_none() && !output.success {
-        return Err(unreachable(Printable::from_bytes(&output.stderr)));
-    }
-    let found = pods::identify(names, container, &output.stdout, &output.stderr);
-    found.ok_or_else(|| unreachable(Printable::new("what it prints is no list of pods")))
-}
-
-fn ask(
-    engine: &Engine,
-    what: &'static str,
-    command: &[String],
-    max_bytes: usize,
-    timeout: Duration,
-) -> Result<Output, Reason> {
-    let output = docker::call(&engine.program, command, max_bytes, to_ask(timeout), 1);
-    output.map_err(|e| call_failed(engine, what, &e))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::engine::Kind;
 
     /// Of these contexts, names, ids and, where it can't be served, reasons: who is left.
     fn left(found: &[(&str, &str, &str, Option<Reason>)], select: &Select) -> Vec<(Option<String>, String)> {
@@ -343,7 +293,7 @@ mod tests {
             let id = Some((*id).to_owned()).filter(|id| !id.is_empty());
             let bundle = failure.clone().map_or_else(|| Ok(BundleRef::Container(id.clone().unwrap())), Err);
             let (context, name) = (Some((*context).to_owned()), Some((*name).to_owned()));
-            Member { engine: &engine, context, name, id, stop_signal: None, bundle }
+            Member { engine: &engine, context, name, id, program: None, stop_signal: None, bundle }
         };
         let members = once(found.iter().map(member).collect(), 2, select);
         members.into_iter().map(|member| (member.context, member.name.unwrap())).collect()

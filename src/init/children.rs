@@ -86,23 +86,26 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
 }
 
 /// Sends a signal to a process if it is of this session: through a pidfd, which can't refer to another process later.
-pub fn kill_member(sid: i32, pid: i32, signal: i32) {
+///
+/// # Errors
+/// ESRCH: it isn't there, or not of this session. Otherwise the kernel refuses.
+pub fn kill_member(sid: i32, pid: i32, signal: i32) -> nix::Result<()> {
     // SAFETY: pidfd_open(2) takes numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     // SAFETY: it was made above, and nobody else knows of it.
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     if session(pid) != Some(sid) {
-        return;
+        return Err(Errno::ESRCH);
     }
     let Some(fd) = fd else {
         // Before Linux 5.3, or without a descriptor left.
-        let _ = signals::kill(pid, signal);
-        return;
+        return signals::kill(pid, signal);
     };
     // SAFETY: pidfd_send_signal(2) takes no siginfo here.
-    unsafe {
+    let result = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };
+    Errno::result(result).map(drop)
 }
 
 /// What a process would do with a signal: `/proc/PID/status`, proc(5).

@@ -727,8 +727,12 @@ impl System for Shell {
         self.read_report(index)
     }
 
-    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
-        children::kill_member(sid, pid, signal);
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) -> Sent {
+        match children::kill_member(sid, pid, signal) {
+            Ok(()) => Sent::Yes,
+            Err(Errno::ESRCH) => Sent::Gone,
+            Err(_) => Sent::Refused,
+        }
     }
 
     fn members(&mut self, sid: i32) -> Vec<i32> {

@@ -164,8 +164,12 @@ impl Notify {
         }
         let status = status();
         for to in self.asking.drain(..) {
-            // Whoever doesn't read the answer doesn't get it.
-            let _ = sendto(self.fd.as_raw_fd(), &status, &to, MsgFlags::MSG_DONTWAIT);
+            // An answer that nobody reads fills the buffer of the socket that sent it. So each has a socket of its own, without a
+            // name: that it is init's is told by its credentials (SO_PASSCRED), unix(7).
+            let Ok(socket) = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) else {
+                continue;
+            };
+            let _ = sendto(socket.as_raw_fd(), &status, &to, MsgFlags::MSG_DONTWAIT);
         }
     }
 

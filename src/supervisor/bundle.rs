@@ -126,6 +126,7 @@ impl Supervisor {
             | Event::NotExecuted { daemon, .. }
             | Event::StartFailed { daemon, .. }
             | Event::Members { daemon, .. }
+            | Event::MembersKilled { daemon, .. }
             | Event::Mask { daemon, .. }
             | Event::ProbeStarted { daemon, .. }
             | Event::ProbeFailed { daemon, .. } => {
@@ -191,7 +192,7 @@ impl Supervisor {
     /// Grace is time in which a daemon can do something, and while the container is paused it can't. An answer that takes
     /// long is no pause, but a look at very many processes: else whoever makes these would move the end of a stop.
     fn make_up_for_a_pause(&mut self, now: Moment, event: &Event) -> Vec<Action> {
-        let is_answer = matches!(event, Event::Members { .. } | Event::Mask { .. });
+        let is_answer = matches!(event, Event::Members { .. } | Event::MembersKilled { .. } | Event::Mask { .. });
         let asked = self.next().map(|next| next.max(self.last)).filter(|_| !is_answer);
         self.last = now;
         let Some(lost) = asked.map(|asked| now.saturating_sub(asked)).filter(|lost| *lost > PAUSE) else {

@@ -34,7 +34,7 @@ use std::time::Duration;
 use super::policy::{Delay, starts_again};
 use super::probe::Probes;
 use super::requests::Requests;
-use super::stop::{After, Clearing, Fate, Phase, Stop, Who, named, processes};
+use super::stop::{After, Clearing, Fate, Phase, Stop, Who, named, processes, tell_of_more};
 use super::turn::Turn;
 use super::{Action, CONT, End, Event, KILL, Line, Moment};
 use crate::status::{LastExit, Outcome, RequestOutcome};
@@ -301,6 +301,7 @@ impl Daemon {
             Event::NotExecuted { pid, code, why, .. } => self.not_executed(pid, code, &why, turn),
             Event::StartFailed { code, why, .. } => self.start_failed(code, &why, turn),
             Event::Members { sid, pids, .. } => self.members(sid, pids, turn),
+            Event::MembersKilled { sid, killed, refused, .. } => self.members_killed(sid, &killed, &refused, turn),
             Event::Mask { pid, signal, disposition, .. } => self.mask(pid, signal, disposition, turn),
             Event::ProbeStarted { pid, .. } => self.probes.started(pid, turn),
             Event::ProbeFailed { why, .. } => self.probes.failed_to_start(&self.name, why, turn),
@@ -589,6 +590,18 @@ impl Daemon {
             && matches!(stop.phase, Phase::Killed { give_up, .. } if give_up <= turn.now)
         {
             self.go_on_without_its_end(sid, stop.killed(turn.now), pids, turn);
+        }
+    }
+
+    fn members_killed(&mut self, sid: i32, killed: &[i32], refused: &[i32], turn: &mut Turn<'_>) {
+        let who = Who { daemon: self.index, name: &self.name, signal: self.stop_signal };
+        if !refused.is_empty() {
+            turn.tell(Line::warn(format!("{} of {} can't be killed", named(refused), self.name)).of(self.index));
+        }
+        match &mut self.state {
+            State::Clearing(clearing) if clearing.sid == sid => clearing.were_killed(who, killed, turn),
+            // Init went on without waiting for these.
+            _ => tell_of_more(who, killed.len(), turn),
         }
     }
 

@@ -46,8 +46,8 @@ pub trait System {
     /// Whether the exec of a started process worked, if that is known by now and wasn't reported before:
     /// [`Event::Executed`] or [`Event::NotExecuted`]. Once the process has ended it is always known.
     fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event>;
-    /// Sends a signal to a process, unless it has left this session by now.
-    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32);
+    /// Sends a signal to a process. One that has left this session by now is gone.
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) -> Sent;
     /// The live processes of a session (no zombies), without its leader. Empty if the leader lives: the old session is
     /// gone then, and its number belongs to a new one.
     fn members(&mut self, sid: i32) -> Vec<i32>;
@@ -143,7 +143,20 @@ impl Supervisor {
                         system.kill(-pgid, KILL);
                     }
                     Action::Reap(pid) => system.reap(pid),
-                    Action::KillMember { sid, pid, signal } => system.kill_member(sid, pid, signal),
+                    Action::KillMember { sid, pid, signal } => {
+                        system.kill_member(sid, pid, signal);
+                    }
+                    Action::KillMembers { daemon, sid, pids } => {
+                        let (mut killed, mut refused) = (Vec::new(), Vec::new());
+                        for pid in pids {
+                            match system.kill_member(sid, pid, KILL) {
+                                Sent::Yes => killed.push(pid),
+                                Sent::Refused => refused.push(pid),
+                                Sent::Gone => {}
+                            }
+                        }
+                        queue.push_back(Event::MembersKilled { daemon, sid, killed, refused });
+                    }
                     Action::LookAtMembers { daemon, sid } => {
                         let pids = system.members(sid);
                         queue.push_back(Event::Members { daemon, sid, pids });

@@ -156,6 +156,17 @@ pub enum Event {
         /// Its live processes (no zombies), without its leader.
         pids: Vec<i32>,
     },
+    /// The answer to [`Action::KillMembers`]. Those that are in neither list had ended, or left the session.
+    MembersKilled {
+        /// Which daemon.
+        daemon: usize,
+        /// The session.
+        sid: i32,
+        /// Those that were sent SIGKILL.
+        killed: Vec<i32>,
+        /// Those that the kernel doesn't let init kill.
+        refused: Vec<i32>,
+    },
     /// The answer to [`Action::LookAtMask`].
     Mask {
         /// Which daemon.
@@ -265,6 +276,15 @@ pub enum Action {
         pid: i32,
         /// The signal's number.
         signal: i32,
+    },
+    /// SIGKILL to those of these processes that still belong to this session; answered by [`Event::MembersKilled`].
+    KillMembers {
+        /// Of which daemon.
+        daemon: usize,
+        /// The session.
+        sid: i32,
+        /// The processes.
+        pids: Vec<i32>,
     },
     /// List the remaining processes of a session; answered by [`Event::Members`].
     LookAtMembers {

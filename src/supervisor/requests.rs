@@ -15,6 +15,8 @@ struct Entry {
     generation: Option<u64>,
     /// The number of the delivery that it was a part of.
     delivery: u64,
+    /// Why it was refused.
+    why: Option<&'static str>,
 }
 
 /// Oldest first.
@@ -54,13 +56,28 @@ impl Requests {
             oldest.outcome = RequestOutcome::Superseded;
         }
         let outcome = if matches!(verb, Verb::Signal(_)) { RequestOutcome::Held } else { RequestOutcome::Pending };
-        self.0.push(Entry { id, verb, outcome, generation: None, delivery: 0 });
+        self.0.push(Entry { id, verb, outcome, generation: None, delivery: 0, why: None });
     }
 
     /// Decides the one that was pushed last, unless that has happened.
     pub(super) fn decide(&mut self, outcome: RequestOutcome, generation: Option<u64>) {
         if let Some(last) = self.0.last_mut().filter(|last| !last.outcome.is_final()) {
             (last.outcome, last.generation) = (outcome, generation);
+        }
+    }
+
+    /// Refuses the one that was pushed last.
+    pub(super) fn refuse(&mut self, why: &'static str) {
+        self.decide(RequestOutcome::Refused, None);
+        if let Some(last) = self.0.last_mut().filter(|last| last.outcome == RequestOutcome::Refused) {
+            last.why = Some(why);
+        }
+    }
+
+    /// Nobody will get this signal, which was held.
+    pub(super) fn signal_is_dropped(&mut self, signal: Signal, why: &'static str) {
+        for entry in self.held(signal) {
+            (entry.outcome, entry.why) = (RequestOutcome::Refused, Some(why));
         }
     }
 
@@ -108,6 +125,7 @@ impl Requests {
             verb: entry.verb.to_string(),
             outcome: entry.outcome,
             generation: entry.generation,
+            why: entry.why.map(str::to_owned),
         };
         self.0.iter().map(view).collect()
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::turn::Turn;
-use super::{Action, CONT, KILL, Line, Moment};
+use super::{Action, CONT, Line, Moment};
 use crate::table::Signal;
 
 /// How long init waits for a process to end after it has sent SIGKILL.
@@ -181,11 +181,7 @@ impl Clearing {
         self.signalled.sort_unstable();
         let is_given_up = matches!(self.stop.phase, Phase::Killed { give_up, .. } if give_up <= turn.now);
         if pids.is_empty() || is_given_up {
-            if let Some(more) = self.more_killed.filter(|more| *more > 0) {
-                let were = if more == 1 { "was" } else { "were" };
-                let text = format!("{} of {} appeared meanwhile and {were} killed too", processes(more), who.name);
-                turn.tell(Line::warn(text).of(who.daemon));
-            }
+            tell_of_more(who, self.more_killed.unwrap_or(0), turn);
             if !pids.is_empty() {
                 let text = format!(
                     "{} of {} still not gone 2 s after SIGKILL; continuing without waiting",
@@ -230,17 +226,28 @@ impl Clearing {
         if new.is_empty() {
             return;
         }
-        for pid in new {
-            turn.act(Action::KillMember { sid: self.sid, pid: *pid, signal: KILL });
-        }
-        if let Some(more) = &mut self.more_killed {
-            *more += new.len();
-        } else {
-            self.more_killed = Some(0);
-            let were = if new.len() == 1 { "was left and was killed" } else { "were left and were killed" };
-            turn.tell(Line::warn(format!("{} of {} {were}", named(new), who.name)).of(who.daemon));
-        }
+        turn.act(Action::KillMembers { daemon: who.daemon, sid: self.sid, pids: new.to_vec() });
         self.pause = FIRST_LOOK;
+    }
+
+    /// These were sent SIGKILL.
+    pub(super) fn were_killed(&mut self, who: Who<'_>, killed: &[i32], turn: &mut Turn<'_>) {
+        if let Some(more) = &mut self.more_killed {
+            *more += killed.len();
+        } else if !killed.is_empty() {
+            self.more_killed = Some(0);
+            let were = if killed.len() == 1 { "was left and was killed" } else { "were left and were killed" };
+            turn.tell(Line::warn(format!("{} of {} {were}", named(killed), who.name)).of(who.daemon));
+        }
+    }
+}
+
+/// Processes of a daemon that weren't there when the others were killed.
+pub(super) fn tell_of_more(who: Who<'_>, killed: usize, turn: &mut Turn<'_>) {
+    if killed > 0 {
+        let were = if killed == 1 { "was" } else { "were" };
+        let text = format!("{} of {} appeared meanwhile and {were} killed too", processes(killed), who.name);
+        turn.tell(Line::warn(text).of(who.daemon));
     }
 }
 

@@ -107,6 +107,16 @@ fn member(sid: i32, pid: i32, signal: i32) -> Action {
     Action::KillMember { sid, pid, signal }
 }
 
+/// SIGKILL to what is left of a daemon's session, its group first.
+fn kill_left(daemon: usize, sid: i32, pids: &[i32]) -> [Action; 2] {
+    [Action::KillGroup(sid), Action::KillMembers { daemon, sid, pids: pids.to_vec() }]
+}
+
+/// The kernel's answer to that.
+fn killed_left(daemon: usize, sid: i32, killed: &[i32], refused: &[i32]) -> Event {
+    Event::MembersKilled { daemon, sid, killed: killed.to_vec(), refused: refused.to_vec() }
+}
+
 fn look(daemon: usize, sid: i32) -> Action {
     Action::LookAtMembers { daemon, sid }
 }
@@ -244,9 +254,9 @@ fn members_that_were_asked_have_what_remains_of_the_grace_and_are_killed_at_the_
     let _ = init.handle(at(7500), left(1, 11, &[13]));
     let _ = init.handle(at(7999), left(1, 11, &[13]));
     assert_eq!(acts(init.handle(at(8000), Event::Time)), [look(1, 11)]);
-    let actions = init.handle(at(8000), left(1, 11, &[13]));
-    assert!(told(&actions).contains(&"1 process (pid 13) of beta was left and was killed"), "{actions:?}");
-    assert_eq!(acts(actions), [Action::KillGroup(11), member(11, 13, KILL)]);
+    assert_eq!(acts(init.handle(at(8000), left(1, 11, &[13]))), kill_left(1, 11, &[13]));
+    let actions = init.handle(at(8000), killed_left(1, 11, &[13], &[]));
+    assert_eq!(told(&actions), ["1 process (pid 13) of beta was left and was killed"]);
     assert_eq!(acts(init.handle(at(8001), left(1, 11, &[]))), [Action::Start(1)]);
 }
 
@@ -257,7 +267,7 @@ fn members_of_a_daemon_that_used_up_its_grace_are_killed_with_it() {
     assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
     let _ = init.handle(at(8001), ended(11, End::Signal(KILL)));
     let actions = acts(init.handle(at(8001), left(1, 11, &[13])));
-    assert_eq!(actions, [Action::KillGroup(11), member(11, 13, KILL), Action::Reap(11)]);
+    assert_eq!(actions, [&kill_left(1, 11, &[13])[..], &[Action::Reap(11)]].concat());
 }
 
 #[test]
@@ -295,10 +305,10 @@ fn a_shutdown_while_a_replacement_waits_for_members_ends_once_they_have() {
 fn after_a_death_that_nobody_asked_for_the_whole_session_is_killed_at_once() {
     let mut init = running();
     let _ = init.handle(at(1), ended(10, End::Code(1)));
-    let actions = init.handle(at(1), left(0, 10, &[13, 14]));
-    assert!(told(&actions).contains(&"2 processes (pid 13, 14) of alpha were left and were killed"), "{actions:?}");
-    let killed = [member(10, 13, KILL), member(10, 14, KILL)];
-    assert_eq!(acts(actions), [&[Action::KillGroup(10)], &killed[..], &[Action::Reap(10)]].concat());
+    let actions = acts(init.handle(at(1), left(0, 10, &[13, 14])));
+    assert_eq!(actions, [&kill_left(0, 10, &[13, 14])[..], &[Action::Reap(10)]].concat());
+    let actions = init.handle(at(1), killed_left(0, 10, &[13, 14], &[]));
+    assert_eq!(told(&actions), ["2 processes (pid 13, 14) of alpha were left and were killed"]);
     assert_eq!(init.view(0).unwrap().state, DaemonState::Exited);
 }
 
@@ -307,12 +317,50 @@ fn what_a_killed_member_has_forked_is_killed_too_and_nobody_twice() {
     let mut init = running();
     let _ = init.handle(at(1), ended(10, End::Code(1)));
     let _ = init.handle(at(1), left(0, 10, &[13]));
+    let _ = init.handle(at(1), killed_left(0, 10, &[13], &[]));
     assert_eq!(acts(init.handle(at(6), Event::Time)), [look(0, 10)]);
-    let actions = acts(init.handle(at(6), left(0, 10, &[13, 15])));
-    assert_eq!(actions, [Action::KillGroup(10), member(10, 15, KILL)]);
+    assert_eq!(acts(init.handle(at(6), left(0, 10, &[13, 15]))), kill_left(0, 10, &[15]));
+    assert!(init.handle(at(6), killed_left(0, 10, &[15], &[])).is_empty());
     let actions = init.handle(at(11), left(0, 10, &[]));
     assert_eq!(told(&actions), ["1 process of alpha appeared meanwhile and was killed too"]);
     assert_eq!(init.next(), None);
+}
+
+#[test]
+fn members_that_init_may_not_kill_are_told_as_such_and_not_counted_as_killed() {
+    let mut init = running();
+    let _ = init.handle(at(1), ended(10, End::Code(1)));
+    let _ = init.handle(at(1), left(0, 10, &[13, 14]));
+    let actions = init.handle(at(1), killed_left(0, 10, &[14], &[13]));
+    let killed = "1 process (pid 14) of alpha was left and was killed";
+    assert_eq!(told(&actions), ["1 process (pid 13) of alpha can't be killed", killed]);
+    let _ = init.handle(at(6), left(0, 10, &[13, 15]));
+    let actions = init.handle(at(6), killed_left(0, 10, &[], &[15]));
+    assert_eq!(told(&actions), ["1 process (pid 15) of alpha can't be killed"]);
+    assert!(told(&init.handle(at(11), left(0, 10, &[]))).is_empty());
+}
+
+#[test]
+fn members_that_had_ended_by_themselves_are_not_counted_as_killed() {
+    let mut init = running();
+    let _ = init.handle(at(1), ended(10, End::Code(1)));
+    let _ = init.handle(at(1), left(0, 10, &[13]));
+    assert!(init.handle(at(1), killed_left(0, 10, &[], &[])).is_empty());
+}
+
+#[test]
+fn what_was_killed_in_the_look_at_which_init_stopped_waiting_is_told_as_well() {
+    let mut init = running();
+    let _ = init.handle(at(1), ended(10, End::Code(1)));
+    let _ = init.handle(at(1), left(0, 10, &[13]));
+    let _ = init.handle(at(1), killed_left(0, 10, &[13], &[]));
+    let actions = init.handle(at(2001), left(0, 10, &[13, 15]));
+    assert_eq!(
+        told(&actions),
+        ["2 processes (pid 13, 15) of alpha still not gone 2 s after SIGKILL; continuing without waiting"]
+    );
+    let actions = init.handle(at(2001), killed_left(0, 10, &[15], &[]));
+    assert_eq!(told(&actions), ["1 process of alpha appeared meanwhile and was killed too"]);
 }
 
 #[test]

@@ -169,17 +169,20 @@ pub fn tell(run: &Run, calls: &Calls, world: &World<'_>) -> Vec<String> {
     );
     line("zombies", &format!("{} at rest, of {} orphans", run.last.zombies, world.orphaned.lock().unwrap()));
     line("descriptors", &format!("{} of init's at each rest, the first and the last", run.last.descriptors));
-    // What is seen once is warm, and some of it is done for the first time late: what leaks grows on from third to third.
+    // Memory that is touched once stays: a queue after a flood (until the next line), the heap's pages around it. So it grows
+    // at first, less and less; in half an hour from 240 to 696 KiB was seen, 16 KiB of it from third to third. A leak of 1 KiB
+    // a round adds five times as much. In a short run the first floods may come in any third.
+    let allowed = if run.took < Duration::from_secs(600) { 128 } else { 48 };
     let thirds = run.rests.chunks(run.rests.len().div_ceil(3).max(1));
     let most: Vec<u64> = thirds.filter_map(|rests| rests.iter().map(|rest| rest.memory).max()).collect();
     if let [first, second, last] = most[..] {
         let grown = second.saturating_sub(first).min(last.saturating_sub(second));
         let text = "of init's own at rest in the first, second and last third";
         line("memory", &format!("{grown} KiB grown: at most {first}, {second} and {last} KiB {text}"));
-        // In a short run some pages are touched for the first time in the last third, too. A leak would go on.
-        let late = if run.took < Duration::from_secs(180) { 16 } else { 0 };
-        if grown > late {
-            broken.push(format!("init's memory grew by {grown} KiB from each third to the next"));
+        if grown > allowed {
+            broken.push(format!(
+                "init's memory grew by {grown} KiB from each third to the next, and {allowed} KiB are allowed"
+            ));
         }
     }
     line("init", &format!("lived all the while, and exited {} at its TERM", run.exit_code));

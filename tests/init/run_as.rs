@@ -6,7 +6,7 @@ use super::bundle::{PATIENCE, stat};
 use super::{Bundle, Setup, TWO};
 
 /// The applet in the namespace, as `docker exec` runs it.
-fn run_as(bundle: &Bundle, arguments: &[&str]) -> Command {
+pub fn run_as(bundle: &Bundle, arguments: &[&str]) -> Command {
     let mut command = Command::new("nsenter");
     let exe = std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned());
     command.args(["-t", &bundle.pid().to_string(), "-p", "-m", &exe, "run-as"]).args(arguments);

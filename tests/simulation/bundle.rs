@@ -522,7 +522,7 @@ impl Bundle {
             _ => (RequestOutcome::Pending, None),
         };
         let (id, verb) = (request.id.clone(), request.verb.to_string());
-        self.requests.push(status::Request { id, verb, outcome, generation });
+        self.requests.push(status::Request { id, verb, outcome, generation, why: None });
         if self.requests.len() > 8 {
             self.requests.remove(0);
         }
@@ -667,7 +667,7 @@ impl Bundle {
         let generation = Some(self.generation);
         if let Asked::Request(Request { id, verb, .. }) = asked {
             let (id, verb, outcome) = (id.clone(), verb.to_string(), RequestOutcome::Started);
-            self.requests.push(status::Request { id, verb, outcome, generation });
+            self.requests.push(status::Request { id, verb, outcome, generation, why: None });
         } else {
             let rule = if *asked == Asked::Forward { &mut self.forward } else { &mut self.restart };
             let seq = 1 + rule.map_or(0, |last| last.seq);

@@ -482,7 +482,14 @@ impl System for World {
         if self.is_hidden && matches!(event, Event::Request(_)) {
             return;
         }
-        if !matches!(event, Event::Time | Event::Ended { .. } | Event::Members { .. } | Event::Mask { .. }) {
+        if !matches!(
+            event,
+            Event::Time
+                | Event::Ended { .. }
+                | Event::Members { .. }
+                | Event::MembersKilled { .. }
+                | Event::Mask { .. }
+        ) {
             trace!(self, "{event:?}");
         }
         self.planted.serving(event, &self.kernel, &self.judge);
@@ -557,15 +564,17 @@ impl System for World {
         self.exec_event(pid, came)
     }
 
-    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) {
+    fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) -> Sent {
         self.enter();
         let signal = self.planted.kill_member(signal);
         let process = self.kernel.by_pid(pid).and_then(|i| self.kernel.processes.get(i));
-        if process.is_some_and(|p| p.sid == sid) {
-            trace!(self, "init: kill member {pid} of {sid}, signal {signal}");
-            self.judge.kill_member(&self.kernel, sid, pid, signal);
-            self.kernel.kill(pid, signal);
+        if process.is_none_or(|p| p.sid != sid) {
+            return Sent::Gone;
         }
+        trace!(self, "init: kill member {pid} of {sid}, signal {signal}");
+        self.judge.kill_member(&self.kernel, sid, pid, signal);
+        self.kernel.kill(pid, signal);
+        Sent::Yes
     }
 
     fn members(&mut self, sid: i32) -> Vec<i32> {

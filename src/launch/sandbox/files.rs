@@ -2,47 +2,105 @@
 //!
 //! It is walked from its root on, name by name, by descriptors: no link is followed by the kernel, so none can be put
 //! there between a look and the next. A look takes what is known of a file (`AT_STATX_DONT_SYNC`) and asks no server.
+//! A file that was looked at stays open, and the next look at it takes that one.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use nix::dir::{Dir, Type};
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::libc;
 use nix::sys::stat::{Mode, SFlag, mkdirat};
 
-use super::paths::{Found, Kind, Mount, Tree};
+use super::paths::{Entry, Found, Kind, Mount, Tree};
+
+/// How many files stay open: far fewer than a process may have (`RLIMIT_NOFILE`).
+const MAX_KEPT: usize = 256;
+/// Longer than a container's list of mounts mostly is.
+const MOUNTS: usize = 32 * 1024;
+const PATH_ONLY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// The tree that this process sees.
-pub struct Files;
+#[derive(Default)]
+pub struct Files {
+    root: RefCell<Option<Found<Rc<Open>>>>,
+    kept: Cell<usize>,
+}
+
+/// A file that is open as a path only.
+pub struct Open {
+    fd: OwnedFd,
+    /// What was looked at in this directory.
+    below: RefCell<BTreeMap<OsString, Found<Rc<Open>>>>,
+}
+
+impl Open {
+    fn new(fd: OwnedFd) -> Rc<Self> {
+        Rc::new(Self { fd, below: RefCell::default() })
+    }
+}
+
+impl AsFd for Open {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 impl Tree for Files {
-    type Node = Rc<OwnedFd>;
+    type Node = Rc<Open>;
 
     fn root(&self) -> io::Result<Found<Self::Node>> {
-        found(nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+        if let Some(root) = &*self.root.borrow() {
+            return Ok(root.clone());
+        }
+        let root = found(nix::fcntl::open("/", PATH_ONLY, Mode::empty())?)?;
+        Ok(self.root.borrow_mut().insert(root).clone())
     }
 
     fn look(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Found<Self::Node>> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        found(openat(directory.as_fd(), name, flags, Mode::empty())?)
+        if let Some(found) = directory.below.borrow().get(name) {
+            return Ok(found.clone());
+        }
+        let found = found(openat(directory, name, PATH_ONLY, Mode::empty())?)?;
+        if self.kept.get() < MAX_KEPT {
+            self.kept.set(self.kept.get() + 1);
+            directory.below.borrow_mut().insert(name.to_owned(), found.clone());
+        }
+        Ok(found)
     }
 
-    fn list(&self, directory: &Self::Node) -> io::Result<Vec<OsString>> {
-        // Through the descriptor: the directory's name may lead elsewhere by now.
-        let all = fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
-        let is_link = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
-        let but_links = all.filter(|entry| !entry.as_ref().is_ok_and(is_link));
-        but_links.map(|entry| Ok(entry?.file_name())).collect()
+    fn open(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Self::Node> {
+        Ok(Open::new(openat(directory, name, PATH_ONLY, Mode::empty())?))
+    }
+
+    fn list(&self, directory: &Self::Node) -> io::Result<Vec<Entry>> {
+        let mut all = Vec::new();
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        for entry in Dir::openat(directory, ".", flags, Mode::empty())?.iter() {
+            let entry = entry?;
+            let is_directory = match entry.file_type() {
+                Some(Type::Symlink) => continue,
+                kind => kind.map(|kind| kind == Type::Directory),
+            };
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." {
+                all.push(Entry { name: name.to_owned(), is_directory });
+            }
+        }
+        Ok(all)
     }
 
     fn mounts(&self) -> io::Result<Vec<Mount>> {
-        let text = fs::read("/proc/self/mountinfo")?;
+        let mut text = Vec::with_capacity(MOUNTS);
+        File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
         Ok(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
 }
@@ -51,17 +109,17 @@ impl Tree for Files {
 ///
 /// # Errors
 /// It can't be made. One that is there already is taken.
-pub fn make(parent: &Rc<OwnedFd>, name: &OsStr) -> io::Result<()> {
-    match mkdirat(parent.as_fd(), name, Mode::S_IRWXU) {
+pub fn make(parent: &Open, name: &OsStr) -> io::Result<()> {
+    match mkdirat(parent, name, Mode::S_IRWXU) {
         Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
 
-fn found(fd: OwnedFd) -> io::Result<Found<Rc<OwnedFd>>> {
+fn found(fd: OwnedFd) -> io::Result<Found<Rc<Open>>> {
     let mut stat = MaybeUninit::<libc::statx>::zeroed();
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
-    let mask = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_MNT_ID;
+    let mask = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_NLINK | libc::STATX_MNT_ID;
     // SAFETY: the name is a C string, and statx(2) writes no more than the structure.
     if unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, mask, stat.as_mut_ptr()) } < 0 {
         return Err(io::Error::last_os_error());
@@ -75,7 +133,8 @@ fn found(fd: OwnedFd) -> io::Result<Found<Rc<OwnedFd>>> {
         _ => Kind::File,
     };
     let device = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-    Ok(Found { node: Rc::new(fd), id: (device, stat.stx_ino), mount: stat.stx_mnt_id, kind })
+    let links = u64::from(stat.stx_nlink);
+    Ok(Found { node: Open::new(fd), id: (device, stat.stx_ino), links, mount: stat.stx_mnt_id, kind })
 }
 
 /// A line of mountinfo: `proc_pid_mountinfo`(5).

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 
 use nix::libc;
 
-use super::paths::{Access, Kind};
+use super::paths::Access;
 use super::{ABI_DEVICES, ABI_SIGNALS, ABI_TCP, ABI_TRUNCATION};
 use crate::table::sandbox::Sandbox;
 
@@ -92,15 +92,15 @@ fn attributes(sandbox: &Sandbox, abi: u32) -> RulesetAttr {
     }
 }
 
-/// What a rule grants to a file of this kind: the kernel refuses rights of directories for anything else.
-fn rights(access: Access, kind: &Kind, handled: u64) -> u64 {
+/// What a rule grants: the kernel refuses rights of directories for anything else.
+fn rights(access: Access, is_directory: bool, handled: u64) -> u64 {
     let read = EXECUTE | READ_FILE | READ_DIR;
     let all = match access {
         Access::Read => read,
         Access::Write => read | WRITE_FILE | TRUNCATE | IOCTL_DEV | REFER | (CHANGE_DIR & !(MAKE_CHAR | MAKE_BLOCK)),
     };
     let of_files = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
-    handled & if *kind == Kind::Directory { all } else { all & of_files }
+    handled & if is_directory { all } else { all & of_files }
 }
 
 impl Ruleset {
@@ -130,8 +130,8 @@ impl Ruleset {
     ///
     /// # Errors
     /// The kernel refused it.
-    pub fn allow(&self, file: BorrowedFd<'_>, kind: &Kind, access: Access) -> io::Result<()> {
-        let allowed_access = rights(access, kind, self.handled);
+    pub fn allow(&self, file: BorrowedFd<'_>, is_directory: bool, access: Access) -> io::Result<()> {
+        let allowed_access = rights(access, is_directory, self.handled);
         let rule = PathBeneathAttr { allowed_access, parent_fd: file.as_raw_fd() };
         match self.add(RULE_PATH_BENEATH, (&raw const rule).cast()) {
             // What has no name for others, as a namespace that is mounted (nsfs), takes no rule and needs none.
@@ -183,9 +183,9 @@ mod tests {
     #[test]
     fn a_rule_grants_no_making_of_devices_and_no_right_of_directories_to_a_file() {
         let all = 0xffff;
-        assert_eq!(rights(Access::Read, &Kind::Directory, all), 0b1101);
-        assert_eq!(rights(Access::Read, &Kind::File, all), 0b0101);
-        assert_eq!(rights(Access::Write, &Kind::Directory, all), 0xffff & !MAKE_CHAR & !MAKE_BLOCK);
-        assert_eq!(rights(Access::Write, &Kind::File, all), 0xc007);
+        assert_eq!(rights(Access::Read, true, all), 0b1101);
+        assert_eq!(rights(Access::Read, false, all), 0b0101);
+        assert_eq!(rights(Access::Write, true, all), 0xffff & !MAKE_CHAR & !MAKE_BLOCK);
+        assert_eq!(rights(Access::Write, false, all), 0xc007);
     }
 }

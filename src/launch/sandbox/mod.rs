@@ -15,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use nix::libc;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::status;
 use crate::table::sandbox::{Sandbox, TERMINALS};
 use crate::table::{Daemon, Table};
-use files::Files;
+use files::{Files, Open};
 use paths::{Access, Claims, Kind, NoRules};
 
 // The version of Landlock's interface from which on it keeps what is named: landlock(7).
@@ -244,20 +245,24 @@ fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ru
     let all: Vec<Claims> = plan.daemons.iter().map(claims).collect();
     let hidden: Vec<PathBuf> =
         TERMINALS.iter().map(PathBuf::from).chain(plan.table.clone()).chain(plan.targets.clone()).collect();
-    let paths = paths::plan(&Files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
+    let files = Files::default();
+    let paths = paths::plan(&files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
     for (parent, path) in &paths.missing {
         let name = path.file_name().unwrap_or_default();
         files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
     }
     let rules = landlock::Ruleset::new(sandbox, plan.kernel.abi).map_err(step("landlock_create_ruleset"))?;
-    let mut allow = |found: &paths::Found<_>, access| rules.allow(AsFd::as_fd(&found.node), &found.kind, access);
-    paths.rules(&Files, &mut allow).map_err(NotConfined::Rules)?;
-    for device in DEVICES {
-        // One that isn't there, or isn't a device, isn't opened to anybody.
-        if let Ok(found) = paths::exactly(&Files, Path::new(device))
-            && found.kind == Kind::Device
-        {
-            allow(&found, Access::Write).map_err(step("landlock_add_rule"))?;
+    let mut allow = |node: &Rc<Open>, is_directory, access| rules.allow(node.as_fd(), is_directory, access);
+    paths.rules(&files, &mut allow).map_err(NotConfined::Rules)?;
+    for device in DEVICES.map(Path::new) {
+        match paths::exactly(&files, device) {
+            Ok(found) if found.kind == Kind::Device => {
+                allow(&found.node, false, Access::Write).map_err(step("landlock_add_rule"))?;
+            }
+            // One that isn't there, or isn't a device, isn't opened to anybody.
+            Ok(_) => {}
+            Err(e) if paths::is_absent(&e) => {}
+            Err(e) => return Err(NotConfined::Rules(NoRules::Look(device.to_owned(), e))),
         }
     }
     Ok(rules)

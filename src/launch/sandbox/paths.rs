@@ -5,14 +5,17 @@
 //! rule: it can't be listed, and what is created in it later is hidden as well.
 //!
 //! A rule is for an inode, not for a name. So a hidden path has more names: that on each further mount that shows the same
-//! part of the same file system. They are found in the list of mounts, and hidden as well.
+//! part of the same file system. They are found in the list of mounts, and hidden as well. What that list doesn't tell is
+//! found by device and inode. To look at a file takes time, so what can't be hidden that way isn't looked at: what nothing
+//! is mounted on, in a file system that is mounted once, unless a hidden file has several hard links. (A directory has none.)
 //!
 //! It is computed over a [`Tree`], so that a test can compare it with a slow computation on trees of its own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// How often symbolic links are followed in one path, as the kernel does (`MAXSYMLINKS`).
@@ -35,17 +38,31 @@ pub trait Tree {
     /// There is none, or it can't be opened.
     fn look(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Found<Self::Node>>;
 
-    /// The names in a directory. Those of symbolic links may be left out: a link needs no rule.
+    /// The file of this name in a directory, which isn't looked at.
+    ///
+    /// # Errors
+    /// There is none, or it can't be opened.
+    fn open(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Self::Node>;
+
+    /// What is in a directory. Symbolic links may be left out: a link needs no rule.
     ///
     /// # Errors
     /// It can't be read.
-    fn list(&self, directory: &Self::Node) -> io::Result<Vec<OsString>>;
+    fn list(&self, directory: &Self::Node) -> io::Result<Vec<Entry>>;
 
     /// What is mounted where.
     ///
     /// # Errors
     /// It can't be read.
     fn mounts(&self) -> io::Result<Vec<Mount>>;
+}
+
+/// What a directory says of a file in it.
+pub struct Entry {
+    /// Its name.
+    pub name: OsString,
+    /// Whether it is a directory; `None`: a look will tell.
+    pub is_directory: Option<bool>,
 }
 
 /// A file that was found.
@@ -55,6 +72,8 @@ pub struct Found<N> {
     pub node: N,
     /// Its device and inode.
     pub id: (u64, u64),
+    /// How many names it has on its file system (`st_nlink`).
+    pub links: u64,
     /// The number of the mount that it was found on.
     pub mount: u64,
     /// What kind of file it is.
@@ -201,6 +220,10 @@ impl Mark {
         })
     }
 
+    fn hides_below(&self) -> bool {
+        self.below.values().any(|mark| mark.claim == Some(Claim::Hidden) || mark.hides_below())
+    }
+
     fn write_at_or_below(&self, path: &Path) -> Option<PathBuf> {
         if self.claim == Some(Claim::Own(Access::Write)) {
             return Some(path.to_owned());
@@ -224,8 +247,7 @@ fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -
         }
         let is_written = is_written(&path);
         is_through_written |= is_written;
-        // There is none, or the daemon can't reach it either.
-        let Some(next) = chain.last().and_then(|found| tree.look(&found.node, &name).ok()) else {
+        let Some(next) = look(tree, &chain, &path, &name)? else {
             let rest: Vec<OsString> =
                 [name].into_iter().chain(todo.into_iter().rev()).filter(|name| name != "..").collect();
             let missing = rest.len();
@@ -256,6 +278,47 @@ fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -
     Ok(Resolved { path, chain, missing: 0, is_through_written })
 }
 
+/// The next file of a chain; `None`: there is none, or who starts the daemon can't reach it. Any other error would leave
+/// unknown what is there, and whether it is a link.
+fn look<T: Tree>(
+    tree: &T,
+    chain: &[Found<T::Node>],
+    path: &Path,
+    name: &OsStr,
+) -> Result<Option<Found<T::Node>>, NoRules> {
+    let Some(last) = chain.last() else { return Ok(None) };
+    match tree.look(&last.node, name) {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if is_absent(&e) => Ok(None),
+        Err(e) => Err(NoRules::Look(path.join(name), e)),
+    }
+}
+
+/// Whether this error of a look says that there is no such file, at least for who looks.
+pub fn is_absent(e: &io::Error) -> bool {
+    use nix::libc::{EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
+    matches!(e.raw_os_error(), Some(ENOENT | ENOTDIR | EACCES | ENAMETOOLONG | ELOOP))
+        || e.kind() == io::ErrorKind::NotFound
+}
+
+/// What follows in a path after this directory, without a slash before it; empty if it is the directory. Both are without
+/// a slash at their end, as are all paths here.
+fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a Path> {
+    let rest = match directory.as_os_str().as_bytes() {
+        b"/" => path.as_os_str().as_bytes().strip_prefix(b"/")?,
+        directory => match path.as_os_str().as_bytes().strip_prefix(directory)? {
+            [] => &[],
+            [b'/', rest @ ..] => rest,
+            _ => return None,
+        },
+    };
+    Some(Path::new(OsStr::from_bytes(rest)))
+}
+
+fn join(directory: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { directory.to_owned() } else { directory.join(rest) }
+}
+
 fn names(path: &Path) -> Vec<OsString> {
     let name = |part: Component<'_>| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -272,10 +335,10 @@ fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
     // What shows this part of a file system, and (`and_parts`) what shows a part of that.
     let add = |all: &mut Vec<PathBuf>, device, inside: &Path, and_parts: bool, but: &Path| {
         for other in mounts.iter().filter(|other| other.device == device) {
-            let name = match inside.strip_prefix(&other.root) {
-                Ok(rest) => other.point.join(rest).components().collect(),
-                Err(_) if and_parts && other.root.starts_with(inside) => other.point.clone(),
-                Err(_) => continue,
+            let name = match rest(inside, &other.root) {
+                Some(rest) => join(&other.point, rest),
+                None if and_parts && rest(&other.root, inside).is_some() => other.point.clone(),
+                None => continue,
             };
             if name != but && !all.contains(&name) {
                 all.push(name);
@@ -286,16 +349,16 @@ fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
     // No chain of mounts is longer than the list.
     for _ in mounts {
         let Some(on) = mounts.iter().find(|other| other.id == mount) else { break };
-        let Ok(rest) = at.strip_prefix(&on.point) else { break };
+        let Some(rest) = rest(&at, &on.point) else { break };
         // What lies on the way isn't hidden as a whole.
-        add(&mut all, on.device, &on.root.join(rest), at == path, &at);
+        add(&mut all, on.device, &join(&on.root, rest), at == path, &at);
         (at, mount) = (on.point.clone(), on.parent);
     }
     // What is mounted below any of these is a part of it. (This ends: a name is a mount's place and the end of a path above.)
     let mut next = 0;
     while let Some(name) = all.get(next).cloned() {
         next += 1;
-        for below in mounts.iter().filter(|below| below.point.starts_with(&name) && below.point != name) {
+        for below in mounts.iter().filter(|below| below.point != name && rest(&below.point, &name).is_some()) {
             add(&mut all, below.device, &below.root, true, &below.point);
         }
     }
@@ -307,8 +370,11 @@ pub struct Plan<N> {
     marks: Mark,
     /// The hidden files, and the directories on the way to them, by device and inode. What has one of these but no mark has
     /// a name that the list of mounts doesn't tell; it gets no rule.
-    hidden: HashSet<(u64, u64)>,
-    on_the_way: HashSet<(u64, u64)>,
+    hidden: BTreeSet<(u64, u64)>,
+    on_the_way: BTreeSet<(u64, u64)>,
+    /// A hidden file has further names.
+    has_links: bool,
+    mounts: Vec<Mount>,
     /// Directories to be made before the rules are: where, and the whole path.
     pub missing: Vec<(Found<N>, PathBuf)>,
 }
@@ -320,16 +386,22 @@ pub struct Plan<N> {
 pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]) -> Result<Plan<T::Node>, NoRules> {
     let mounts = tree.mounts().map_err(|e| NoRules::Look(PathBuf::from("/proc/self/mountinfo"), e))?;
     // Here every link is followed. What a planted one leads to does no harm: whoever goes through it is refused below.
-    let mut written: HashSet<PathBuf> = HashSet::new();
+    let mut written: Vec<PathBuf> = Vec::new();
     for path in all.iter().flat_map(|claims| &claims.write) {
         let resolved = resolve(tree, path, |_| false)?;
         written.extend(all_names(&mounts, &resolved.path, resolved.mount()));
     }
-    let is_written = |path: &Path| path.ancestors().any(|path| written.contains(path));
-    let mut plan =
-        Plan { marks: Mark::default(), hidden: HashSet::new(), on_the_way: HashSet::new(), missing: Vec::new() };
+    let is_written = |path: &Path| written.iter().any(|written| rest(path, written).is_some());
+    let mut plan = Plan {
+        marks: Mark::default(),
+        hidden: BTreeSet::new(),
+        on_the_way: BTreeSet::new(),
+        has_links: false,
+        mounts,
+        missing: Vec::new(),
+    };
     // What others name too is still its own.
-    let mut mine: HashSet<PathBuf> = HashSet::new();
+    let mut mine: BTreeSet<PathBuf> = BTreeSet::new();
     let own = all.get(daemon).cloned().unwrap_or_default();
     for path in &own.private {
         let path = resolve(tree, path, is_written)?.path;
@@ -351,17 +423,17 @@ pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]
     let others = all.iter().enumerate().filter(|(index, _)| *index != daemon).map(|(_, claims)| claims);
     for path in others.flat_map(|claims| claims.write.iter().chain(&claims.private)).chain(hidden) {
         let resolved = resolve(tree, path, is_written)?;
-        for name in all_names(&mounts, &resolved.path, resolved.mount()) {
+        for name in all_names(&plan.mounts, &resolved.path, resolved.mount()) {
             if mine.contains(&name) {
                 continue;
             }
             plan.marks.set(&name, Claim::Hidden);
-            let (chain, is_whole) = chain(tree, &name)?;
-            let mut ids = chain.iter().map(|found| found.id);
-            if is_whole {
-                plan.hidden.extend(ids.next_back());
+            let (mut chain, is_whole) = chain(tree, &name)?;
+            if let Some(found) = chain.pop_if(|_| is_whole) {
+                plan.has_links |= found.kind != Kind::Directory && found.links > 1;
+                plan.hidden.insert(found.id);
             }
-            plan.on_the_way.extend(ids);
+            plan.on_the_way.extend(chain.iter().map(|found| found.id));
         }
     }
     Ok(plan)
@@ -378,16 +450,15 @@ enum State {
     Closed,
 }
 
+/// Takes a rule: for which file, whether that is a directory, and what is allowed.
+pub type Emit<'a, N> = dyn FnMut(&N, bool, Access) -> io::Result<()> + 'a;
+
 impl<N: Clone> Plan<N> {
     /// Tells each rule to `emit`. The walk follows no link.
     ///
     /// # Errors
     /// The daemon must not be started.
-    pub fn rules<T: Tree<Node = N>>(
-        &self,
-        tree: &T,
-        emit: &mut dyn FnMut(&Found<N>, Access) -> io::Result<()>,
-    ) -> Result<(), NoRules> {
+    pub fn rules<T: Tree<Node = N>>(&self, tree: &T, emit: &mut Emit<'_, N>) -> Result<(), NoRules> {
         let root = tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?;
         self.visit(tree, &self.marks, &root, Path::new("/"), State::Open, emit)
     }
@@ -399,13 +470,15 @@ impl<N: Clone> Plan<N> {
         found: &Found<N>,
         path: &Path,
         state: State,
-        emit: &mut dyn FnMut(&Found<N>, Access) -> io::Result<()>,
+        emit: &mut Emit<'_, N>,
     ) -> Result<(), NoRules> {
         let failed = |e| NoRules::Look(path.to_owned(), e);
         if matches!(found.kind, Kind::Link(_)) {
             // It wasn't one when the path was resolved.
             return Err(NoRules::Link(path.to_owned()));
         }
+        let is_directory = found.kind == Kind::Directory;
+        let hides_below = mark.hides_below();
         let state = match mark.claim {
             Some(Claim::Own(Access::Write)) => {
                 if let Some(hidden) = mark.hidden_below(path) {
@@ -413,48 +486,79 @@ impl<N: Clone> Plan<N> {
                 } else if self.on_the_way.contains(&found.id) {
                     return Err(NoRules::OnTheWay(path.to_owned()));
                 }
-                return emit(found, Access::Write).map_err(failed);
+                return emit(&found.node, is_directory, Access::Write).map_err(failed);
             }
-            Some(Claim::Own(Access::Read))
-                if self.on_the_way.contains(&found.id) && mark.hidden_below(path).is_none() =>
-            {
+            Some(Claim::Own(Access::Read)) if self.on_the_way.contains(&found.id) && !hides_below => {
                 return Err(NoRules::OnTheWay(path.to_owned()));
             }
             Some(Claim::Own(Access::Read)) => State::Open,
             Some(Claim::Hidden) => State::Closed,
             // By another name it leads to what is hidden.
-            None if found.kind == Kind::Directory && self.is_hidden(found) && mark.hidden_below(path).is_none() => {
-                State::Closed
-            }
+            None if is_directory && self.is_hidden(found) && !hides_below => State::Closed,
             None => state,
         };
-        let mut below: Vec<OsString> = mark.below.keys().cloned().collect();
         let mut inside = state;
-        // Nothing is below a file, whatever is claimed there.
-        let is_all_open = found.kind != Kind::Directory || mark.hidden_below(path).is_none();
-        if state == State::Open && is_all_open {
-            emit(found, Access::Read).map_err(failed)?;
-            inside = State::Covered;
-        } else if state == State::Open {
-            // What this process can't list, its user can't list either.
-            let all = tree.list(&found.node).unwrap_or_default();
-            below.extend(all.into_iter().filter(|name| !mark.below.contains_key(name)));
+        if state == State::Open {
+            // Nothing is below a file, whatever is claimed there.
+            if is_directory && hides_below {
+                self.allow_others(tree, mark, found, path, emit)?;
+            } else {
+                emit(&found.node, is_directory, Access::Read).map_err(failed)?;
+                inside = State::Covered;
+            }
         }
-        for name in below {
-            let here = path.join(&name);
-            let next = tree.look(&found.node, &name);
-            match (mark.below.get(&name), next) {
-                (Some(mark), Ok(next)) => self.visit(tree, mark, &next, &here, inside, emit)?,
-                (Some(mark), Err(e)) => {
+        for (name, mark) in &mark.below {
+            let here = path.join(name);
+            match tree.look(&found.node, name) {
+                Ok(next) => self.visit(tree, mark, &next, &here, inside, emit)?,
+                Err(e) => {
                     if let Some(write) = mark.write_at_or_below(&here) {
                         return Err(NoRules::NoWrite(write, e));
+                    } else if !is_absent(&e) {
+                        return Err(NoRules::Look(here, e));
                     }
                 }
-                (None, Ok(next)) if !matches!(next.kind, Kind::Link(_)) && !self.is_hidden(&next) => {
-                    emit(&next, Access::Read).map_err(|e| NoRules::Look(here, e))?;
-                }
-                // A link needs no rule: what it leads to has one, or not.
-                (None, _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Allows what is in a directory and has no mark.
+    fn allow_others<T: Tree<Node = N>>(
+        &self,
+        tree: &T,
+        mark: &Mark,
+        found: &Found<N>,
+        path: &Path,
+        emit: &mut Emit<'_, N>,
+    ) -> Result<(), NoRules> {
+        let all = match tree.list(&found.node) {
+            // What this process can't list, its user can't list either.
+            Err(e) if e.raw_os_error() == Some(nix::libc::EACCES) => return Ok(()),
+            all => all.map_err(|e| NoRules::Look(path.to_owned(), e))?,
+        };
+        let on = self.mounts.iter().find(|mount| mount.id == found.mount);
+        let is_same = |mount: &&Mount| on.is_none_or(|on| on.device == mount.device);
+        let has_one_name = on.is_some() && self.mounts.iter().filter(is_same).count() == 1 && !self.has_links;
+        let mount_points: Vec<&Path> = self.mounts.iter().filter_map(|mount| rest(&mount.point, path)).collect();
+        for Entry { name, is_directory } in all.iter().filter(|entry| !mark.below.contains_key(&entry.name)) {
+            let is_known = has_one_name && !mount_points.contains(&Path::new(name));
+            let opened = match is_directory.filter(|_| is_known) {
+                Some(is_directory) => tree.open(&found.node, name).map(|node| Some((node, is_directory))),
+                None => tree.look(&found.node, name).map(|next| {
+                    // A link needs no rule: what it leads to has one, or not.
+                    let is_open = !matches!(next.kind, Kind::Link(_)) && !self.is_hidden(&next);
+                    is_open.then_some((next.node, next.kind == Kind::Directory))
+                }),
+            };
+            let failed = |e| NoRules::Look(path.join(name), e);
+            match opened {
+                Ok(Some((node, is_directory))) => emit(&node, is_directory, Access::Read).map_err(failed)?,
+                Ok(None) => {}
+                // The next rules would fail as well.
+                Err(e) if is_out_of_resources(&e) => return Err(failed(e)),
+                // It has just gone, or can't be reached; its siblings can.
+                Err(_) => {}
             }
         }
         Ok(())
@@ -465,15 +569,20 @@ impl<N: Clone> Plan<N> {
     }
 }
 
+fn is_out_of_resources(e: &io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOMEM};
+    matches!(e.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM))
+}
+
 type Chain<N> = Vec<Found<N>>;
 
 /// What exists of a path on which no link is followed, from the root on, and whether that is all.
 fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Chain<T::Node>, bool), NoRules> {
     let mut chain = vec![tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?];
     for name in names(path) {
-        match chain.last().map(|found| tree.look(&found.node, &name)) {
-            Some(Ok(next)) => chain.push(next),
-            _ => return Ok((chain, false)),
+        match look(tree, &chain, path, &name)? {
+            Some(next) => chain.push(next),
+            None => return Ok((chain, false)),
         }
     }
     Ok((chain, true))

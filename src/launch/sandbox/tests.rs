@@ -8,8 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Entry;
-use super::paths::{Access, Claims, Found, Kind, Mount, NoRules, Tree, plan};
+use super::paths::{Access, Claims, Entry, Found, Kind, Mount, NoRules, Tree, plan};
 use crate::table::Table;
 
 /// File systems without hard links, and mounts of them.
@@ -61,7 +60,7 @@ impl World {
             node = Node { mount: over, inode: self.mounts[over].1, path: node.path };
         }
         let kind = self.inodes.borrow()[node.inode].kind.clone();
-        Found { id: (0, node.inode as u64), mount: self.mounts[node.mount].0.id, kind, node }
+        Found { id: (0, node.inode as u64), links: 1, mount: self.mounts[node.mount].0.id, kind, node }
     }
 
     /// A directory and its like, by a path with links.
@@ -102,8 +101,8 @@ impl World {
         let mut at = 0;
         while let Some(found) = all.get(at).cloned() {
             at += 1;
-            for name in self.list(&found.node).unwrap() {
-                let next = self.look(&found.node, &name).unwrap();
+            for entry in self.list(&found.node).unwrap() {
+                let next = self.look(&found.node, &entry.name).unwrap();
                 if !matches!(next.kind, Kind::Link(_)) && all.len() < 3000 {
                     all.push(next);
                 }
@@ -151,8 +150,19 @@ impl Tree for World {
         Ok(self.found(Node { path: directory.path.join(name), mount: directory.mount, inode }))
     }
 
-    fn list(&self, directory: &Node) -> io::Result<Vec<OsString>> {
-        Ok(self.inodes.borrow()[directory.inode].below.keys().cloned().collect())
+    fn open(&self, directory: &Node, name: &OsStr) -> io::Result<Node> {
+        Ok(self.look(directory, name)?.node)
+    }
+
+    fn list(&self, directory: &Node) -> io::Result<Vec<Entry>> {
+        let inodes = self.inodes.borrow();
+        // As getdents(2) does, it tells what is below a mount and not what is mounted.
+        let entry = |(name, inode): (&OsString, &usize)| {
+            let kind = &inodes[*inode].kind;
+            let is_directory = (!matches!(kind, Kind::Link(_))).then_some(*kind == Kind::Directory);
+            Entry { name: name.clone(), is_directory }
+        };
+        Ok(inodes[directory.inode].below.iter().map(entry).collect())
     }
 
     fn mounts(&self) -> io::Result<Vec<Mount>> {
@@ -169,10 +179,11 @@ fn rules(world: &World, all: &[Claims], hidden: &[&str]) -> Result<Rules, NoRule
         world.inode(parent.node.inode, path.file_name().unwrap().to_str().unwrap(), Kind::Directory);
     }
     let mut rules = Rules::new();
-    plan.rules(world, &mut |found, access| {
+    plan.rules(world, &mut |node, is_directory, access| {
+        assert_eq!(is_directory, world.inodes.borrow()[node.inode].kind == Kind::Directory, "{node:?}");
         // Landlock adds the rights of two rules for one inode.
-        if rules.get(&found.node.inode) != Some(&Access::Write) {
-            rules.insert(found.node.inode, access);
+        if rules.get(&node.inode) != Some(&Access::Write) {
+            rules.insert(node.inode, access);
         }
         Ok(())
     })?;
@@ -451,7 +462,7 @@ fn a_probe_may_also_connect_to_its_daemons_own_ports_also_to_those_that_init_hol
         ("bind = [80]", None),
     ] {
         let table = Table::parse(&format!("{text}{lines}"), "t").unwrap();
-        let mut entry = Entry::new(&table.daemons[0]);
+        let mut entry = super::Entry::new(&table.daemons[0]);
         entry.allow_probe();
         assert_eq!(entry.sandbox.unwrap().connect, expected, "{lines}");
     }

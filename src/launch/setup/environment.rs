@@ -172,8 +172,8 @@ mod tests {
         words.join(" ")
     }
 
-    fn names(all: &[&str]) -> Option<Vec<String>> {
-        Some(all.iter().map(|name| (*name).to_owned()).collect())
+    fn names(all: &[&str]) -> Vec<String> {
+        all.iter().map(|name| (*name).to_owned()).collect()
     }
 
     fn www() -> Identity {
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_not_named_is_not_passed_except_path_and_what_init_sets() {
-        let passes = |all| of(&Process { pass_environment: names(all), ..Process::default() }, None);
+        let passes = |all| of(&Process { pass_environment: Some(names(all)), ..Process::default() }, None);
         assert_eq!(passes(&[]), "NOTIFY_SOCKET=@1 PATH=/bin");
         assert_eq!(passes(&["TZ", "AWS_*", "NONE"]), "AWS_ID=1 AWS_KEY=2 NOTIFY_SOCKET=@1 PATH=/bin TZ=UTC");
         assert_eq!(passes(&["*"]), of(&Process::default(), None));
@@ -193,7 +193,7 @@ mod tests {
     fn what_is_stated_replaces_what_is_passed_but_not_what_init_sets() {
         let environment = [("PATH", "/mine"), ("TZ", "CET"), ("NOTIFY_SOCKET", "@forged"), ("LISTEN_FDS", "9")];
         let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        let process = Process { environment, pass_environment: names(&["TZ"]), ..Process::default() };
+        let process = Process { environment, pass_environment: Some(names(&["TZ"])), ..Process::default() };
         assert_eq!(of(&process, None), "NOTIFY_SOCKET=@1 PATH=/mine TZ=CET");
     }
 
@@ -203,12 +203,12 @@ mod tests {
         assert_eq!(of(&Process::default(), Some(&www())), all);
         let stated = Process {
             environment: vec![("HOME".to_owned(), "/srv".to_owned())],
-            pass_environment: names(&["USER", "LOG*"]),
+            pass_environment: Some(names(&["USER", "LOG*"])),
             ..Process::default()
         };
         assert_eq!(of(&stated, Some(&www())), "HOME=/srv LOGNAME=www NOTIFY_SOCKET=@1 PATH=/bin USER=root");
         let nobody = Identity { account: None, ..www() };
-        let process = Process { pass_environment: names(&["USE*"]), ..Process::default() };
+        let process = Process { pass_environment: Some(names(&["USE*"])), ..Process::default() };
         assert_eq!(of(&process, Some(&nobody)), "HOME=/ NOTIFY_SOCKET=@1 PATH=/bin");
     }
 

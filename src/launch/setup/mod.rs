@@ -202,6 +202,7 @@ pub struct Ready {
 
 impl Ready {
     /// Sets the limits and executes a command, looked up by the PATH of its own environment. Returns only if it can't.
+    #[must_use]
     pub fn execute(&self, command: &[String], ignore: Vec<i32>) -> Refused {
         let program = Program::new(command, &self.env, ignore, None);
         program.replace_this(|| limits::set_all(&self.limits))

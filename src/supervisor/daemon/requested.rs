@@ -74,8 +74,8 @@ impl Daemon {
     ) -> Result<(), &'static str> {
         self.requests.push(id, verb);
         let served = refused.map_or_else(|| self.serve(verb, turn), Err);
-        if served.is_err() {
-            self.requests.decide(RequestOutcome::Refused, None);
+        if let Err(why) = served {
+            self.requests.refuse(why);
         }
         served
     }

@@ -152,12 +152,12 @@ impl Daemon {
     }
 
     /// Drops the held signals, for example when the process that they were for ends.
-    pub(in crate::supervisor) fn drop_held(&mut self, why: &str, turn: &mut Turn<'_>) {
+    pub(in crate::supervisor) fn drop_held(&mut self, why: &'static str, turn: &mut Turn<'_>) {
         for held in self.held.drain(..) {
             let text = format!("SIG{} was held for {}; dropped, since {why}", held.signal, self.name);
             turn.tell(Line::warn(text).of(self.index));
             turn.signal_ends(self.index, held.signal, Outcome::Refused, 0);
-            self.requests.signal_ends(held.signal, RequestOutcome::Refused, None, 0);
+            self.requests.signal_is_dropped(held.signal, why);
         }
     }
 

@@ -325,7 +325,7 @@ fn a_daemon_that_ends_before_a_shutdown_has_asked_it_has_ended_by_itself() {
     let _ = init.handle(at(0), Event::Stop);
     let _ = init.handle(at(1), ended(10, End::Signal(TERM)));
     let actions = acts(init.handle(at(1), left(0, 10, &[13])));
-    assert_eq!(actions, [Action::KillGroup(10), member(10, 13, KILL), Action::Reap(10)]);
+    assert_eq!(actions, [&kill_left(0, 10, &[13])[..], &[Action::Reap(10)]].concat());
     let _ = gone(&mut init, 2, 2, 12, End::Signal(TERM));
     assert_eq!(gone(&mut init, 3, 1, 11, End::Signal(TERM)).last(), Some(&Action::Exit(143)));
     assert!(!init.view(0).unwrap().last_exit.unwrap().by_init);

@@ -198,6 +198,32 @@ fn a_signal_to_one_that_does_not_run_or_is_stopping_is_refused() {
 }
 
 #[test]
+fn the_page_tells_why_a_request_was_refused() {
+    let why = |init: &Supervisor, daemon: usize| init.view(daemon).unwrap().requests.pop().unwrap().why;
+    let mut init = running();
+    let _ = ask(&mut init, 0, "1 signal HUP alpha");
+    assert_eq!(why(&init, 0), None);
+    let _ = ask(&mut init, 1, "2 stop beta");
+    let _ = ask(&mut init, 1, "3 signal HUP beta");
+    assert_eq!(why(&init, 1).as_deref(), Some("it is stopping"));
+    let _ = init.handle(at(2), Event::Stop);
+    assert_eq!(why(&init, 0).as_deref(), Some("a shutdown is under way"), "it was held");
+    let _ = ask(&mut init, 3, "4 start alpha");
+    assert_eq!(why(&init, 0).as_deref(), Some("a shutdown is under way"));
+}
+
+#[test]
+fn a_signal_to_one_that_waits_is_refused_because_it_waits() {
+    let mut init = begun(
+        "[[daemon]]\nname = \"db\"\ncommand = [\"d\"]\n[[daemon]]\nname = \"web\"\ncommand = [\"w\"]\ndepends_on = [\"db\"]\n",
+    )
+    .0;
+    let _ = ask(&mut init, 0, "1 signal HUP web");
+    let request = init.view(1).unwrap().requests.pop().unwrap();
+    assert_eq!((request.outcome, request.why.as_deref()), (Refused, Some("it waits for its dependencies")));
+}
+
+#[test]
 fn dying_of_a_signal_on_request_is_a_failure_for_the_policy_and_init_s_own_in_the_exit_code() {
     let mut init = up_all("[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nrestart = \"on-failure\"\n");
     let _ = ask(&mut init, 0, "1 signal USR2 alpha");
@@ -306,16 +332,23 @@ fn a_wired_restart_tells_the_generation_that_it_started() {
     assert_eq!(init.last(1).unwrap().generation, None);
 }
 
-/// A kernel in which every exec works at once, and is told only to who asks.
-struct Quick(i32);
+/// A kernel in which every exec works at once, and is told only to who asks. Of a session that has lost its leader, it lets init
+/// kill the processes with an even number; those below 14 have ended meanwhile.
+#[derive(Default)]
+struct Quick {
+    pid: i32,
+    ended: Option<Ended>,
+    members: Vec<i32>,
+    told: Vec<String>,
+}
 
 impl System for Quick {
     fn now(&mut self) -> Moment {
         at(0)
     }
     fn start(&mut self, daemon: usize, _: u64) -> Event {
-        self.0 += 1;
-        Event::Started { daemon, pid: self.0 }
+        self.pid += 1;
+        Event::Started { daemon, pid: self.pid }
     }
     fn probe(&mut self, daemon: usize) -> Event {
         Event::ProbeFailed { daemon, why: String::new() }
@@ -326,18 +359,26 @@ impl System for Quick {
     fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event> {
         Some(Event::Executed { daemon, pid })
     }
-    fn kill_member(&mut self, _: i32, _: i32, _: i32) {}
+    fn kill_member(&mut self, _: i32, pid: i32, _: i32) -> Sent {
+        match pid {
+            ..14 => Sent::Gone,
+            _ if pid % 2 == 0 => Sent::Yes,
+            _ => Sent::Refused,
+        }
+    }
     fn members(&mut self, _: i32) -> Vec<i32> {
-        Vec::new()
+        std::mem::take(&mut self.members)
     }
     fn ended(&mut self) -> Option<Ended> {
-        None
+        self.ended.take()
     }
     fn reap(&mut self, _: i32) {}
     fn disposition(&mut self, _: i32, _: Signal) -> Disposition {
         Disposition::NotTaken
     }
-    fn tell(&mut self, _: Line) {}
+    fn tell(&mut self, line: Line) {
+        self.told.push(line.text);
+    }
     fn changed(&mut self, _: &Supervisor) {}
 }
 
@@ -345,6 +386,18 @@ impl System for Quick {
 fn an_exec_that_worked_before_a_request_counts_even_if_its_report_was_not_read_yet() {
     let mut init = Supervisor::new(&table(), &[1]);
     let request = crate::request::Request::parse(b"1 start beta");
-    let _ = init.take(&mut Quick(10), [Event::Begin, Event::Request(request)]);
+    let _ = init.take(&mut Quick { pid: 10, ..Quick::default() }, [Event::Begin, Event::Request(request)]);
     assert_eq!(outcome(&init, 0), (Running, Some(1)));
+}
+
+#[test]
+fn of_the_processes_that_a_daemon_leaves_those_count_as_killed_that_the_kernel_let_init_kill() {
+    let mut init = Supervisor::new(&table(), &[1]);
+    let mut system = Quick { pid: 10, ..Quick::default() };
+    let _ = init.take(&mut system, [Event::Begin]);
+    (system.members, system.told) = (vec![12, 13, 14, 15], Vec::new());
+    system.ended = Some(Ended { pid: 11, end: End::Code(1), oom_kills: 0, words: String::new() });
+    let _ = init.take_ended(&mut system);
+    let told = ["1 process (pid 15) of beta can't be killed", "1 process (pid 14) of beta was left and was killed"];
+    assert_eq!(system.told[system.told.len() - 2..], told);
 }
