@@ -79,6 +79,20 @@ fn a_daemon_that_states_nothing_is_not_started_again_and_is_asked_to_stop_with_t
 }
 
 #[test]
+fn in_the_built_in_table_nobody_but_pipelock_connects_out_and_no_two_may_write_to_one_place() {
+    let table = Table::parse(BUILT_IN, "built-in").unwrap();
+    let sandboxes = || table.daemons.iter().map(|daemon| daemon.sandbox.as_ref().unwrap());
+    let connects = sandboxes().map(|sandbox| sandbox.connect.clone()).collect::<Vec<_>>();
+    assert_eq!(connects, [Some(vec![8888]), None, Some(vec![]), Some(vec![])]);
+    assert!(
+        sandboxes().all(|sandbox| sandbox.bind.as_ref().is_some_and(|ports| ports.len() <= 1) && !sandbox.sessions)
+    );
+    let mut write: Vec<_> = sandboxes().flat_map(|sandbox| &sandbox.write).collect();
+    write.sort();
+    assert!(write.windows(2).all(|two| !two[1].starts_with(two[0])), "{write:?}");
+}
+
+#[test]
 fn the_built_in_table_starts_its_daemons_again_when_they_fail() {
     let table = Table::parse(BUILT_IN, "built-in").unwrap();
     assert!(table.daemons.iter().all(|daemon| daemon.restart == RestartPolicy::OnFailure));

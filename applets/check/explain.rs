@@ -70,7 +70,7 @@ fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
         let held: Vec<String> = daemon.listen.iter().map(ToString::to_string).collect();
         lines.push(("listen", format!("on {}: init holds it over restarts", held.join(", "))));
     }
-    lines.extend(sandbox(daemon).into_iter().map(|line| ("sandbox", line)));
+    lines.extend(sandbox(table, daemon).into_iter().map(|line| ("sandbox", line)));
     if !daemon.ignore.is_empty() {
         let ignored: Vec<String> = daemon.ignore.iter().map(ToString::to_string).collect();
         lines.push(("ignores", format!("{} from its start", ignored.join(", "))));
@@ -121,7 +121,7 @@ fn ready(daemon: &Daemon) -> String {
 }
 
 /// What it may do, and what is private to it, a line each.
-fn sandbox(daemon: &Daemon) -> Vec<String> {
+fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
     let paths =
         |all: &[PathBuf]| all.iter().map(|path| quoted(&path.display().to_string())).collect::<Vec<_>>().join(", ");
     let mut lines = Vec::new();
@@ -142,8 +142,24 @@ fn sandbox(daemon: &Daemon) -> Vec<String> {
             lines.push("can't leave its session and process group".to_owned());
         }
     }
-    if !daemon.private.is_empty() {
-        lines.push(format!("alone reads {}", paths(&daemon.private)));
+    let others = |path: &PathBuf| {
+        let others = table.daemons.iter().filter(|other| other.name != daemon.name);
+        others
+            .filter(|other| other.own_paths().any(|own| own == path))
+            .map(|other| other.name.as_str())
+            .collect::<Vec<_>>()
+    };
+    let (alone, shared): (Vec<PathBuf>, Vec<PathBuf>) =
+        daemon.private.iter().cloned().partition(|path| others(path).is_empty());
+    if !alone.is_empty() {
+        lines.push(format!("alone reads {}", paths(&alone)));
+    }
+    for path in shared {
+        lines.push(format!(
+            "reads {}, as {} may, and no other sandboxed daemon",
+            quoted(&path.display().to_string()),
+            others(&path).join(", ")
+        ));
     }
     lines
 }
@@ -227,12 +243,13 @@ mod tests {
     #[test]
     fn a_sandbox_is_explained() {
         let text = explained(
-            "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\nprivate=['/p']\nconnect=[]\nsessions=false\n\
+            "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\nprivate=['/p', '/w']\nconnect=[]\nsessions=false\n\
              [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\nbind=[80, 443]\nudp=true\n",
         );
         for line in [
             "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
             "  sandbox  can't leave its session and process group\n  sandbox  alone reads /p\n",
+            "  sandbox  reads /w, as b may, and no other sandboxed daemon\n",
             "  sandbox  binds to TCP 80, 443, connects to any TCP port\n",
         ] {
             assert!(text.contains(line), "{text}");

@@ -218,12 +218,15 @@ fn a_connection_that_is_made_between_two_processes_waits_for_the_next_one() {
     let pid = answer(early).unwrap();
     assert_eq!(pid, pid_inside(&bundle, 0).to_string());
     // The old process ends only once it is allowed to.
-    let table = alpha(&format!("$SIG{{TERM}} = sub {{ sleep 1 until -e 'DIR/end'; exit 0 }}; {SERVES}"));
+    let table = alpha(&format!(
+        "$SIG{{TERM}} = sub {{ print \"asked\\n\"; select(undef, undef, undef, 0.02) until -e 'DIR/end'; exit 0 }}; {SERVES}"
+    ));
     let bundle = apart(&table).start();
     bundle.wait_for("out", "serving");
     let old = answer(connect(&bundle).unwrap()).unwrap();
     bundle.signal("USR1");
-    wait_for_state(&bundle, 0, "stopping");
+    // Until then it accepts.
+    bundle.wait_for("out", "asked");
     let waiting = connect(&bundle).unwrap();
     bundle.write("end", "");
     let new = answer(waiting).unwrap();

@@ -241,3 +241,38 @@ fn a_daemon_and_its_members_are_asked_by_its_stop_signal_and_dying_of_it_is_init
     assert_eq!(gone(&mut init, 1, 0, 10, End::Signal(TERM)).last(), Some(&Action::Exit(143)));
     assert!(init.view(0).unwrap().last_exit.unwrap().by_init);
 }
+
+#[test]
+fn sockets_listen_while_a_process_serves_or_is_to_follow_and_refuse_while_none_is_or_nobody_knows_when() {
+    let text = ON_FAILURE.replace("command = [\"b\"]", "command = [\"b\"]\ndepends_on = [\"alpha\"]");
+    let listens = |init: &Supervisor, daemon| {
+        let view = init.view(daemon).unwrap();
+        (view.state, view.listens())
+    };
+    let table = Table::parse(&text, "test").unwrap();
+    let mut init = Supervisor::new(&table, &[0, 1]);
+    assert!(listens(&init, 0).1 && listens(&init, 1).1, "before anything was started");
+    let _ = init.handle(at(0), Event::Begin);
+    let _ = init.handle(at(0), Event::Started { daemon: 0, pid: 10 });
+    assert_eq!(listens(&init, 0), (DaemonState::Starting, true));
+    assert_eq!(listens(&init, 1), (DaemonState::Waiting, false));
+    let _ = init.handle(at(0), Event::Executed { daemon: 0, pid: 10 });
+    assert_eq!(listens(&init, 0), (DaemonState::Running, true));
+    let _ = ask(&mut init, 1, "1 restart alpha");
+    assert_eq!(listens(&init, 0), (DaemonState::Stopping, true));
+    let _ = gone(&mut init, 2, 0, 10, End::Code(0));
+    up(&mut init, 2, 0, 12);
+    let _ = gone(&mut init, 3, 0, 12, End::Code(1));
+    assert_eq!(listens(&init, 0), (DaemonState::Backoff, true));
+    let _ = ask(&mut init, 4, "2 stop alpha");
+    assert_eq!(listens(&init, 0), (DaemonState::Stopped, false));
+    let _ = ask(&mut init, 5, "3 start alpha");
+    up(&mut init, 5, 0, 13);
+    let _ = gone(&mut init, 6, 0, 13, End::Code(0));
+    assert_eq!(listens(&init, 0), (DaemonState::Exited, false));
+    let mut init = running();
+    let _ = ask(&mut init, 1, "1 restart beta");
+    let _ = gone(&mut init, 2, 1, 11, End::Code(0));
+    let _ = init.handle(at(3), Event::StartFailed { daemon: 1, code: 127, why: "it isn't there".to_owned() });
+    assert_eq!(listens(&init, 1), (DaemonState::Failed, false));
+}
