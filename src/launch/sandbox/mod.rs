@@ -5,6 +5,8 @@
 
 mod files;
 mod landlock;
+#[cfg(test)]
+mod on_kernel;
 mod paths;
 mod seccomp;
 #[cfg(test)]

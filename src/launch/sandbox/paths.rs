@@ -495,6 +495,7 @@ impl<N: Clone> Plan<N> {
             Some(Claim::Hidden) => State::Closed,
             // By another name it leads to what is hidden.
             None if is_directory && self.is_hidden(found) && !hides_below => State::Closed,
+            None if !is_directory && self.hidden.contains(&found.id) => State::Closed,
             None => state,
         };
         let mut inside = state;

@@ -314,17 +314,25 @@ fn a_second_mount_above_at_and_below_what_is_hidden_is_hidden_too() {
 }
 
 /// xorshift
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        for _ in 0..8 {
+            dice.below(2);
+        }
+        dice
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 % limit as u64).unwrap()
     }
 
-    fn path(&mut self, parts: usize) -> String {
+    pub fn path(&mut self, parts: usize) -> String {
         (0..=self.below(parts)).map(|_| ["/a", "/b", "/c"][self.below(3)]).collect()
     }
 }
@@ -404,10 +412,7 @@ fn expected(world: &World, all: &[Claims], node: &Node) -> (bool, bool) {
 fn over_random_trees_with_links_and_mounts_the_rules_allow_what_a_slow_computation_allows() {
     let (mut compared, mut refused, mut hidden, mut later) = (0, 0, 0, 0);
     for seed in 1..1500u64 {
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..8 {
-            dice.below(2);
-        }
+        let mut dice = Dice::new(seed);
         let (world, all) = random(&mut dice);
         let Ok(rules) = rules(&world, &all, &[]) else {
             refused += 1;
