@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub use network::TAKE_PORT;
-use processes::PUSH_INPUT;
+pub use processes::PUSH_INPUT;
 
 /// One attack.
 pub struct Attack {
