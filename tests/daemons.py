@@ -81,6 +81,25 @@ class Supervise(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(server.waiting, 0)
 
 
+class Status(unittest.IsolatedAsyncioTestCase):
+    async def test_only_inits_own_answer_is_taken_for_the_status(self):
+        address = f"\0sidecar-test-{os.getpid()}"
+        # init is the parent of the daemon: here, of a program that this process starts.
+        program = "import asyncio, json, daemons as d; print(json.dumps(asyncio.run(d.server.bundle_status())))"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as init:
+            init.bind(address)
+            init.settimeout(30)
+            environment = {**os.environ, "NOTIFY_SOCKET": "@" + address[1:], "PYTHONPATH": str(ROOT / "tests")}
+            asks = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
+            words, name = init.recvfrom(100)
+            forge = 'import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.sendto(b\'{"daemons": ["forged"]}\', b"\\0" + sys.argv[1].encode())'
+            subprocess.check_call([sys.executable, "-c", forge, name[1:].decode()])
+            # As init does it: from a socket without a name.
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as answers:
+                answers.sendto(b'{"daemons": []}', name)
+            self.assertEqual((words, asks.communicate(timeout=30)[0]), (b"STATUS?", b'{"daemons": []}\n'))
+
+
 class Notify(unittest.TestCase):
     def setUp(self):
         self.init = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import time
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -31,6 +32,10 @@ MAX_STATUS_BYTES = 1024 * 1024
 STATUS_SECONDS = 5.0
 # init drops a question when too many come at once.
 ASK_SECONDS = 1.0
+# How long a question waits for room in init's queue before it's sent again.
+FULL_SECONDS = 0.05
+# Pid, uid and gid of a message's sender.
+CREDENTIALS = struct.Struct("3i")
 # How long a proposal waits for the operator, and how many wait at once.
 PROPOSAL_SECONDS = 600.0
 MAX_PROPOSALS = 8
@@ -71,11 +76,10 @@ async def bundle_status() -> dict[str, Any]:
         raise ToolError("there is no NOTIFY_SOCKET: supervise wasn't started by a sidecar init")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
         try:
-            # An abstract name that the kernel chooses: init answers no other. Nobody but init can send to a connected socket.
-            sock.bind("")
-            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            sock.bind("")  # an abstract name that the kernel chooses: init answers no other
             async with asyncio.timeout(STATUS_SECONDS):
-                data = await answer_of(sock)
+                data = await answer_of(sock, "\0" + address[1:] if address.startswith("@") else address)
         except TimeoutError:
             raise ToolError(f"PID 1 did not tell the bundle's status within {STATUS_SECONDS:g} s") from None
         except OSError as error:
@@ -89,14 +93,36 @@ async def bundle_status() -> dict[str, Any]:
         raise ToolError("the bundle's status is not what `status --json` prints") from None
 
 
-async def answer_of(sock: socket.socket) -> bytes:
-    loop = asyncio.get_running_loop()
-    while True:
-        await loop.sock_sendall(sock, b"STATUS?")
-        try:
-            return await asyncio.wait_for(loop.sock_recv(sock, MAX_STATUS_BYTES), ASK_SECONDS)
-        except TimeoutError:
-            continue
+async def answer_of(sock: socket.socket, init: str) -> bytes:
+    """Asks until init answers."""
+    readable = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sock, readable.set)
+    try:
+        while True:
+            try:
+                sock.sendto(b"STATUS?", init)
+            except BlockingIOError:
+                await asyncio.sleep(FULL_SECONDS)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    while True:
+                        await readable.wait()
+                        readable.clear()
+                        with contextlib.suppress(BlockingIOError):
+                            data, control, _, _ = sock.recvmsg(MAX_STATUS_BYTES, socket.CMSG_SPACE(CREDENTIALS.size))
+                            if is_from_init(control):
+                                return data
+    finally:
+        asyncio.get_running_loop().remove_reader(sock)
+
+
+def is_from_init(control: list[tuple[int, int, bytes]]) -> bool:
+    """Anybody in the bundle could answer. The kernel tells who did: unix(7), SCM_CREDENTIALS."""
+    for _, kind, data in control:
+        if kind == socket.SCM_CREDENTIALS and len(data) == CREDENTIALS.size:
+            return CREDENTIALS.unpack(data)[0] == os.getppid()
+    return False
 
 
 def pipelock_of(status: dict[str, Any]) -> dict[str, Any]:
