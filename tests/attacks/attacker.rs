@@ -5,9 +5,10 @@
 #[allow(dead_code, unused_imports, reason = "what came of it is for the tests")]
 mod attacks;
 
+/// The arguments are what it attacks.
 fn main() {
-    match std::env::var("ATTACKER").as_deref() {
-        Err(_) | Ok("all") => attacks::all(),
-        Ok(name) => attacks::one(name),
+    match std::env::var("ATTACKER") {
+        Err(_) => attacks::all(&std::env::args().skip(1).collect::<Vec<_>>().join(" ")),
+        Ok(name) => attacks::one(&name),
     }
 }

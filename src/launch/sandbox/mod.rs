@@ -83,6 +83,7 @@ impl Kernel {
         let why = match self.abi {
             0 => self.why.clone(),
             1 => Some("Landlock 1 (before Linux 5.19) would forbid every move between directories".to_owned()),
+            _ if !self.filters => Some("no filter of system calls can end a process before Linux 4.14".to_owned()),
             _ => None,
         };
         status::Sandbox { abi: self.abi, missing, why }

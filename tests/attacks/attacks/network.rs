@@ -31,12 +31,12 @@ fn connect_to_a_mapped_address(port: u16) -> io::Result<()> {
 fn fast_open_by_a_message(port: u16, is_many: bool) -> io::Result<()> {
     let socket = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
     let (mut to, text) = (loopback(port), *b"x");
-    let mut part = libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: 1 };
-    let mut message = libc::mmsghdr {
+    let mut bytes = libc::iovec { iov_base: text.as_ptr().cast_mut().cast(), iov_len: 1 };
+    let mut both = libc::mmsghdr {
         msg_hdr: libc::msghdr {
             msg_name: (&raw mut to).cast(),
             msg_namelen: 16,
-            msg_iov: &raw mut part,
+            msg_iov: &raw mut bytes,
             msg_iovlen: 1,
             msg_control: std::ptr::null_mut(),
             msg_controllen: 0,
@@ -45,9 +45,9 @@ fn fast_open_by_a_message(port: u16, is_many: bool) -> io::Result<()> {
         msg_len: 0,
     };
     if is_many {
-        return call!(libc::SYS_sendmmsg, socket.as_raw_fd(), &raw mut message, 1, libc::MSG_FASTOPEN).map(drop);
+        return call!(libc::SYS_sendmmsg, socket.as_raw_fd(), &raw mut both, 1, libc::MSG_FASTOPEN).map(drop);
     }
-    call!(libc::SYS_sendmsg, socket.as_raw_fd(), &raw mut message.msg_hdr, libc::MSG_FASTOPEN).map(drop)
+    call!(libc::SYS_sendmsg, socket.as_raw_fd(), &raw mut both.msg_hdr, libc::MSG_FASTOPEN).map(drop)
 }
 
 /// `TCP_FASTOPEN_CONNECT`: the call only notes the address, and the first write connects.

@@ -45,6 +45,28 @@ fn memory(pid: i32, is_write: bool) -> io::Result<()> {
     call(libc::SYS_process_vm_writev)
 }
 
+/// The kernel signals the owner of a socket on which something comes in: fcntl(2), `F_SETSIG`. It tells nobody that it may not.
+fn have_stopped(pid: i32) -> io::Result<()> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let set = |command: i32, value: i32| call!(libc::SYS_fcntl, theirs.as_raw_fd(), command, value).map(drop);
+    // F_SETSIG and F_SETOWN: asm-generic/fcntl.h.
+    set(10, libc::SIGSTOP)?;
+    set(8, pid)?;
+    set(libc::F_SETFL, libc::O_ASYNC)?;
+    (&ours).write_all(b"x")?;
+    let is_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    for _ in 0..50 {
+        if is_stopped() {
+            return call!(libc::SYS_kill, pid, libc::SIGCONT).map(drop);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    Err(io::Error::from_raw_os_error(libc::EPERM))
+}
+
 static UNLOCKED: i32 = 0;
 
 /// The attacker's own, as its controlling one if that is possible; else stdin, of which the kernel would say that it is none.
@@ -100,6 +122,7 @@ pub const ATTACKS: &[Attack] = &[
         call!(libc::SYS_tgkill, prey.another, prey.another, libc::SIGWINCH).map(drop)
     }),
     attack("queue a signal for another", "EPERM", Signals, |prey| queue(prey.another)),
+    attack("have the kernel stop another", "EPERM", Filter, |prey| have_stopped(prey.another)),
     attack("signal another by a pidfd", "EPERM", Filter, |prey| {
         let pidfd = pidfd(prey.another)?;
         call!(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGWINCH, 0usize, 0).map(drop)
