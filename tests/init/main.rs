@@ -13,6 +13,7 @@ mod order;
 mod output;
 mod requests;
 mod run_as;
+mod sandbox_faults;
 mod short;
 mod shutdown;
 mod signals;
