@@ -39,7 +39,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from contenders import Contender, Setting, contenders, is_missing
+from contenders import Contender, Setting, contenders, is_missing, sandboxed
 from report import GOALS, SCENARIOS, Result, markdown, picture, table
 
 BUILD = Path(os.environ["SIDECAR_BENCH_BUILD"])
@@ -296,10 +296,35 @@ class Bench:
                 self.add("orphans-cpu", c, turn, (cpu_ns(own) - before) / count)
                 self.add("orphans-gone", c, turn, gone - t.wait("d0-last")[0])
 
+        if self.wants("sandbox"):
+            self.sandbox(few(40, 10))
         if self.wants("idle"):
             self.idle(few(60, 5))
         if self.wants("size"):
             self.figures["size"]["sidecar"][1] = [os.stat(SIDECAR).st_size]
+
+    def sandbox(self, rounds: int) -> None:
+        """The same restart with a sandbox and without, side by side."""
+        plain = next((c for c in self.contenders if c.name == "sidecar"), None)
+        confined = sandboxed(SIDECAR)
+        hidden = [path for path in (SIDECAR, PROBE, str(self.root)) if path.startswith(("/tmp/", "/var/lib/"))]
+        if plain is None:
+            return
+        if confined is None or hidden:
+            why = f"{hidden[0]} lies where the sandboxes' daemons write" if hidden else "the built-in table has no sandboxes"
+            self.failed["sandbox"]["sidecar"] = why
+            return
+        for turn in range((self.rounds or rounds) + 1):
+            both = [plain, confined]
+            random.shuffle(both)
+            with self.trial(both[0], "sandbox", n=4) as a, self.trial(both[1], "sandbox", n=4) as b:
+                took = {}
+                for trial in (a, b):
+                    trial.wait("d*", 4)
+                    took[trial.contender is confined] = statistics.median(trial.restart(5))
+                self.add("sandbox", plain, turn, took[True] - took[False])
+            if self.failed["sandbox"]:
+                return
 
     def idle(self, seconds: int) -> None:
         """All side by side: who does nothing disturbs nobody."""

@@ -7,9 +7,11 @@ by scenario; the table shows that reason instead of a figure.
 from __future__ import annotations
 
 import os
+import json
 import shutil
 import signal
 import subprocess
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +67,33 @@ def toml(setting: Setting) -> str:
     daemons = "".join(f'[[daemon]]\nname = "d{i}"\ncommand = {quoted(c)}\n' for i, c in enumerate(setting.commands))
     wiring = 'USR1 = { restart = "d1" }' if len(setting.commands) > 1 else 'USR1 = { restart = "d0" }'
     return setting.write("table.toml", f"{daemons}[signals]\n{wiring}\n")
+
+
+def sandboxed(sidecar: str) -> Contender | None:
+    """sidecar with the sandboxes of the built-in table, and what their daemons keep from each other; None: it has none."""
+    daemons = tomllib.loads((HERE.parent / "bundle/daemons.toml").read_text())["daemon"]
+    if not all("sandbox" in daemon for daemon in daemons):
+        return None
+    list_of = lambda paths: "[" + ", ".join(json.dumps(path) for path in paths) + "]"
+
+    def set_up(setting: Setting) -> list[str]:
+        table, made = '[signals]\nUSR1 = { restart = "d1" }\n', []
+        for i, (daemon, command) in enumerate(zip(daemons, setting.commands, strict=True)):
+            sandbox = daemon["sandbox"]
+            made += sandbox.get("write", [])
+            table += f'[[daemon]]\nname = "d{i}"\ncommand = {list_of(command)}\n'
+            if "config" in daemon:
+                table += f'config = {{ path = {json.dumps(daemon["config"]["path"])} }}\n'
+            # Its stamps are its own as well.
+            sandbox = sandbox | {"write": [*sandbox.get("write", []), command[2]]}
+            keys = "".join(f"{key} = {list_of(v) if isinstance(v, list) and key in ('write', 'private') else json.dumps(v)}\n" for key, v in sandbox.items())
+            table += f"[daemon.sandbox]\n{keys}"
+        file = setting.write("table.toml", table)
+        # In this mount namespace alone: what they may write to isn't made on the machine itself.
+        script = 'for at in /var/lib /tmp; do mount -t tmpfs none $at || exit; done; mkdir -p $MADE && exec "$@"'
+        return ["env", f"MADE={' '.join(made)}", "sh", "-c", script, "-", sidecar, "init", f"--config={file}"]
+
+    return Contender("sidecar", set_up, restart=usr1)
 
 
 def services(setting: Setting, log: str | None = None) -> str:

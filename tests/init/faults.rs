@@ -124,7 +124,7 @@ const NEVER: [&str; 16] = [
     "exit",
 ];
 
-fn is_whole_walk() -> bool {
+pub fn is_whole_walk() -> bool {
     std::env::var("INIT_FAULTS").is_ok_and(|value| value == "all")
 }
 
@@ -170,7 +170,7 @@ impl Fault {
     }
 }
 
-fn is_hit(trace: &str) -> bool {
+pub fn is_hit(trace: &str) -> bool {
     trace.contains("(INJECTED)") || trace.contains("(DELAYED)")
 }
 

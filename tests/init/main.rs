@@ -15,6 +15,7 @@ mod output;
 mod process;
 mod requests;
 mod run_as;
+mod sandbox_faults;
 mod short;
 mod shutdown;
 mod signals;

@@ -84,7 +84,7 @@ impl Tree for Files {
     fn list(&self, directory: &Self::Node) -> io::Result<Vec<Entry>> {
         let mut all = Vec::new();
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        for entry in Dir::openat(directory, ".", flags, Mode::empty())?.iter() {
+        for entry in Dir::openat(directory, ".", flags, Mode::empty())? {
             let entry = entry?;
             let is_directory = match entry.file_type() {
                 Some(Type::Symlink) => continue,
@@ -149,6 +149,9 @@ fn mount(line: &[u8]) -> Option<Mount> {
 
 /// Spaces and the like are written as `\040`.
 fn unescaped(mut text: &[u8]) -> PathBuf {
+    if !text.contains(&b'\\') {
+        return PathBuf::from(OsStr::from_bytes(text));
+    }
     let mut path = Vec::with_capacity(text.len());
     while let Some((first, rest)) = text.split_first() {
         let octal = rest.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());

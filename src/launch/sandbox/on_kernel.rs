@@ -51,18 +51,18 @@ fn random_trees() {
     mount("/proc", &root.join("proc"), "", libc::MS_BIND | libc::MS_REC);
     nix::unistd::chroot(&root).unwrap();
     std::env::set_current_dir("/").unwrap();
-    let mut seen = Seen::default();
+    let mut counts = Counts::default();
     for seed in 1..=trees {
-        one(&mut Dice::new(seed), &mut seen, seed);
+        one(&mut Dice::new(seed), &mut counts, seed);
         clear();
     }
-    println!("{trees} trees: {seen:?}");
-    let Seen { confined, hidden, later, exact, .. } = seen;
-    assert!(confined * 3 > trees && hidden > trees && later * 10 > trees && exact * 10 > trees, "{seen:?}");
+    println!("{trees} trees: {counts:?}");
+    let Counts { confined, hidden, later, exact, .. } = counts;
+    assert!(confined * 3 > trees && hidden > trees && later * 10 > trees && exact * 10 > trees, "{counts:?}");
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct Counts {
     confined: u64,
     refused: u64,
     /// Of how many files and directories it was tried whether they open.
@@ -251,7 +251,7 @@ fn open(path: &Path, is_directory: bool) -> (bool, bool) {
     }
 }
 
-fn one(dice: &mut Dice, seen: &mut Seen, seed: u64) {
+fn one(dice: &mut Dice, counts: &mut Counts, seed: u64) {
     make_tree(dice);
     let plan = make_claims(dice);
     let context = format!(
@@ -274,17 +274,17 @@ fn one(dice: &mut Dice, seen: &mut Seen, seed: u64) {
         });
         if let Err(why) = confined.recv().unwrap() {
             assert!(matches!(why, NotConfined::Rules(_)), "{why}; {context}");
-            seen.refused += 1;
+            counts.refused += 1;
             return;
         }
-        seen.confined += 1;
+        counts.confined += 1;
         let mut compare = |is_exact: bool| {
             let nodes = walk();
             let has_links = nodes.iter().any(|node| node.has_links);
             let devices: Vec<String> = mounts().into_iter().map(|(device, ..)| device).collect();
             let is_shown_twice = (1..devices.len()).any(|index| devices[..index].contains(&devices[index]));
             let is_exact = is_exact && !has_links && !is_shown_twice;
-            seen.exact += u64::from(is_exact);
+            counts.exact += u64::from(is_exact);
             let ids = Ids::of(plan);
             try_these.send(nodes.iter().map(|node| (node.path.clone(), node.is_directory)).collect()).unwrap();
             // What can be read by one hard link is nobody's secret by another.
@@ -303,9 +303,9 @@ fn one(dice: &mut Dice, seen: &mut Seen, seed: u64) {
                 if is_exact && !node.is_directory {
                     assert_eq!((may_read, may_write), (can_read, can_write), "{here}");
                 }
-                seen.tried += 1;
-                seen.hidden += u64::from(!may_read);
-                seen.writable += u64::from(can_write);
+                counts.tried += 1;
+                counts.hidden += u64::from(!may_read);
+                counts.writable += u64::from(can_write);
             }
         };
         compare(true);
@@ -317,6 +317,6 @@ fn one(dice: &mut Dice, seen: &mut Seen, seed: u64) {
         if later > 0 {
             compare(false);
         }
-        seen.later += later;
+        counts.later += later;
     });
 }

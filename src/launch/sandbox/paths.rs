@@ -303,7 +303,7 @@ pub fn is_absent(e: &io::Error) -> bool {
 
 /// What follows in a path after this directory, without a slash before it; empty if it is the directory. Both are without
 /// a slash at their end, as are all paths here.
-fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a Path> {
+fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a OsStr> {
     let rest = match directory.as_os_str().as_bytes() {
         b"/" => path.as_os_str().as_bytes().strip_prefix(b"/")?,
         directory => match path.as_os_str().as_bytes().strip_prefix(directory)? {
@@ -312,11 +312,16 @@ fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a Path> {
             _ => return None,
         },
     };
-    Some(Path::new(OsStr::from_bytes(rest)))
+    Some(OsStr::from_bytes(rest))
 }
 
-fn join(directory: &Path, rest: &Path) -> PathBuf {
-    if rest.as_os_str().is_empty() { directory.to_owned() } else { directory.join(rest) }
+/// By their bytes, which is quicker than part by part.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.as_os_str() == other.as_os_str()
+}
+
+fn join(directory: &Path, rest: &OsStr) -> PathBuf {
+    if rest.is_empty() { directory.to_owned() } else { directory.join(rest) }
 }
 
 fn names(path: &Path) -> Vec<OsString> {
@@ -340,7 +345,7 @@ fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
                 None if and_parts && rest(&other.root, inside).is_some() => other.point.clone(),
                 None => continue,
             };
-            if name != but && !all.contains(&name) {
+            if !is_same(&name, but) && !all.iter().any(|other| is_same(other, &name)) {
                 all.push(name);
             }
         }
@@ -358,7 +363,7 @@ fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
     let mut next = 0;
     while let Some(name) = all.get(next).cloned() {
         next += 1;
-        for below in mounts.iter().filter(|below| below.point != name && rest(&below.point, &name).is_some()) {
+        for below in mounts.iter().filter(|below| rest(&below.point, &name).is_some_and(|rest| !rest.is_empty())) {
             add(&mut all, below.device, &below.root, true, &below.point);
         }
     }
@@ -539,11 +544,11 @@ impl<N: Clone> Plan<N> {
             all => all.map_err(|e| NoRules::Look(path.to_owned(), e))?,
         };
         let on = self.mounts.iter().find(|mount| mount.id == found.mount);
-        let is_same = |mount: &&Mount| on.is_none_or(|on| on.device == mount.device);
-        let has_one_name = on.is_some() && self.mounts.iter().filter(is_same).count() == 1 && !self.has_links;
-        let mount_points: Vec<&Path> = self.mounts.iter().filter_map(|mount| rest(&mount.point, path)).collect();
+        let is_shown = |mount: &&Mount| on.is_none_or(|on| on.device == mount.device);
+        let has_one_name = on.is_some() && self.mounts.iter().filter(is_shown).count() == 1 && !self.has_links;
+        let mount_points: Vec<&OsStr> = self.mounts.iter().filter_map(|mount| rest(&mount.point, path)).collect();
         for Entry { name, is_directory } in all.iter().filter(|entry| !mark.below.contains_key(&entry.name)) {
-            let is_known = has_one_name && !mount_points.contains(&Path::new(name));
+            let is_known = has_one_name && !mount_points.contains(&name.as_os_str());
             let opened = match is_directory.filter(|_| is_known) {
                 Some(is_directory) => tree.open(&found.node, name).map(|node| Some((node, is_directory))),
                 None => tree.look(&found.node, name).map(|next| {
@@ -555,11 +560,10 @@ impl<N: Clone> Plan<N> {
             let failed = |e| NoRules::Look(path.join(name), e);
             match opened {
                 Ok(Some((node, is_directory))) => emit(&node, is_directory, Access::Read).map_err(failed)?,
-                Ok(None) => {}
                 // The next rules would fail as well.
                 Err(e) if is_out_of_resources(&e) => return Err(failed(e)),
-                // It has just gone, or can't be reached; its siblings can.
-                Err(_) => {}
+                // If it has just gone, or can't be reached, its siblings still can.
+                Ok(None) | Err(_) => {}
             }
         }
         Ok(())
