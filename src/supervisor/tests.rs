@@ -271,6 +271,14 @@ fn members_of_a_daemon_that_used_up_its_grace_are_killed_with_it() {
 }
 
 #[test]
+fn a_forward_that_is_always_sent_is_sent_to_one_that_runs_without_a_look_at_its_handlers() {
+    let mut init = up_all(
+        "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"a\", when = \"always\" }\n",
+    );
+    assert_eq!(acts(init.handle(at(0), Event::Signal(Signal::HUP))), [kill(10, Signal::HUP.number())]);
+}
+
+#[test]
 fn the_last_member_s_end_is_followed_by_a_look_at_once() {
     let (mut init, _) = left_by_a_restart(&[13]);
     let _ = init.handle(at(2), ended(13, End::Signal(TERM)));

@@ -320,6 +320,17 @@ fn dependents_through_a_daemon_that_does_not_run_are_waited_for_too() {
 }
 
 #[test]
+fn dependents_through_two_daemons_that_do_not_run_are_waited_for_too() {
+    let daemon =
+        |name: &str, on: &str| format!("[[daemon]]\nname = \"{name}\"\ncommand = [\"x\"]\ndepends_on = [{on}]\n");
+    let links = [("a", ""), ("b", "\"a\""), ("c", "\"b\""), ("d", "\"c\"")];
+    let mut init = up_all(&links.map(|(name, on)| daemon(name, on)).concat());
+    let _ = gone(&mut init, 0, 1, 11, End::Code(0));
+    let _ = gone(&mut init, 0, 2, 12, End::Code(0));
+    assert_eq!(acts(init.handle(at(1), Event::Stop)), asked(13));
+}
+
+#[test]
 fn a_daemon_that_ends_before_a_shutdown_has_asked_it_has_ended_by_itself() {
     let mut init = chain();
     let _ = init.handle(at(0), Event::Stop);

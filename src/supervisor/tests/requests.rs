@@ -213,6 +213,15 @@ fn the_page_tells_why_a_request_was_refused() {
 }
 
 #[test]
+fn a_signal_to_one_that_has_died_is_refused_because_it_does_not_run_even_if_processes_of_it_are_left() {
+    let mut init = running();
+    let _ = init.handle(at(1), ended(11, End::Code(1)));
+    let _ = init.handle(at(1), left(1, 11, &[13]));
+    let _ = ask(&mut init, 2, "1 signal HUP beta");
+    assert_eq!(init.view(1).unwrap().requests.pop().unwrap().why.as_deref(), Some("it isn't running"));
+}
+
+#[test]
 fn a_signal_to_one_that_waits_is_refused_because_it_waits() {
     let mut init = begun(
         "[[daemon]]\nname = \"db\"\ncommand = [\"d\"]\n[[daemon]]\nname = \"web\"\ncommand = [\"w\"]\ndepends_on = [\"db\"]\n",
