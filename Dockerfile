@@ -2,6 +2,8 @@
 #   sidecar   the static binary alone: COPY --from=THIS /sidecar /sbin/init
 #   bundle    egress, pipelock, git-gate and supervise, with sidecar as PID 1 (the default)
 #
+# `podman build` drops the HEALTHCHECK, which OCI images don't have, unless it is told --format docker.
+#
 # With a registry in reach: docker build -t sidecar-bundle . (or --target sidecar). Without one, scripts/lib.sh makes
 # each image below on the spot and passes it in. It keeps to what the legacy builder knows, which runs every stage.
 # Tried with the legacy builder of Engine 20.10 and with the BuildKit inside it, on images made on the spot; the build of

@@ -556,8 +556,8 @@ impl fmt::Display for Reason {
             ),
             Self::NotByExe { words } => write!(
                 f,
-                "the container's runtime doesn't execute /proc/1/exe ({words}), as gVisor's doesn't, and not by the path either that the \
-                 container was started with; make that the sidecar binary's absolute path, as in ENTRYPOINT [\"/sbin/init\"]"
+                "the container's runtime doesn't execute /proc/1/exe ({words}), as gVisor doesn't; start the container by the sidecar \
+                 binary's absolute path, as in ENTRYPOINT [\"/sbin/init\"], so that an apply can take that"
             ),
             Self::NoAnswer { words } => write!(
                 f,

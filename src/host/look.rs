@@ -38,19 +38,17 @@ pub(super) enum State {
 
 /// Who is there.
 pub(super) fn find(engine: &Engine, select: &Select, timeout: Duration) -> Result<Finding, Reason> {
-    match &engine.kind {
-        Kind::Docker => containers(engine, select, timeout).map(|found| Finding { found, ..Finding::default() }),
-        Kind::Kubectl { container, .. } => in_pods(engine, container.as_deref(), select, timeout),
-    }
+    Look { engine, timeout, patience: 1 }.find(select)
 }
 
-/// In which state one is now.
+/// In which state one is now. Asked also if a person wants to stop, unless they insist.
 pub(super) fn state(engine: &Engine, bundle: &BundleRef, timeout: Duration) -> State {
     let name = match bundle {
         BundleRef::Container(id) => id,
         BundleRef::Pod { pod, .. } => pod,
     };
-    let finding = find(engine, &Select::Names(vec![name.clone()]), timeout).unwrap_or_default();
+    let look = Look { engine, timeout, patience: 2 };
+    let finding = look.find(&Select::Names(vec![name.clone()])).unwrap_or_default();
     match finding.found.first().map(|found| &found.bundle) {
         Some(Ok(now)) if now == bundle => State::Running,
         Some(Err(Reason::Paused)) => State::Paused,
@@ -59,74 +57,88 @@ pub(super) fn state(engine: &Engine, bundle: &BundleRef, timeout: Duration) -> S
     }
 }
 
-fn containers(engine: &Engine, select: &Select, timeout: Duration) -> Result<Vec<Found>, Reason> {
-    let names = match select {
-        Select::Names(names) => names.clone(),
-        Select::Labels(labels) => {
-            let listed = ask(engine, "ps", &engine.list(labels), MAX_LIST, timeout)?;
-            if !listed.success {
-                let words = Complaint::new(&listed.stderr).words();
-                return Err(Reason::CallFailed { call: Printable::new("ps"), words });
-            }
-            String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
-        }
-    };
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut found = inspect(engine, &names, timeout)?;
-    // nerdctl says nothing of those that are there if one of them is missing.
-    let is_missing = |found: &Found| matches!(found.bundle, Err(Reason::NoSuch { .. }));
-    if found.iter().any(is_missing) {
-        for one in found.iter_mut().filter(|one| one.id.is_none() && !is_missing(one)) {
-            *one = inspect(engine, std::slice::from_ref(&one.asked), timeout)?.pop().unwrap_or_else(|| one.clone());
-        }
-    }
-    Ok(found)
-}
-
-fn inspect(engine: &Engine, names: &[String], timeout: Duration) -> Result<Vec<Found>, Reason> {
-    let call = |whole: bool, max_bytes: usize| {
-        ask(engine, "inspect", &engine.inspect(names, whole), max_bytes.saturating_mul(names.len()), timeout)
-    };
-    let mut output = call(false, MAX_BYTES)?;
-    let is_nerdctl = engine::is_nerdctl(&output.stderr);
-    if engine::is_about_format(&output.stderr) {
-        output = call(true, MAX_LIST)?;
-    }
-    let mut found = identify::identify(names, &output.stdout, &output.stderr);
-    for one in found.iter_mut().filter(|_| is_nerdctl) {
-        let Ok(BundleRef::Container(id)) = &one.bundle else { continue };
-        let native = ask(engine, "inspect", &engine.inspect_natively(id), MAX_LIST, timeout)?;
-        if let Err(why) = identify::has_own_pids(id, &native.stdout) {
-            one.bundle = Err(why);
-        }
-    }
-    Ok(found)
-}
-
-fn in_pods(engine: &Engine, container: Option<&str>, select: &Select, timeout: Duration) -> Result<Finding, Reason> {
-    let (names, command) = match select {
-        Select::Names(names) => (Some(names.as_slice()), engine.pods(names)),
-        Select::Labels(selectors) => (None, engine.pods_by_label(selectors)),
-    };
-    let output = ask(engine, "get", &command, MAX_PODS, timeout)?;
-    let unreachable = |words| Reason::CallFailed { call: Printable::new("get"), words };
-    if names.is_none() && !output.success {
-        return Err(unreachable(Complaint::new(&output.stderr).words()));
-    }
-    let found = pods::identify(names, container, &output.stdout, &output.stderr);
-    let (found, terminating) = found.ok_or_else(|| unreachable(Printable::new("what it prints is no list of pods")))?;
-    Ok(Finding { found, terminating })
-}
-
-fn ask(
-    engine: &Engine,
-    what: &'static str,
-    command: &[String],
-    max_bytes: usize,
+/// Calls of one engine's CLI.
+struct Look<'a> {
+    engine: &'a Engine,
+    /// How long each may take.
     timeout: Duration,
-) -> Result<Output, Reason> {
-    let output = docker::call(&engine.program, command, max_bytes, to_ask(timeout), 1);
-    output.map_err(|e| call_failed(engine, what, &e))
+    /// How often a person must ask to stop before one is broken off.
+    patience: usize,
+}
+
+impl Look<'_> {
+    fn find(&self, select: &Select) -> Result<Finding, Reason> {
+        match &self.engine.kind {
+            Kind::Docker => self.containers(select).map(|found| Finding { found, ..Finding::default() }),
+            Kind::Kubectl { container, .. } => self.pods(container.as_deref(), select),
+        }
+    }
+
+    fn containers(&self, select: &Select) -> Result<Vec<Found>, Reason> {
+        let names = match select {
+            Select::Names(names) => names.clone(),
+            Select::Labels(labels) => {
+                let listed = self.ask("ps", &self.engine.list(labels), MAX_LIST)?;
+                if !listed.success {
+                    let words = Complaint::new(&listed.stderr).words();
+                    return Err(Reason::CallFailed { call: Printable::new("ps"), words });
+                }
+                String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = self.inspect(&names)?;
+        // nerdctl says nothing of those that are there if one of them is missing.
+        let is_missing = |found: &Found| matches!(found.bundle, Err(Reason::NoSuch { .. }));
+        if found.iter().any(is_missing) {
+            for one in found.iter_mut().filter(|one| one.id.is_none() && !is_missing(one)) {
+                let alone = self.inspect(std::slice::from_ref(&one.asked))?.pop();
+                *one = alone.unwrap_or_else(|| one.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    fn inspect(&self, names: &[String]) -> Result<Vec<Found>, Reason> {
+        let call = |whole: bool, max_bytes: usize| {
+            self.ask("inspect", &self.engine.inspect(names, whole), max_bytes.saturating_mul(names.len()))
+        };
+        let mut output = call(false, MAX_BYTES)?;
+        let is_nerdctl = engine::is_nerdctl(&output.stderr);
+        if engine::is_about_format(&output.stderr) {
+            output = call(true, MAX_LIST)?;
+        }
+        let mut found = identify::identify(names, &output.stdout, &output.stderr);
+        for one in found.iter_mut().filter(|_| is_nerdctl) {
+            let Ok(BundleRef::Container(id)) = &one.bundle else { continue };
+            let native = self.ask("inspect", &self.engine.inspect_natively(id), MAX_LIST)?;
+            if let Err(why) = identify::has_own_pids(id, &native.stdout) {
+                one.bundle = Err(why);
+            }
+        }
+        Ok(found)
+    }
+
+    fn pods(&self, container: Option<&str>, select: &Select) -> Result<Finding, Reason> {
+        let (names, command) = match select {
+            Select::Names(names) => (Some(names.as_slice()), self.engine.pods(names)),
+            Select::Labels(selectors) => (None, self.engine.pods_by_label(selectors)),
+        };
+        let output = self.ask("get", &command, MAX_PODS)?;
+        let unreachable = |words| Reason::CallFailed { call: Printable::new("get"), words };
+        if names.is_none() && !output.success {
+            return Err(unreachable(Complaint::new(&output.stderr).words()));
+        }
+        let found = pods::identify(names, container, &output.stdout, &output.stderr);
+        let no_list = || unreachable(Printable::new("what it prints is no list of pods"));
+        let (found, terminating) = found.ok_or_else(no_list)?;
+        Ok(Finding { found, terminating })
+    }
+
+    fn ask(&self, what: &'static str, command: &[String], max_bytes: usize) -> Result<Output, Reason> {
+        let output = docker::call(&self.engine.program, command, max_bytes, to_ask(self.timeout), self.patience);
+        output.map_err(|e| call_failed(self.engine, what, &e))
+    }
 }

@@ -97,7 +97,7 @@ fn of_a_process(process: &Process) {
         assert!(name.find('*').is_none_or(|at| at + 1 == name.len()), "{name:?}");
     }
     for path in env_file.iter().chain(working_dir) {
-        assert!(path.is_absolute() && path.components().all(|part| part != Component::ParentDir), "{path:?}");
+        assert!(path.is_absolute() && path.components().all(|part| part != Component::ParentDir), "{}", path.display());
     }
     assert!(env_file.as_ref().is_none_or(|path| path.file_name().is_some()));
     assert!(ulimits.is_sorted_by(|a, b| a.name < b.name), "{ulimits:?}");
@@ -111,10 +111,10 @@ fn nothing_is_read_where_it_is_written(daemon: &Daemon, table: &Table) {
     for write in table.daemons.iter().flat_map(|daemon| &daemon.sandbox).flat_map(|sandbox| &sandbox.write) {
         let config = daemon.config.as_ref().map(|config| config.path.as_path());
         for path in [config, daemon.process.env_file.as_deref()].into_iter().flatten() {
-            assert!(!path.starts_with(write), "{path:?} below {write:?}");
+            assert!(!path.starts_with(write), "{} below {}", path.display(), write.display());
         }
         let parent = daemon.process.working_dir.as_ref().and_then(|path| path.parent());
-        assert!(parent.is_none_or(|parent| !parent.starts_with(write)), "{parent:?} below {write:?}");
+        assert!(parent.is_none_or(|parent| !parent.starts_with(write)), "{parent:?} below {}", write.display());
     }
 }
 
