@@ -46,12 +46,8 @@ fn inside<T: Send>(bundle: &Bundle, act: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(format!("/proc/{}/ns/net", bundle.pid())).unwrap();
     let enter_and_act = || {
         // SAFETY: setns(2) takes numbers; it moves this thread alone.
-        assert_eq!(
-            unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) },
-            0,
-            "{}",
-            io::Error::last_os_error()
-        );
+        let moved = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+        assert_eq!(moved, 0, "{}", io::Error::last_os_error());
         act()
     };
     std::thread::scope(|scope| scope.spawn(enter_and_act).join().unwrap())
@@ -423,7 +419,9 @@ fn calls_over_restarts(bundle: &Bundle, rounds: u64) -> Calls {
             bundle.wait_until("an answer", || calls.lock().unwrap().answered > before);
         }
         stop.store(true, Ordering::Relaxed);
-        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        for caller in callers {
+            caller.join().unwrap();
+        }
     });
     calls.into_inner().unwrap()
 }
