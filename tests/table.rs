@@ -681,15 +681,15 @@ fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
 
 #[test]
 fn an_environment_and_a_path_longer_than_the_kernel_takes_are_errors() {
-    let many = |n: usize| (0..n).map(|n| format!("V{n} = ''\n")).collect::<String>();
+    let many = |n: usize| (0..n).map(|n| format!("V{n} = ''\n")).collect::<Vec<_>>().concat();
     assert_eq!(error(&daemon("a", &format!("[daemon.environment]\n{}", many(1000)))), "");
-    let names = |n: usize| (0..n).map(|n| format!("'V{n}',")).collect::<String>();
+    let names = |n: usize| (0..n).map(|n| format!("'V{n}',")).collect::<Vec<_>>().concat();
     assert_eq!(error(&daemon("a", &format!("pass_environment = [{}]", names(1000)))), "");
     for (lines, expected) in [
         (format!("[daemon.environment]\n{}", many(1001)), "environment is too long; state at most 1000 variables"),
         (format!("environment = {{ A = '{}' }}", "x".repeat(131_070)), "\"A\" is too long with its value;"),
         (
-            (0..9).map(|n| format!("environment.A{n} = '{}'\n", "x".repeat(120_000))).collect(),
+            (0..9).map(|n| format!("environment.A{n} = '{}'\n", "x".repeat(120_000))).collect::<Vec<_>>().concat(),
             "environment is too long; state at most 1000 variables of 1048576 bytes",
         ),
         (format!("pass_environment = [{}]", names(1001)), "f:4: pass_environment has too many names"),
@@ -803,8 +803,9 @@ fn a_tcp_probe_of_a_socket_that_init_holds_is_an_error_since_it_would_prove_noth
 
 #[test]
 fn more_sockets_than_init_has_descriptors_for_are_an_error() {
-    let listen =
-        |daemon: usize, n: usize| (0..n).map(|n| format!("{{ tcp = '127.0.{daemon}.{n}:80' }},")).collect::<String>();
+    let listen = |daemon: usize, n: usize| {
+        (0..n).map(|n| format!("{{ tcp = '127.0.{daemon}.{n}:80' }},")).collect::<Vec<_>>().concat()
+    };
     let one = |number: usize, n: usize| daemon(&format!("d{number}"), &format!("listen = [{}]", listen(number, n)));
     assert_eq!(error(&one(0, MAX_LISTEN)), "");
     let too_many = "f:4: listen has too many addresses; a daemon may have 64, and a table 1000 in all";
