@@ -219,9 +219,9 @@ fn limits_that_are_too_low_to_make_a_sandbox_do_not_keep_it_from_being_made() {
 #[test]
 fn a_directory_that_init_makes_for_a_sandboxed_daemon_is_its_users() {
     let table = alpha("user = \"web\"\n[daemon.sandbox]\nwrite = [\"DIR/all/mine\"]", "echo kept > DIR/all/mine/file");
-    let make = "mkdir DIR/all; chmod 1777 DIR/all; exec \"$@\"";
+    let prepare = "mkdir DIR/all; chmod 1777 DIR/all; exec \"$@\"";
     let bounds = format!("--bounding-set={THREE}");
-    let setup = Setup::new(&table).wrapped(&["sh", "-c", ACCOUNTS, "-", "sh", "-c", make, "-", "setpriv", &bounds]);
+    let setup = Setup::new(&table).wrapped(&["sh", "-c", ACCOUNTS, "-", "sh", "-c", prepare, "-", "setpriv", &bounds]);
     let mut bundle = setup.start();
     assert_eq!(bundle.exit_code(), 0, "{}", bundle.read("err"));
     let made = fs::metadata(bundle.dir.join("all/mine")).unwrap();
