@@ -44,7 +44,7 @@ const ERRORS: [(&str, &[&str]); 24] = [
     ("statx", &["ENOMEM", "EIO", "ENOSYS", "EINTR"]),
     ("fstat", &["ENOMEM", "EIO"]),
     ("newfstatat", &["ENOMEM", "EIO"]),
-    ("read", &["EIO", "EINTR", "retval=0"]),
+    ("read", &["EIO", "EINTR"]),
     ("pread64", &["EIO", "EINTR", "retval=0"]),
     ("readlinkat", &["EIO", "ENOMEM"]),
     ("getdents64", &["EIO", "ENOMEM", "ENOENT"]),
