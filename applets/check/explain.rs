@@ -88,8 +88,9 @@ fn process(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
         lines.push(("user", format!("{user} {groups}; HOME, USER and LOGNAME are that user's unless stated")));
     }
     if let Some(names) = pass_environment {
-        let names = names.iter().map(|name| format!(", {}", quoted(name))).collect::<String>();
-        lines.push(("inherits", format!("PATH{names} of init's environment, no other variable")));
+        let names: Vec<String> =
+            std::iter::once("PATH".to_owned()).chain(names.iter().map(|name| quoted(name))).collect();
+        lines.push(("inherits", format!("{} of init's environment, no other variable", names.join(", "))));
     }
     if let Some(file) = env_file {
         let hidden = if table.has_sandboxes() { ", hidden from sandboxed daemons that don't name it" } else { "" };

@@ -238,7 +238,7 @@ pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<
             }
         }
         if let Some(path) = &daemon.process.working_dir
-            && let Err(e) = std::fs::metadata(path).and_then(directory)
+            && let Err(e) = std::fs::metadata(path).and_then(|found| directory(&found))
         {
             warnings.push(format!("working_dir of {name:?}: {}: {e}", path.display()));
         }
@@ -253,7 +253,7 @@ pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<
     warnings
 }
 
-fn directory(found: std::fs::Metadata) -> io::Result<()> {
+fn directory(found: &std::fs::Metadata) -> io::Result<()> {
     if found.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
