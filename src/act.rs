@@ -234,7 +234,7 @@ impl Watch {
             }
             RequestOutcome::NeverCaught => self.badly(Outcome::NotProven, Shortfall::NeverCaught),
             RequestOutcome::Superseded => self.badly(Outcome::Superseded, Shortfall::Superseded),
-            RequestOutcome::Failed => self.badly(Outcome::Failed, Shortfall::InitRefused),
+            RequestOutcome::Failed => self.badly(Outcome::Failed, Shortfall::InitRefused { why: None }),
             RequestOutcome::Refused => match &request.why {
                 Some(why) => Reason::RequestRefused {
                     sent: Printable::new(&self.trigger.to_string()),
@@ -242,10 +242,12 @@ impl Watch {
                     why: Printable::new(why),
                 }
                 .into(),
-                None => self.badly(Outcome::Refused, Shortfall::InitRefused),
+                None => self.badly(Outcome::Refused, Shortfall::InitRefused { why: None }),
             },
             // No stop and no signal ends so.
-            RequestOutcome::Started | RequestOutcome::Running => self.badly(Outcome::NotProven, Shortfall::InitRefused),
+            RequestOutcome::Started | RequestOutcome::Running => {
+                self.badly(Outcome::NotProven, Shortfall::InitRefused { why: None })
+            }
         })
     }
 

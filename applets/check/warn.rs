@@ -64,6 +64,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
         })
         .collect();
     warnings.extend(shared(table));
+    warnings.extend(as_root(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
         warnings.extend(about_its_end(daemon));
         warnings.extend(about_its_variables(daemon));
@@ -104,6 +105,19 @@ fn shared(table: &Table) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Daemons that stay root, since only others have a `user`.
+fn as_root(table: &Table) -> Vec<String> {
+    let Some(other) = table.daemons.iter().find(|daemon| daemon.process.user.is_some()) else { return Vec::new() };
+    let warning = |daemon: &Daemon| {
+        let with = if daemon.sandbox.is_some() { "" } else { " with CAP_SETUID, CAP_SETGID and CAP_KILL" };
+        format!(
+            "{:?} has no `user`, but {:?} has one, so init is root, and {:?} runs as root too{with}; give it a `user` as well",
+            daemon.name, other.name, daemon.name
+        )
+    };
+    table.daemons.iter().filter(|daemon| daemon.process.user.is_none()).map(warning).collect()
 }
 
 /// What the container needs, which can be seen only inside it.
@@ -239,6 +253,7 @@ pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<
         }
         if let Some(path) = &daemon.process.working_dir
             && let Err(e) = std::fs::metadata(path).and_then(|found| directory(&found))
+            && !(e.kind() == io::ErrorKind::NotFound && may_write(daemon, path) && is_made(table, path))
         {
             warnings.push(format!("working_dir of {name:?}: {}: {e}", path.display()));
         }
@@ -251,6 +266,10 @@ pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<
         }
     }
     warnings
+}
+
+fn may_write(daemon: &Daemon, path: &Path) -> bool {
+    daemon.sandbox.as_ref().is_some_and(|sandbox| sandbox.write.iter().any(|write| write == path))
 }
 
 fn directory(found: &std::fs::Metadata) -> io::Result<()> {
@@ -344,6 +363,29 @@ mod tests {
             ]
         );
         assert!(with("[daemon.environment]\nUSER='app'").is_empty());
+    }
+
+    #[test]
+    fn a_daemon_without_a_user_beside_one_with_it_is_warned_of_since_it_stays_root() {
+        assert_eq!(with("user='1'"), Vec::<String>::new());
+        let text = "[[daemon]]\nname='a'\ncommand=['a']\n[[daemon]]\nname='b'\ncommand=['b']\nuser='1'\n\
+                    [[daemon]]\nname='c'\ncommand=['c']\n[daemon.sandbox]\n";
+        let why = |name: &str, with: &str| {
+            format!(
+                "\"{name}\" has no `user`, but \"b\" has one, so init is root, and \"{name}\" runs as root too{with}; give it a \
+                 `user` as well"
+            )
+        };
+        assert_eq!(of(text), [why("a", " with CAP_SETUID, CAP_SETGID and CAP_KILL"), why("c", "")]);
+    }
+
+    #[test]
+    fn a_working_dir_that_init_makes_is_not_missed() {
+        let text = |dir: &str| {
+            format!("[[daemon]]\nname='a'\ncommand=['a']\nworking_dir='{dir}'\n[daemon.sandbox]\nwrite=['/none']\n")
+        };
+        let missed = |dir: &str| missing(&Table::parse(&text(dir), "test").unwrap(), |_| None).len();
+        assert_eq!((missed("/none"), missed("/other")), (0, 1));
     }
 
     #[test]

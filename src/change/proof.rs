@@ -308,7 +308,7 @@ impl Proof {
     /// The command couldn't be executed; if no start was counted, init may not end the old process.
     fn failed(&self, daemon: &Daemon) -> Judged {
         let is_later = daemon.generation > self.target.before.generation;
-        Judged::Final(down(daemon).filter(|_| is_later).unwrap_or(Shortfall::InitRefused))
+        Judged::Final(down(daemon).filter(|_| is_later).unwrap_or(Shortfall::InitRefused { why: None }))
     }
 
     fn signalled(&self, last: Last, daemon: &Daemon, plan: &Plan) -> Judged {
@@ -316,7 +316,7 @@ impl Proof {
             return started(generation, daemon, plan);
         }
         match last.outcome {
-            status::Outcome::Refused => return Judged::Final(Shortfall::InitRefused),
+            status::Outcome::Refused => return Judged::Final(Shortfall::InitRefused { why: None }),
             status::Outcome::Failed => return self.failed(daemon),
             // It comes with its generation.
             status::Outcome::Restarting | status::Outcome::Restarted => return to_start(daemon),
@@ -428,7 +428,7 @@ fn requested(request: &status::Request, daemon: &Daemon, plan: &Plan) -> Judged 
             started(generation, daemon, plan)
         }
         (RequestOutcome::Pending, None) => to_start(daemon),
-        _ => Judged::Final(Shortfall::InitRefused),
+        _ => Judged::Final(Shortfall::InitRefused { why: request.why.as_deref().map(Printable::new) }),
     }
 }
 
@@ -649,8 +649,12 @@ mod tests {
         assert_eq!(of(Started, Some(1)).at(0, None), Ok(Err(Shortfall::Replaced)));
         assert_eq!(of(Started, Some(3)).at(0, None), Ok(Err(Shortfall::Contradiction)));
         assert_eq!(of(Superseded, None).at(0, None), Ok(Err(Shortfall::Superseded)));
-        assert_eq!(of(Refused, None).at(0, None), Ok(Err(Shortfall::InitRefused)));
-        assert_eq!(of(Failed, None).at(0, None), Ok(Err(Shortfall::InitRefused)));
+        let why = || Some(Printable::new("a shutdown is under way"));
+        let mut s = of(Refused, None);
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused { why: None })));
+        s.daemon("pipelock").requests[0].why = why().map(|why| why.to_string());
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused { why: why() })));
+        assert_eq!(of(Failed, None).at(0, None), Ok(Err(Shortfall::InitRefused { why: None })));
         let mut s = of(Started, Some(2));
         assert_eq!(s.at(0, None), Err(true));
         s.daemon("pipelock").requests.clear();
@@ -809,7 +813,7 @@ mod tests {
         for signal in [Signal::HUP, Signal::USR1] {
             let mut s = Scene::new(signal);
             s.last(&signal.to_string(), Served::Failed, None);
-            assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused)));
+            assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused { why: None })));
         }
     }
 
@@ -817,7 +821,7 @@ mod tests {
     fn a_bundle_that_stops_or_refuses_ends_it() {
         let mut s = Scene::new(Signal::USR1);
         s.last("USR1", Served::Refused, None);
-        assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused)));
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused { why: None })));
         s.page.status.state = InitState::Stopping;
         let Look::Done(verdict) = s.proof.observe(0, &s.page, true, None) else { panic!("not done") };
         assert_eq!(verdict.proven, Err(Reason::Stopping));

@@ -312,7 +312,11 @@ pub enum CheckerFault {
 #[allow(missing_docs, reason = "the sentence below says what each is")]
 pub enum Shortfall {
     Unserved,
-    InitRefused,
+    /// With the reason that the page tells.
+    InitRefused {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<Printable>,
+    },
     OldStopping,
     Dead {
         code: Option<i32>,
@@ -664,7 +668,8 @@ impl Shortfall {
         let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
         match self {
             Self::Unserved => write!(f, "init did not act on {sent} in time; {daemon}{pid} is as it was"),
-            Self::InitRefused => {
+            Self::InitRefused { why: Some(why) } => write!(f, "init refused {sent} for {daemon}{pid}: {why}"),
+            Self::InitRefused { why: None } => {
                 write!(f, "init could do nothing with {sent} for {daemon}{pid}; see the bundle's log for the reason")
             }
             Self::OldStopping => {

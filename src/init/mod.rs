@@ -31,6 +31,7 @@ use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
 use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
+use crate::launch::sandbox::Kernel;
 use crate::launch::setup::Published;
 use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Sockets, Started, Streams};
 use children::{Child, OomKills, session};
@@ -109,9 +110,9 @@ pub fn run(table: Table) -> Result<i32, CannotBegin> {
         shell.finish(DRAIN_ASKED);
         return Ok(0);
     }
-    shell.setups = setups::make(&table, &selection.selected)?;
-    if let Some(all) = &shell.setups {
-        shell.setups_fd.replace(all.fd().try_clone_to_owned().map_err(|e| CannotBegin::new(step("the setups")(e)))?);
+    if let Some(Published { file, kernel }) = setups::make(&table, &selection.selected)? {
+        shell.setups_fd.replace(file);
+        shell.kernel = Some(kernel);
     }
     shell.select(&table, &selection.selected);
     shell.sockets = sockets::bind(&shell.specs).map_err(CannotBegin::new)?;
@@ -156,8 +157,8 @@ struct Shell {
     null: OwnedFd,
     /// Those that daemons get back.
     limits: Vec<Limit>,
-    /// How daemons are set up.
-    setups: Option<Published>,
+    /// What the kernel keeps of a sandbox, if a daemon has to be set up at all.
+    kernel: Option<Kernel>,
     output: Output,
     sinks: Vec<Sink>,
     streams: Vec<Stream>,
@@ -176,7 +177,7 @@ struct Shell {
     page: PageFd,
     requests: Requests,
     lock: FixedFd,
-    /// The same, for others.
+    /// How daemons are set up; /dev/null if none has to be.
     setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,
@@ -245,7 +246,7 @@ impl Shell {
             born: Vec::new(),
             null,
             limits,
-            setups: None,
+            kernel: None,
             output: table.output,
             sinks,
             streams: Vec::new(),
@@ -360,7 +361,7 @@ impl Shell {
     /// happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
-            let kernel = self.setups.as_ref().map(Published::kernel);
+            let kernel = self.kernel.as_ref();
             socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, kernel, millis(now())));
         }
         let has_more =
@@ -555,7 +556,7 @@ impl Shell {
             if let Some(sockets) = self.sockets.get_mut(index) {
                 sockets::follow(sockets, spec, &view);
             }
-            let daemon = publish::daemon(spec, &view, self.setups.as_ref().map(Published::kernel));
+            let daemon = publish::daemon(spec, &view, self.kernel.as_ref());
             let plan = Plan {
                 ready: spec.ready.clone(),
                 notified: view.notified,
@@ -664,7 +665,7 @@ impl System for Shell {
         let parent = Parent {
             null: self.null.as_fd(),
             limits: &self.limits,
-            setups: self.setups.as_ref().map(Published::fd),
+            setups: self.kernel.is_some().then(|| self.setups_fd.usual().as_fd()),
             sockets: self.sockets.get(daemon),
         };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {

@@ -19,7 +19,7 @@ pub fn make(table: &Table, selected: &[usize]) -> Result<Option<Published>, Cann
     let all = all
         .map_err(|e| CannotBegin::new(format!("cannot publish how daemons are set up: {e}; no daemon was started")))?;
     let asked = selected.iter().filter_map(|index| table.daemons.get(*index)?.sandbox.as_ref());
-    let shortfalls = asked.map(|sandbox| all.kernel().shortfall(sandbox));
+    let shortfalls = asked.map(|sandbox| all.kernel.shortfall(sandbox));
     let Some(most) = shortfalls.filter(|one| !one.missing.is_empty()).max_by_key(|one| one.missing.len()) else {
         return Ok(Some(all));
     };

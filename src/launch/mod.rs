@@ -27,6 +27,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
+use crate::table::process::is_set_by_init;
 pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
@@ -114,7 +115,7 @@ impl Environment {
             let (key, value) = pair.split_at_checked(at)?;
             let key = OsStr::from_bytes(key).to_owned();
             let value = OsString::from_vec(value.get(1..)?.to_vec());
-            (!setup::environment::is_inits(&key)).then_some((key, value))
+            (!is_set_by_init(&key)).then_some((key, value))
         };
         let pairs: Vec<_> =
             std::fs::read(format!("/proc/{pid}/environ"))?.split(|byte| *byte == 0).filter_map(pair).collect();
@@ -126,9 +127,7 @@ impl Environment {
     #[must_use]
     pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
         let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
-        let is_passed =
-            |(key, _): &(OsString, OsString)| key != NOTIFY_SOCKET && !sockets::VARIABLES.iter().any(|own| key == own);
-        Self::new(inits.filter(is_passed).chain(socket))
+        Self::new(inits.filter(|(key, _)| !is_set_by_init(key)).chain(socket))
     }
 }
 

@@ -21,8 +21,6 @@ use nix::unistd::{ForkResult, fork, pipe2};
 
 use super::child;
 
-/// The variables of `sd_listen_fds`(3). Only a daemon's own ever reach it.
-pub const VARIABLES: [&str; 3] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 /// What a child's `LISTEN_PID` begins with; it writes its pid behind that.
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 /// Room for the digits of any pid, and a NUL.

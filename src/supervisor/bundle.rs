@@ -403,7 +403,7 @@ fn end_one(index: usize, dependent: Option<usize>, daemons: &mut [Daemon], turn:
 }
 
 const OVER: &str = "every daemon has ended and init is about to exit";
-const STOPPING: &str = "a shutdown is under way";
+pub(super) const STOPPING: &str = "a shutdown is under way";
 
 /// A daemon that waits for others is started all the same, and the log says so.
 fn tell_of_early_start(index: usize, daemons: &[Daemon], order: &Order, turn: &mut Turn<'_>) {

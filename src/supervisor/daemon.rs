@@ -344,10 +344,9 @@ impl Daemon {
     }
 
     /// The requested start ends without a process that runs.
-    fn start_ends(&mut self, outcome: Outcome, turn: &mut Turn<'_>) {
-        turn.restart_ends(self.index, outcome);
-        let is_refused = outcome == Outcome::Refused;
-        self.requests.start_ends(if is_refused { RequestOutcome::Refused } else { RequestOutcome::Failed });
+    fn start_fails(&mut self, turn: &mut Turn<'_>) {
+        turn.restart_ends(self.index, Outcome::Failed);
+        self.requests.start_ends(RequestOutcome::Failed);
     }
 
     fn not_executed(&mut self, pid: i32, code: i32, why: &str, turn: &mut Turn<'_>) {
@@ -369,7 +368,7 @@ impl Daemon {
         }
         self.tell_of_failed_start(code, why, None, turn);
         self.fail(code, turn);
-        self.start_ends(Outcome::Failed, turn);
+        self.start_fails(turn);
         self.rest_or_back_off(code, turn);
     }
 
@@ -451,7 +450,7 @@ impl Daemon {
                 } else {
                     self.state = State::Starting(process, exec);
                 }
-                self.start_ends(Outcome::Failed, turn);
+                self.start_fails(turn);
                 self.requests.stop_ends(RequestOutcome::Failed);
             }
             _ => {}
@@ -562,7 +561,7 @@ impl Daemon {
             Some(After::Nothing) => {}
             Some(after) => self.follow(after, turn),
             None => {
-                self.start_ends(Outcome::Failed, turn);
+                self.start_fails(turn);
                 self.rest_or_back_off(code, turn);
             }
         }

@@ -90,6 +90,13 @@ impl Requests {
         self.starts().for_each(|entry| entry.outcome = outcome);
     }
 
+    /// The starts that are waited for won't come.
+    pub(super) fn starts_are_refused(&mut self, why: &'static str) {
+        for entry in self.starts() {
+            (entry.outcome, entry.why) = (RequestOutcome::Refused, Some(why));
+        }
+    }
+
     pub(super) fn stop_ends(&mut self, outcome: RequestOutcome) {
         self.stops().for_each(|entry| entry.outcome = outcome);
     }

@@ -271,6 +271,24 @@ fn members_of_a_daemon_that_used_up_its_grace_are_killed_with_it() {
 }
 
 #[test]
+fn a_forward_that_is_always_sent_changes_one_that_is_held_for_a_handler() {
+    let mut init = Supervisor::new(
+        &Table::parse(
+            "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"a\", when = \"always\" }\n",
+            "test",
+        )
+        .unwrap(),
+        &[0],
+    );
+    let _ = init.handle(at(0), Event::Begin);
+    let _ = init.handle(at(0), Event::Started { daemon: 0, pid: 10 });
+    assert!(acts(ask(&mut init, 0, "1 signal HUP a")).is_empty());
+    assert!(acts(init.handle(at(0), Event::Signal(Signal::HUP))).is_empty());
+    let actions = acts(init.handle(at(1), Event::Executed { daemon: 0, pid: 10 }));
+    assert!(actions.contains(&kill(10, Signal::HUP.number())), "{actions:?}");
+}
+
+#[test]
 fn a_forward_that_is_always_sent_is_sent_to_one_that_runs_without_a_look_at_its_handlers() {
     let mut init = up_all(
         "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"a\", when = \"always\" }\n",

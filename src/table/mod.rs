@@ -6,7 +6,7 @@ mod check;
 mod error;
 mod listen;
 mod order;
-mod process;
+pub mod process;
 pub mod sandbox;
 mod signal;
 mod spelling;

@@ -2,6 +2,7 @@
 //! inherits.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -29,8 +30,9 @@ pub const ULIMITS: [&str; 16] = [
     "sigpending",
     "stack",
 ];
-/// What init sets for each daemon by itself.
-const SET_BY_INIT: [&str; 4] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+/// What init sets for a daemon by itself, of `sd_notify`(3) and `sd_listen_fds`(3). Only a daemon's own ever reach it: what init
+/// was given itself is nobody's.
+const SET_BY_INIT: [&str; 5] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
 /// The most variables that one daemon may state, and the most names that it may pass on.
 const MAX_VARIABLES: usize = 1000;
 /// The longest name of a user or group (`LOGIN_NAME_MAX` less its NUL).
@@ -93,6 +95,12 @@ pub(super) fn user(text: &Spanned<String>) -> At<User> {
     Ok(User { user: user.to_owned(), group: group.map(str::to_owned) })
 }
 
+/// Whether init sets this variable for daemons by itself: nothing that is stated or passed takes its place.
+#[must_use]
+pub fn is_set_by_init(variable: &OsStr) -> bool {
+    SET_BY_INIT.iter().any(|name| variable == *name)
+}
+
 fn is_number(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_digit())
 }
@@ -104,7 +112,7 @@ pub(super) fn environment(all: BTreeMap<Spanned<String>, Spanned<String>>) -> At
         check_variable("environment", name.get_ref()).map_err(|message| (name.span(), message))?;
         let wrong = |message: String| Err((name.span(), message));
         let (name, value) = (name.get_ref(), value.get_ref());
-        if SET_BY_INIT.contains(&name.as_str()) {
+        if is_set_by_init(name.as_ref()) {
             return wrong(format!("environment has {name}, which init sets for each daemon; take it out"));
         }
         if value.contains('\0') {

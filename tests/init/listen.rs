@@ -180,7 +180,12 @@ fn no_sibling_and_no_command_of_run_as_gets_a_daemons_sockets_or_what_init_was_g
         TELLS.replace("sleep 1000", "exit 0").replacen("$| = 1;", "open STDOUT, \">\", \"DIR/probe\"; $| = 1;", 1);
     let waits = "[[daemon]]\nname = \"gamma\"\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"beta\"]\n[signals]";
     let table = table.replace("PROBE", &probe).replace("[signals]", waits);
-    let bundle = apart(&table).env("LISTEN_FDS", "2").env("LISTEN_PID", "1").env("LISTEN_FDNAMES", "a:b").start();
+    let bundle = apart(&table)
+        .env("LISTEN_FDS", "2")
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDNAMES", "a:b")
+        .env("LISTEN_PIDFDID", "7")
+        .start();
     wait_for_state(&bundle, 2, "running");
     bundle.wait_for("out", "[beta] told");
     let out = bundle.read("out").replace("[beta] ", "").replace("[alpha] serving\n", "");

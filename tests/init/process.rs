@@ -230,6 +230,16 @@ fn a_directory_that_init_makes_for_a_sandboxed_daemon_is_its_users() {
 }
 
 #[test]
+fn a_daemon_starts_in_a_directory_that_is_made_for_it_at_that_start() {
+    let keys = "working_dir = \"DIR/made\"\n[daemon.sandbox]\nwrite = [\"DIR/made\"]";
+    let table = alpha(keys, "pwd; echo kept > file");
+    let mut bundle = Bundle::start(&table);
+    assert_eq!(bundle.exit_code(), 0, "{}", bundle.read("err"));
+    assert_eq!(bundle.read("out"), format!("[alpha] {}/made\n", bundle.dir.display()));
+    assert_eq!(bundle.read("made/file"), "kept\n");
+}
+
+#[test]
 fn what_a_link_leads_to_that_a_daemons_user_cannot_follow_is_hidden_from_it_all_the_same() {
     let table = alpha("user = \"web\"\n[daemon.sandbox]", "cat DIR/open/secret 2>&1")
         + "[[daemon]]\nname = \"beta\"\ncommand = [\"true\"]\n[daemon.sandbox]\nprivate = [\"DIR/closed/link\"]\n";

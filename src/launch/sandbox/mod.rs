@@ -228,7 +228,11 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
         return Err(bad(&"it isn't there"));
     };
     let Kernel { abi, filters, .. } = plan.kernel;
-    let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, index, sandbox)?) };
+    let files = Files::default();
+    // A kernel that can't keep any of this has its `write` checked and made all the same.
+    let paths = paths(plan, index, &files)?;
+    let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, sandbox, &files, &paths)?) };
+    drop((files, paths));
     give_up_privileges().map_err(|(what, e)| NotConfined::Step(what, e))?;
     if let Some(rules) = rules {
         rules.restrict_self().map_err(step("landlock_restrict_self"))?;
@@ -240,7 +244,8 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     Ok(())
 }
 
-fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ruleset, NotConfined> {
+/// What the daemon with this index may read and write. Makes what is missing of that.
+fn paths(plan: &Plan, daemon: usize, files: &Files) -> Result<paths::Plan<Rc<Open>>, NotConfined> {
     let claims = |entry: &Entry| Claims {
         write: entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default(),
         private: entry.private.clone(),
@@ -248,17 +253,25 @@ fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ru
     let all: Vec<Claims> = plan.daemons.iter().map(claims).collect();
     let hidden: Vec<PathBuf> =
         TERMINALS.iter().map(PathBuf::from).chain(plan.table.clone()).chain(plan.targets.clone()).collect();
-    let files = Files::default();
-    let paths = paths::plan(&files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
+    let paths = paths::plan(files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
     for (parent, path) in &paths.missing {
         let name = path.file_name().unwrap_or_default();
         files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
     }
+    Ok(paths)
+}
+
+fn ruleset(
+    plan: &Plan,
+    sandbox: &Sandbox,
+    files: &Files,
+    paths: &paths::Plan<Rc<Open>>,
+) -> Result<landlock::Ruleset, NotConfined> {
     let rules = landlock::Ruleset::new(sandbox, plan.kernel.abi).map_err(step("landlock_create_ruleset"))?;
     let mut allow = |node: &Rc<Open>, is_directory, access| rules.allow(node.as_fd(), is_directory, access);
-    paths.rules(&files, &mut allow).map_err(NotConfined::Rules)?;
+    paths.rules(files, &mut allow).map_err(NotConfined::Rules)?;
     for device in DEVICES.map(Path::new) {
-        match paths::exactly(&files, device) {
+        match paths::exactly(files, device) {
             Ok(found) if found.kind == Kind::Device => {
                 allow(&found.node, false, Access::Write).map_err(step("landlock_add_rule"))?;
             }
@@ -314,7 +327,26 @@ fn install(program: &[seccomp::Instruction]) -> io::Result<()> {
 
 #[cfg(test)]
 mod degraded {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
+
+    #[test]
+    fn a_kernel_without_landlock_has_its_directories_made_and_looked_at_all_the_same() {
+        let dir = std::env::temp_dir().canonicalize().unwrap().join(format!("sidecar-degraded-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let confine = |path: &str| {
+            let sandbox = Some(Sandbox { write: vec![dir.join(path)], ..Sandbox::default() });
+            let entry = Entry { name: "d0".to_owned(), sandbox, private: Vec::new(), listen: Vec::new() };
+            let kernel = Kernel { abi: 0, why: None, filters: false };
+            let plan = Plan { kernel, table: None, daemons: vec![entry], targets: Vec::new() };
+            // It gives up its privileges.
+            std::thread::spawn(move || confine_by(&plan, "d0")).join().unwrap()
+        };
+        assert!(confine("made").is_ok() && dir.join("made").is_dir());
+        assert!(matches!(confine("none/made"), Err(NotConfined::Rules(NoRules::NoWrite(..)))));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn what_each_version_of_landlock_cant_keep_is_told_if_it_is_asked_for() {

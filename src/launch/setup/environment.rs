@@ -11,8 +11,9 @@ use nix::libc;
 
 use super::read_bounded;
 use super::users::Identity;
-use crate::launch::{Environment, NOTIFY_SOCKET, sockets};
+use crate::launch::Environment;
 use crate::table::Process;
+use crate::table::process::is_set_by_init;
 
 const PATH: &str = "PATH";
 const OF_THE_USER: [&str; 3] = ["HOME", "USER", "LOGNAME"];
@@ -58,7 +59,7 @@ pub fn of_daemon(
     let mut all: BTreeMap<OsString, OsString> = BTreeMap::new();
     let mut inits = Vec::new();
     for (key, value) in inherited {
-        if is_inits(&key) {
+        if is_set_by_init(&key) {
             inits.push((key, value));
         } else if is_passed(&key, process.pass_environment.as_deref()) {
             // If there are two, getenv(3) finds the first.
@@ -85,15 +86,9 @@ pub fn of_daemon(
         all.extend(read(path)?);
     }
     all.extend(process.environment.iter().map(|(key, value)| (key.into(), value.into())));
-    all.retain(|key, _| !is_inits(key));
+    all.retain(|key, _| !is_set_by_init(key));
     all.extend(inits);
     Ok(Environment::new(all.into_iter()))
-}
-
-/// Whether init itself sets this variable for daemons: nothing that is stated takes its place.
-#[must_use]
-pub fn is_inits(key: &OsStr) -> bool {
-    key == NOTIFY_SOCKET || sockets::VARIABLES.iter().any(|name| key == *name)
 }
 
 fn is_passed(key: &OsStr, names: Option<&[String]>) -> bool {

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -183,12 +183,13 @@ impl Setups {
             }
             become_user(user).map_err(|(step, e)| NotSetUp::User(user.to_string(), step, e))?;
         }
-        if let Some(directory) = &process.working_dir {
-            chdir(directory).map_err(|e| NotSetUp::WorkingDir(directory.clone(), e))?;
-        }
         if is_sandboxed {
             // As the daemon's user: what that can't reach needs no rule, and a directory that is made is its own.
             self.sandboxes.confine(daemon, own_ports).map_err(NotSetUp::Sandbox)?;
+        }
+        if let Some(directory) = &process.working_dir {
+            // It may be one that was made just now. No sandbox refuses chdir(2), which opens nothing.
+            chdir(directory).map_err(|e| NotSetUp::WorkingDir(directory.clone(), e))?;
         }
         Ok(Ready { env, limits: process.ulimits })
     }
@@ -221,22 +222,10 @@ fn become_user(user: &Identity) -> Result<(), (&'static str, io::Error)> {
 
 /// The setups as init holds them.
 pub struct Published {
-    file: OwnedFd,
-    kernel: Kernel,
-}
-
-impl Published {
+    /// What a child reads them from.
+    pub file: OwnedFd,
     /// What the kernel keeps of a sandbox.
-    #[must_use]
-    pub fn kernel(&self) -> &Kernel {
-        &self.kernel
-    }
-
-    /// For a child.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+    pub kernel: Kernel,
 }
 
 /// Why a process couldn't be set up.

@@ -5,15 +5,17 @@ use std::time::Duration;
 use super::{Daemon, Exec, Process, State, ask};
 use crate::status::Outcome;
 use crate::supervisor::Line;
+use crate::supervisor::bundle::STOPPING;
 use crate::supervisor::stop::{After, Clearing, Fate, Phase, Stop};
 use crate::supervisor::turn::Turn;
 
 impl Daemon {
     /// `dependent`: one that has to end before this one is asked to.
     pub(in crate::supervisor) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
-        self.drop_held("a shutdown is under way", turn);
+        self.drop_held(STOPPING, turn);
         self.probes.forget(turn);
-        self.start_ends(Outcome::Refused, turn);
+        turn.restart_ends(self.index, Outcome::Refused);
+        self.requests.starts_are_refused(STOPPING);
         match self.state {
             State::Starting(..) | State::Running(_) => {
                 if let Some(dependent) = dependent.filter(|_| !self.grace.is_zero()) {

@@ -267,6 +267,8 @@ fn requests_in_a_shutdown_are_refused_and_a_restart_under_way_is_too() {
     let _ = ask(&mut init, 0, "2 stop beta");
     let _ = init.handle(at(1), Event::Stop);
     assert_eq!((outcome(&init, 0), outcome(&init, 1)), ((Refused, None), (Pending, None)));
+    let why = |init: &Supervisor| init.view(0).unwrap().requests.pop().unwrap().why;
+    assert_eq!(why(&init).as_deref(), Some("a shutdown is under way"));
     let actions = ask(&mut init, 2, "3 start alpha");
     assert_eq!(told(&actions), ["request 3: start alpha: a shutdown is under way; nothing was done"]);
     let _ = gone(&mut init, 3, 1, 11, End::Signal(TERM));
