@@ -77,7 +77,7 @@ impl CannotBegin {
         Self { why, code: 1 }
     }
 
-    /// What the table asks for can't be had here.
+    /// The container lacks what the table asks for.
     fn wrong_table(why: String) -> Self {
         Self { why, code: 2 }
     }
@@ -176,7 +176,7 @@ struct Shell {
     page: PageFd,
     requests: Requests,
     lock: FixedFd,
-    /// The same, for others.
+    /// The same at a fixed number, for probes, checkers and `run-as`.
     setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,

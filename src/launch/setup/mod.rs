@@ -226,7 +226,7 @@ pub struct Published {
 }
 
 impl Published {
-    /// What the kernel keeps of a sandbox.
+    /// What the kernel enforces of a sandbox.
     #[must_use]
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
@@ -262,7 +262,7 @@ impl fmt::Display for NotSetUp {
             Self::Unreadable(why) => write!(f, "cannot read how its process is set up: {why}"),
             Self::EnvFile(why) => why.fmt(f),
             Self::Limit(why) => f.write_str(why),
-            Self::User(user, step, e) => write!(f, "cannot become its user {user}: {step}: {e}"),
+            Self::User(user, step, e) => write!(f, "cannot switch to its user {user}: {step}: {e}"),
             Self::WorkingDir(path, e) => {
                 write!(f, "cannot change to its working_dir {}: {}", path.display(), io::Error::from(*e))
             }
