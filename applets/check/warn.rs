@@ -22,7 +22,7 @@ pub struct LocalPorts {
 }
 
 impl LocalPorts {
-    /// Those of a kernel that nobody has told otherwise.
+    /// The kernel's default.
     pub fn usual() -> Self {
         Self { range: 32768..=60999, reserved: Vec::new() }
     }

@@ -215,7 +215,7 @@ pub(super) fn ulimits(all: BTreeMap<Spanned<String>, Spanned<i64>>) -> At<Vec<Ul
             return wrong(name.span(), format!("ulimits has {spelled:?}, which is no limit; {fix}"));
         }
         let value = match *number.get_ref() {
-            // The kernel lets nobody go beyond fs.nr_open, root neither.
+            // The kernel lets nobody go beyond fs.nr_open, not even root.
             -1 if spelled == "nofile" => {
                 let message = "ulimits.nofile = -1: open files can't be unlimited; write a number, \
                                of at most fs.nr_open (usually 1048576)";

@@ -178,7 +178,7 @@ fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(),
     Ok(())
 }
 
-/// What is read or entered on the way to a daemon may lie nowhere where a sandboxed one could put something else in its
+/// What is read or entered before a daemon starts may not lie where a sandboxed daemon could put something else in its
 /// place. A `working_dir` that is itself in a `write` can't be replaced: its parent isn't.
 fn check_read(daemons: &[Daemon], daemon: &Daemon) -> Result<(), String> {
     let config = daemon.config.as_ref().map(|config| ("config.path", &config.path));

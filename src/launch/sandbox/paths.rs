@@ -140,7 +140,7 @@ pub enum NoRules {
         /// What it may write to.
         write: PathBuf,
     },
-    /// By another mount of it, something that is hidden lies below what is the daemon's own.
+    /// Another mount shows something that is hidden below what is the daemon's own.
     OnTheWay(PathBuf),
     /// A look at a file failed.
     Look(PathBuf, io::Error),
