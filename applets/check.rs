@@ -30,7 +30,7 @@ pub struct Options {
     /// the same as FILE
     #[argh(option)]
     config: Option<PathBuf>,
-    /// inside a bundle: also warn of programs, files and users that the table names and that aren't there, and of what the kernel can't keep of a sandbox
+    /// inside a bundle: also warn of programs, files and users that the table names and that aren't there, and of what the kernel can't enforce of a sandbox
     #[argh(switch)]
     here: bool,
     /// the table to validate

@@ -174,12 +174,12 @@ pub struct LastExit {
     pub by_init: bool,
 }
 
-/// What the kernel keeps of a daemon's sandbox.
+/// What the kernel enforces of a daemon's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
     /// The version of Landlock's interface; 0: there is none.
     pub abi: u32,
-    /// What it doesn't keep, of what this sandbox asks for: `files`, `processes`, `truncation`, `tcp`, `devices`, `signals`,
+    /// What it can't enforce, of what this sandbox asks for: `files`, `processes`, `truncation`, `tcp`, `devices`, `signals`,
     /// `system-calls`.
     pub missing: Vec<String>,
     /// Why Landlock isn't used, if it isn't.

@@ -314,7 +314,7 @@ fn check_looks_for_users_variables_and_directories_if_it_is_asked_about_what_is_
         "user of \"b\": /etc/group has no group \"no-such-group\"; add it to the image, or write its number (gid)",
         "\"a\": cannot read its env_file /no/file: No such file or directory (os error 2)",
         &format!(
-            "\"b\": its env_file {}, line 2: what stands before `=` is no name of a variable; write KEY=value, without `export`",
+            "\"b\": its env_file {}, line 2: the part before `=` isn't a valid name; write KEY=value, without `export`",
             variables.display()
         ),
     ] {

@@ -283,7 +283,11 @@ fn a_signal_is_delivered_to_one_that_catches_it_held_for_one_that_does_not_and_r
     bundle.wait_until("caught", || bundle.path("hups").exists());
     let held = bundle.says(&["signal", "hup", "deaf", "--timeout=300ms"]);
     is_bad(&held, 1, "not proven: deaf: HUP is still held: deaf runs");
-    is_bad(&bundle.says(&["signal", "HUP", "once"]), 1, "refused: once: HUP is for once, which isn't running");
+    is_bad(
+        &bundle.says(&["signal", "HUP", "once"]),
+        1,
+        "refused: once: HUP for once was refused: it isn't running; nothing was done",
+    );
     let object = bundle.run(&["signal", "KILL", "beta", "--json"]);
     assert_eq!((&object.0["signal"], &object.0["action"], object.1), (&"KILL".into(), &"signal".into(), 0));
     bundle.wait_until("killed", || bundle.daemon("beta")["state"] == "exited");

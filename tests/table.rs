@@ -578,9 +578,9 @@ fn a_user_is_a_name_or_a_number_with_or_without_a_group() {
         ("", "has no user"),
         (":1000", "has no user"),
         ("app:", "has no group"),
-        ("a:b:c", "has a group that can't be one"),
-        ("a b", "has a user that can't be one"),
-        ("a\nb", "has a user that can't be one"),
+        ("a:b:c", "has a group that isn't a valid name"),
+        ("a b", "has a user that isn't a valid name"),
+        ("a\nb", "has a user that isn't a valid name"),
         ("-1", "has a user that begins with -"),
         ("4294967295", "has a number that is out of range (the highest is 4294967294)"),
         ("1:99999999999999999999", "has a number that is out of range (the highest is 4294967294)"),
@@ -607,7 +607,7 @@ fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
         ("environment = { '' = 'a' }", "4: environment has an empty name; name the variable".to_owned()),
         (
             "[daemon.environment]\n'A=b' = 'c'",
-            "5: environment has \"A=b\", but no variable's name contains `=`; write the name alone".to_owned(),
+            "5: environment has \"A=b\", but no variable's name contains `=`; write only the name".to_owned(),
         ),
         (
             "environment = { \"A\\u0000\" = 'c' }",
@@ -636,7 +636,7 @@ fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
         ),
         (
             "pass_environment = ['TZ',\n'A=b']",
-            "5: pass_environment has \"A=b\", but takes names alone; to set it write environment = { A = \"b\" }".to_owned(),
+            "5: pass_environment has \"A=b\", but takes only names; to set the variable, write environment = { A = \"b\" }".to_owned(),
         ),
         ("pass_environment = ['']", "4: pass_environment has an empty name; name the variable".to_owned()),
         (

@@ -1,7 +1,8 @@
 //! What a table means, in words.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sidecar::table::{
     Action, Daemon, Output, Process, Ready, RestartPolicy, Table, Ulimit, User, start_order, stop_order,
@@ -22,7 +23,7 @@ pub fn meaning(table: &Table, source: &str) -> String {
         text.push_str("\noutput: each line is a JSON object, init's own too\n");
     }
     if table.require_sandbox {
-        text.push_str("\ninit starts nothing if the kernel lacks a part of a sandbox\n");
+        text.push_str("\ninit starts nothing if the kernel can't enforce all of a sandbox\n");
     }
     orders(&mut text, table);
     if table.wiring.is_empty() {
@@ -65,10 +66,10 @@ fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
         let check = config.check.as_ref().map_or("unchecked".to_owned(), |c| format!("checked by {}", words(c)));
         lines.push(("config", format!("{}, {check}", quoted(&config.path.display().to_string()))));
     }
-    lines.extend(process(table, daemon));
+    lines.extend(process(daemon));
     if !daemon.listen.is_empty() {
         let held: Vec<String> = daemon.listen.iter().map(ToString::to_string).collect();
-        lines.push(("listen", format!("on {}: init holds it over restarts", held.join(", "))));
+        lines.push(("listen", format!("on {}, held by init over restarts", held.join(", "))));
     }
     lines.extend(sandbox(table, daemon).into_iter().map(|line| ("sandbox", line)));
     if !daemon.ignore.is_empty() {
@@ -78,23 +79,22 @@ fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Whose its process is, and what it inherits. Values of variables may be secrets and aren't shown.
-fn process(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
+/// The user it runs as, and what it inherits. Values of variables may be secrets and aren't shown.
+fn process(daemon: &Daemon) -> Vec<(&'static str, String)> {
     let Process { user, environment, env_file, pass_environment, working_dir, ulimits } = &daemon.process;
     let path = |path: &PathBuf| quoted(&path.display().to_string());
     let mut lines = Vec::new();
     if let Some(User { user, group }) = user {
         let groups = group.as_ref().map_or("with its groups".to_owned(), |group| format!("with group {group} alone"));
-        lines.push(("user", format!("{user} {groups}; HOME, USER and LOGNAME are that user's unless stated")));
+        lines.push(("user", format!("{user} {groups}; HOME, USER and LOGNAME are that user's unless set here")));
     }
     if let Some(names) = pass_environment {
         let names: Vec<String> =
             std::iter::once("PATH".to_owned()).chain(names.iter().map(|name| quoted(name))).collect();
-        lines.push(("inherits", format!("{} of init's environment, no other variable", names.join(", "))));
+        lines.push(("inherits", format!("{} from init's environment, nothing else", names.join(", "))));
     }
     if let Some(file) = env_file {
-        let hidden = if table.has_sandboxes() { ", hidden from sandboxed daemons that don't name it" } else { "" };
-        lines.push(("env_file", path(file) + hidden));
+        lines.push(("env_file", path(file)));
     }
     if !environment.is_empty() {
         let names: Vec<String> = environment.iter().map(|(name, _)| quoted(name)).collect();
@@ -143,6 +143,9 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
             lines.push("can't leave its session and process group".to_owned());
         }
     }
+    if !table.has_sandboxes() {
+        return lines;
+    }
     let others = |path: &PathBuf| {
         let others = table.daemons.iter().filter(|other| other.name != daemon.name);
         others
@@ -150,16 +153,16 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
             .map(|other| other.name.as_str())
             .collect::<Vec<_>>()
     };
-    let (alone, shared): (Vec<PathBuf>, Vec<PathBuf>) =
-        daemon.private.iter().cloned().partition(|path| others(path).is_empty());
+    let own: BTreeSet<PathBuf> = daemon.own_paths().map(Path::to_owned).collect();
+    let (alone, shared): (Vec<PathBuf>, Vec<PathBuf>) = own.into_iter().partition(|path| others(path).is_empty());
     if !alone.is_empty() {
-        lines.push(format!("alone reads {}", paths(&alone)));
+        lines.push(format!("no other sandboxed daemon can read {}", paths(&alone)));
     }
     for path in shared {
         lines.push(format!(
-            "reads {}, as {} may, and no other sandboxed daemon",
-            quoted(&path.display().to_string()),
-            others(&path).join(", ")
+            "only {} and this daemon can read {}, of those with a sandbox",
+            others(&path).join(", "),
+            quoted(&path.display().to_string())
         ));
     }
     lines
@@ -245,13 +248,16 @@ mod tests {
     fn a_sandbox_is_explained() {
         let text = explained(
             "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\nprivate=['/p', '/w']\nconnect=[]\nsessions=false\n\
-             [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\nbind=[80, 443]\nudp=true\n",
+             [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\nbind=[80, 443]\nudp=true\n\
+             [[daemon]]\nname='c'\ncommand=['c']\nenv_file='/e'\nconfig={path='/c/file'}\n[daemon.sandbox]\n",
         );
         for line in [
             "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
-            "  sandbox  can't leave its session and process group\n  sandbox  alone reads /p\n",
-            "  sandbox  reads /w, as b may, and no other sandboxed daemon\n",
-            "  sandbox  binds to TCP 80, 443, connects to any TCP port\n",
+            "  sandbox  can't leave its session and process group\n  sandbox  no other sandboxed daemon can read /p\n  \
+             sandbox  only b and this daemon can read /w, of those with a sandbox\n",
+            "  sandbox  binds to TCP 80, 443, connects to any TCP port\n  sandbox  only a and this daemon can read /w, of \
+             those with a sandbox\n",
+            "  sandbox  binds to any TCP port, connects to any TCP port\n  sandbox  no other sandboxed daemon can read /c, /e\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
@@ -263,16 +269,14 @@ mod tests {
             "user='app'\npass_environment=['TZ', 'LC_*']\nenv_file='/e/a b'\nenvironment={KEY='secret', A='b'}\n\
              working_dir='/srv'\nulimits={nofile=1024, core=0, memlock=-1}\nlisten=[{tcp='0.0.0.0:80'}, {tcp='[::1]:81'}]",
         );
-        let lines = "  user     app with its groups; HOME, USER and LOGNAME are that user's unless stated\n  inherits PATH, TZ, LC_* \
-                     of init's environment, no other variable\n  env_file \"/e/a b\"\n  \
+        let lines = "  user     app with its groups; HOME, USER and LOGNAME are that user's unless set here\n  inherits PATH, TZ, LC_* \
+                     from init's environment, nothing else\n  env_file \"/e/a b\"\n  \
                      sets     A, KEY\n  runs in  /srv\n  ulimits  core 0, memlock unlimited, nofile 1024\n  listen   on \
-                     0.0.0.0:80, [::1]:81: init holds it over restarts\n";
+                     0.0.0.0:80, [::1]:81, held by init over restarts\n";
         assert!(text.contains(lines), "{text}");
         assert!(!text.contains("secret"), "{text}");
         assert!(with("user='1:2'\npass_environment=[]").contains("  user     1 with group 2 alone; HOME"));
-        assert!(with("pass_environment=[]").contains("  inherits PATH of init's environment, no other variable\n"));
-        let hidden = "  env_file /e, hidden from sandboxed daemons that don't name it\n";
-        assert!(with("env_file='/e'\n[daemon.sandbox]").contains(hidden));
+        assert!(with("pass_environment=[]").contains("  inherits PATH from init's environment, nothing else\n"));
         let plain = with("");
         assert!(
             ["user", "inherits", "env_file", "sets", "runs in", "ulimits", "listen"]

@@ -1,4 +1,4 @@
-//! What `check --here` finds in a bundle beside programs and directories: users, variables, and what the kernel keeps.
+//! What `check --here` finds in a bundle beside programs and directories: users, variables, and what the kernel can't enforce.
 
 use sidecar::launch::sandbox::Kernel;
 use sidecar::launch::setup::environment;
@@ -32,7 +32,7 @@ pub fn lacks(table: &Table) -> Vec<String> {
     warnings
 }
 
-/// A line for those of which the kernel can't keep the same.
+/// One line for all daemons whose sandboxes lack the same.
 fn shortfalls(table: &Table, shortfall: impl Fn(&Sandbox) -> status::Sandbox) -> Vec<String> {
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
     for daemon in &table.daemons {
@@ -53,7 +53,7 @@ fn shortfalls(table: &Table, shortfall: impl Fn(&Sandbox) -> status::Sandbox) ->
         "the rest is enforced"
     };
     let line = |(what, names): (String, Vec<String>)| {
-        format!("the kernel can't keep all of the sandbox of {}: {what}; {effect}", names.join(", "))
+        format!("the kernel can't fully enforce the sandbox of {}: {what}; {effect}", names.join(", "))
     };
     found.into_iter().map(line).collect()
 }
@@ -75,7 +75,7 @@ mod tests {
                 status::Sandbox { abi, missing, why: (abi == 0).then(|| "it has none".to_owned()) }
             })
         };
-        let of = |names: &str, rest: &str| format!("the kernel can't keep all of the sandbox of {names}: {rest}");
+        let of = |names: &str, rest: &str| format!("the kernel can't fully enforce the sandbox of {names}: {rest}");
         let enforced = "the rest is enforced";
         assert_eq!(told("", 5, &[]), [of("\"a\"", &format!("tcp missing (the kernel has Landlock 5); {enforced}"))]);
         let nothing = "the table says require_sandbox, so init starts nothing";

@@ -22,7 +22,7 @@ pub struct LocalPorts {
 }
 
 impl LocalPorts {
-    /// Those of a kernel that nobody has told otherwise.
+    /// The kernel's default.
     pub fn usual() -> Self {
         Self { range: 32768..=60999, reserved: Vec::new() }
     }
@@ -88,7 +88,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     warnings
 }
 
-/// Directories that two sandboxed daemons may write to: each may spoil what the other wrote.
+/// Directories that two sandboxed daemons may write to: each can change what the other wrote.
 fn shared(table: &Table) -> Vec<String> {
     let mut warnings = Vec::new();
     for (index, one) in table.daemons.iter().enumerate() {
@@ -130,23 +130,22 @@ pub fn of_its_container(table: &Table) -> Option<String> {
         n => format!("{first:?} and {n} others have"),
     };
     Some(format!(
-        "{who} a `user`, so init must be root with CAP_SETUID, CAP_SETGID and CAP_KILL, or it starts nothing: no `USER` in the \
-         image, and after `cap_drop: [ALL]` (compose) `cap_add: [SETUID, SETGID, KILL]`"
+        "{who} a `user`, so init must be root with CAP_SETUID, CAP_SETGID and CAP_KILL, or it starts nothing: set no `USER` in \
+         the image, and if compose.yaml has `cap_drop: [ALL]`, add `cap_add: [SETUID, SETGID, KILL]`"
     ))
 }
 
 /// Below `[daemon.environment]` each line is a variable, also one that was meant to be the daemon's.
-fn about_its_variables(daemon: &Daemon) -> Option<String> {
+fn about_its_variables(daemon: &Daemon) -> Vec<String> {
     let variables = daemon.process.environment.iter().map(|(variable, _)| variable.as_str());
-    let keys: Vec<&str> = variables.filter(|variable| DAEMON_KEYS.contains(variable)).collect();
-    (!keys.is_empty()).then(|| {
+    let warning = |key| {
         format!(
-            "environment of {:?} has {}: a variable here, and a key elsewhere; if the key is meant, write it above \
+            "environment of {:?} has {key}, which is also the name of a key; if you mean the key, write it above \
              [daemon.environment]",
-            daemon.name,
-            keys.join(", ")
+            daemon.name
         )
-    })
+    };
+    variables.filter(|variable| DAEMON_KEYS.contains(variable)).map(warning).collect()
 }
 
 fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
@@ -154,7 +153,7 @@ fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
         let (port, range) = (addr.port(), &local_ports.range);
         local_ports.contains(port).then(|| {
             format!(
-                "listen of {:?} has port {port}, which the kernel may give to an outgoing connection (it takes those from {} to {}); \
+                "listen of {:?} has port {port}, which the kernel may give to an outgoing connection (their range is {} to {}); \
                  then init can't bind it, and starts nothing: use another port, or name it in the sysctl \
                  net.ipv4.ip_local_reserved_ports",
                 daemon.name,
@@ -276,7 +275,7 @@ fn directory(found: &std::fs::Metadata) -> io::Result<()> {
     if found.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
-/// Whether init makes this directory, where a `write` has its last component missing.
+/// Whether init makes this directory: only the last part of its path is missing.
 fn is_made(table: &Table, path: &Path) -> bool {
     let Some(parent) = path.parent() else { return false };
     let mut writable = table.daemons.iter().flat_map(|daemon| &daemon.sandbox).flat_map(|sandbox| &sandbox.write);
@@ -339,7 +338,7 @@ mod tests {
         assert_eq!(
             on(&LocalPorts::usual(), 32768),
             [
-                "listen of \"a\" has port 32768, which the kernel may give to an outgoing connection (it takes those from 32768 to \
+                "listen of \"a\" has port 32768, which the kernel may give to an outgoing connection (their range is 32768 to \
               60999); then init can't bind it, and starts nothing: use another port, or name it in the sysctl \
               net.ipv4.ip_local_reserved_ports"
             ]
@@ -358,7 +357,9 @@ mod tests {
         assert_eq!(
             with("[daemon.environment]\nA='b'\nuser='app'\nrestart='no'"),
             [
-                "environment of \"a\" has restart, user: a variable here, and a key elsewhere; if the key is meant, write it above \
+                "environment of \"a\" has restart, which is also the name of a key; if you mean the key, write it above \
+              [daemon.environment]",
+                "environment of \"a\" has user, which is also the name of a key; if you mean the key, write it above \
               [daemon.environment]"
             ]
         );

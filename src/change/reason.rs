@@ -560,8 +560,8 @@ impl fmt::Display for Reason {
             ),
             Self::NotByExe { words } => write!(
                 f,
-                "the container's runtime doesn't execute /proc/1/exe ({words}), as gVisor doesn't; start the container by the sidecar \
-                 binary's absolute path, as in ENTRYPOINT [\"/sbin/init\"], so that an apply can take that"
+                "the container's runtime doesn't execute /proc/1/exe ({words}), which is so in gVisor; start the container with the absolute path \
+                 of the sidecar binary, as in ENTRYPOINT [\"/sbin/init\"], and an apply uses that path"
             ),
             Self::NoAnswer { words } => write!(
                 f,

@@ -17,7 +17,7 @@ pub enum Task {
 }
 
 impl Task {
-    /// As the applet is told.
+    /// The word for it among the applet's arguments.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

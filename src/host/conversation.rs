@@ -165,7 +165,7 @@ impl Conversation<'_> {
                 not_executed = Some(self.no_answer(first, &complaint, was_killed));
                 continue;
             }
-            // By its path it fared no better: why it isn't executed as it should be is the reason.
+            // It can't be executed by its path either: report why /proc/1/exe couldn't be.
             if let Some(why) = not_executed {
                 return Err(why);
             }
@@ -340,7 +340,7 @@ impl Conversation<'_> {
             let is_away = complaint.is_away();
             let state = match complaint.is_dead() {
                 true => State::Gone,
-                // Who can't be reached can't tell that either.
+                // A bundle that can't be reached can't answer that either.
                 false if is_away => State::Unknown,
                 false => self.state(),
             };

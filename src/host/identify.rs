@@ -73,7 +73,7 @@ fn is_an_engines_init(program: &str) -> bool {
 /// [`Engine::inspect_natively`](super::engine::Engine::inspect_natively) prints of it.
 ///
 /// # Errors
-/// It hasn't, or that can't be told.
+/// It hasn't, or the engine doesn't say.
 pub(super) fn has_own_pids(id: &str, stdout: &[u8]) -> Result<(), Reason> {
     #[derive(Deserialize)]
     struct Native {

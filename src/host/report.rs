@@ -356,7 +356,7 @@ impl Report {
 pub struct Summary {
     names: BTreeMap<Outcome, Vec<String>>,
     exit: u8,
-    /// So many pods were left out, since they are being deleted.
+    /// How many pods were left out because they are being deleted.
     pub terminating: usize,
 }
 

@@ -38,7 +38,7 @@ pub enum Told {
     Report(Box<Report>),
     /// How far all of them are.
     Counts(Counts),
-    /// So many pods are being deleted, and were left out of a selection. Told at most once, and first.
+    /// How many pods were left out of a selection because they are being deleted. Told at most once, and first.
     Terminating(usize),
 }
 

@@ -42,7 +42,7 @@ impl FixedFd {
         }
     }
 
-    /// Has it refer to this from now on; until the number can be had, to nothing.
+    /// Makes it refer to this from now on, as soon as the number can be taken.
     pub fn replace(&mut self, usual: OwnedFd) {
         self.usual = usual;
         self.take_back();

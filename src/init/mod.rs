@@ -78,7 +78,7 @@ impl CannotBegin {
         Self { why, code: 1 }
     }
 
-    /// What the table asks for can't be had here.
+    /// The container lacks what the table asks for.
     fn wrong_table(why: String) -> Self {
         Self { why, code: 2 }
     }
@@ -177,7 +177,7 @@ struct Shell {
     page: PageFd,
     requests: Requests,
     lock: FixedFd,
-    /// How daemons are set up; /dev/null if none has to be.
+    /// How daemons are set up, at a fixed number for probes, checkers and `run-as` too; /dev/null if none has to be.
     setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,

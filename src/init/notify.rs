@@ -165,7 +165,7 @@ impl Notify {
         let status = status();
         for to in self.asking.drain(..) {
             // An answer that nobody reads fills the buffer of the socket that sent it. So each has a socket of its own, without a
-            // name: that it is init's is told by its credentials (SO_PASSCRED), unix(7).
+            // name: the credentials that come with it (SO_PASSCRED, unix(7)) show that it is init's.
             let Ok(socket) = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None) else {
                 continue;
             };

@@ -1,10 +1,10 @@
-//! How the daemons' processes are set up, as the table asks for it, and what the kernel keeps of their sandboxes.
+//! How the daemons' processes are set up, as the table asks for it, and what the kernel enforces of their sandboxes.
 
 use super::CannotBegin;
 use crate::launch::setup::{Published, Setups, users};
 use crate::table::Table;
 
-/// Makes them, if a daemon of the table needs one. What the kernel can't keep of a selected one's sandbox is logged once.
+/// Makes them, if a daemon of the table needs one. What the kernel can't enforce of the selected daemons' sandboxes is logged once.
 ///
 /// # Errors
 /// They can't be made, init lacks what it needs to start a selected daemon as its user, or the table says `require_sandbox` and
@@ -27,9 +27,9 @@ pub fn make(table: &Table, selected: &[usize]) -> Result<Option<Published>, Cann
     let missing = most.missing.join(", ");
     if table.require_sandbox {
         return Err(CannotBegin::new(format!(
-            "the kernel can't keep the sandboxes: {missing} missing ({why}), and the table says require_sandbox; no daemon was started"
+            "the kernel can't fully enforce the sandboxes: {missing} missing ({why}), and the table says require_sandbox; no daemon was started"
         )));
     }
-    tracing::warn!("the kernel can't keep all of the sandboxes: {missing} missing ({why}); the rest is enforced");
+    tracing::warn!("the kernel can't fully enforce the sandboxes: {missing} missing ({why}); the rest is enforced");
     Ok(Some(all))
 }

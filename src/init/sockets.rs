@@ -1,4 +1,4 @@
-//! The sockets that init holds for its daemons. Whether they listen follows from what the supervisor tells of each daemon.
+//! The sockets that init holds for its daemons. Whether they listen depends on the daemon's state.
 
 use crate::launch::{NotHeld, Sockets};
 use crate::supervisor::View;
@@ -7,7 +7,7 @@ use crate::table::Daemon as Spec;
 /// Binds them, daemon by daemon.
 ///
 /// # Errors
-/// The first that can't be had. Nothing may be started.
+/// The first address that can't be bound. Nothing may be started.
 pub fn bind(specs: &[Spec]) -> Result<Vec<Sockets>, String> {
     let bind = |spec: &Spec| {
         Sockets::bind(&spec.name, &spec.listen).map_err(|NotHeld(address, e)| {
@@ -18,7 +18,7 @@ pub fn bind(specs: &[Spec]) -> Result<Vec<Sockets>, String> {
     specs.iter().map(bind).collect()
 }
 
-/// Has a daemon's sockets refuse connections if nothing is going to accept them. (Its start has them listen.)
+/// Makes a daemon's sockets refuse connections if nothing is going to accept them. (Its next start makes them listen again.)
 pub fn follow(sockets: &mut Sockets, spec: &Spec, view: &View) {
     if view.listens() {
         return;

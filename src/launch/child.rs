@@ -45,7 +45,7 @@ pub struct Child<'a> {
 #[derive(Default)]
 pub struct Sockets<'a> {
     pub fds: Vec<Cell<i32>>,
-    /// They must not listen before this pipe has ended.
+    /// They must not listen before this pipe is closed at its other end.
     pub refusing: Option<i32>,
     pub variables: &'a [CString],
     /// `LISTEN_PID=`, and room for the pid that the child writes there.
@@ -61,7 +61,7 @@ impl Sockets<'_> {
     }
 }
 
-/// How the child is set up: by the hidden applet, since that looks at files and allocates.
+/// How the child is set up: by the hidden applet, because setting it up looks at files and allocates memory.
 pub struct Setup {
     pub argv: Vec<*const libc::c_char>,
     pub setups: i32,
@@ -143,12 +143,12 @@ pub struct Failure {
     pub errno: i32,
     /// Which of the paths it is about.
     pub path: u16,
-    /// So many of the file's first bytes, if its interpreter is missing.
+    /// The file's first bytes, if its interpreter is missing.
     pub head: [u8; HEAD],
     pub size: usize,
 }
 
-/// Has the sockets listen, whatever the last process did to them, and writes the child's pid into its environment.
+/// Makes the sockets listen, whatever the last process did to them, and writes the child's pid into its environment.
 ///
 /// # Safety
 /// The sockets are in their places.
@@ -188,9 +188,9 @@ fn write_pid(sockets: &Sockets<'_>, pid: i32) {
     }
 }
 
-/// Has sockets refuse connections, and exits. While they don't listen, another socket could get one of their ports only if both
-/// allow that (`SO_REUSEADDR`, socket(7)), so they don't; while they listen they do, since connections inherit it, and those that
-/// are left must not keep a port from listening again.
+/// Makes sockets refuse connections, and exits. While a socket doesn't listen, another one can take its port if both have
+/// `SO_REUSEADDR` set (socket(7)), so it is cleared here. While the socket listens it must be set: connections inherit it, and one
+/// that is left without it would keep the port from listening again.
 ///
 /// # Safety
 /// The caller is the child of a process with one thread.

@@ -63,7 +63,7 @@ pub struct Program {
     envp: Environment,
     ignore: Vec<i32>,
     recovery: Option<Recovery>,
-    /// What the child executes in the place of the program: [`setup::SET_UP_AND_START`].
+    /// What the child executes in place of the program: [`setup::SET_UP_AND_START`].
     setup: Option<Vec<CString>>,
 }
 
@@ -122,8 +122,8 @@ impl Environment {
         Ok(pairs.into_iter())
     }
 
-    /// That of a bundle's daemons: init's own, but the `sd_notify`(3) socket is init's, and what init was given itself by
-    /// `sd_listen_fds`(3) is nobody's.
+    /// That of a bundle's daemons: init's own, but with its `sd_notify`(3) socket, and without what init was given itself by
+    /// `sd_listen_fds`(3).
     #[must_use]
     pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
         let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
@@ -199,7 +199,7 @@ impl fmt::Display for NotStarted {
     }
 }
 
-/// Why an applet didn't become what it was to become.
+/// Why an applet couldn't become the daemon or the command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Refused {
     /// The program isn't there.

@@ -32,9 +32,9 @@ pub enum Step {
     Recover,
     /// execve(2) of its program.
     Execute,
-    /// What sets it up can't be executed.
+    /// Executing the applet that sets it up.
     SetUp,
-    /// Having a socket listen that init holds for it.
+    /// Making a socket listen that init holds for it.
     Listen,
 }
 

@@ -1,8 +1,8 @@
-//! Sockets that init holds for a daemon over all of its processes: connections wait in their backlog while one process
-//! follows another.
+//! Sockets that init holds for a daemon across restarts: connections wait in their backlog while one process follows
+//! another.
 //!
-//! A daemon has its sockets' descriptors too, and can do with them what it likes. So whatever touches them once it has run is done
-//! by children: a call on a socket waits for its lock, and whoever sends from memory on a mount that hangs holds that lock.
+//! A daemon has its sockets' descriptors too, and can do with them what it likes. So once it has run, only
+//! children touch them: a call on a socket waits for its lock, and a process that sends from memory on a mount that hangs holds it.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -33,7 +33,7 @@ pub struct Sockets {
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`.
     variables: Vec<CString>,
     is_listening: bool,
-    /// Ends once the last child that had them refuse connections has done so.
+    /// Ends once the last child that makes them refuse connections has done so.
     refusing: Option<OwnedFd>,
 }
 
@@ -42,10 +42,10 @@ pub struct Sockets {
 pub struct NotHeld(pub SocketAddr, pub Errno);
 
 impl Sockets {
-    /// Binds them, and has them listen.
+    /// Binds them, and makes them listen.
     ///
     /// # Errors
-    /// The first address that can't be had.
+    /// The first address that can't be bound.
     pub fn bind(name: &str, addresses: &[SocketAddr]) -> Result<Self, NotHeld> {
         let hold = |address: &SocketAddr| hold(*address).map_err(|e| NotHeld(*address, e));
         let fds = addresses.iter().map(hold).collect::<Result<Vec<_>, _>>()?;
@@ -59,7 +59,7 @@ impl Sockets {
         Ok(Self { fds, variables, is_listening: true, refusing: None })
     }
 
-    /// Its next process has been forked, and has them listen.
+    /// Its next process has been forked, and makes them listen.
     pub fn started(&mut self) {
         self.is_listening = true;
         self.refusing = None;

@@ -142,7 +142,7 @@ pub struct Daemon {
     pub is_essential: bool,
     /// The signal that asks it to stop.
     pub stop_signal: Signal,
-    /// Whose its process is, and what it inherits.
+    /// The user it runs as, and what it inherits.
     pub process: Process,
     /// The sockets that init holds for it, all of TCP.
     pub listen: Vec<SocketAddr>,
@@ -161,7 +161,7 @@ pub struct Table {
     pub wiring: Vec<SignalRule>,
     /// How lines are written.
     pub output: Output,
-    /// init starts nothing if the kernel lacks a part of a sandbox that is asked for.
+    /// init starts nothing if the kernel can't enforce every part of a selected daemon's sandbox.
     pub require_sandbox: bool,
     /// The file that it was read from; `None`: the built-in table. It is hidden from sandboxed daemons.
     pub file: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! `user`, `environment`, `env_file`, `pass_environment`, `working_dir`, `ulimits`: whose a daemon's process is, and what it
+//! `user`, `environment`, `env_file`, `pass_environment`, `working_dir`, `ulimits`: the user that a daemon runs as, and what it
 //! inherits.
 
 use std::collections::{BTreeMap, HashSet};
@@ -81,7 +81,7 @@ pub(super) fn user(text: &Spanned<String>) -> At<User> {
         let fault = if name.is_empty() {
             format!("has no {kind}")
         } else if name.len() > MAX_USER || name.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
-            format!("has a {kind} that can't be one")
+            format!("has a {kind} that isn't a valid name")
         } else if name.starts_with('-') {
             format!("has a {kind} that begins with -")
         } else if is_number(name) && !name.parse::<u32>().is_ok_and(|id| id != u32::MAX) {
@@ -139,7 +139,7 @@ fn check_variable(key: &str, name: &str) -> Result<(), String> {
         return Err(format!("{key} has an empty name; name the variable"));
     }
     if name.contains('=') {
-        return Err(format!("{key} has {name:?}, but no variable's name contains `=`; write the name alone"));
+        return Err(format!("{key} has {name:?}, but no variable's name contains `=`; write only the name"));
     }
     if name.contains('\0') {
         return Err(format!("{key} has {name:?}, but no variable's name contains a NUL byte; take it out"));
@@ -160,7 +160,7 @@ pub(super) fn pass_environment(list: Vec<Spanned<String>>) -> At<Vec<String>> {
         let wrong = |message: String| Err((name.span(), message));
         if let Some((variable, value)) = spelled.split_once('=') {
             return wrong(format!(
-                "pass_environment has {spelled:?}, but takes names alone; to set it write environment = {{ {variable} = {value:?} }}"
+                "pass_environment has {spelled:?}, but takes only names; to set the variable, write environment = {{ {variable} = {value:?} }}"
             ));
         }
         check_variable("pass_environment", spelled).map_err(|message| (name.span(), message))?;
@@ -223,7 +223,7 @@ pub(super) fn ulimits(all: BTreeMap<Spanned<String>, Spanned<i64>>) -> At<Vec<Ul
             return wrong(name.span(), format!("ulimits has {spelled:?}, which is no limit; {fix}"));
         }
         let value = match *number.get_ref() {
-            // The kernel lets nobody go beyond fs.nr_open, root neither.
+            // The kernel lets nobody go beyond fs.nr_open, not even root.
             -1 if spelled == "nofile" => {
                 let message = "ulimits.nofile = -1: open files can't be unlimited; write a number, \
                                of at most fs.nr_open (usually 1048576)";

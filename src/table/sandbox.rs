@@ -143,7 +143,7 @@ impl Daemon {
     }
 }
 
-/// Whether sandboxes can keep their promises together; if not, the daemon that is wrong.
+/// Whether the sandboxes can all be enforced together; if not, the daemon that is wrong.
 pub(super) fn check_all(daemons: &[Daemon]) -> Result<(), (usize, String)> {
     if daemons.iter().all(|daemon| daemon.sandbox.is_none()) {
         return Ok(());
@@ -178,7 +178,7 @@ fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(),
     Ok(())
 }
 
-/// What is read or entered on the way to a daemon may lie nowhere where a sandboxed one could put something else in its
+/// What is read or entered before a daemon starts may not lie where a sandboxed daemon could put something else in its
 /// place. A `working_dir` that is itself in a `write` can't be replaced: its parent isn't.
 fn check_read(daemons: &[Daemon], daemon: &Daemon) -> Result<(), String> {
     let config = daemon.config.as_ref().map(|config| ("config.path", &config.path));
@@ -206,7 +206,7 @@ fn check_write(daemons: &[Daemon], index: usize, path: &Path) -> Result<(), Stri
     let is_inside = |hidden: &Path| hidden != path && hidden.starts_with(path);
     if let Some(terminal) = TERMINALS.iter().find(|terminal| is_inside(Path::new(terminal))) {
         return Err(format!(
-            "write names {}, but {terminal} below it is hidden; name what is needed below it",
+            "write names {}, but {terminal} below it is hidden; name only the paths that it needs",
             path.display()
         ));
     }
@@ -214,7 +214,7 @@ fn check_write(daemons: &[Daemon], index: usize, path: &Path) -> Result<(), Stri
     for other in daemons.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other) {
         if let Some(hidden) = other.own_paths().find(|hidden| is_inside(hidden) && !mine.contains(hidden)) {
             return Err(format!(
-                "write names {}, but {} below it is private to {:?}; name what is needed beside it",
+                "write names {}, but {} below it is private to {:?}; name only the paths that it needs",
                 path.display(),
                 hidden.display(),
                 other.name

@@ -170,7 +170,7 @@ fn attacked(taken: &Taken, has_sandbox: bool) -> (World, String) {
 fn fails_in_its_sandbox(taken: &Taken) {
     let (world, log) = attacked(taken, true);
     let daemon = world.bundle.daemon(taken.name);
-    assert_eq!(daemon["sandbox"]["missing"], serde_json::json!([]), "this kernel can't keep it: {daemon}");
+    assert_eq!(daemon["sandbox"]["missing"], serde_json::json!([]), "this kernel can't enforce it: {daemon}");
     let all = attacks::results(&log, taken.name);
     let wrong = attacks::wrong(&all, of(taken), Attack::fails);
     assert!(wrong.is_empty(), "{wrong}");

@@ -95,7 +95,7 @@ fn in_its_sandbox_each_attack_of_a_daemon_fails_with_the_error_that_is_expected(
     let bundle = world.bundle(SANDBOX).start();
     let all = attacked(&bundle);
     let sandbox = bundle.daemon(0)["sandbox"].clone();
-    assert_eq!(sandbox["missing"], serde_json::json!([]), "this kernel can't keep it: {sandbox}");
+    assert_eq!(sandbox["missing"], serde_json::json!([]), "this kernel can't enforce it: {sandbox}");
     let wrong = attacks::wrong(&all, all_attacks().chain(UNCOVERED), Attack::fails);
     assert!(wrong.is_empty(), "{wrong}\n{}", bundle.read("err"));
     assert_eq!(bundle.daemon(1)["state"], "running");

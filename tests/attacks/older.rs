@@ -187,11 +187,11 @@ fn holds_on(older: Older, why: Option<&str>) {
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["daemons"][0]["sandbox"], sandbox);
     let log = bundle.read("err");
-    let told = format!("can't keep all of the sandboxes: {} missing", missing.join(", "));
+    let told = format!("can't fully enforce the sandboxes: {} missing", missing.join(", "));
     assert_eq!(log.matches(&told).count(), usize::from(!missing.is_empty()), "{log}");
     let checked = check(&bundle, older);
     let told = format!(": {} missing (", missing.join(", "));
-    assert_eq!(checked.contains("can't keep"), !missing.is_empty(), "{checked}");
+    assert_eq!(checked.contains("can't fully enforce"), !missing.is_empty(), "{checked}");
     assert!(missing.is_empty() || checked.contains(&told), "{checked}");
     drop(bundle);
 
@@ -201,7 +201,7 @@ fn holds_on(older: Older, why: Option<&str>) {
         let mut bundle = start(Setup::new(table), older);
         assert_eq!(bundle.exit_code(), 1);
         let log = bundle.read("err");
-        let told = format!("the kernel can't keep the sandboxes: {} missing", missing.join(", "));
+        let told = format!("the kernel can't fully enforce the sandboxes: {} missing", missing.join(", "));
         assert!(log.contains(&told) && log.contains("the table says require_sandbox; no daemon was started"), "{log}");
         assert!(!bundle.read("out").contains("alpha ran"));
     }

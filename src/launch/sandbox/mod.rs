@@ -1,4 +1,4 @@
-//! The sandbox of a daemon: `[daemon.sandbox]` of the table, kept by Landlock (files, TCP ports, other processes) and by a
+//! The sandbox of a daemon: `[daemon.sandbox]` of the table, enforced by Landlock (files, TCP ports, other processes) and a
 //! filter of system calls. Neither needs a privilege.
 //!
 //! A sandbox is made by the process that then executes the daemon, as a part of its [setup](super::setup).
@@ -28,7 +28,7 @@ use crate::table::{Daemon, Table};
 use files::{Files, Open};
 use paths::{Access, Claims, Kind, NoRules};
 
-// The version of Landlock's interface from which on it keeps what is named: landlock(7).
+// The first version of Landlock's interface that can enforce what is named: landlock(7).
 /// Linux 5.19. Version 1 would forbid every move of a file to another directory, so it isn't used.
 const ABI_FILES: u32 = 2;
 /// Linux 6.2.
@@ -43,7 +43,7 @@ const ABI_SIGNALS: u32 = 6;
 /// Always open, for reading and writing.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
-/// What this kernel keeps of a sandbox.
+/// What this kernel enforces of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// The version of Landlock's interface; 0: none.
@@ -65,7 +65,7 @@ impl Kernel {
         Self { abi, why, filters: has_filters() }
     }
 
-    /// What it can't keep of this sandbox, and why.
+    /// What it can't enforce of this sandbox, and why.
     #[must_use]
     pub fn shortfall(&self, sandbox: &Sandbox) -> status::Sandbox {
         let asks_for_tcp = sandbox.bind.is_some() || sandbox.connect.is_some();
@@ -183,7 +183,7 @@ impl Plan {
         Self { kernel: Kernel::ask(), table: table.file.clone(), daemons, targets: Vec::new() }
     }
 
-    /// What the kernel keeps of a sandbox.
+    /// What the kernel enforces of a sandbox.
     #[must_use]
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
@@ -284,7 +284,7 @@ fn ruleset(
     Ok(rules)
 }
 
-/// Gives up all capabilities. No exec gives one back: capabilities(7), `no_new_privs`.
+/// Gives up all capabilities. No exec brings one back: capabilities(7), `no_new_privs`.
 ///
 /// # Errors
 /// The step that failed.
@@ -297,7 +297,7 @@ pub fn give_up_privileges() -> Result<(), (&'static str, io::Error)> {
         pid: i32,
     }
     nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", e.into()))?;
-    // Which needs CAP_SETPCAP: who lacks it has nothing to lose by what is in the bounding set.
+    // This needs CAP_SETPCAP. A process without it gains nothing from the bounding set.
     for capability in 0..64u64 {
         // SAFETY: prctl(2) takes numbers here.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0u64, 0u64, 0u64) };

@@ -140,7 +140,7 @@ pub enum NoRules {
         /// What it may write to.
         write: PathBuf,
     },
-    /// By another mount of it, something that is hidden lies below what is the daemon's own.
+    /// Another mount shows something that is hidden below what is the daemon's own.
     OnTheWay(PathBuf),
     /// A look at a file failed.
     Look(PathBuf, io::Error),
@@ -165,7 +165,7 @@ impl fmt::Display for NoRules {
             ),
             Self::OnTheWay(path) => write!(
                 f,
-                "by another mount, something that is hidden from it lies below {}, which is its own; take that mount away",
+                "another mount shows something that is hidden from it below {}, which is its own; remove that mount",
                 path.display()
             ),
             Self::Look(path, e) => write!(f, "cannot look at {}: {e}", path.display()),

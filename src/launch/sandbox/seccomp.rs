@@ -117,10 +117,10 @@ pub const AARCH64: Arch = Arch {
     setpgid: 154,
 };
 
-/// That of this build.
+/// The one of this build.
 #[cfg(target_arch = "x86_64")]
 pub const HERE: &Arch = &X86_64;
-/// That of this build.
+/// The one of this build.
 #[cfg(target_arch = "aarch64")]
 pub const HERE: &Arch = &AARCH64;
 

@@ -125,14 +125,14 @@ fn parse(text: &[u8]) -> Result<Vec<(OsString, OsString)>, (usize, &'static str)
         let (key, value) = line.split_at_checked(at).unwrap_or_default();
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         if key.is_empty() || key.iter().any(u8::is_ascii_whitespace) {
-            return no("what stands before `=` is no name of a variable; write KEY=value, without `export`");
+            return no("the part before `=` isn't a valid name; write KEY=value, without `export`");
         } else if line.contains(&0) {
             return no("a NUL byte, which no variable can have");
         }
         let value = match value {
             [quote @ (b'"' | b'\''), inside @ .., last] if quote == last && !inside.contains(quote) => inside,
             [b'"' | b'\'', ..] => {
-                return no("a quote that doesn't end where the line does; quote all of the value, or nothing");
+                return no("the closing quote isn't at the end of the line; quote all of the value or none of it");
             }
             value => value,
         };
@@ -231,7 +231,7 @@ mod tests {
     fn a_line_that_cant_be_used_is_told_by_its_number_and_never_by_its_value() {
         for (text, line, why) in [
             ("A=1\nSECRET\n", 2, "no `=`"),
-            ("=secret", 1, "no name"),
+            ("=secret", 1, "a valid name"),
             ("export A=secret", 1, "without `export`"),
             ("\n\nA=secret\0", 3, "NUL"),
             ("A=\"secret", 1, "quote"),

@@ -224,7 +224,7 @@ fn become_user(user: &Identity) -> Result<(), (&'static str, io::Error)> {
 pub struct Published {
     /// What a child reads them from.
     pub file: OwnedFd,
-    /// What the kernel keeps of a sandbox.
+    /// What the kernel enforces of a sandbox.
     pub kernel: Kernel,
 }
 
@@ -251,7 +251,7 @@ impl fmt::Display for NotSetUp {
             Self::Unreadable(why) => write!(f, "cannot read how its process is set up: {why}"),
             Self::EnvFile(why) => why.fmt(f),
             Self::Limit(why) => f.write_str(why),
-            Self::User(user, step, e) => write!(f, "cannot become its user {user}: {step}: {e}"),
+            Self::User(user, step, e) => write!(f, "cannot switch to its user {user}: {step}: {e}"),
             Self::WorkingDir(path, e) => {
                 write!(f, "cannot change to its working_dir {}: {}", path.display(), io::Error::from(*e))
             }

@@ -13,7 +13,7 @@ use crate::table::{Table, User};
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
-/// Whom a process belongs to.
+/// The user and groups of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// As the table names it.
@@ -34,7 +34,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Why a user of the table is nobody.
+/// Why a user of the table can't be found.
 #[derive(Debug)]
 pub enum NoUser {
     /// A file can't be read.
@@ -178,7 +178,7 @@ pub fn what_is_lacking(table: &Table, selected: &[usize]) -> Option<String> {
     let lacking: Vec<&str> = needed.iter().filter(|(_, n)| has & (1 << n) == 0).map(|(name, _)| *name).collect();
     (!lacking.is_empty()).then(|| {
         let (names, options) = (lacking.join(" and CAP_"), lacking.join(" --cap-add "));
-        format!("daemon {:?} has a `user`, so init needs CAP_{names}; give it those: --cap-add {options}", daemon.name)
+        format!("daemon {:?} has a `user`, so init needs CAP_{names}; add --cap-add {options}", daemon.name)
     })
 }
 
