@@ -1,7 +1,8 @@
 //! What a table means, in words.
 
+use std::collections::HashSet;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sidecar::table::{
     Action, Daemon, Output, Process, Ready, RestartPolicy, Table, Ulimit, User, start_order, stop_order,
@@ -137,7 +138,11 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
             all => format!("writes to {} only", paths(all)),
         });
         let is_tcp_alone = !sandbox.udp && (sandbox.bind.is_some() || sandbox.connect.is_some());
-        let udp = if is_tcp_alone { "; no UDP" } else { "" };
+        let udp = match (is_tcp_alone, sandbox.udp) {
+            (true, _) => "; no UDP",
+            (false, true) => "; UDP on any port",
+            (false, false) => "",
+        };
         lines.push(format!("binds to {}, connects to {}{udp}", ports(&sandbox.bind), ports(&sandbox.connect)));
         if !sandbox.sessions {
             lines.push("can't leave its session and process group".to_owned());
@@ -150,8 +155,15 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
             .map(|other| other.name.as_str())
             .collect::<Vec<_>>()
     };
-    let (alone, shared): (Vec<PathBuf>, Vec<PathBuf>) =
-        daemon.private.iter().cloned().partition(|path| others(path).is_empty());
+    // Its `env_file` has a line of its own.
+    let mut own: Vec<PathBuf> = daemon.private.clone();
+    if table.has_sandboxes() {
+        own.extend(daemon.config_directory().map(Path::to_owned));
+        own.extend(daemon.sandbox.iter().flat_map(|sandbox| sandbox.write.clone()));
+    }
+    let mut told = HashSet::new();
+    own.retain(|path| told.insert(path.clone()));
+    let (alone, shared): (Vec<PathBuf>, Vec<PathBuf>) = own.into_iter().partition(|path| others(path).is_empty());
     if !alone.is_empty() {
         lines.push(format!("alone reads {}", paths(&alone)));
     }
@@ -251,10 +263,20 @@ mod tests {
             "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
             "  sandbox  can't leave its session and process group\n  sandbox  alone reads /p\n",
             "  sandbox  reads /w, as b may, and no other sandboxed daemon\n",
-            "  sandbox  binds to TCP 80, 443, connects to any TCP port\n",
+            "  sandbox  binds to TCP 80, 443, connects to any TCP port; UDP on any port\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_private_without_being_named_is_told() {
+        let sandbox = "[daemon.sandbox]\nwrite=['/w']\n";
+        let config = "[[daemon]]\nname='a'\ncommand=['a']\nconfig={path='/etc/a/list'}\n";
+        assert!(explained(&(config.to_owned() + sandbox)).contains("  sandbox  alone reads /etc/a, /w\n"));
+        let unsandboxed = explained(&format!("{config}[[daemon]]\nname='b'\ncommand=['b']\n{sandbox}"));
+        assert!(unsandboxed.contains("  sandbox  alone reads /etc/a\n"), "{unsandboxed}");
+        assert!(!explained(config).contains("sandbox"));
     }
 
     #[test]
