@@ -1,6 +1,6 @@
 //! What a table means, in words.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -137,7 +137,11 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
             all => format!("writes to {} only", paths(all)),
         });
         let is_tcp_alone = !sandbox.udp && (sandbox.bind.is_some() || sandbox.connect.is_some());
-        let udp = if is_tcp_alone { "; no UDP" } else { "" };
+        let udp = match (is_tcp_alone, sandbox.udp) {
+            (true, _) => "; no UDP",
+            (false, true) => "; UDP on any port",
+            (false, false) => "",
+        };
         lines.push(format!("binds to {}, connects to {}{udp}", ports(&sandbox.bind), ports(&sandbox.connect)));
         if !sandbox.sessions {
             lines.push("can't leave its session and process group".to_owned());
@@ -153,7 +157,14 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
             .map(|other| other.name.as_str())
             .collect::<Vec<_>>()
     };
-    let own: BTreeSet<PathBuf> = daemon.own_paths().map(Path::to_owned).collect();
+    // Its `env_file` has a line of its own.
+    let mut own: Vec<PathBuf> = daemon.private.clone();
+    if table.has_sandboxes() {
+        own.extend(daemon.config_directory().map(Path::to_owned));
+        own.extend(daemon.sandbox.iter().flat_map(|sandbox| sandbox.write.clone()));
+    }
+    let mut told = HashSet::new();
+    own.retain(|path| told.insert(path.clone()));
     let (alone, shared): (Vec<PathBuf>, Vec<PathBuf>) = own.into_iter().partition(|path| others(path).is_empty());
     if !alone.is_empty() {
         lines.push(format!("no other sandboxed daemon can read {}", paths(&alone)));
@@ -255,12 +266,24 @@ mod tests {
             "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
             "  sandbox  can't leave its session and process group\n  sandbox  no other sandboxed daemon can read /p\n  \
              sandbox  only b and this daemon can read /w, of those with a sandbox\n",
-            "  sandbox  binds to TCP 80, 443, connects to any TCP port\n  sandbox  only a and this daemon can read /w, of \
-             those with a sandbox\n",
-            "  sandbox  binds to any TCP port, connects to any TCP port\n  sandbox  no other sandboxed daemon can read /c, /e\n",
+            "  sandbox  only a and this daemon can read /w, of those with a sandbox\n",
+            "  sandbox  binds to TCP 80, 443, connects to any TCP port; UDP on any port\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_private_without_being_named_is_told() {
+        let sandbox = "[daemon.sandbox]\nwrite=['/w']\n";
+        let config = "[[daemon]]\nname='a'\ncommand=['a']\nconfig={path='/etc/a/list'}\n";
+        assert!(
+            explained(&(config.to_owned() + sandbox))
+                .contains("  sandbox  no other sandboxed daemon can read /etc/a, /w\n")
+        );
+        let unsandboxed = explained(&format!("{config}[[daemon]]\nname='b'\ncommand=['b']\n{sandbox}"));
+        assert!(unsandboxed.contains("  sandbox  no other sandboxed daemon can read /etc/a\n"), "{unsandboxed}");
+        assert!(!explained(config).contains("sandbox"));
     }
 
     #[test]
