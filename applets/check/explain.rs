@@ -171,9 +171,9 @@ fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
     }
     for path in shared {
         lines.push(format!(
-            "only {} and this daemon can read {}, of those with a sandbox",
-            others(&path).join(", "),
-            quoted(&path.display().to_string())
+            "shares {} with {}; no other sandboxed daemon can read it",
+            quoted(&path.display().to_string()),
+            others(&path).join(", ")
         ));
     }
     lines
@@ -265,9 +265,9 @@ mod tests {
         for line in [
             "  sandbox  writes to /w only\n  sandbox  binds to any TCP port, connects to no TCP port; no UDP\n",
             "  sandbox  can't leave its session and process group\n  sandbox  no other sandboxed daemon can read /p\n  \
-             sandbox  only b and this daemon can read /w, of those with a sandbox\n",
-            "  sandbox  only a and this daemon can read /w, of those with a sandbox\n",
+             sandbox  shares /w with b; no other sandboxed daemon can read it\n",
             "  sandbox  binds to TCP 80, 443, connects to any TCP port; UDP on any port\n",
+            "  sandbox  shares /w with a; no other sandboxed daemon can read it\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
