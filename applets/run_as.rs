@@ -18,10 +18,10 @@ use crate::out;
 
 /// What `--help` adds to argh's text.
 pub const CODES: &str = "
-The command gets the daemon's user, environment, directory, limits and sandbox, and a
-session of its own: the terminal
-that run-as was called on is not its controlling terminal. run-as passes HUP,
-INT, QUIT, TERM, USR1 and USR2 on to the command's process group.
+The command gets the daemon's user, environment, directory, limits and sandbox,
+and a session of its own: the terminal that run-as was called on is not its
+controlling terminal. run-as passes HUP, INT, QUIT, TERM, USR1 and USR2 on to
+the command's process group.
 
 Exit codes:
   N    the command's own; 128+N if signal N killed it

@@ -252,7 +252,7 @@ fn ruleset(plan: &Plan, daemon: usize, sandbox: &Sandbox) -> Result<landlock::Ru
     let paths = paths::plan(&files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
     for (parent, path) in &paths.missing {
         let name = path.file_name().unwrap_or_default();
-        files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
+        files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NotMade(path.clone(), e)))?;
     }
     let rules = landlock::Ruleset::new(sandbox, plan.kernel.abi).map_err(step("landlock_create_ruleset"))?;
     let mut allow = |node: &Rc<Open>, is_directory, access| rules.allow(node.as_fd(), is_directory, access);
