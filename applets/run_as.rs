@@ -20,8 +20,8 @@ use crate::out;
 pub const CODES: &str = "
 The command gets the daemon's user, environment, directory, limits and sandbox,
 and a session of its own: the terminal that run-as was called on is not its
-controlling terminal. run-as passes HUP, INT, QUIT, TERM, USR1 and USR2 on to the
-command's process group.
+controlling terminal. run-as passes HUP, INT, QUIT, TERM, USR1 and USR2 on to
+the command's process group.
 
 Exit codes:
   N    the command's own; 128+N if signal N killed it

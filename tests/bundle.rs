@@ -442,6 +442,17 @@ fn with_its_volumes_the_bundle_needs_no_tmpfs() {
     assert_eq!(code, 0, "{said}");
 }
 
+#[test]
+fn with_nowhere_to_write_egress_and_git_gate_say_what_to_mount() {
+    let bundle = Container::run(&["--read-only", "--network=none", "--no-healthcheck"], &image(), &[]);
+    for name in ["egress", "git-gate"] {
+        let told = format!(
+            "[{name}] neither /var/lib/{name} nor /tmp/{name} is writable: mount a volume at the one, or a tmpfs at /tmp"
+        );
+        wait_until(&told, || bundle.log().contains(&told).then_some(()));
+    }
+}
+
 /// In the place of timeout(1): a scan may take 1 s. In the place of gitleaks: one that takes longer.
 const HASTY: &str = "#!/bin/sh\nfor word; do shift; [ \"$word\" = 300 ] && word=1; set -- \"$@\" \"$word\"; done; exec /usr/bin/timeout \"$@\"\n";
 const SLOW: &str = "#!/bin/sh\nexec sleep 1000\n";

@@ -217,6 +217,12 @@ fn limits_that_are_too_low_to_make_a_sandbox_do_not_keep_it_from_being_made() {
 }
 
 #[test]
+fn a_write_whose_last_component_cannot_be_made_is_told_as_such() {
+    let line = refused("[daemon.sandbox]\nwrite = [\"/proc/none\"]", "true");
+    assert!(line.contains("it may write to /proc/none, which isn't there and can't be made: No such file"), "{line}");
+}
+
+#[test]
 fn a_directory_that_init_makes_for_a_sandboxed_daemon_is_its_users() {
     let table = alpha("user = \"web\"\n[daemon.sandbox]\nwrite = [\"DIR/all/mine\"]", "echo kept > DIR/all/mine/file");
     let prepare = "mkdir DIR/all; chmod 1777 DIR/all; exec \"$@\"";

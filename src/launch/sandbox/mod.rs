@@ -256,7 +256,7 @@ fn paths(plan: &Plan, daemon: usize, files: &Files) -> Result<paths::Plan<Rc<Ope
     let paths = paths::plan(files, &all, daemon, &hidden).map_err(NotConfined::Rules)?;
     for (parent, path) in &paths.missing {
         let name = path.file_name().unwrap_or_default();
-        files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NoWrite(path.clone(), e)))?;
+        files::make(&parent.node, name).map_err(|e| NotConfined::Rules(NoRules::NotMade(path.clone(), e)))?;
     }
     Ok(paths)
 }

@@ -133,6 +133,8 @@ pub enum NoRules {
     Link(PathBuf),
     /// What the daemon should be able to write to isn't there.
     NoWrite(PathBuf, io::Error),
+    /// The last component of a `write` is missing, and can't be made.
+    NotMade(PathBuf, io::Error),
     /// What is hidden lies below what the daemon may write to.
     HiddenBelowWrite {
         /// What is hidden.
@@ -156,6 +158,13 @@ impl fmt::Display for NoRules {
             ),
             Self::NoWrite(path, e) => {
                 write!(f, "it may write to {}, which can't be opened: {e}; create it, or mount it", path.display())
+            }
+            Self::NotMade(path, e) => {
+                write!(
+                    f,
+                    "it may write to {}, which isn't there and can't be made: {e}; create it, or mount it",
+                    path.display()
+                )
             }
             Self::HiddenBelowWrite { hidden, write } => write!(
                 f,
