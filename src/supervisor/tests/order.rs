@@ -71,6 +71,8 @@ fn a_probe_that_fails_is_tried_again_after_100_ms_that_grow_to_1_s_and_each_reas
         assert_eq!(told(&actions).len(), usize::from(is_new), "{actions:?}");
         let next = init.next().unwrap();
         pauses.push(next.saturating_sub(at(now)).as_millis());
+        let early = next.saturating_sub(Duration::from_millis(1));
+        assert!(acts(init.handle(early, Event::Time)).is_empty());
         assert_eq!(acts(init.handle(next, Event::Time)), [Action::Probe(0)]);
         now = u64::try_from(next.as_millis()).unwrap();
         let _ = init.handle(at(now), Event::ProbeStarted { daemon: 0, pid: pid + 1 });
@@ -91,6 +93,40 @@ fn a_probe_that_takes_10_s_is_killed_and_the_next_one_waits_for_its_end() {
     assert_eq!(acts(init.handle(at(12_000), end)), [Action::KillGroup(20), Action::Reap(20)]);
     assert_eq!(acts(pass(&mut init, 12_100)), [Action::Probe(0)]);
     assert_eq!(whys(&init), ["db: probe timed out"]);
+}
+
+#[test]
+fn a_pause_takes_nothing_from_a_probes_10_s() {
+    let (mut init, _) = begun(
+        &PROBED.replace("[signals]", "[[daemon]]\nname = \"other\"\ncommand = [\"o\"]\ngrace = \"60s\"\n[signals]"),
+    );
+    up(&mut init, 0, 2, 12);
+    up(&mut init, 0, 0, 10);
+    let _ = init.handle(at(0), Event::ProbeStarted { daemon: 0, pid: 20 });
+    // While it waits for the end of other, it asks to be woken each second.
+    let _ = ask(&mut init, 0, "1 stop other");
+    let actions = init.handle(at(6000), Event::Time);
+    assert!(told(&actions)[0].contains("init could not run for 5.0 s"), "{actions:?}");
+    assert!(acts(pass(&mut init, 14_999)).is_empty());
+    assert_eq!(acts(pass(&mut init, 15_000)), killed(20));
+}
+
+#[test]
+fn a_probe_that_nobody_needs_any_more_once_it_is_forked_is_killed_and_reaped() {
+    let forking = || {
+        let (mut init, _) = begun(PROBED);
+        up(&mut init, 0, 0, 10);
+        init
+    };
+    let mut init = forking();
+    let _ = ask(&mut init, 1, "1 stop app");
+    assert_eq!(acts(init.handle(at(1), Event::ProbeStarted { daemon: 0, pid: 20 })), killed(20));
+    assert_eq!(acts(probed(&mut init, 2, 20, 0, "")), [Action::KillGroup(20), Action::Reap(20)]);
+    // A shutdown doesn't wait for it: its end is an orphan's.
+    let mut init = forking();
+    let _ = init.handle(at(1), Event::Stop);
+    assert_eq!(acts(init.handle(at(1), Event::ProbeStarted { daemon: 0, pid: 20 })), killed(20));
+    assert_eq!(acts(probed(&mut init, 2, 20, 0, "")), [Action::Reap(20)]);
 }
 
 #[test]
