@@ -494,6 +494,31 @@ fn a_replacement_starts_2_s_after_the_kill_even_if_the_old_session_is_not_gone()
 }
 
 #[test]
+fn a_pause_takes_nothing_from_the_2_s_after_a_kill() {
+    let mut init = running();
+    let _ = init.handle(at(0), Event::Signal(Signal::USR1));
+    let _ = pass(&mut init, 8000);
+    let _ = init.handle(at(8000), ended(11, End::Signal(KILL)));
+    let _ = init.handle(at(8000), left(1, 11, &[13]));
+    let lost = at(15_000).saturating_sub(init.next().unwrap());
+    let _ = init.handle(at(15_000), Event::Time);
+    let give_up = at(10_000) + lost;
+    let early = give_up.saturating_sub(Duration::from_millis(1));
+    assert!(acts(init.handle(early, left(1, 11, &[13]))).is_empty());
+    assert_eq!(acts(init.handle(give_up, left(1, 11, &[13]))), [Action::Start(1)]);
+}
+
+#[test]
+fn a_signal_that_a_daemon_without_a_grace_dies_of_was_not_sent_by_init() {
+    let mut init = up_all(
+        "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"b\"\ncommand = [\"b\"]\ngrace = \"0s\"\n",
+    );
+    let _ = init.handle(at(1), Event::Stop);
+    let _ = gone(&mut init, 2, 0, 10, End::Code(0));
+    assert_eq!(gone(&mut init, 2, 1, 11, End::Signal(TERM)).last(), Some(&Action::Exit(128 + TERM)));
+}
+
+#[test]
 fn a_second_restart_request_sends_no_second_term_and_moves_no_deadline() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
