@@ -68,6 +68,39 @@ fn members_of_a_daemon_that_is_stopped_on_request_are_asked_and_the_stop_ends_on
 }
 
 #[test]
+fn each_process_that_a_daemon_leaves_is_asked_once_whoever_else_ends_meanwhile() {
+    let mut init = running();
+    let _ = ask(&mut init, 1, "1 stop beta");
+    let _ = init.handle(at(2), ended(11, End::Code(0)));
+    let _ = init.handle(at(2), left(1, 11, &[12, 13]));
+    let look = init.next();
+    let _ = init.handle(at(3), ended(12, End::Code(0)));
+    let _ = init.handle(at(3), ended(99, End::Code(0)));
+    // The end of one of several is no reason to look at once, and neither is a stranger's.
+    assert_eq!(init.next(), look);
+    assert!(acts(init.handle(at(10), left(1, 11, &[13]))).is_empty());
+}
+
+#[test]
+fn a_stop_that_leaves_nobody_says_nothing_of_processes_that_are_left() {
+    let mut init = running();
+    let _ = ask(&mut init, 1, "1 stop beta");
+    let _ = init.handle(at(2), ended(11, End::Code(0)));
+    let actions = init.handle(at(2), left(1, 11, &[]));
+    assert!(told(&actions).iter().all(|line| !line.contains("left")), "{actions:?}");
+}
+
+#[test]
+fn a_strangers_end_is_no_reason_to_look_at_once_for_what_a_daemon_has_left() {
+    let mut init = running();
+    let _ = ask(&mut init, 1, "1 stop beta");
+    let _ = init.handle(at(2), ended(11, End::Code(0)));
+    let look = init.next();
+    let _ = init.handle(at(3), ended(99, End::Code(0)));
+    assert_eq!(init.next(), look);
+}
+
+#[test]
 fn a_start_of_one_that_runs_and_a_stop_of_one_that_does_not_have_nothing_to_do() {
     let mut init = running();
     assert!(acts(ask(&mut init, 1, "1 start beta")).is_empty());
