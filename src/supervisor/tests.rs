@@ -509,6 +509,13 @@ fn a_pause_takes_nothing_from_the_2_s_after_a_kill() {
 }
 
 #[test]
+fn of_many_pids_the_first_ones_are_named() {
+    let of = |count: i32| super::stop::named(&(1..=count).collect::<Vec<_>>());
+    let names = (1..=10).map(|pid| pid.to_string()).collect::<Vec<_>>().join(", ");
+    assert_eq!((of(10), of(11)), (format!("10 processes (pid {names})"), format!("11 processes (pid {names}, …)")));
+}
+
+#[test]
 fn a_signal_that_a_daemon_without_a_grace_dies_of_was_not_sent_by_init() {
     let mut init = up_all(
         "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"b\"\ncommand = [\"b\"]\ngrace = \"0s\"\n",

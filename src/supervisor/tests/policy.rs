@@ -20,6 +20,27 @@ fn a_daemon_that_crashes_is_in_backoff_and_is_started_100_ms_after_its_death() {
     assert_eq!(init.next(), None);
 }
 
+#[test]
+fn while_the_session_of_one_that_crashed_is_cleared_its_next_start_is_shown_and_a_stop_cancels_it() {
+    let mut init = up_all(ON_FAILURE);
+    let _ = init.handle(at(1000), ended(10, End::Code(1)));
+    assert_eq!(init.view(0).unwrap().starts_at, Some(at(1100)));
+    let _ = ask(&mut init, 1001, "1 stop alpha");
+    let _ = init.handle(at(1002), left(0, 10, &[]));
+    assert_eq!((outcome(&init, 0).0, state(&init, 0)), (crate::status::RequestOutcome::Stopped, DaemonState::Stopped));
+    assert!(acts(pass(&mut init, 5000)).is_empty());
+}
+
+#[test]
+fn a_stop_of_one_that_ended_for_good_has_nothing_to_do_while_its_session_is_cleared() {
+    let mut init = up_all(ON_FAILURE);
+    let _ = init.handle(at(1000), ended(10, End::Code(0)));
+    let _ = ask(&mut init, 1001, "1 stop alpha");
+    assert_eq!(outcome(&init, 0).0, crate::status::RequestOutcome::NotRunning);
+    let _ = init.handle(at(1002), left(0, 10, &[]));
+    assert_eq!(state(&init, 0), DaemonState::Exited);
+}
+
 /// It dies as soon as it was started, again and again. The delays between death and start, in milliseconds.
 fn delays(init: &mut Supervisor, mut ms: u64, pids: std::ops::Range<i32>) -> Vec<u64> {
     let mut delays = Vec::new();
