@@ -509,6 +509,17 @@ fn a_pause_takes_nothing_from_the_2_s_after_a_kill() {
 }
 
 #[test]
+fn the_line_of_a_forwarded_term_has_the_pid_of_whom_it_goes_to() {
+    let mut init = running();
+    let actions = init.handle(at(1), Event::Stop);
+    let pid = actions.iter().find_map(|action| match action {
+        Action::Tell(line) if line.text == "forwarding SIGTERM to beta" => line.pid,
+        _ => None,
+    });
+    assert_eq!(pid, Some(11));
+}
+
+#[test]
 fn of_many_pids_the_first_ones_are_named() {
     let of = |count: i32| super::stop::named(&(1..=count).collect::<Vec<_>>());
     let names = (1..=10).map(|pid| pid.to_string()).collect::<Vec<_>>().join(", ");

@@ -52,6 +52,17 @@ fn a_daemon_waits_until_its_dependency_has_executed_its_command() {
 }
 
 #[test]
+fn a_dependency_that_waits_itself_or_is_stopping_is_told_so() {
+    let third = "[[daemon]]\nname = \"third\"\ncommand = [\"t\"]\ndepends_on = [\"app\"]\n[signals]";
+    let (init, _) = begun(&PROBED.replace("[signals]", third));
+    let waiting_for = init.view(2).unwrap().waiting_for.pop().unwrap();
+    assert_eq!((waiting_for.daemon.as_str(), waiting_for.why.as_str()), ("app", "waiting"));
+    let mut init = probing();
+    let _ = ask(&mut init, 1, "1 restart db");
+    assert_eq!(whys(&init), ["db: stopping"]);
+}
+
+#[test]
 fn a_daemon_waits_until_the_probe_of_its_dependency_has_passed() {
     let mut init = probing();
     assert_eq!(whys(&init), ["db: not probed yet"]);

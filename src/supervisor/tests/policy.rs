@@ -32,6 +32,15 @@ fn while_the_session_of_one_that_crashed_is_cleared_its_next_start_is_shown_and_
 }
 
 #[test]
+fn a_shutdown_while_the_session_of_one_that_crashed_is_cleared_starts_it_no_more() {
+    let mut init = up_all(ON_FAILURE);
+    let _ = init.handle(at(1000), ended(10, End::Code(1)));
+    let _ = init.handle(at(1001), Event::Stop);
+    let _ = init.handle(at(1002), left(0, 10, &[]));
+    assert_eq!(gone(&mut init, 1003, 1, 11, End::Code(0)).last(), Some(&Action::Exit(1)));
+}
+
+#[test]
 fn a_stop_of_one_that_ended_for_good_has_nothing_to_do_while_its_session_is_cleared() {
     let mut init = up_all(ON_FAILURE);
     let _ = init.handle(at(1000), ended(10, End::Code(0)));
