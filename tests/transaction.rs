@@ -259,6 +259,21 @@ impl Bundle {
         found.file_name().into_string().unwrap()
     }
 
+    /// Stops the helpers. What one has just forked holds its lock too until it has executed its own program, and goes on.
+    fn stop_helpers(&self) -> Vec<String> {
+        let mut helpers = self.helpers();
+        let parent = |pid: &String| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).map(str::to_owned)
+        };
+        let all = helpers.clone();
+        helpers.retain(|pid| parent(pid).is_none_or(|parent| !all.contains(&parent)));
+        for pid in &helpers {
+            assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
+        }
+        helpers
+    }
+
     fn helpers(&self) -> Vec<String> {
         let init = fs::read_link(format!("/proc/{}/ns/pid", self.init())).unwrap();
         let all = fs::read_dir("/proc").unwrap().flatten();
@@ -1152,10 +1167,7 @@ fn a_helper_that_is_stopped_is_ended_by_the_next_apply_once_its_time_is_over() {
     let bundle = Bundle::start();
     let mut host = bundle.begin("unready", &["--timeout=20s"]);
     bundle.wait_until("served", || bundle.read("serving") == "unready");
-    let stopped = bundle.helpers();
-    for pid in &stopped {
-        assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
-    }
+    let stopped = bundle.stop_helpers();
     signal(&host, "KILL");
     host.wait().unwrap();
     is(&bundle.allowlist("new", &["--timeout=300ms"]), "refused", 1, "another change is under way, by me@");
@@ -1179,9 +1191,7 @@ fn a_helper_that_is_stopped_is_ended_by_init_once_its_time_is_over() {
     let bundle = Bundle::start();
     let mut host = bundle.begin("unready", &["--timeout=20s"]);
     bundle.wait_until("served", || bundle.read("serving") == "unready");
-    for pid in &bundle.helpers() {
-        assert!(Command::new("kill").args(["-STOP", pid]).status().unwrap().success());
-    }
+    bundle.stop_helpers();
     signal(&host, "KILL");
     host.wait().unwrap();
     let mut record = bundle.record();
