@@ -68,6 +68,14 @@ fn members_of_a_daemon_that_is_stopped_on_request_are_asked_and_the_stop_ends_on
 }
 
 #[test]
+fn a_daemon_that_dies_of_another_signal_than_it_was_sent_on_request_counts_as_killed_by_others() {
+    let mut init = running();
+    assert_eq!(acts(ask(&mut init, 1, "1 signal CONT alpha")), [kill(10, CONT)]);
+    let _ = gone(&mut init, 2, 0, 10, End::Signal(11));
+    assert_eq!(gone(&mut init, 3, 1, 11, End::Code(0)).last(), Some(&Action::Exit(128 + 11)));
+}
+
+#[test]
 fn each_process_that_a_daemon_leaves_is_asked_once_whoever_else_ends_meanwhile() {
     let mut init = running();
     let _ = ask(&mut init, 1, "1 stop beta");
