@@ -1,7 +1,9 @@
 //! How the daemons' processes are set up, as the table asks for it, and what the kernel enforces of their sandboxes.
 
 use super::CannotBegin;
+use super::fixed::memfd;
 use crate::launch::setup::{Published, Setups, users};
+use crate::request::SETUPS_NAME;
 use crate::table::Table;
 
 /// Makes them, if a daemon of the table needs one. What the kernel can't enforce of the selected daemons' sandboxes is logged once.
@@ -15,8 +17,8 @@ pub fn make(table: &Table, selected: &[usize]) -> Result<Option<Published>, Cann
         return Err(wrong(why));
     }
     let Some(all) = Setups::new(table).map_err(|e| wrong(e.to_string()))? else { return Ok(None) };
-    let all = all.publish();
-    let all = all
+    let all = memfd(SETUPS_NAME)
+        .and_then(|file| all.publish(file))
         .map_err(|e| CannotBegin::new(format!("cannot publish how daemons are set up: {e}; no daemon was started")))?;
     let asked = selected.iter().filter_map(|index| table.daemons.get(*index)?.sandbox.as_ref());
     let shortfalls = asked.map(|sandbox| all.kernel.shortfall(sandbox));

@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
@@ -101,12 +100,11 @@ impl Setups {
         Ok(Some(Self { sandboxes: Plan::new(table), processes }))
     }
 
-    /// Puts them where the applets find them.
+    /// Puts them into this memfd, which can be sealed.
     ///
     /// # Errors
     /// There is no memory for it, or a path isn't UTF-8.
-    pub fn publish(&self) -> io::Result<Published> {
-        let mut file = File::from(memfd_create(SETUPS_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    pub fn publish(&self, mut file: File) -> io::Result<Published> {
         file.write_all(&serde_json::to_vec(self)?)?;
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
