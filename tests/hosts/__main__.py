@@ -11,10 +11,11 @@ import machine as machines
 import report
 from docker import Docker28
 from host import Cell, run_case
+from kubernetes import Kubernetes
 from machine import Machine, Trouble, say
 
 # The columns of the report, in order.
-HOSTS = [Docker28()]
+HOSTS = [Docker28(), Kubernetes()]
 
 
 def run_host(host, only):
