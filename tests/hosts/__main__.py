@@ -9,12 +9,13 @@ import time
 
 import machine as machines
 import report
-from docker import Docker28
+from docker import Docker28, Docker29, Gvisor
 from host import Cell, run_case
 from machine import Machine, Trouble, say
+from podman import PodmanRootless
 
 # The columns of the report, in order.
-HOSTS = [Docker28()]
+HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor()]
 
 
 def run_host(host, only):

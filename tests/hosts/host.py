@@ -7,7 +7,7 @@ from collections.abc import Callable
 import machine as machines
 
 
-class Wrong(Exception):
+class Wrong(machines.Trouble):
     """Something isn't as it should be: a sentence."""
 
 
@@ -120,7 +120,7 @@ def run_case(host, world, case):
             if check(world, done) is False:
                 raise Wrong(f"not true: {check.__name__}")
         world.end(case, done)
-    except (Wrong, machines.Trouble) as wrong:
+    except machines.Trouble as wrong:
         said = f"\n      $ {command}\n      {done.said.strip()[-1500:]}" if done else ""
         machines.say(f"  NOT  {case.name}: {wrong}{said}")
         return Cell("wrong", str(wrong), done.seconds if done else 0)

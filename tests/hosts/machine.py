@@ -200,7 +200,7 @@ class Machine:
             raise Trouble("there is no cgroup v2 hierarchy on this machine")
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork",
                    "--kill-child=KILL", "--propagation", "private", "bash", "-c", BEGIN, "-", self.name, str(self.layers), self.cgroup, str(self.lower)]
-        outer = self._spawn(command, "machine", preexec_fn=self._join_cgroups)
+        outer = self._spawn(command, "machine", preexec_fn=self._prepare)
         self.pid = self._wait(lambda: self._first_process(outer), f"the machine {self.name}", outer)
         # The address is there before a program can have need of it.
         slirp = ["setpriv", "--pdeathsig", "KILL", "nsenter", "-t", str(self.pid), "--mount", "--", "slirp4netns", "--configure",
@@ -208,8 +208,10 @@ class Machine:
         network = self._spawn(slirp, "network")
         self._wait(lambda: "10.0.2.100" in self.run("ip -4 addr show tap0").out, "a way out of the machine", network)
 
-    def _join_cgroups(self):
+    def _prepare(self):
         """Before the cgroup namespace: what the machine makes is below a cgroup of its own, and can be found at its end."""
+        # A shell that runs this in the background has it ignore Ctrl-C; what is tried here must not.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         for directory, _ in hierarchies():
             own = directory / CGROUP / self.layers.name
             for made in (own.parent, own):
@@ -264,7 +266,7 @@ class Machine:
         began = time.monotonic()
         inside = self._inside(command, environment)
         process = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                                   preexec_fn=self._join_cgroups)
+                                   preexec_fn=self._prepare)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -282,7 +284,7 @@ class Machine:
 
     def start(self, log, command, environment=None):
         """Starts it in the machine, in the background; its output goes to the log of this name."""
-        return self._spawn(self._inside(command, environment), log, preexec_fn=self._join_cgroups)
+        return self._spawn(self._inside(command, environment), log, preexec_fn=self._prepare)
 
     def log(self, name):
         return (self.logs / name).read_text(errors="replace") if (self.logs / name).is_file() else ""
