@@ -5,10 +5,13 @@ web server that plays the internet. `toy` has daemons whose bad days are to orde
 """
 
 import json
+import shlex
 import shutil
 import time
 
+import buildx
 import machine as machines
+import user
 from host import Case, World, Wrong
 
 DAEMONS = ("egress", "pipelock", "git-gate", "supervise")
@@ -166,7 +169,6 @@ class Containers(World):
         return self.run("{docker} exec " + name + " cat /tmp/serving").out
 
     def begin(self, case):
-        self.began = str(int(time.time()) - 1)
         self.before = (self.pids("real"), self.content()) if "real" in self.up else None
 
     def end(self, case, done):
@@ -203,6 +205,7 @@ def container(options, image="{image}", arguments=""):
     """One named `other` in place of the last."""
     def made(world):
         world.remove("other")
+        world.began = str(int(time.time()) - 1)
         world.check("{docker} run -d --name other {run_options} " + options + " " + image + " " + arguments, 180)
     return made
 
@@ -284,6 +287,8 @@ def untouched(world, _):
     """Nothing was executed in the container `other`, nor was it signalled, as the engine's own notes tell."""
     # Not by its name, which the one before had too.
     events = world.check("{docker} events --since " + world.began + " --until $(date +%s) --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'" + world.words.get("events", ""))
+    if "start" not in events:
+        raise Wrong("the engine has no notes of its start: what else it noted can't be told")
     for line in events.splitlines():
         if "exec" in line or "kill" in line:
             raise Wrong(f"the engine noted: {line[:200]}")
@@ -415,6 +420,7 @@ CASES = [
     # The rest of what README offers.
     Case("scripts/demo ends in PASS", DEMO, 0, (says("PASS"),), (lambda world: world.remove("real", "web", "agent"),), within=400),
     Case("compose.yaml: up, healthy, an apply, down", COMPOSE, 0, (says("live"),), (lambda world: world.remove("real", "web", "agent"),), within=300),
+    Case(buildx.NAME, shlex.join(user.command(buildx.BUILD)), 0, (says("linux/amd64: sidecar", "linux/arm64: sidecar"),), (buildx.prepare,), within=600),
     # A fleet.
     Case("--label: all three live", "apply-allowlist --file {dir}/new --label fleet=yes", 0, (says("3"), serve("new", "f1", "f2", "f3")), (fleet,)),
     Case("--all: all that run", "apply-allowlist --file {dir}/newer --all", 0, (serve("newer", "f1", "f2", "f3"),), (fleet, before("{docker} rm -f other || true"))),

@@ -2,31 +2,8 @@
 
 import images
 import matrix
+import user
 from host import Host, fill, kernel_versions
-
-USER = "alice"
-HOME = f"/data/{USER}"
-
-# As root in the machine: the command is run as the user, in a cgroup that she may divide.
-AS_USER = f"""
-echo 0 > /sys/fs/cgroup/{USER}/session/cgroup.procs
-exec setpriv --reuid={USER} --regid={USER} --init-groups env -C {HOME} HOME={HOME} USER={USER} XDG_RUNTIME_DIR=/run/user/{USER} \\
-  SIDECAR_DOCKER=podman bash -c "$1"
-"""
-
-# Device nodes that a login's udev rules would open to her; subordinate ids come with useradd.
-MAKE_USER = f"""
-set -e
-mount -t tmpfs tmpfs /dev/net
-mknod -m 666 /dev/net/tun c 10 200
-mknod -m 666 /run/fuse c 10 229
-mount --bind /run/fuse /dev/fuse
-useradd --create-home --home-dir {HOME} --shell /bin/bash {USER}
-install -d -o {USER} -g {USER} -m 700 /run/user/{USER}
-mkdir -p /sys/fs/cgroup/{USER}/session
-chown {USER}: /sys/fs/cgroup/{USER} /sys/fs/cgroup/{USER}/cgroup.* /sys/fs/cgroup/{USER}/session /sys/fs/cgroup/{USER}/session/cgroup.*
-install -d -o {USER} -g {USER} {HOME}/.config {HOME}/.config/containers
-"""
 
 CONFIGURATION = """[engine]
 cgroup_manager = "cgroupfs"
@@ -38,7 +15,7 @@ class UserContainers(matrix.Containers):
     """The same bundles, all commands run as the user."""
 
     def run(self, command, timeout=120):
-        return self.machine.run(["bash", "-c", AS_USER, "-", fill(command, self.words)], timeout=timeout)
+        return self.machine.run(user.command(fill(f"export SIDECAR_DOCKER=podman; {command}", self.words)), timeout=timeout)
 
 
 class PodmanRootless(Host):
@@ -49,6 +26,7 @@ class PodmanRootless(Host):
         "the engine killed in the middle: nothing half-done": "podman has no engine that could be killed",
         "compose.yaml: up, healthy, an apply, down": "compose is for Docker's socket",
         "scripts/demo ends in PASS": "the demo runs docker",
+        "buildx: target sidecar for amd64 and arm64 in one go": "buildx is Docker's",
     }
 
     def build(self):
@@ -56,8 +34,8 @@ class PodmanRootless(Host):
 
     def start(self, machine):
         images.bring(machine, self.built)
-        machine.run(MAKE_USER, check=True)
-        (machine.data / USER / ".config/containers/containers.conf").write_text(CONFIGURATION)
+        machine.run(user.MAKE, check=True)
+        (machine.data / user.USER / ".config/containers/containers.conf").write_text(CONFIGURATION)
         words = {"docker": "podman", "image": images.BUNDLE, "base": images.BASE, "exe": "/proc/1/exe", "run_options": "",
                  # There is no systemd here whose timers would run it.
                  "run_healthcheck": "podman healthcheck run real", "events": " --stream=false"}
