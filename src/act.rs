@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_without_a_handler_is_told_as_one_that_would_have_killed_the_daemon_whatever_the_signal_is_for() {
+    fn a_signal_without_a_handler_is_reported_as_one_that_would_kill() {
         let mut s = Scene::new(Verb::Signal(Signal::from_name("TERM").unwrap()));
         let (_, why) = s.shows("a", RequestOutcome::NeverCaught).unwrap();
         let told = why.unwrap().to_string();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_came_and_went_between_two_looks_is_gone_and_not_unserved() {
+    fn a_request_that_came_and_went_between_two_looks_is_gone() {
         let mut s = Scene::new(Verb::Stop);
         for n in 0..KEPT {
             assert_eq!(s.shows(&n.to_string(), RequestOutcome::Stopped), None);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_another_request_decided_is_superseded_and_one_that_left_its_daemon_down_needs_a_person() {
+    fn a_request_that_another_one_overtook_is_superseded() {
         let unproven = |shortfall| {
             let daemon = Printable::new("a");
             Ended::badly(Outcome::NotProven, Reason::Unproven { sent: daemon.clone(), daemon, pid: None, shortfall })

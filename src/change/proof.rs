@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_live_once_the_next_generation_was_ready_for_its_settling_time() {
+    fn a_restart_is_live_once_the_replacement_stayed_ready_for_settle() {
         let mut s = Scene::new(Signal::USR1);
         assert_eq!(s.at(0, None), Err(false));
         s.last("USR1", Served::Restarting, None);
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_proven_by_the_generation_that_it_started_and_by_no_later_one() {
+    fn a_request_is_proven_only_by_the_generation_that_it_started() {
         use RequestOutcome::{Failed, Pending, Refused, Started, Superseded};
         let of = |outcome, generation| {
             let mut s = of_a_request();

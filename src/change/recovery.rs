@@ -97,7 +97,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
 /// # Errors
 /// The simulation's helper was killed.
 pub fn close(files: &mut impl Files, record: &Record) -> Tried<()> {
-    if unless_killed(set_aside(files, record))?.is_some() && unless_killed(files.write_record(record))?.is_some() {
+    if unless_killed(set_aside(files, record))?.is_ok() && unless_killed(files.write_record(record))?.is_ok() {
         sweep(files)?;
     }
     Ok(())
@@ -137,14 +137,14 @@ pub fn sweep(files: &mut impl Files) -> Tried<()> {
     Ok(())
 }
 
-/// That it failed is no reason not to go on.
+/// What came of a step whose failure doesn't end the change.
 ///
 /// # Errors
 /// The simulation's helper was killed.
-pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Option<T>> {
+pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Result<T, Reason>> {
     match tried {
-        Ok(done) => Ok(Some(done)),
-        Err(Stop::Because(_)) => Ok(None),
+        Ok(done) => Ok(Ok(done)),
+        Err(Stop::Because(why)) => Ok(Err(why)),
         Err(Stop::Killed) => Err(Stop::Killed),
     }
 }

@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_went_back_for_another_s_sake_says_whose_also_where_it_did_not_come_up() {
+    fn a_bundle_that_was_rolled_back_for_another_names_that_other() {
         let why = Reason::Cancelled;
         let back = Ended::badly(Outcome::RolledBack, why.clone());
         for ended in [back, Ended::down(why.clone(), Reason::Late), why.into()] {
