@@ -11,11 +11,12 @@ import machine as machines
 import report
 from docker import Docker28, Docker29, Gvisor
 from host import Cell, run_case
+from kubernetes import Kubernetes
 from machine import Machine, Trouble, say
 from podman import PodmanRootless
 
 # The columns of the report, in order.
-HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor()]
+HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor(), Kubernetes()]
 
 
 def run_host(host, only):
