@@ -116,7 +116,7 @@ fn the_example_of_each_key_of_the_table_is_valid() {
         check(&table, line);
         count += 1;
     }
-    assert_eq!(count, 4 + 20 + 4 + 6, "of all daemons, of one, of its readiness, of its sandbox");
+    assert_eq!(count, 4 + 19 + 4 + 6, "of all daemons, of one, of its readiness, of its sandbox");
 }
 
 #[test]
