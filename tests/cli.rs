@@ -697,6 +697,27 @@ fn how_far_it_is_is_shown_on_a_terminal_and_nowhere_else() {
     let shown = |line: &str| line.rsplit("\u{1b}[K").next().unwrap_or_default().to_owned();
     let lines: Vec<String> = out.lines().map(shown).collect();
     assert!(lines.len() == 3 && lines[0].starts_with("b1: live: ") && lines[2].contains(": 2 live; "), "{lines:?}");
+    // A person whose apply failed is told where to read on; a script isn't.
+    let mut no_bundle = dir.docker("true");
+    let hint = "what that means, and what to do: sidecar --explain not-a-sidecar-bundle";
+    assert!(!run(&mut no_bundle, &["apply-allowlist", "b1"]).2.contains(hint));
+    let mut on_a_terminal = Command::new("script");
+    on_a_terminal.envs(no_bundle.env("TERM", "xterm").get_envs().filter_map(|(name, value)| Some((name, value?))));
+    on_a_terminal.args(["--quiet", "--return", "--command"]);
+    let (code, out, _) = run(&mut on_a_terminal, &[&format!("{SIDECAR} apply-allowlist b1"), "/dev/null"]);
+    assert!(code == 4 && out.contains(hint), "{out}");
+}
+
+#[test]
+fn explain_takes_a_word_as_json_and_as_a_line_have_it() {
+    let page = sidecar(&["--explain", "rolled-back"]).1;
+    assert!(page.starts_with("rolled-back\n") && page.contains("the old content is back"), "{page}");
+    for words in [&["--explain", "rolled", "back"][..], &["--explain=Rolled-Back"], &["--explain", "rolled_back"]] {
+        assert_eq!(sidecar(words), (0, page.clone(), String::new()), "{words:?}");
+    }
+    let (code, out, err) = sidecar(&["--explain", "nonsense"]);
+    assert!(code == 2 && out.is_empty() && err.contains("down, unsettled, "), "{err}");
+    assert_eq!(sidecar(&["--explain"]).0, 2);
 }
 
 #[test]
@@ -848,7 +869,7 @@ fn if_proc_1_exe_cannot_be_executed_the_containers_own_path_is_used() {
     assert!(code == 0 && out.starts_with("b1: live: "), "{out}{err}");
     assert_eq!(dir.calls(), ["inspect", "exec", "exec", "kill"]);
     let (code, _, err) = run(&mut dir.docker(&fails), &["apply-allowlist", "b1"]);
-    assert!(code == 4 && err.contains("doesn't execute /proc/1/exe") && err.contains("gVisor"), "{err}");
+    assert!(code == 4 && err.contains("can't execute /proc/1/exe") && err.contains("gVisor"), "{err}");
     assert!(err.contains("nothing was sent"), "{err}");
     // In Kubernetes the manifest tells it.
     let pod = format!("[ -e \"$CALLS-2\" ] || {{ : > \"$CALLS-2\"; {fails}; }}; {}", live());

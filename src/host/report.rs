@@ -238,7 +238,7 @@ impl Report {
                 self.change()
             ),
             Outcome::Unchanged => format!(
-                "unchanged: this very content was proven live in the process of {daemon} that still runs; nothing was sent{unchecked}; {ms} ms"
+                "unchanged: the running process of {daemon} was already proven with this very content; nothing was sent{unchecked}; {ms} ms"
             ),
             Outcome::DryRun => {
                 let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passes it" };
