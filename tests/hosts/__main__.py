@@ -63,6 +63,8 @@ def main():
     options = parser.parse_args()
     # Ctrl-C and TERM end it by the way that removes everything.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Also for a case that sends it, if this is a shell's background job, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
     machines.CACHE.mkdir(parents=True, exist_ok=True)
     machines.sweep()

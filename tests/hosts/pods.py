@@ -120,6 +120,14 @@ def toy_pod(name, command=("/sbin/init",), labels=None, others=(), **environment
     return pod(name, bundle, *others, labels={"sidecar.schema": "1"} if labels is None else labels, volumes=volumes)
 
 
+def outlived_toy():
+    """The same as a native sidecar of an agent that takes its time to end."""
+    made_of = toy_pod("toy")
+    bundle = made_of["spec"]["containers"].pop()
+    made_of["spec"] |= {"initContainers": [{**bundle, "restartPolicy": "Always"}], "containers": [container("agent", "debian:bookworm-slim", SLOW)]}
+    return made_of
+
+
 # What is made so before a case.
 
 def page_file(text):
@@ -145,7 +153,8 @@ def made(*objects, ready=()):
 
 def toy(world):
     """It serves `old`."""
-    if world.inside("toy", "/proc/1/exe status --ready").code != 0:
+    ends = world.run("kubectl -n agents get pod toy --output='jsonpath={.metadata.deletionTimestamp}'")
+    if ends.code != 0 or ends.out or world.inside("toy", "/proc/1/exe status --ready").code != 0:
         made(toy_pod("toy"), ready=["toy"])(world)
     if serving(world, "toy") != "old":
         world.check("apply-allowlist --via kubectl -n agents --file {dir}/old toy")
@@ -220,7 +229,7 @@ def is_gone(name):
 def untouched(world, _):
     """Nothing was executed in the pod `other`: its process sees no more than its own children."""
     seen = world.inside("other", "sh -c 'cat /proc/[0-9]*/comm'", "other").out.split()
-    if set(seen) - {"sh", "sleep", "cat"}:
+    if set(seen) - {"sh", "sleep", "cat", "pause"}:
         raise Wrong(f"in the container: {seen}")
 
 
@@ -229,7 +238,7 @@ def in_the_middle(action, timeout="15s", word="unready", pods="toy"):
     return f"""
         set -m
         apply-allowlist --via kubectl -n agents --file {{dir}}/{word} --timeout {timeout} {pods} > /tmp/said 2>&1 & apply=$!
-        for _ in $(seq 100); do [ "$(kubectl -n agents exec toy -c bundle -- cat /tmp/serving)" != {word} ] || break; sleep 0.1; done
+        for _ in $(seq 100); do [ "$(kubectl -n agents exec toy -c bundle -- cat /tmp/serving)" != {word} ] && kill -0 $apply || break; sleep 0.1; done
         {action}
         wait $apply; code=$?; cat /tmp/said; exit $code
     """
@@ -425,6 +434,11 @@ ARRIVES = """
     done
     echo "kubelet brought it after $((SECONDS - began)) s"
 """
+# The same of the pod whose container doesn't see it: on the node itself.
+SWAPPED = """
+    seed=/data/kubelet/pods/$(kubectl -n agents get pod agent-sub --output='jsonpath={.metadata.uid}')/volumes/kubernetes.io~configmap/seed
+    for _ in $(seq 300); do ! cmp -s config/pipelock.yaml $seed/pipelock.yaml || break; sleep 1; done
+"""
 
 
 def tell(pattern):
@@ -485,7 +499,8 @@ def cases():
         Case("by subPath: --file is refused", VIA + " --file config/pipelock.yaml agent-sub", 1, (says("mount of its own"),), (SUBPATH,)),
         Case("a ConfigMap that is mounted itself: live without --file, once kubelet has brought it", ARRIVES + VIA + " agent-cm", 0,
              (says("live"), tell("kubelet brought"), same_file("agent-cm")), within=400),
-        Case("by subPath: what lies there never changes, and is refused", VIA + " agent-sub", 1, (says("replaced or removed"), differs("agent-sub"))),
+        Case("by subPath: the old file stays, and is refused once kubelet has the new one", SWAPPED + VIA + " agent-sub", 1,
+             (says("replaced or removed"), differs("agent-sub")), within=400),
         Case("a pod of the page ends in much less than its grace", "kubectl -n agents delete pod agent-sub agent-cm", 0, (within(12),)),
         # Who isn't there, and who is no bundle.
         Case("no such pod: 3", VIA + " --file {dir}/new nobody", 3),
@@ -495,8 +510,8 @@ def cases():
         Case("a stranger: 4, and nothing is executed in it", VIA + " --file {dir}/new other", 4, (untouched,), (made(pod("other", stranger())),)),
         Case("a container that isn't the bundle, by -c: 4, and nothing is executed", VIA + " -c other --file {dir}/new other", 4, (untouched,),
              (made(toy_pod("other", others=[stranger()])),)),
-        Case("no container of that name: 4", VIA + " -c nobody --file {dir}/new other", 4),
-        Case("two bundles in a pod: 4, without -c", VIA + " --file {dir}/new toy", 4, (),
+        Case("no container of that name: 1, and nothing is executed", VIA + " -c nobody --file {dir}/new other", 1, (says("which container"), untouched)),
+        Case("two bundles in a pod: 1 without -c", VIA + " --file {dir}/new toy", 1, (says("which container"),),
              (new_toy({**toy_pod("x")["spec"]["containers"][0], "name": "second"}),)),
         Case("two bundles in a pod: live, with -c", VIA + " -c bundle --file {dir}/new toy", 0, (says("live"), serve("new"))),
         Case("shareProcessNamespace: 4, and nothing is executed", VIA + " --file {dir}/new other", 4, (untouched,),
@@ -507,7 +522,7 @@ def cases():
                                                                                                "restartPolicy": "Never"}}),
               before("kubectl -n agents wait --for=jsonpath='{.status.phase}'=Failed pod/other --timeout=60s"))),
         Case("a terminating pod, by name: 3, and nothing is sent", "kubectl -n agents delete pod toy --wait=false && " + VIA + " --file {dir}/new toy", 3, (says("terminating"), serve("old")),
-             (new_toy(container("slow", "debian:bookworm-slim", SLOW)), toy)),
+             (made(outlived_toy(), ready=["toy"]), toy)),
         Case("one missing of two: 3, and the other is live", VIA + " --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (lambda world: world.remove("toy"), toy)),
         # Bad content, and bad days in the middle.
         Case("a daemon that dies of it: taken back", VIA + " --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
@@ -521,9 +536,9 @@ def cases():
         Case("the API server gone for good: 5 once the time is up, and the bundle is as it was",
              in_the_middle(f"touch /run/{API}.away; kill -KILL $(pidof {API})", "3s"), 5, (api_back, serve("old")), (toy,)),
         Case("kill of the bundle in the middle: 3, back at its start", in_the_middle(KILL_CONTAINER), 3, (serve("old"),), (toy,)),
-        Case("the pod deleted in the middle: nothing is live", in_the_middle("kubectl -n agents delete pod toy --wait=false"), None, (says_not("live:"), is_gone("toy")), (toy,)),
+        Case("the pod deleted in the middle: nothing is live", in_the_middle("kubectl -n agents delete pod toy --wait=false"), None, (says_not("toy: live:"), is_gone("toy")), (toy,)),
         Case("the pod deleted in the middle, its bundle kept by a slow agent: taken back, and told so",
-             in_the_middle("kubectl -n agents delete pod toy --wait=false", "4s"), 1, (says("old content is back"),), (new_toy(container("slow", "debian:bookworm-slim", SLOW)), toy)),
+             in_the_middle("kubectl -n agents delete pod toy --wait=false", "4s"), 1, (says("old content is back"),), (made(outlived_toy(), ready=["toy"]), toy)),
         # A fleet.
         Case("twenty pods: all live", fleet_apply(""), 0, (as_told(terminating=0), all_are("live")), (fleet, another_list, victims(0)), moves=ANY, within=400),
         Case("twenty pods, --canary 2: all live", fleet_apply("--canary 2"), 0, (as_told(), all_are("live")), (fleet, another_list, victims(0)), moves=ANY, within=400),
