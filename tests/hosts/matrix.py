@@ -120,7 +120,7 @@ class Containers(World):
     def start_real(self):
         if "real" in self.up:
             return
-        self.check("{docker} run -d --name real " + self.HARDENED + " {run_options} --add-host web.test:127.0.0.1 -v /etc/sidecar/pipelock"
+        self.check("{docker} run -d --name real " + self.HARDENED + " --add-host web.test:127.0.0.1 -v /etc/sidecar/pipelock"
                    " -v /etc/sidecar/egress -v /var/lib/egress -v /var/lib/git-gate {image}", 180)
         self.wait_ready("real")
         self.client("web", "-d", "web.py")
@@ -132,13 +132,13 @@ class Containers(World):
     def client(self, name, how, program):
         """A program of ours in the network namespace of the bundle."""
         return self.run("{docker} run " + how + (f" --name {name}" if name else "") + " --network container:real -v {dir}/clients:/clients:ro"
-                        " {run_options} --entrypoint /opt/supervise/bin/python {image} -u /clients/" + program, 180)
+                        " --entrypoint /opt/supervise/bin/python {image} -u /clients/" + program, 180)
 
     def start_toys(self, *names):
         for name in names:
             if name not in self.up:
                 picky = "yes" if name == "f1" else "no"
-                self.check("{docker} run -d --name " + name + " " + self.HARDENED + " {run_options} --network none --label fleet=" + ("no" if name == "toy" else "yes")
+                self.check("{docker} run -d --name " + name + " " + self.HARDENED + " --network none --label fleet=" + ("no" if name == "toy" else "yes")
                            + f" -e PICKY={picky} -e SIDECAR_CONFIG=/table/daemons.toml -v {{dir}}:/table:ro -v /etc/sidecar/pipelock {{image}}", 180)
                 self.wait_ready(name)
                 self.up.add(name)
@@ -206,7 +206,7 @@ def container(options, image="{image}", arguments=""):
     def made(world):
         world.remove("other")
         world.began = str(int(time.time()) - 1)
-        world.check("{docker} run -d --name other {run_options} " + options + " " + image + " " + arguments, 180)
+        world.check("{docker} run -d --name other " + options + " " + image + " " + arguments, 180)
     return made
 
 
@@ -286,7 +286,7 @@ def ready(world, _):
 def untouched(world, _):
     """Nothing was executed in the container `other`, nor was it signalled, as the engine's own notes tell."""
     # Not by its name, which the one before had too.
-    events = world.check("{docker} events --since " + world.began + " --until $(date +%s) --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'" + world.words.get("events", ""))
+    events = world.check("{docker} events --since " + world.began + " --until $(($(date +%s) + 1)) --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'" + world.words.get("events", ""))
     if "start" not in events:
         raise Wrong("the engine has no notes of its start: what else it noted can't be told")
     for line in events.splitlines():
@@ -338,7 +338,7 @@ COMPOSE = """
     docker compose up -d --wait && sed -i s/api.anthropic.com/web.test/ config/pipelock/pipelock.yaml \\
       && apply-allowlist "$(docker compose ps -q bundle)"
     code=$?
-    docker compose exec -T bundle /proc/1/exe status
+    docker compose exec -T bundle {exe} status
     docker compose down -v --timeout 12
     exit $code
 """
