@@ -105,6 +105,8 @@ class Gvisor(Docker):
     # forky's was built by a newer Go than it knows, and panics.
     SUITE = "bookworm-backports"
     options = ("--config-file", "/run/docker.json")
+    # Of cgroup v2 it needs controllers that a kernel with both has bound to v1.
+    cgroup = "v1"
     # It can't execute /proc/1/exe.
     exe = "/sbin/init"
     without = {

@@ -256,8 +256,8 @@ class Machine:
             if found:
                 return found
             time.sleep(0.1)
-        logs = "".join(f"\n{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in sorted(self.logs.iterdir()))
-        raise Trouble(f"no {what}{logs}")
+        logs = process and "".join(f"\n{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in sorted(self.logs.iterdir()))
+        raise Trouble(f"no {what}{logs or f' within {seconds} s'}")
 
     def wait(self, look, what, seconds=60):
         """Until `look()` is true."""

@@ -83,7 +83,8 @@ class Containers(World):
         self.start_engine = start_engine
         self.before = None
         self.began = "0"
-        self.up = set()
+        # Which run, and which could not be had.
+        self.up, self.failed = set(), set()
         files = machine.data / "files"
         files.mkdir()
         allowlist = (machines.REPOSITORY / "bundle/pipelock/pipelock.yaml").read_text()
@@ -120,6 +121,10 @@ class Containers(World):
     def start_real(self):
         if "real" in self.up:
             return
+        if "real" in self.failed:
+            raise Wrong("the bundle didn't come up before")
+        self.failed.add("real")
+        self.remove("real", "web", "agent")
         self.check("{docker} run -d --name real " + self.HARDENED + " --add-host web.test:127.0.0.1 -v /etc/sidecar/pipelock"
                    " -v /etc/sidecar/egress -v /var/lib/egress -v /var/lib/git-gate {image}", 180)
         self.wait_ready("real")
@@ -128,6 +133,7 @@ class Containers(World):
         self.machine.wait(lambda: "open" in self.run("{docker} logs agent").said, "MCP session", 60)
         self.check("apply-allowlist --file {dir}/elsewhere real")
         self.up.add("real")
+        self.failed.clear()
 
     def client(self, name, how, program):
         """A program of ours in the network namespace of the bundle."""
