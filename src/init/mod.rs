@@ -62,6 +62,8 @@ const REQUESTS: u64 = 3;
 const STREAMS: u64 = 4;
 /// How soon init tries again to watch a descriptor that the kernel refused.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// Orphans that end in quicker succession than this are reaped together: to be woken costs more than to reap one.
+const TOGETHER: Duration = Duration::from_millis(1);
 /// How often one round continues to write what was read before, as fast as the reader takes it.
 const FEEDS: usize = 16;
 /// If init isn't PID 1: how long it waits, before it exits, for children that it has killed.
@@ -194,6 +196,8 @@ struct Shell {
     next_number: u64,
     /// How many children this round has handled.
     taken_in: usize,
+    /// The last wait was short and brought nothing but ends of children, of orphans alone as far as is known.
+    are_orphans_many: bool,
     buffer: Vec<u8>,
     is_pid_1: bool,
 }
@@ -275,6 +279,7 @@ impl Shell {
             watch,
             next_number: STREAMS,
             taken_in: 0,
+            are_orphans_many: false,
             buffer: vec![0; BUFFER],
             is_pid_1,
         })
@@ -334,6 +339,7 @@ impl Shell {
                 self.finish(if core.state() == InitState::Stopping { DRAIN_ASKED } else { DRAIN_ALONE });
                 return code;
             }
+            self.are_orphans_many &= !self.changed;
             self.publish(&core);
             self.flush();
             if !std::mem::replace(&mut is_settled, true) {
@@ -372,9 +378,13 @@ impl Shell {
         let has_more =
             self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more() || !self.notes.is_empty();
         let next = if has_more { Some(Moment::ZERO) } else { core.next() };
-        let mut longest = next.map(|at| at.saturating_sub(now()));
+        let began = now();
+        let mut longest = next.map(|at| at.saturating_sub(began));
         if self.watch_all(core) {
             longest = longest.into_iter().chain([WATCH_AGAIN]).min();
+        }
+        if self.are_orphans_many && next.is_none() && self.launches.is_empty() {
+            self.signals.let_ends_pile_up(TOGETHER);
         }
         let fds = [PollFd::new(self.watch.fd(), PollFlags::POLLIN)];
         let (is_up, signalled) = self.signals.wait(&fds, longest);
@@ -401,6 +411,7 @@ impl Shell {
         if up.contains(&REQUESTS) || self.requests.has_more() {
             events.extend(self.requests.take());
         }
+        self.are_orphans_many = !is_up && events.is_empty() && now().saturating_sub(began) < 2 * TOGETHER;
         events
     }
 

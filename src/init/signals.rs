@@ -34,10 +34,11 @@ const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// The signals that init waits for.
 pub struct Signals {
     fd: OwnedFd,
-    /// The set, and those in it that end the bundle.
+    /// The set, all in it but SIGCHLD, and those that end the bundle.
     all: libc::sigset_t,
+    others: libc::sigset_t,
     stops: libc::sigset_t,
-    /// One that was taken while init waited without descriptors.
+    /// One that was taken while init waited without descriptors, or for ends to pile up.
     taken: Option<Pending>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
@@ -72,6 +73,8 @@ impl Signals {
             unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
         let (all, stops) = (set_of(&wanted), set_of(&STOPS));
+        wanted.retain(|number| *number != libc::SIGCHLD);
+        let others = set_of(&wanted);
         // `main` has blocked all but those that libc keeps for itself.
         // SAFETY: rt_sigprocmask(2) reads a set that was initialised, its first 8 bytes.
         unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, 0usize, 8usize) };
@@ -81,7 +84,14 @@ impl Signals {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // If another program has executed init, that program's children are now init's.
         let (taken, a_child_ended, told_of) = (None, true, None);
-        Ok(Self { fd, all, stops, taken, a_child_ended, told_of })
+        Ok(Self { fd, all, others, stops, taken, a_child_ended, told_of })
+    }
+
+    /// Lets children's ends pile up for that long, unless another signal comes.
+    pub fn let_ends_pile_up(&mut self, time: Duration) {
+        if self.taken.is_none() {
+            self.taken = next(&self.others, time);
+        }
     }
 
     /// Waits for one of these descriptors or a signal; returns which of the two came.
@@ -91,12 +101,13 @@ impl Signals {
         let signals = PollFd::new(self.fd.as_fd(), PollFlags::POLLIN);
         let mut all: Vec<PollFd<'_>> = fds.iter().cloned().chain([signals]).collect();
         let is_up = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        let longest = if self.taken.is_some() { Some(Duration::ZERO) } else { longest };
         match ppoll(&mut all, longest.map(TimeSpec::from), None) {
             Ok(_) => {
                 let (signals, others) = all.split_last().map_or((false, &[][..]), |(last, rest)| (is_up(last), rest));
-                (others.iter().any(is_up), signals)
+                (others.iter().any(is_up), signals || self.taken.is_some())
             }
-            Err(Errno::EINTR) => (false, false),
+            Err(Errno::EINTR) => (false, self.taken.is_some()),
             // It fails if there are more descriptors than RLIMIT_NOFILE allows now (EINVAL), or without memory (ENOMEM).
             // The open ones still work, so all of them are looked at.
             Err(_) => {
