@@ -112,7 +112,7 @@ impl<A: Asker> Hands for Inside<A> {
     ) -> Tried<Checked> {
         let command = set_up::command(&self.page()?, daemon, set_up::Task::Command, command);
         let mut left = None;
-        let ended = command::run(&command, Group::Own, true, || {
+        let ended = command::run(&command, Group::Own, || {
             left = go_on(self).err();
             left.is_none()
         });

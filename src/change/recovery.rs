@@ -191,13 +191,7 @@ pub fn before_start(
         Err(Stop::Because(why)) => return failed(&why),
         Err(Stop::Killed) => return None,
     };
-    let (outcome, what) = if restored.was_theirs {
-        (RecordedOutcome::NotProven, "somebody has put other content there since, which stays")
-    } else {
-        (RecordedOutcome::RolledBack, "the old content is back")
-    };
-    let said = format!("the change of {path} by {} was interrupted: {what}", record.by);
-    record.outcome = outcome;
+    record.outcome = if restored.was_theirs { RecordedOutcome::NotProven } else { RecordedOutcome::RolledBack };
     let _ = close(files, record);
-    Some(Ok(said))
+    Some(Ok(format!("the change of {path} by {} was interrupted: {}", record.by, record.outcome.of_recovery())))
 }

@@ -754,7 +754,8 @@ impl<'a, H: Hands> Change<'a, H> {
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
         let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
         let newcomer = self.hands.newcomer(&page);
-        Ok(newcomer.map(|shortfall| unproven(&page, &daemon.name, &self.order.trigger, shortfall)))
+        let pid = proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid);
+        Ok(newcomer.map(|shortfall| self.order.trigger.unproven(&daemon.name, pid, shortfall)))
     }
 
     // The daemon.
@@ -802,7 +803,7 @@ impl<'a, H: Hands> Change<'a, H> {
                 let is_ending = now.is_some_and(|now| now.state == DaemonState::Stopping);
                 if !is_ending || self.hands.now_ms() >= deadline {
                     let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
-                    return Err(unproven(&page, name, &trigger, shortfall).into());
+                    return Err(trigger.unproven(name, now.and_then(|now| now.pid), shortfall).into());
                 }
                 let now = self.hands.now_ms();
                 self.hands.pause(wait_ms(None, now, deadline))?;
@@ -934,11 +935,6 @@ fn go_on<H: Hands>(hands: &mut H, ms: u16, deadline: u64, is_sent: &mut bool, is
         None => {}
     }
     if hands.now_ms() >= deadline { Err(Reason::Late.into()) } else { Ok(()) }
-}
-
-fn unproven(page: &Page, daemon: &str, trigger: &Trigger, shortfall: Shortfall) -> Reason {
-    let pid = proof::find(page, daemon).and_then(|(now, _)| now.pid);
-    Reason::Unproven { daemon: Printable::new(daemon), sent: Printable::new(&trigger.to_string()), pid, shortfall }
 }
 
 /// Keeps the old content: the file itself under a second name, or a copy.

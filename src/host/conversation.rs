@@ -17,6 +17,7 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -213,7 +214,7 @@ impl Conversation<'_> {
     fn open(&self) -> Result<Session, Reason> {
         let program = self.program.filter(|_| self.by_path.get()).unwrap_or(PID_1_EXE);
         let helper = self.engine.exec(self.bundle, program, HELPER);
-        let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
+        let session = Session::start(&self.engine.program, &helper, Stdio::piped(), MAX_BYTES);
         session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
     }
 
