@@ -667,6 +667,7 @@ impl System for Shell {
             limits: &self.limits,
             setups: self.kernel.is_some().then(|| self.setups_fd.usual().as_fd()),
             sockets: self.sockets.get(daemon),
+            start: Some((&spec.name, generation)),
         };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
@@ -698,7 +699,7 @@ impl System for Shell {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
         reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.setups_fd);
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None };
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None, start: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
                 let pid = probe.pid();
