@@ -5,7 +5,8 @@
 //! Who outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is known in two ways:
 //! - Who ran and listened before a restart is remembered, for as long as the change lasts.
 //! - [`Mark`]: init writes a daemon's name and generation into the environment of its process, and fork and exec pass it on. So a
-//!   leftover of a start long ago is told from what belongs to another daemon, or to the process that runs now.
+//!   leftover of a start long ago is told from what belongs to another daemon, or to the process that runs now. Whose environment was
+//!   cleared (`env -i`, `su -`) may still have the stdout or stderr of that start, to which init doesn't listen any more.
 //!
 //! A mark accuses a stray or clears it. It makes no process a daemon's own, since anybody can execute itself with a
 //! mark of its choice: an old process that does so on purpose to look like the current one, or like another daemon's, is
@@ -16,14 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 
 use super::reason::Shortfall;
-use crate::status::{Daemon, Page, Plan};
+use crate::status::{Daemon, OUTPUT_MODE, Page, Plan};
 use crate::table::Ready;
 use crate::table::process::{DAEMON, GENERATION};
 use crate::text::Printable;
@@ -90,11 +91,13 @@ struct Process {
     name: String,
 }
 
-/// The daemon and the generation that init has written into a process's environment, or into that of who started it.
+/// What shows from which start a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
-    daemon: String,
-    generation: u64,
+enum Mark {
+    /// Its environment, or that of who started it.
+    Start { daemon: String, generation: u64 },
+    /// It prints into a pipe that init has let go of, as it does when a daemon is started for the second time after.
+    Past,
 }
 
 /// Everything that was seen.
@@ -167,14 +170,19 @@ impl Seen {
         is_probed: bool,
         among: impl Fn(&&Listener) -> bool,
     ) -> Option<Shortfall> {
+        // A first process comes after none.
+        let is_first = daemon.generation <= 1;
         let is_suspect = |listener: &Listener, pid: i32| match self.mark(page, pid) {
-            Some(mark) if mark.daemon == daemon.name && mark.generation != daemon.generation => true,
+            Some(Mark::Start { daemon: of, generation }) if *of == daemon.name && *generation != daemon.generation => {
+                true
+            }
+            Some(Mark::Past) if !is_first => true,
             // Who answers at its address is known.
             _ if is_probed => false,
             _ if listener.tcp().is_some() => true,
             Some(_) => false,
-            // Its environment was cleared, or written over. But a first process comes after none.
-            None => daemon.generation > 1,
+            // Its environment was cleared, or written over.
+            None => !is_first,
         };
         let holder = |listener: &Listener| {
             self.holders_of(listener).find(|pid| self.is_left(page, *pid) && is_suspect(listener, *pid))
@@ -254,11 +262,11 @@ impl Seen {
         std::iter::successors(get(pid), next).take(MAX_DEPTH)
     }
 
-    /// The mark of a daemon of this table that it has, or else who started it.
+    /// The mark that it has, or else who started it. One of a daemon that this table doesn't have says nothing.
     fn mark(&self, page: &Page, pid: i32) -> Option<&Mark> {
-        let is_known =
-            |mark: &&Mark| page.status.selected.iter().chain(&page.status.unselected).any(|d| *d == mark.daemon);
-        self.line(pid).filter_map(|(pid, _)| self.marks.get(&pid)).find(is_known)
+        let has = |name: &str| page.status.selected.iter().chain(&page.status.unselected).any(|daemon| daemon == name);
+        let says = |mark: &&Mark| if let Mark::Start { daemon, .. } = mark { has(daemon) } else { true };
+        self.line(pid).filter_map(|(pid, _)| self.marks.get(&pid)).find(says)
     }
 
     /// Reads the marks that tell whose a process is that is left.
@@ -266,8 +274,17 @@ impl Seen {
         let holders: BTreeSet<i32> = self.holders.values().flatten().copied().collect();
         let left = holders.into_iter().filter(|pid| self.is_left(page, *pid));
         let lines: BTreeSet<i32> = left.flat_map(|pid| self.line(pid).map(|(pid, _)| pid)).collect();
-        let marks = ask(&self.processes, lines, environment);
-        self.marks = marks.into_iter().filter_map(|(pid, environment)| Some((pid, mark_in(&environment)?))).collect();
+        if lines.is_empty() {
+            return self;
+        }
+        let read = pipes(page.status.pid);
+        let mark = |pid| {
+            let environment = environment(pid)?;
+            let is_past = || outputs(pid).any(|pipe| read.as_ref().is_some_and(|read| !read.contains(&pipe)));
+            Some(mark_in(&environment).or_else(|| is_past().then_some(Mark::Past)))
+        };
+        let marks = ask(&self.processes, lines, mark);
+        self.marks = marks.into_iter().filter_map(|(pid, mark)| Some((pid, mark?))).collect();
         self
     }
 }
@@ -385,13 +402,26 @@ fn environment(pid: i32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// The pipes that a process holds, by inode; `None`: this user may not see that.
+fn pipes(pid: i32) -> Option<BTreeSet<u64>> {
+    let links = fs::read_dir(of(pid, "fd")).ok()?.flatten().take(MAX_FDS);
+    let pipe = |link: PathBuf| link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok();
+    Some(links.filter_map(|fd| pipe(fs::read_link(fd.path()).ok()?)).collect())
+}
+
+/// The pipes of init's into which it prints, by inode.
+fn outputs(pid: i32) -> impl Iterator<Item = u64> {
+    let all = ["fd/1", "fd/2"].into_iter().filter_map(move |fd| fs::metadata(of(pid, fd)).ok());
+    all.filter(|file| file.file_type().is_fifo() && file.mode() & 0o7777 == OUTPUT_MODE).map(|file| file.ino())
+}
+
 /// Of two variables with one name most programs take the first.
 fn mark_in(environment: &[u8]) -> Option<Mark> {
     let value = |name: &str| {
         let value = |pair| <[u8]>::strip_prefix(pair, name.as_bytes())?.strip_prefix(b"=");
         environment.split(|byte| *byte == 0).find_map(value).and_then(|value| str::from_utf8(value).ok())
     };
-    Some(Mark { daemon: value(DAEMON)?.to_owned(), generation: value(GENERATION)?.parse().ok()? })
+    Some(Mark::Start { daemon: value(DAEMON)?.to_owned(), generation: value(GENERATION)?.parse().ok()? })
 }
 
 /// What can be seen of these processes. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
@@ -557,7 +587,7 @@ mod tests {
         let mut seen = seen(&[(listener, 5)], &[&OURS[..], &[(30, 1, 30), (31, 30, 31)]].concat(), &[(5, 31)]);
         // Its parent started it with a cleared environment, or not.
         let of = if listener.starts_with('/') { 30 } else { 31 };
-        let mark = mark.map(|(daemon, generation)| (of, Mark { daemon: daemon.to_owned(), generation }));
+        let mark = mark.map(|(daemon, generation)| (of, Mark::Start { daemon: daemon.to_owned(), generation }));
         seen.marks = mark.into_iter().collect();
         seen.judge(&page, "pipelock")
     }
@@ -604,21 +634,28 @@ mod tests {
                 assert_eq!(is_told, [!is_probed; 3], "{mark:?} {ready:?}");
             }
         }
-        // In its first generation nothing can be left of an earlier one.
+        // In its first generation nothing can be left of an earlier one. In a later one whatever prints to nobody may be.
         let mut page = sample::page();
         page.plans[1].ready = None;
         page.status.daemons[1].generation = 1;
-        let on = |listener| {
-            seen(&[(listener, 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]).judge(&page, "pipelock").is_some()
+        let on = |page: &Page, listener| {
+            let mut seen = seen(&[(listener, 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
+            let unmarked = seen.judge(page, "pipelock").is_some();
+            seen.marks.insert(31, Mark::Past);
+            (unmarked, seen.judge(page, "pipelock").is_some())
         };
-        assert_eq!(KINDS.map(on), [true, false, false]);
+        assert_eq!(KINDS.map(|listener| on(&page, listener)), [(true, true), (false, false), (false, false)]);
+        page.plans[1].ready = ways_to_be_ready()[3].clone();
+        assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, false); 3]);
+        page.status.daemons[1].generation = 2;
+        assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, true); 3]);
     }
 
     #[test]
     fn a_mark_makes_no_process_a_daemon_s_own() {
         let page = sample::page();
         let (pipelock, of) = (&page.status.daemons[1], |pid| (pid, pid));
-        let mark = Mark { daemon: "pipelock".to_owned(), generation: pipelock.generation };
+        let mark = Mark::Start { daemon: "pipelock".to_owned(), generation: pipelock.generation };
         for (pid, session) in [of(31), (12, 12)] {
             let processes = [&OURS[..], &[(pid, 1, session)]].concat();
             let mut seen = seen(&[("127.0.0.1:8888", 5)], &processes, &[(5, pid)]);
@@ -629,7 +666,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_of_an_environment() {
-        let mark = |generation| Some(Mark { daemon: "web".to_owned(), generation });
+        let mark = |generation| Some(Mark::Start { daemon: "web".to_owned(), generation });
         assert_eq!(mark_in(b"PATH=/bin\0SIDECAR_DAEMON=web\0SIDECAR_GENERATION=12\0A=1\0"), mark(12));
         assert_eq!(mark_in(b"SIDECAR_GENERATION=3\0SIDECAR_DAEMON=web\0SIDECAR_DAEMON=other"), mark(3));
         for odd in [

@@ -27,6 +27,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
+use crate::status::OUTPUT_MODE;
 use crate::table::process::{DAEMON, GENERATION, is_set_by_init};
 pub use lookup::look_up;
 pub use probe::{PROBE, probe};
@@ -239,7 +240,7 @@ fn pipe(is_output: bool) -> Result<(OwnedFd, OwnedFd), NotStarted> {
     fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
     if is_output {
         // So that a daemon that drops root can still open /dev/stdout and /dev/stderr. If this fails, it can't.
-        let _ = fchmod(&to, Mode::from_bits_truncate(0o622));
+        let _ = fchmod(&to, Mode::from_bits_truncate(OUTPUT_MODE));
     }
     Ok((from, to))
 }
