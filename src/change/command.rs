@@ -12,6 +12,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use crate::table::process::{DAEMON, GENERATION};
+
 /// How much of a program's words is kept, from their begin and from their end, in bytes. All of them are read.
 const KEPT: usize = 1024;
 /// How long whoever holds the pipe beyond the end of the process is waited for.
@@ -43,6 +45,8 @@ pub fn run(command: &[String], group: Group, mut go_on: impl FnMut() -> bool) ->
     };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // If a daemon is the caller: what is run isn't its own.
+    command.env_remove(DAEMON).env_remove(GENERATION);
     if group == Group::Own {
         command.process_group(0);
     }

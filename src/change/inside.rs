@@ -100,8 +100,8 @@ impl<A: Asker> Hands for Inside<A> {
         self.past.remember(page);
     }
 
-    fn newcomer(&mut self, page: &Page) -> Option<Shortfall> {
-        self.past.newcomer(page)
+    fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall> {
+        self.past.newcomer(page, daemon)
     }
 
     fn check(

@@ -174,7 +174,7 @@ pub trait Hands: Sized {
     /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
     fn remember(&mut self, page: &Page);
     /// What has begun to listen since the first such note, and is no daemon's.
-    fn newcomer(&mut self, page: &Page) -> Option<Shortfall>;
+    fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall>;
     /// Runs a checker. `go_on` is asked every few milliseconds.
     fn check(
         &mut self,
@@ -753,7 +753,7 @@ impl<'a, H: Hands> Change<'a, H> {
     /// What the new content has left behind in the background, where it may still be served.
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
         let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
-        let newcomer = self.hands.newcomer(&page);
+        let newcomer = self.hands.newcomer(&page, &daemon.name);
         let pid = proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid);
         Ok(newcomer.map(|shortfall| self.order.trigger.unproven(&daemon.name, pid, shortfall)))
     }

@@ -91,6 +91,7 @@ fn of_a_process(process: &Process) {
     for (name, value) in environment {
         assert!(!name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'), "{name:?}");
         assert!(!name.starts_with("LISTEN_FD") && name != "LISTEN_PID" && name != "NOTIFY_SOCKET");
+        assert!(name != "SIDECAR_DAEMON" && name != "SIDECAR_GENERATION");
     }
     for name in pass_environment.iter().flatten() {
         assert!(!name.is_empty() && !name.contains(['=', '\0']), "{name:?}");

@@ -740,7 +740,7 @@ impl Hands for Sim<'_> {
 
     fn remember(&mut self, _: &Page) {}
 
-    fn newcomer(&mut self, _: &Page) -> Option<Shortfall> {
+    fn newcomer(&mut self, _: &Page, _: &str) -> Option<Shortfall> {
         None
     }
 
