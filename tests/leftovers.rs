@@ -276,11 +276,10 @@ fn what_a_sibling_or_the_same_process_has_started_keeps_no_change_from_live() {
         [[daemon]]\nname = \"web\"\ncommand = {serve}\nready = {{ exec = {ask} }}\nconfig = {{ path = \"{rules}\" }}\n\
         [signals]\nUSR1 = {{ restart = \"web\" }}\nUSR2 = {{ restart = \"sibling\" }}\n"
     );
-    let bundle = Container::with_table(&dir, &table, &["--user=0"]);
+    let bundle = Container::with_table(&dir, &table, &["--user=0"]).ready();
     // The sibling's old one goes on, too.
     restart(&bundle, "sibling", "USR2");
     restart(&bundle, "web", "USR1");
-    let bundle = bundle.ready();
     let file = format!("--file={}", new.display());
     for content in ["new", "newer"] {
         dir.write("new", content);

@@ -135,14 +135,15 @@ def agent(path):
         os.unlink(path)
     except OSError:
         pass
-    if os.fork() == 0:
-        os.setsid()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path)
-            listener.listen()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        if child := os.fork():
             with open(path + ".pid", "w") as file:
-                print(os.getpid(), file=file)
-            signal.pause()
+                print(child, file=file)
+            return
+        os.setsid()
+        signal.pause()
 
 
 def main(what, *arguments):
