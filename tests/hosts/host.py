@@ -7,7 +7,7 @@ from collections.abc import Callable
 import machine as machines
 
 
-class Wrong(Exception):
+class Wrong(machines.Trouble):
     """Something isn't as it should be: a sentence."""
 
 
@@ -114,13 +114,15 @@ def run_case(host, world, case):
             prepare(world)
         world.begin(case)
         done = world.run(case.command, timeout=case.within)
+        with open(machines.CACHE / f"{host.name}.log", "a", encoding="utf-8") as log:
+            log.write(f"== {case.name}\n$ {command}\n{done.said}exit {done.code} after {done.seconds:.1f} s\n")
         if case.exit is not None and done.code != case.exit:
             raise Wrong(f"exit {done.code} in place of {case.exit}")
         for check in case.then:
             if check(world, done) is False:
                 raise Wrong(f"not true: {check.__name__}")
         world.end(case, done)
-    except (Wrong, machines.Trouble) as wrong:
+    except machines.Trouble as wrong:
         said = f"\n      $ {command}\n      {done.said.strip()[-1500:]}" if done else ""
         machines.say(f"  NOT  {case.name}: {wrong}{said}")
         return Cell("wrong", str(wrong), done.seconds if done else 0)

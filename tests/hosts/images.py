@@ -36,6 +36,8 @@ def save(directory, ids):
         for one, name in zip(ids, names, strict=True):
             machines.local(["docker", "tag", one, name], "docker tag")
         machines.local(["docker", "save", "--output", directory / "images.tar", *names], "docker save")
+        # An ordinary user loads it too.
+        (directory / "images.tar").chmod(0o644)
     finally:
         subprocess.run(["docker", "rmi", "--no-prune", *names], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 

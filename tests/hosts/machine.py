@@ -4,6 +4,7 @@ What is started in it ends with it, whatever becomes of the program that made it
 its way out is user-mode networking: neither this machine's files nor its network rules are touched.
 """
 
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -103,6 +104,14 @@ def local(command, what, log=None, **options):
 
 def cached(name, key, make):
     """The directory target/hosts/NAME, as `make(directory)` fills it, made once for each `key`."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / f"{name}.lock", "w") as lock:
+        # Another run may be at it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _cached(name, key, make)
+
+
+def _cached(name, key, make):
     directory, stamp = CACHE / name, CACHE / f"{name}.key"
     key = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     if directory.is_dir() and stamp.is_file() and stamp.read_text() == key:
@@ -200,7 +209,7 @@ class Machine:
             raise Trouble("there is no cgroup v2 hierarchy on this machine")
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--fork",
                    "--kill-child=KILL", "--propagation", "private", "bash", "-c", BEGIN, "-", self.name, str(self.layers), self.cgroup, str(self.lower)]
-        outer = self._spawn(command, "machine", preexec_fn=self._join_cgroups)
+        outer = self._spawn(command, "machine", preexec_fn=self._prepare)
         self.pid = self._wait(lambda: self._first_process(outer), f"the machine {self.name}", outer)
         # The address is there before a program can have need of it.
         slirp = ["setpriv", "--pdeathsig", "KILL", "nsenter", "-t", str(self.pid), "--mount", "--", "slirp4netns", "--configure",
@@ -208,8 +217,10 @@ class Machine:
         network = self._spawn(slirp, "network")
         self._wait(lambda: "10.0.2.100" in self.run("ip -4 addr show tap0").out, "a way out of the machine", network)
 
-    def _join_cgroups(self):
+    def _prepare(self):
         """Before the cgroup namespace: what the machine makes is below a cgroup of its own, and can be found at its end."""
+        # A shell that runs this in the background has it ignore Ctrl-C; what is tried here must not.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         for directory, _ in hierarchies():
             own = directory / CGROUP / self.layers.name
             for made in (own.parent, own):
@@ -245,8 +256,8 @@ class Machine:
             if found:
                 return found
             time.sleep(0.1)
-        logs = "".join(f"\n{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in sorted(self.logs.iterdir()))
-        raise Trouble(f"no {what}{logs}")
+        logs = process and "".join(f"\n{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in sorted(self.logs.iterdir()))
+        raise Trouble(f"no {what}{logs or f' within {seconds} s'}")
 
     def wait(self, look, what, seconds=60):
         """Until `look()` is true."""
@@ -264,7 +275,7 @@ class Machine:
         began = time.monotonic()
         inside = self._inside(command, environment)
         process = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                                   preexec_fn=self._join_cgroups)
+                                   preexec_fn=self._prepare)
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -282,7 +293,7 @@ class Machine:
 
     def start(self, log, command, environment=None):
         """Starts it in the machine, in the background; its output goes to the log of this name."""
-        return self._spawn(self._inside(command, environment), log, preexec_fn=self._join_cgroups)
+        return self._spawn(self._inside(command, environment), log, preexec_fn=self._prepare)
 
     def log(self, name):
         return (self.logs / name).read_text(errors="replace") if (self.logs / name).is_file() else ""

@@ -5,9 +5,14 @@ web server that plays the internet. `toy` has daemons whose bad days are to orde
 """
 
 import json
+import re
+import shlex
+import shutil
 import time
 
+import buildx
 import machine as machines
+import user
 from host import Case, World, Wrong
 
 DAEMONS = ("egress", "pipelock", "git-gate", "supervise")
@@ -79,7 +84,8 @@ class Containers(World):
         self.start_engine = start_engine
         self.before = None
         self.began = "0"
-        self.up = set()
+        # Which run, and which could not be had.
+        self.up, self.failed = set(), set()
         files = machine.data / "files"
         files.mkdir()
         allowlist = (machines.REPOSITORY / "bundle/pipelock/pipelock.yaml").read_text()
@@ -95,9 +101,20 @@ class Containers(World):
         }
         for name, text in texts.items():
             (files / name).write_text(text)
+        self.copy_repository(machine.data / "copy")
         (files / "clients").mkdir()
         for name, text in (("web.py", WEB), ("get.py", GET), ("agent.py", AGENT)):
             (files / "clients" / name).write_text(text)
+
+    def copy_repository(self, copy):
+        """What scripts/demo and compose.yaml take of it. The images are here: a stand-in for lib.sh has nothing to do."""
+        for path in ("compose.yaml", "bundle/egress/routes.yaml", "bundle/pipelock/pipelock.yaml", "scripts/demo", *(f"scripts/demo.d/{program}.py" for program in
+                     ("agent", "caller", "outage", "taken_over", "web"))):
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(machines.REPOSITORY / path, copy / path)
+        (copy / "scripts/lib.sh").write_text("ensure_engine() { :; }\nensure_images() { :; }\n")
+        (copy / "dist").mkdir()
+        shutil.copy(machines.REPOSITORY / "dist/sidecar", copy / "dist/sidecar")
 
     # What runs is a bundle with the hardening of README.
     HARDENED = "--read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp"
@@ -105,7 +122,11 @@ class Containers(World):
     def start_real(self):
         if "real" in self.up:
             return
-        self.check("{docker} run -d --name real " + self.HARDENED + " {run_options} --add-host web.test:127.0.0.1 -v /etc/sidecar/pipelock"
+        if "real" in self.failed:
+            raise Wrong("the bundle didn't come up before")
+        self.failed.add("real")
+        self.remove("real", "web", "agent")
+        self.check("{docker} run -d --name real " + self.HARDENED + " --add-host web.test:127.0.0.1 -v /etc/sidecar/pipelock"
                    " -v /etc/sidecar/egress -v /var/lib/egress -v /var/lib/git-gate {image}", 180)
         self.wait_ready("real")
         self.client("web", "-d", "web.py")
@@ -113,17 +134,18 @@ class Containers(World):
         self.machine.wait(lambda: "open" in self.run("{docker} logs agent").said, "MCP session", 60)
         self.check("apply-allowlist --file {dir}/elsewhere real")
         self.up.add("real")
+        self.failed.clear()
 
     def client(self, name, how, program):
         """A program of ours in the network namespace of the bundle."""
         return self.run("{docker} run " + how + (f" --name {name}" if name else "") + " --network container:real -v {dir}/clients:/clients:ro"
-                        " {run_options} --entrypoint /opt/supervise/bin/python {image} -u /clients/" + program, 180)
+                        " --entrypoint /opt/supervise/bin/python {image} -u /clients/" + program, 180)
 
     def start_toys(self, *names):
         for name in names:
             if name not in self.up:
                 picky = "yes" if name == "f1" else "no"
-                self.check("{docker} run -d --name " + name + " " + self.HARDENED + " {run_options} --network none --label fleet=" + ("no" if name == "toy" else "yes")
+                self.check("{docker} run -d --name " + name + " " + self.HARDENED + " --network none --label fleet=" + ("no" if name == "toy" else "yes")
                            + f" -e PICKY={picky} -e SIDECAR_CONFIG=/table/daemons.toml -v {{dir}}:/table:ro -v /etc/sidecar/pipelock {{image}}", 180)
                 self.wait_ready(name)
                 self.up.add(name)
@@ -154,7 +176,6 @@ class Containers(World):
         return self.run("{docker} exec " + name + " cat /tmp/serving").out
 
     def begin(self, case):
-        self.began = str(int(time.time()) - 1)
         self.before = (self.pids("real"), self.content()) if "real" in self.up else None
 
     def end(self, case, done):
@@ -191,7 +212,8 @@ def container(options, image="{image}", arguments=""):
     """One named `other` in place of the last."""
     def made(world):
         world.remove("other")
-        world.check("{docker} run -d --name other {run_options} " + options + " " + image + " " + arguments, 180)
+        world.began = str(int(time.time()) - 1)
+        world.check("{docker} run -d --name other " + options + " " + image + " " + arguments, 180)
     return made
 
 
@@ -270,7 +292,10 @@ def ready(world, _):
 
 def untouched(world, _):
     """Nothing was executed in the container `other`, nor was it signalled, as the engine's own notes tell."""
-    events = world.check("{docker} events --since " + world.began + " --until $(date +%s) --filter container=other --format '{{.}}'" + world.words.get("events", ""))
+    # Not by its name, which the one before had too.
+    events = world.check("{docker} events --since " + world.began + " --until $(($(date +%s) + 1)) --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'" + world.words.get("events", ""))
+    if "start" not in events:
+        raise Wrong("the engine has no notes of its start: what else it noted can't be told")
     for line in events.splitlines():
         if "exec" in line or "kill" in line:
             raise Wrong(f"the engine noted: {line[:200]}")
@@ -296,6 +321,13 @@ def within(seconds):
     return check
 
 
+def soon(_, done):
+    """The apply ended long before its own time was up."""
+    seconds = int(re.search(r"ended (\d+) s later", done.out)[1])
+    if seconds > 8:
+        raise Wrong(f"it ended {seconds} s later")
+
+
 def nothing_missing(world, done):
     missing = {daemon["name"]: daemon["sandbox"]["missing"] for daemon in json.loads(done.out)["daemons"]}
     if any(missing.values()):
@@ -308,14 +340,33 @@ def all_ready(_, done):
         raise Wrong(f"ready: {daemons}")
 
 
-def in_the_middle(action, options=""):
+def engine_again(world, _):
+    """The engine was killed: what it left ends, and another is started."""
+    world.start_engine()
+
+
+COMPOSE = """
+    cd /data/copy && mkdir -p config/egress config/pipelock
+    cp bundle/egress/routes.yaml config/egress/ && cp bundle/pipelock/pipelock.yaml config/pipelock/ && chown -R 1000:1000 config
+    export SIDECAR_BUNDLE_IMAGE={image} SIDECAR_AGENT_IMAGE={base}
+    docker compose up -d --wait && sed -i s/api.anthropic.com/web.test/ config/pipelock/pipelock.yaml \\
+      && apply-allowlist "$(docker compose ps -q bundle)"
+    code=$?
+    docker compose exec -T bundle {exe} status
+    docker compose down -v --timeout 12
+    exit $code
+"""
+DEMO = "cd /data/copy && SIDECAR_BUNDLE_IMAGE={image} SIDECAR_FILTER='{filter}' scripts/demo"
+
+
+def in_the_middle(action, timeout="15s"):
     """An apply of content with which the toy is never ready; the action, once it serves that; the apply's own exit code."""
     return f"""
         set -m
-        apply-allowlist --file {{dir}}/unready --timeout 15s {options} toy > /tmp/said 2>&1 & apply=$!
+        apply-allowlist --file {{dir}}/unready --timeout {timeout} toy > /tmp/said 2>&1 & apply=$!
         for _ in $(seq 100); do [ "$({{docker}} exec toy cat /tmp/serving)" != unready ] || break; sleep 0.1; done
-        {action}
-        wait $apply; code=$?; cat /tmp/said; exit $code
+        began=$SECONDS; {action}
+        wait $apply; code=$?; cat /tmp/said; echo "ended $((SECONDS - began)) s later"; exit $code
     """
 
 
@@ -326,7 +377,7 @@ CASES = [
     # The bundle itself.
     Case("all four daemons are ready", "{docker} exec real {exe} status --ready --json", 0, (all_ready,), (real,)),
     Case("the HEALTHCHECK is healthy",
-         "for _ in $(seq 60); do state=$({docker} inspect --format '{{.State.Health.Status}}' real); [ \"$state\" != healthy ] || break; sleep 1; done; echo $state",
+         "for _ in $(seq 60); do {run_healthcheck}; state=$({docker} inspect --format '{{.State.Health.Status}}' real); [ \"$state\" != healthy ] || break; sleep 1; done; echo $state",
          0, (says("healthy"),), (real,)),
     Case("the kernel enforces every part of the sandboxes", "{docker} exec real {exe} status --json", 0, (nothing_missing,), (real,)),
     Case("run-as: git-gate can't read pipelock's list", "{docker} exec real {exe} run-as git-gate -- cat /etc/sidecar/pipelock/pipelock.yaml", 1,
@@ -371,7 +422,7 @@ CASES = [
     # Bad content, and bad days in the middle.
     Case("a daemon that dies of it: taken back", "apply-allowlist --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
     Case("a daemon that is never ready with it: taken back", "apply-allowlist --file {dir}/unready --timeout 2s toy", 1, (says("old content is back"), serve("old")), (toy,)),
-    Case("Ctrl-C in the middle: taken back", in_the_middle("kill -INT $apply"), 1, (serve("old"),), (toy,)),
+    Case("Ctrl-C in the middle: taken back", in_the_middle("kill -INT $apply"), 1, (says("interrupted"), soon, serve("old")), (toy,)),
     Case("the apply killed in the middle: taken back", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
     Case("pause in the middle: 3, back after the unpause", in_the_middle("{docker} pause toy"), 3,
          (says("unpaused"), after("{docker} unpause toy"), serve("old")), (toy,)),
@@ -380,6 +431,10 @@ CASES = [
     # Its end.
     Case("stop ends the bundle in time, exit 0", "{docker} stop real > /dev/null && {docker} inspect --format 'code={{.State.ExitCode}}' real", 0,
          (says("code=0\n"), within(9)), (real, lambda world: setattr(world, "up", world.up - {"real"}))),
+    # The rest of what README offers.
+    Case("scripts/demo ends in PASS", DEMO, 0, (says("PASS"),), (lambda world: world.remove("real", "web", "agent"),), within=400),
+    Case("compose.yaml: up, healthy, an apply, down", COMPOSE, 0, (says("live"),), (lambda world: world.remove("real", "web", "agent"),), within=300),
+    Case(buildx.NAME, shlex.join(user.command(buildx.BUILD)), 0, (says("linux/amd64: sidecar", "linux/arm64: sidecar"),), (buildx.prepare,), within=600),
     # A fleet.
     Case("--label: all three live", "apply-allowlist --file {dir}/new --label fleet=yes", 0, (says("3"), serve("new", "f1", "f2", "f3")), (fleet,)),
     Case("--all: all that run", "apply-allowlist --file {dir}/newer --all", 0, (serve("newer", "f1", "f2", "f3"),), (fleet, before("{docker} rm -f other || true"))),
@@ -388,4 +443,7 @@ CASES = [
     Case("--canary: all live", "apply-allowlist --file {dir}/new --canary 1 --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
     Case("--rollback-all: one refuses, all go back", "apply-allowlist --file {dir}/picky --rollback-all f3 f2 f1", 1, (serve("old", "f1", "f2", "f3"),), (fleet,)),
     Case("--rollback-all: all live", "apply-allowlist --file {dir}/new --rollback-all --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
+    # Last, since it takes all containers with it.
+    Case("the engine killed in the middle: nothing half-done", in_the_middle("pkill -KILL dockerd", "5s"), None,
+         (says("toy:"), engine_again, after("{docker} start toy"), serve("old")), (toy,)),
 ]
