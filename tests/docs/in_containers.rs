@@ -8,7 +8,7 @@ mod containers;
 mod pages;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -109,9 +109,11 @@ fn wait(container: Container) -> Container {
 
 #[test]
 fn each_command_of_the_troubleshooting_page_can_be_run() {
-    let dir = Dir::new();
-    let bundle = Container::bundle(&[]).ready();
-    let allowlist = docker(&["exec", &bundle.name, "cat", "/etc/sidecar/pipelock/pipelock.yaml"]);
+    let (dir, config) = (Dir::new(), Dir::new());
+    let allowlist = docker(&["run", "--rm", "--entrypoint=cat", &image(), "/etc/sidecar/pipelock/pipelock.yaml"]);
+    // As on the page of the bundle: its user owns the file.
+    chown(config.write("pipelock.yaml", &allowlist), Some(1000), Some(1000)).unwrap();
+    let bundle = Container::bundle(&[&config.at("/etc/sidecar/pipelock")]).ready();
     let new = dir.write("new.yaml", &(allowlist + "\n"));
     let page = read("docs/troubleshooting.md");
     let commands = page.lines().filter(|line| line.starts_with("    ")).map(str::trim);
