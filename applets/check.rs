@@ -12,6 +12,7 @@ use crate::{inside, out};
 use warn::LocalPorts;
 
 mod explain;
+mod sandbox;
 mod warn;
 
 /// What `--help` adds to argh's text.

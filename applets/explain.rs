@@ -9,13 +9,11 @@ const PAGE: &str = include_str!("../docs/troubleshooting.md");
 /// Prints the section of a word, as it stands in JSON, in `status`, or in a line (`rolled back`, `DOWN`).
 pub fn run(words: &[&str]) -> ExitCode {
     let word = words.join("-").to_ascii_lowercase().replace([' ', '_'], "-");
-    match section(&word) {
-        Some(text) => out::exit(0, out::print(&format!("{text}\n"))),
-        None => {
-            let known: Vec<&str> = sections().map(|(name, _)| name).collect();
-            out::usage("sidecar", &format!("nothing is known of {word:?}; there is {}", known.join(", ")))
-        }
+    if let Some(text) = section(&word) {
+        return out::exit(0, out::print(&format!("{text}\n")));
     }
+    let known: Vec<&str> = sections().map(|(name, _)| name).collect();
+    out::usage("sidecar", &format!("nothing is known of {word:?}; there is {}", known.join(", ")))
 }
 
 fn section(word: &str) -> Option<&'static str> {

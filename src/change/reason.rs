@@ -147,6 +147,19 @@ pub enum RecordedOutcome {
     Down,
 }
 
+impl RecordedOutcome {
+    /// What became of an interrupted change.
+    #[must_use]
+    pub fn of_recovery(self) -> &'static str {
+        match self {
+            Self::NotProven => "somebody has put other content there since, which stays",
+            Self::Down => "the old content is back, and the daemon doesn't come up with it",
+            Self::Interrupted => "the old content can't be put back",
+            Self::Live | Self::Delivered | Self::RolledBack => "the old content is back",
+        }
+    }
+}
+
 /// What was made of an interrupted change before this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
@@ -167,12 +180,7 @@ impl fmt::Display for Recovered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { daemon, by, at, outcome, why } = self;
         write!(f, "an earlier change of {daemon} by {by}, at {at}, was interrupted: ")?;
-        f.write_str(match outcome {
-            RecordedOutcome::NotProven => "somebody has put other content there since, which stays",
-            RecordedOutcome::Down => "the old content is back, and the daemon doesn't come up with it",
-            RecordedOutcome::Interrupted => "the old content can't be put back",
-            _ => "the old content is back",
-        })?;
+        f.write_str(outcome.of_recovery())?;
         match why {
             Some(why) if *outcome == RecordedOutcome::NotProven => write!(f, " ({daemon} isn't up with it: {why})"),
             Some(why) => write!(f, " ({why})"),

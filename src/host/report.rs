@@ -423,9 +423,6 @@ impl Summary {
 }
 
 fn signal(asked: &Asked) -> String {
-    if let Some(Trigger::Request { verb: Verb::Signal(signal), .. }) = &asked.trigger {
-        return signal.to_string();
-    }
     asked.trigger.as_ref().map_or_else(|| "the signal".to_owned(), Trigger::to_string)
 }
 

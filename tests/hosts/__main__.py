@@ -11,30 +11,35 @@ import machine as machines
 import report
 from docker import Docker28, Docker29, Gvisor
 from host import Cell, run_case
+from kubernetes import Kubernetes
 from machine import Machine, Trouble, say
 from podman import PodmanRootless
 
 # The columns of the report, in order.
-HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor()]
+HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor(), Kubernetes()]
 
 
 def run_host(host, only):
     """Returns whether every case was as it should be."""
     began = time.monotonic()
     say(f"\n== {host.title}")
+    # What every command said.
+    (machines.CACHE / f"{host.name}.log").unlink(missing_ok=True)
     host.build()
     lower = machines.root(host.packages)
     cells, versions = {}, []
     machine = Machine(host.name, lower, host.cgroup)
     try:
         with machine:
+            # The first run's builds don't count.
+            ends = time.monotonic() + host.limit
             world = host.start(machine)
             versions = host.versions(world)
             say(f"  started after {time.monotonic() - began:.0f} s: " + ", ".join(f"{what} {version}" for what, version in versions))
             for case in host.cases():
                 if only and only not in case.name:
                     continue
-                if time.monotonic() - began > host.limit:
+                if time.monotonic() > ends:
                     cells[case.name] = Cell("wrong", f"not tried: {host.limit // 60} minutes were over")
                     continue
                 cells[case.name] = run_case(host, world, case)
@@ -62,6 +67,8 @@ def main():
     options = parser.parse_args()
     # Ctrl-C and TERM end it by the way that removes everything.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Also for a case that sends it, if this is a shell's background job, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
     machines.CACHE.mkdir(parents=True, exist_ok=True)
     machines.sweep()

@@ -114,6 +114,8 @@ def run_case(host, world, case):
             prepare(world)
         world.begin(case)
         done = world.run(case.command, timeout=case.within)
+        with open(machines.CACHE / f"{host.name}.log", "a", encoding="utf-8") as log:
+            log.write(f"== {case.name}\n$ {command}\n{done.said}exit {done.code} after {done.seconds:.1f} s\n")
         if case.exit is not None and done.code != case.exit:
             raise Wrong(f"exit {done.code} in place of {case.exit}")
         for check in case.then:

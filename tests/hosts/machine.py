@@ -4,6 +4,7 @@ What is started in it ends with it, whatever becomes of the program that made it
 its way out is user-mode networking: neither this machine's files nor its network rules are touched.
 """
 
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -103,6 +104,14 @@ def local(command, what, log=None, **options):
 
 def cached(name, key, make):
     """The directory target/hosts/NAME, as `make(directory)` fills it, made once for each `key`."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / f"{name}.lock", "w") as lock:
+        # Another run may be at it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _cached(name, key, make)
+
+
+def _cached(name, key, make):
     directory, stamp = CACHE / name, CACHE / f"{name}.key"
     key = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     if directory.is_dir() and stamp.is_file() and stamp.read_text() == key:
@@ -247,8 +256,8 @@ class Machine:
             if found:
                 return found
             time.sleep(0.1)
-        logs = "".join(f"\n{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in sorted(self.logs.iterdir()))
-        raise Trouble(f"no {what}{logs}")
+        logs = process and "".join(f"\n{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in sorted(self.logs.iterdir()))
+        raise Trouble(f"no {what}{logs or f' within {seconds} s'}")
 
     def wait(self, look, what, seconds=60):
         """Until `look()` is true."""

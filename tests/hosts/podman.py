@@ -36,7 +36,7 @@ class PodmanRootless(Host):
         images.bring(machine, self.built)
         machine.run(user.MAKE, check=True)
         (machine.data / user.USER / ".config/containers/containers.conf").write_text(CONFIGURATION)
-        words = {"docker": "podman", "image": images.BUNDLE, "base": images.BASE, "exe": "/proc/1/exe", "run_options": "",
+        words = {"docker": "podman", "image": images.BUNDLE, "base": images.BASE, "exe": "/proc/1/exe",
                  # There is no systemd here whose timers would run it.
                  "run_healthcheck": "podman healthcheck run real", "events": " --stream=false"}
         world = UserContainers(machine, words)
