@@ -293,7 +293,7 @@ def ready(world, _):
 def untouched(world, _):
     """Nothing was executed in the container `other`, nor was it signalled, as the engine's own notes tell."""
     # Not by its name, which the one before had too.
-    events = world.check("{docker} events --since " + world.began + " --until $(($(date +%s) + 1)) --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'" + world.words.get("events", ""))
+    events = world.check("{docker} events {until_now} --since " + world.began + " --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'")
     if "start" not in events:
         raise Wrong("the engine has no notes of its start: what else it noted can't be told")
     for line in events.splitlines():

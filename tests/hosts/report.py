@@ -15,7 +15,12 @@ MARKS = {"ok": "ok", "wrong": "**no**", "not here": "–"}
 def keep(host, date, versions, cells, seconds):
     """Of this run, in place of its last one."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=machines.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=machines.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+
+    # What has to do with a result.
+    changed = git("status", "--porcelain", "--", "src", "applets", "bundle", "Dockerfile", "tests/hosts")
+    commit = git("rev-parse", "--short=10", "HEAD") + (", changed" if changed else "")
     result = {"title": host.title, "date": date, "commit": commit, "versions": versions, "seconds": round(seconds),
               "cells": {name: [cell.kind, cell.why] for name, cell in cells.items()}}
     (RESULTS / f"{host.name}.json").write_text(json.dumps(result, indent=1) + "\n")
