@@ -310,6 +310,11 @@ class Machine:
 
     def left_over(self):
         """What of it is still there: sentences, none if all is gone."""
+        # The last of its processes may still be on their way out.
+        for _ in range(50):
+            if not left_over(self.layers.name):
+                break
+            time.sleep(0.2)
         return left_over(self.layers.name)
 
 
@@ -362,7 +367,7 @@ def left_over(name):
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if name in (process / "cmdline").read_text() or f"/{CGROUP}/{name}" in (process / "cgroup").read_text():
-                found.append(f"a process: {process.name}")
+                found.append(f"a process: {process.name} ({(process / 'comm').read_text().strip()})")
         except OSError:
             continue
     if (RUNS / name).exists():
