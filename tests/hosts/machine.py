@@ -229,6 +229,9 @@ class Machine:
                 for part in ("cpuset.cpus", "cpuset.mems"):
                     if (made / part).is_file() and not (made / part).read_text().strip() and (made.parent / part).is_file():
                         (made / part).write_text((made.parent / part).read_text())
+            # With v1 each process of the root cgroup has as much of a busy CPU as all that is in here.
+            if (own.parent / "cpu.shares").is_file():
+                (own.parent / "cpu.shares").write_text("20480")
             inner = own / "init" if (own / "init").is_dir() else own
             (inner / "cgroup.procs").write_text("0")
 
