@@ -77,6 +77,7 @@ const ERRORS: [(&str, &[&str]); 47] = [
     ("close_range", &["ENOSYS", "EPERM"]),
     ("waitid", &[]),
     ("wait4", &[]),
+    ("writev", &["ENOMEM", "ENOSPC"]),
     ("kill", &["EPERM"]),
     ("openat", &["EMFILE", "ENFILE", "ENOMEM", "EACCES"]),
     ("access", &["ENOMEM"]),
