@@ -235,3 +235,30 @@ impl Visit for Fields {
         self.set(field, value.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_its_time_and_level_its_text_and_what_else_is_known() {
+        let fields = || Fields {
+            text: "b\u{e9}ta \u{1b}[2J\u{9b}2J is \"up\"".to_owned(),
+            daemon: "beta".into(),
+            others: vec![("pid", 7.into()), ("code", 0.into())],
+            is_text: false,
+        };
+        let after = |line: &str, time: usize| line.get(time..).map(str::to_owned);
+        let (text, json) = (fields().line(Form::Text, "INFO"), fields().line(Form::Json, "WARN"));
+        let is = r#"  INFO béta \x1b[2J\u{9b}2J is "up" daemon=beta pid=7 code=0"#;
+        assert_eq!(after(&text, "2026-11-28T10:56:16.034769Z".len()).as_deref(), Some(is));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
+        assert_eq!((json["level"].as_str(), json["pid"].as_i64()), (Some("WARN"), Some(7)));
+        assert_eq!((json["message"].as_str(), json["daemon"].as_str()), (Some(&*fields().text), Some("beta")));
+        let object = fields().line(Form::Object, "DEBUG");
+        let is = r#"","daemon":"beta","stream":"init","level":"debug","line":"#;
+        let at = r#"{"time":"2026-11-28T10:56:16.034Z"#.len();
+        assert!(after(&object, at).is_some_and(|rest| rest.starts_with(is)), "{object}");
+        assert!(object.ends_with(r#","code":0,"pid":7}"#), "{object}");
+    }
+}
