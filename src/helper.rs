@@ -38,10 +38,10 @@ pub fn run() -> bool {
     let _ = nix::sys::prctl::set_dumpable(false);
     let mut inside = Inside::new(Host { heard: Vec::new() }, ASK_TIMEOUT);
     let Some(line) = inside.asker.line(Instant::now() + REQUEST_TIMEOUT) else { return false };
-    match protocol::request(&line) {
-        Ok(request) => serve(&mut inside, request),
-        Err(Some(_)) => answer(Reply::Protocol),
-        Err(None) => false,
+    match protocol::first::<Request>(&line) {
+        Some(Ok(request)) => serve(&mut inside, request),
+        Some(Err(_)) => answer(Reply::Protocol),
+        None => false,
     }
 }
 

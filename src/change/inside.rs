@@ -100,8 +100,8 @@ impl<A: Asker> Hands for Inside<A> {
         self.past.remember(page);
     }
 
-    fn newcomer(&mut self, page: &Page) -> Option<Shortfall> {
-        self.past.newcomer(page)
+    fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall> {
+        self.past.newcomer(page, daemon)
     }
 
     fn check(
@@ -112,7 +112,7 @@ impl<A: Asker> Hands for Inside<A> {
     ) -> Tried<Checked> {
         let command = set_up::command(&self.page()?, daemon, set_up::Task::Command, command);
         let mut left = None;
-        let ended = command::run(&command, Group::Own, true, || {
+        let ended = command::run(&command, Group::Own, || {
             left = go_on(self).err();
             left.is_none()
         });

@@ -712,6 +712,7 @@ impl System for Shell {
             limits: &self.limits,
             setups: self.kernel.is_some().then(|| self.setups_fd.usual().as_fd()),
             sockets: self.sockets.get(daemon),
+            start: Some((&spec.name, generation)),
         };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
@@ -743,7 +744,7 @@ impl System for Shell {
         let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None };
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None, start: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
                 let pid = probe.pid();

@@ -144,7 +144,7 @@ fn at_rest(table: &str) -> Bundle {
 }
 
 #[test]
-fn a_restart_is_one_fork_three_pipes_three_kills_three_looks_for_children_and_three_pages() {
+fn a_restart_makes_only_the_system_calls_that_it_needs() {
     let bundle = at_rest(TWO_THAT_REST);
     let calls = count(
         bundle.pid(),

@@ -33,7 +33,7 @@ fn status_shows_each_daemon_and_its_exit_code_is_a_health_check() {
 }
 
 #[test]
-fn without_the_fixed_descriptor_init_runs_without_a_status_page_and_says_so() {
+fn without_its_fixed_descriptor_init_runs_without_a_status_page() {
     let table = TWO.replace("printf 'no newline'", "echo beta is up");
     let mut bundle = Setup::new(&table).wrapped(&["prlimit", "--nofile=64"]).start();
     bundle.wait_for("out", "alpha is up");
