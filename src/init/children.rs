@@ -98,11 +98,17 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     if !members.is_empty() && lives(sid) { Vec::new() } else { members }
 }
 
-/// The pids of init's own children, as proc(5) lists them. In small pieces it would walk over all of them for each.
+/// The pids of init's own children, as proc(5) lists them, read in as few pieces as the kernel allows: it looks for its place in
+/// the list anew for each.
 fn children() -> io::Result<String> {
-    let mut text = String::with_capacity(4096);
-    fs::File::open("/proc/thread-self/children")?.read_to_string(&mut text)?;
-    Ok(text)
+    let mut file = fs::File::open("/proc/thread-self/children")?;
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            n => text.extend_from_slice(piece.get(..n).unwrap_or_default()),
+        }
+    }
 }
 
 /// Sends a signal to a process if it is of this session: through a pidfd, which can't refer to another process later.
