@@ -53,7 +53,7 @@ command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is u
 "#;
 
 /// The errors that each call can fail with, besides EINTR and delays, which apply to all.
-const ERRORS: [(&str, &[&str]); 47] = [
+const ERRORS: [(&str, &[&str]); 48] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
     ("memfd_create", &["EMFILE", "ENOMEM"]),
@@ -77,6 +77,7 @@ const ERRORS: [(&str, &[&str]); 47] = [
     ("close_range", &["ENOSYS", "EPERM"]),
     ("waitid", &[]),
     ("wait4", &[]),
+    ("writev", &["ENOMEM", "ENOSPC"]),
     ("kill", &["EPERM"]),
     ("openat", &["EMFILE", "ENFILE", "ENOMEM", "EACCES"]),
     ("access", &["ENOMEM"]),
