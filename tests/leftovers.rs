@@ -229,7 +229,7 @@ fn no_old_process_that_answers_the_http_probe_makes_a_change_live() {
 }
 
 #[test]
-fn no_old_process_that_answers_at_another_port_than_the_probe_s_does() {
+fn no_old_process_at_another_port_than_the_probes_makes_a_change_live() {
     no_leftover_makes_a_change_live("health");
 }
 
@@ -264,7 +264,7 @@ fn no_old_process_makes_a_change_live_if_its_daemon_has_no_ready() {
 }
 
 #[test]
-fn what_a_sibling_or_the_same_process_has_started_keeps_no_change_from_live() {
+fn an_agent_of_a_sibling_or_of_the_daemon_itself_blocks_no_change() {
     let dir = Dir::new();
     dir.write("server.py", include_str!("leftovers/server.py"));
     std::fs::create_dir(dir.path().join("web")).unwrap();

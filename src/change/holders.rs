@@ -621,7 +621,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_daemon_or_this_generation_has_started_may_listen_but_by_tcp() {
+    fn agents_of_a_sibling_or_of_this_generation_may_hold_sockets() {
         for ready in ways_to_be_ready() {
             let is_probed = matches!(ready, Some(Ready::Tcp(_)));
             for mark in [("pipelock", 3), ("egress", 2), ("egress", 1), ("git-gate", 1)] {
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hides_its_generation_is_told_if_no_address_is_probed_and_there_was_an_earlier_one() {
+    fn an_unmarked_leftover_counts_if_no_address_is_probed() {
         for ready in ways_to_be_ready() {
             let is_probed = matches!(ready, Some(Ready::Tcp(_)));
             for mark in [None, Some(("no-daemon-of-this-table", 1))] {
