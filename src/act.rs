@@ -5,7 +5,6 @@
 //! what became of them: [`Watch`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::change::inside::{Asker, Inside};
@@ -13,14 +12,14 @@ use crate::change::proof::{self, Seen, Target, Trigger};
 use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome, Shortfall};
 use crate::change::transaction::{self, Order};
 use crate::change::{Stop, Tried, clock};
-use crate::page;
+use crate::page::{self, Changes};
 use crate::protocol::{End, HelperMessage, HostMessage, Task};
 use crate::request::{KEPT, Request, Verb};
 use crate::status::{self, InitState, Page, RequestOutcome};
 use crate::text::Printable;
 
-/// How often the page is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How often it is looked whether whoever asked has left, in milliseconds.
+const POLL_INTERVAL: u16 = 50;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -88,6 +87,7 @@ impl Act {
             return End::new(crate::change::inside::may_not_act(&e).into());
         }
         let mut watch = Watch::new(page, &id, trigger, target);
+        let mut changes = Changes::of(1);
         loop {
             let seen = page::read().map(|page| watch.observe(&page));
             let ended = match seen {
@@ -95,7 +95,7 @@ impl Act {
                 _ if (self.is_left)() => Ended::badly(Outcome::NotProven, Reason::Cancelled),
                 // A page that can't be read is passed over: the next one tells, or the deadline does.
                 _ if started.elapsed() < self.timeout => {
-                    thread::sleep(POLL_INTERVAL);
+                    changes.wait(POLL_INTERVAL);
                     continue;
                 }
                 _ => watch.give_up(),
@@ -144,9 +144,9 @@ impl Asker for Person {
         Ok(())
     }
 
-    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
+    fn hear(&mut self, ms: u16, changes: &mut Changes) -> Tried<Option<HostMessage>> {
         if !(self.is_left)() {
-            thread::sleep(Duration::from_millis(ms.into()));
+            changes.wait(ms.min(POLL_INTERVAL));
         }
         Ok((self.is_left)().then_some(HostMessage::Cancel))
     }
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_without_a_handler_is_told_as_one_that_would_have_killed_the_daemon_whatever_the_signal_is_for() {
+    fn a_signal_without_a_handler_is_reported_as_one_that_would_kill() {
         let mut s = Scene::new(Verb::Signal(Signal::from_name("TERM").unwrap()));
         let (_, why) = s.shows("a", RequestOutcome::NeverCaught).unwrap();
         let told = why.unwrap().to_string();
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_came_and_went_between_two_looks_is_gone_and_not_unserved() {
+    fn a_request_that_came_and_went_between_two_looks_is_gone() {
         let mut s = Scene::new(Verb::Stop);
         for n in 0..KEPT {
             assert_eq!(s.shows(&n.to_string(), RequestOutcome::Stopped), None);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_another_request_decided_is_superseded_and_one_that_left_its_daemon_down_needs_a_person() {
+    fn a_request_that_another_one_overtook_is_superseded() {
         let unproven = |shortfall| {
             let daemon = Printable::new("a");
             Ended::badly(Outcome::NotProven, Reason::Unproven { sent: daemon.clone(), daemon, pid: None, shortfall })

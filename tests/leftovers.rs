@@ -177,7 +177,7 @@ fn no_old_process_that_answers_an_exec_probe_makes_a_change_live() {
 }
 
 #[test]
-fn no_old_process_that_makes_its_replacement_say_ready_makes_a_change_live() {
+fn no_old_process_can_make_its_replacement_look_live() {
     no_leftover_makes_a_change_live("notify");
 }
 

@@ -224,7 +224,7 @@ fn what_is_so_already_is_exit_0_and_says_so() {
 }
 
 #[test]
-fn a_daemon_in_backoff_is_started_at_once_and_proven_in_the_process_that_this_started() {
+fn a_start_of_a_daemon_in_backoff_is_proven_by_its_new_process() {
     let bundle = Bundle::start();
     is_bad(&bundle.says(&["restart", "dies"]), 1, "not proven: dies exited with code 7");
     bundle.wait_until("a long delay", || bundle.daemon("dies")["starts_in_ms"].as_u64() > Some(1000));
@@ -256,7 +256,7 @@ fn a_file_that_the_checker_refuses_leaves_the_running_daemon_alone() {
 }
 
 #[test]
-fn a_stop_that_does_not_end_in_time_is_not_proven_and_init_goes_on_with_it() {
+fn a_stop_that_takes_too_long_is_reported_as_not_proven() {
     let bundle = Bundle::start();
     is_bad(&bundle.says(&["stop", "slow", "--timeout=100ms"]), 1, "not proven: slow is still being stopped (pid ");
     bundle.wait_until("it ends", || bundle.daemon("slow")["state"] == "stopped");
@@ -277,7 +277,7 @@ fn a_restart_that_a_stop_overtakes_is_superseded_and_the_other_way_round() {
 }
 
 #[test]
-fn a_signal_is_delivered_to_one_that_catches_it_held_for_one_that_does_not_and_refused_for_one_that_does_not_run() {
+fn a_signal_is_held_for_a_daemon_that_does_not_catch_it_yet() {
     let bundle = Bundle::start();
     is_good(&bundle.says(&["signal", "SIGHUP", "beta"]), "delivered: beta was sent HUP (pid ");
     bundle.wait_until("caught", || bundle.path("hups").exists());
@@ -305,7 +305,7 @@ fn two_restarts_at_once_are_served_one_after_the_other_and_both_are_live() {
 }
 
 #[test]
-fn who_waits_for_the_lock_in_vain_is_told_who_has_it_and_a_stop_does_not_wait() {
+fn a_request_that_waits_in_vain_for_the_lock_is_told_who_has_it() {
     let bundle = Bundle::start();
     let restart = bundle.begin(&["restart", "slow"]);
     bundle.wait_until("asked", || bundle.is_asked("slow", "restart"));
@@ -357,7 +357,7 @@ fn in_a_shutdown_a_request_is_refused_and_one_that_waits_is_not_proven() {
 }
 
 #[test]
-fn several_names_are_served_in_the_tables_order_and_the_highest_code_counts() {
+fn several_names_are_served_in_table_order_and_the_highest_code_counts() {
     let bundle = Bundle::start();
     fs::write(bundle.path("lives"), "").unwrap();
     let output =
@@ -379,7 +379,7 @@ fn several_names_are_served_in_the_tables_order_and_the_highest_code_counts() {
 }
 
 #[test]
-fn a_name_that_the_table_does_not_have_is_a_usage_error_and_nothing_is_done_for_any() {
+fn an_unknown_name_is_a_usage_error_and_nothing_is_done_for_any() {
     let bundle = Bundle::start();
     for applet in ["restart", "stop", "start"] {
         is_bad(&bundle.says(&[applet, "beta", "nobody"]), 2, "has no daemon \"nobody\"");
@@ -398,7 +398,7 @@ fn a_name_that_the_table_does_not_have_is_a_usage_error_and_nothing_is_done_for_
 }
 
 #[test]
-fn a_pipe_that_is_full_holds_up_its_sender_for_the_time_that_it_gave_and_nobody_else() {
+fn a_full_request_pipe_delays_its_sender_alone() {
     let bundle = Bundle::start();
     // init reads nothing while it is stopped by someone outside.
     assert!(Command::new("kill").args(["-STOP", &bundle.init]).status().unwrap().success());

@@ -353,7 +353,7 @@ mod tests {
     const OURS: [(i32, i32, i32); 2] = [(12, 1, 12), (17, 1, 17)];
 
     #[test]
-    fn a_port_that_another_process_holds_is_told_by_its_pid_and_by_the_daemon_that_it_is_of() {
+    fn a_port_that_another_daemon_holds_is_reported_with_pid_and_name() {
         let page = sample::page();
         for addr in ["127.0.0.1:8888", "0.0.0.0:8888", "[::]:8888", "[::ffff:127.0.0.1]:8888"] {
             let on = |pid| seen(&[(addr, 5)], &[&OURS[..], &[(31, 1, 30), (18, 17, 18)]].concat(), &[(5, pid)]);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_init_holds_is_the_daemons_whose_table_names_it_and_no_other_ones() {
+    fn a_socket_that_init_holds_belongs_to_the_daemon_that_lists_it() {
         let mut page = sample::page();
         page.status.daemons[1].listen = vec!["0.0.0.0:8888".parse().unwrap()];
         let processes = [&OURS[..], &[(1, 0, 0)]].concat();
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_two_share_is_nobody_s_whatever_tells_that_the_daemon_is_ready() {
+    fn a_port_that_two_processes_share_proves_nothing() {
         let mut page = sample::page();
         let shared =
             seen(&[("0.0.0.0:9", 5), ("0.0.0.0:9", 6)], &[&OURS[..], &[(31, 1, 30)]].concat(), &[(5, 17), (6, 31)]);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_a_daemon_s_own_before_its_restart_and_still_listens_is_told_also_if_its_sockets_can_not_be_seen() {
+    fn an_old_process_that_still_listens_is_noticed_without_its_sockets() {
         let (was, mut page) = (sample::page(), sample::page());
         page.status.daemons[1].pid = Some(40);
         // 31 was a child of pipelock's with a session of its own, 32 is egress's.
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_probed_and_was_held_before_the_restart_is_an_old_process_s_also_if_nobody_is_seen() {
+    fn a_probed_port_that_was_held_before_the_restart_is_an_old_process() {
         let (was, mut page) = (sample::page(), sample::page());
         let on = |addr| seen(&[(addr, 5)], &OURS, &[]);
         let unseen = Shortfall::SocketHeld { socket: Printable::new("port 8888"), by: None };
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_s_tables_are_read() {
+    fn the_kernels_tables_are_read() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
             0: 0100007F:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 777 1 x 100 0 0 10 0\n   \
             1: 0100007F:22B8 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 778 1 x 100 0 0 10 0\n";

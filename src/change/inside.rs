@@ -14,7 +14,7 @@ use super::store::Store;
 use super::transaction::{Checked, Hands, Holder, Home, Line};
 use super::{Stop, Tried, diff, lock, log, probe};
 use crate::change::set_up;
-use crate::page;
+use crate::page::{self, Changes};
 use crate::protocol::{Diff, HelperMessage, HostMessage};
 use crate::request::Request;
 use crate::status::Page;
@@ -29,8 +29,8 @@ const INIT: Pid = Pid::from_raw(1);
 pub trait Asker {
     /// Tells it.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
-    /// What it says, within this time.
-    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
+    /// What it says, within this time, or until the page changes.
+    fn hear(&mut self, ms: u16, changes: &mut Changes) -> Tried<Option<HostMessage>>;
 }
 
 /// The hands, for one change.
@@ -42,12 +42,13 @@ pub struct Inside<A> {
     /// The bundle's, once it is had.
     lock: Option<lock::Lock>,
     past: Past,
+    changes: Changes,
 }
 
 impl<A> Inside<A> {
     /// Nothing is held yet.
     pub fn new(asker: A, ask_timeout: Duration) -> Self {
-        Self { asker, ask_timeout, lock: None, past: Past::default() }
+        Self { asker, ask_timeout, lock: None, past: Past::default(), changes: Changes::of(INIT.as_raw()) }
     }
 }
 
@@ -140,11 +141,11 @@ impl<A: Asker> Hands for Inside<A> {
     }
 
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
-        self.asker.hear(ms)
+        self.asker.hear(ms, &mut self.changes)
     }
 
     fn pause(&mut self, ms: u16) -> Tried<()> {
-        std::thread::sleep(Duration::from_millis(ms.into()));
+        self.changes.wait(ms);
         Ok(())
     }
 

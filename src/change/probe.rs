@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_ready_by_its_exit_code_and_killed_with_its_children_at_the_end_of_its_time() {
+    fn a_command_probe_that_takes_too_long_is_killed_with_its_children() {
         let exec = |script: &str, ms| {
             let command = ["sh", "-c", script].map(str::to_owned).to_vec();
             is_ready(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))

@@ -328,6 +328,13 @@ impl Proof {
         }
     }
 
+    /// When to look again although the page is still the same; `None`: only another page can bring news.
+    #[must_use]
+    pub fn due(&self) -> Option<u64> {
+        let unready = self.asked.map(|_| 0);
+        self.ready_since.map_or(unready, |_| Some(self.next_probe))
+    }
+
     /// The daemon that it is about.
     #[must_use]
     pub fn daemon(&self) -> &str {
@@ -610,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_live_once_the_next_generation_was_ready_for_its_settling_time() {
+    fn a_restart_is_live_once_the_replacement_stayed_ready_for_settle() {
         let mut s = Scene::new(Signal::USR1);
         assert_eq!(s.at(0, None), Err(false));
         s.last("USR1", Served::Restarting, None);
@@ -628,6 +635,21 @@ mod tests {
         assert_eq!(verdict.proven, Ok(Outcome::Live));
         assert_eq!(verdict.after, Incarnation { pid: Some(31), generation: 2 });
         assert_eq!(verdict.siblings_moved, []);
+    }
+
+    #[test]
+    fn a_page_that_stays_as_it_is_is_looked_at_again_only_to_ask_the_daemon() {
+        let mut s = Scene::new(Signal::USR1);
+        assert_eq!((s.at(0, None), s.proof.due()), (Err(false), None), "until the signal is served");
+        s.last("USR1", Served::Restarting, None);
+        s.daemon("pipelock").state = DaemonState::Stopping;
+        assert_eq!((s.at(5, None), s.proof.due()), (Err(false), None), "until the old process has ended");
+        s.restart(31);
+        assert_eq!((s.at(10, None), s.proof.due()), (Err(true), Some(0)), "until it has answered");
+        assert_eq!((s.at(15, Some(false)), s.proof.due()), (Err(true), Some(0)), "until it is ready");
+        assert_eq!((s.at(20, Some(true)), s.proof.due()), (Err(false), Some(70)), "while it settles");
+        assert_eq!((s.at(70, None), s.proof.due()), (Err(true), Some(70)));
+        assert_eq!((s.at(300, Some(true)), s.proof.due()), (Err(false), Some(320)), "at its end");
     }
 
     #[test]
@@ -653,7 +675,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_proven_by_the_generation_that_it_started_and_by_no_later_one() {
+    fn a_request_is_proven_only_by_the_generation_that_it_started() {
         use RequestOutcome::{Failed, Pending, Refused, Started, Superseded};
         let of = |outcome, generation| {
             let mut s = of_a_request();

@@ -56,6 +56,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default().replace('"', "")
+    }
+
     /// The exit code.
     #[must_use]
     pub fn exit(self) -> u8 {

@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_can_not_be_had_is_told_if_something_was_interrupted_and_changes_nothing() {
+    fn without_the_lock_nothing_is_changed_and_an_interruption_is_reported() {
         let dir = std::env::temp_dir().join(format!("sidecar-store-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("rules");

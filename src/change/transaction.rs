@@ -29,10 +29,11 @@ use crate::text::Printable;
 
 /// How long the host has at least to acknowledge the proof, in milliseconds.
 pub const ACK_TIMEOUT: u64 = 5000;
-/// How often the page is looked at, in milliseconds.
-const POLL_INTERVAL: u16 = 5;
-/// The same while the host's word is awaited, which wakes the helper anyway: of a fleet hundreds may wait at once.
-const HELD_POLL_INTERVAL: u16 = 50;
+/// How often a daemon is asked whether it is ready, in milliseconds.
+const POLL_INTERVAL: u64 = 5;
+/// How often the page is looked at although nothing tells that it has changed, in milliseconds: of a fleet hundreds may wait
+/// at once.
+const RARE_POLL_INTERVAL: u64 = 1000;
 /// How often it is tried to take a lock that another holds, in milliseconds.
 const LOCK_POLL_INTERVAL: u16 = 20;
 /// The shortest time that the way back has, in milliseconds.
@@ -187,9 +188,9 @@ pub trait Hands: Sized {
     fn request(&mut self, request: Option<&Request>) -> Tried<()>;
     /// Says it to the host.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
-    /// What the host says, within this time.
+    /// What the host says, within this time, or until the page changes.
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
-    /// Lets time pass, whatever the host says.
+    /// Lets time pass, or until the page changes, whatever the host says.
     fn pause(&mut self, ms: u16) -> Tried<()>;
     /// Which lines change.
     fn diff(&mut self, old: &[u8], new: &[u8], show: bool) -> Diff;
@@ -705,7 +706,8 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hands.say(HelperMessage::Proven)?;
         self.deadline = self.deadline.max(self.hands.now_ms().saturating_add(ACK_TIMEOUT));
         loop {
-            self.go_on(HELD_POLL_INTERVAL)?;
+            let now = self.hands.now_ms();
+            self.go_on(wait_ms(None, now, self.deadline))?;
             let page = self.hands.page()?;
             if page.status.state == InitState::Stopping {
                 return Err(Reason::Stopping.into());
@@ -803,7 +805,8 @@ impl<'a, H: Hands> Change<'a, H> {
                     let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
                     return Err(trigger.unproven(name, now.and_then(|now| now.pid), shortfall).into());
                 }
-                self.hands.pause(POLL_INTERVAL)?;
+                let now = self.hands.now_ms();
+                self.hands.pause(wait_ms(None, now, deadline))?;
                 continue;
             }
             if now.is_some_and(|now| now.state == DaemonState::Waiting) {
@@ -833,10 +836,12 @@ impl<'a, H: Hands> Change<'a, H> {
             if let Some(verdict) = self.look_at(&mut proof, is_sent, deadline.unwrap_or(self.deadline))? {
                 return self.judge(verdict);
             }
+            let now = self.hands.now_ms();
+            let ms = wait_ms(proof.due(), now, deadline.unwrap_or(self.deadline));
             match deadline {
-                Some(deadline) if self.hands.now_ms() >= deadline => return self.judge(proof.give_up()),
-                Some(_) => self.hands.pause(POLL_INTERVAL)?,
-                None => match self.go_on(POLL_INTERVAL) {
+                Some(deadline) if now >= deadline => return self.judge(proof.give_up()),
+                Some(_) => self.hands.pause(ms)?,
+                None => match self.go_on(ms) {
                     Ok(()) => {}
                     Err(Stop::Because(Reason::Late)) => return self.judge(proof.give_up()),
                     Err(stop) => {
@@ -911,6 +916,13 @@ enum Prepared {
     Go(Box<Record>, Content, Content),
     /// It ends well here.
     Over(Outcome),
+}
+
+/// How long to wait for another page.
+fn wait_ms(due: Option<u64>, now: u64, deadline: u64) -> u16 {
+    let until = due.map_or(RARE_POLL_INTERVAL, |due| due.saturating_sub(now).clamp(POLL_INTERVAL, RARE_POLL_INTERVAL));
+    // At least one, so that whoever waits doesn't spin.
+    u16::try_from(until.min(deadline.saturating_sub(now)).max(1)).unwrap_or(u16::MAX)
 }
 
 /// Waits for at most `ms`, takes in what the host says, and stops if it is not to go on.

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_ends_with_its_process_though_a_child_of_a_wrapper_holds_its_pipes() {
+    fn a_call_ends_with_its_process_though_a_child_holds_its_pipes() {
         let script = "echo out; echo err >&2; sleep 60 & echo $! >&2; exit 3";
         let output = call("sh".as_ref(), &sh(script), 1024, Duration::from_secs(30), 2).unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_with_its_process_though_a_child_of_a_wrapper_holds_its_pipes() {
+    fn a_session_ends_with_its_process_though_a_child_holds_its_pipes() {
         let mut session = talk("sh".as_ref(), &sh("sleep 60 & echo $!"), 1024).unwrap();
         let (gate, soon) = (Gate::new(Word::Hold), Instant::now() + Duration::from_secs(30));
         let pid = String::from_utf8(session.hear(soon, &gate, false).unwrap()).unwrap();

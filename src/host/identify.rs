@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_told_by_its_label_or_by_the_program_that_it_was_started_with() {
+    fn a_bundle_is_recognized_by_its_label_or_its_program() {
         assert_eq!(one(&row("", "")).unwrap(), ID);
         assert_eq!(one(&row("/sbin/init", "sh")).unwrap(), ID);
         assert_eq!(one(&row(r#""1""#, r#""""#)).unwrap(), ID);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_for_another_reason_says_docker_s_words() {
+    fn what_is_missing_for_another_reason_is_told_in_dockers_words() {
         let names = ["b1".to_owned()];
         let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         let found = identify(&names, b"", words.as_bytes());

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bundle_is_served_once_by_whatever_names_and_contexts_it_was_asked_for() {
+    fn each_bundle_is_served_once_whatever_names_it_was_asked_for_by() {
         let (far, near) = (
             |name: &str| (Some("far".to_owned()), name.to_owned()),
             |name: &str| (Some("near".to_owned()), name.to_owned()),

@@ -1,12 +1,13 @@
 //! init's signals: which ones it takes, which ones it leaves to the kernel, and how it waits for them.
 //!
-//! Every signal that init cares about stays blocked for good; signalfd(2) tells that one is pending, and
-//! sigtimedwait(2) takes them one by one. So there are no handlers: nothing nests, however many are queued, no call is
-//! ever interrupted, and a child has no disposition to undo before it executes.
+//! Every signal that init cares about stays blocked for good, and init reads what is pending from a signalfd(2). So there
+//! are no handlers: nothing nests, however many are queued, no call is ever interrupted, and a child has no disposition to
+//! undo before it executes.
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,7 +26,7 @@ const RTMIN_PLUS_3: i32 = RTMIN + 3;
 /// A request to end the bundle.
 const STOPS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 /// How many signals one round takes, so that a long queue of real-time signals doesn't delay the first ones.
-const ROUND: usize = 64;
+const ROUND: usize = 16;
 /// If the kernel doesn't let init poll its descriptors (`RLIMIT_NOFILE` was lowered from outside), it waits this long
 /// before it tries again.
 const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -37,7 +38,7 @@ pub struct Signals {
     all: libc::sigset_t,
     stops: libc::sigset_t,
     /// One that was taken while init waited without descriptors.
-    taken: Option<libc::siginfo_t>,
+    taken: Option<Pending>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
     /// The child that the last SIGCHLD named; others may have ended since.
@@ -110,24 +111,45 @@ impl Signals {
 
     /// The pending signals except SIGCHLD; a request to end the bundle comes first.
     pub fn take(&mut self) -> Vec<Caught> {
-        let stop = next(&self.stops, Duration::ZERO);
-        let taken = self.taken.take();
-        let rest = std::iter::from_fn(|| next(&self.all, Duration::ZERO)).take(ROUND);
+        let mut infos = [const { MaybeUninit::<libc::signalfd_siginfo>::uninit() }; ROUND];
+        // SAFETY: read(2) writes at most that many bytes there.
+        let bytes = unsafe { libc::read(self.fd.as_raw_fd(), infos.as_mut_ptr().cast(), size_of_val(&infos)) };
+        let count = usize::try_from(bytes).unwrap_or(0) / size_of::<libc::signalfd_siginfo>();
+        // What was sent to init's one thread comes before what was sent to its process, so without end of the former the
+        // latter would never come.
+        let stop = if count == ROUND { next(&self.stops, Duration::ZERO) } else { None };
+        // SAFETY: signalfd(2) has filled in this many.
+        let read = infos.iter().take(count).map(|info| Pending::from(unsafe { info.assume_init_ref() }));
         let mut others = Vec::new();
-        for info in stop.into_iter().chain(taken).chain(rest) {
-            if info.si_signo == libc::SIGCHLD {
+        for Pending { number, code, pid } in stop.into_iter().chain(self.taken.take()).chain(read) {
+            if number == libc::SIGCHLD {
                 self.a_child_ended = true;
-                // SAFETY: the kernel fills in si_pid of every SIGCHLD; whoever sends one can only name another pid.
-                self.told_of = Some(unsafe { info.si_pid() });
+                // Whoever sends one can only name another pid.
+                self.told_of = Some(pid);
             } else {
-                others.push(Caught { number: info.si_signo, sender: Sender::of(&info) });
+                others.push(Caught { number, sender: Sender::of(code, pid) });
             }
         }
+        others.sort_by_key(|caught| !caught.is_stop());
         others
     }
 }
 
-/// Made bit by bit: musl's sigaddset(3) refuses RTMIN+0, which it keeps for itself.
+/// What is known of a pending signal: sigaction(2), `siginfo_t`.
+struct Pending {
+    number: i32,
+    code: i32,
+    /// Of the sender, or of the child that has ended; of no meaning for other signals of the kernel's.
+    pid: i32,
+}
+
+impl From<&libc::signalfd_siginfo> for Pending {
+    fn from(info: &libc::signalfd_siginfo) -> Self {
+        Self { number: info.ssi_signo.cast_signed(), code: info.ssi_code, pid: info.ssi_pid.cast_signed() }
+    }
+}
+
+/// Made bit by bit: nix's own sets hold no real-time signals.
 fn set_of(numbers: &[i32]) -> libc::sigset_t {
     let bits = numbers.iter().fold(0u64, |bits, number| bits | 1 << (number - 1));
     let mut set = *SigSet::empty().as_ref();
@@ -137,13 +159,14 @@ fn set_of(numbers: &[i32]) -> libc::sigset_t {
 }
 
 /// Takes one pending signal of a set, the one with the lowest number: sigtimedwait(2).
-fn next(set: &libc::sigset_t, longest: Duration) -> Option<libc::siginfo_t> {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+fn next(set: &libc::sigset_t, longest: Duration) -> Option<Pending> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let longest = TimeSpec::from(longest);
     // SAFETY: the set was initialised, `info` is valid for a write, and the time is on this stack.
     let number = unsafe { libc::sigtimedwait(set, info.as_mut_ptr(), longest.as_ref()) };
-    // SAFETY: zeroed, and filled in if there was a signal.
-    (number > 0).then(|| unsafe { info.assume_init() })
+    // SAFETY: zeroed, and filled in if there was a signal; any bytes are an int.
+    let (code, pid) = unsafe { (info.assume_init_ref().si_code, info.assume_init_ref().si_pid()) };
+    (number > 0).then_some(Pending { number, code, pid })
 }
 
 /// A signal that was taken.
@@ -185,14 +208,11 @@ pub enum Sender {
 }
 
 impl Sender {
-    fn of(info: &libc::siginfo_t) -> Self {
-        if !matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL) {
-            return Self::Kernel;
-        }
-        // SAFETY: the kernel fills in si_pid for a signal that a process sent.
-        match unsafe { info.si_pid() } {
-            0 => Self::Outside,
-            pid => Self::Process(pid),
+    fn of(code: i32, pid: i32) -> Self {
+        match (code, pid) {
+            (libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL, 0) => Self::Outside,
+            (libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL, pid) => Self::Process(pid),
+            _ => Self::Kernel,
         }
     }
 }

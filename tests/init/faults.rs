@@ -296,7 +296,7 @@ fn faults(calls: &BTreeMap<String, usize>) -> Vec<Fault> {
 }
 
 #[test]
-fn whatever_call_fails_once_while_requests_are_served_init_and_its_daemons_live_and_the_next_request_is_served() {
+fn whatever_call_fails_while_init_serves_the_next_request_is_served() {
     let mut victim = Victim::start();
     let strace = Strace::attach(&victim.bundle, &[]);
     victim.serve();
@@ -449,7 +449,7 @@ const DAEMONS: [(&str, &str, &str); 3] =
 const MAIN: &str = "rt_sigprocmask(SIG_BLOCK, ~[";
 
 #[test]
-fn whatever_call_fails_once_at_its_start_init_comes_up_and_tells_what_it_left_out_or_says_why_not_and_ends() {
+fn whatever_call_fails_at_its_start_init_comes_up_or_says_why_not() {
     // To the first time that it waits without an end; and what it does only where it isn't PID 1.
     let of_pid_1 = Start::faults(true, MAIN, "], 2, NULL, NULL").into_iter().map(|fault| (true, fault));
     let others = Start::faults(false, "prctl(", "\n").into_iter().map(|fault| (false, fault));
@@ -486,7 +486,7 @@ fn whatever_call_fails_once_at_its_start_init_comes_up_and_tells_what_it_left_ou
 /// The rest goes on without. Where a PID 1 that is traced crashes the kernel lets it live (SIGSEGV again and again), so
 /// this is seen of an init that isn't PID 1.
 #[test]
-fn whatever_fails_once_before_main_the_process_ends_at_once_or_init_comes_up_whole() {
+fn whatever_fails_before_main_init_ends_at_once_or_comes_up_whole() {
     let all = Start::faults(false, "execve(", MAIN);
     let mut ended = BTreeMap::new();
     for fault in &all {
@@ -504,7 +504,7 @@ fn whatever_fails_once_before_main_the_process_ends_at_once_or_init_comes_up_who
 }
 
 #[test]
-fn whatever_call_fails_once_in_a_shutdown_init_ends_in_time_with_the_right_code_and_leaves_nobody_behind() {
+fn whatever_call_fails_in_a_shutdown_init_ends_in_time() {
     for is_pid_1 in [true, false] {
         let end = |arguments: &[String]| {
             let leave = if is_pid_1 { "" } else { "system \"setsid sleep 1000 &\";" };
@@ -556,7 +556,7 @@ depends_on = ["db"]
 "#;
 
 #[test]
-fn whatever_call_fails_once_while_a_daemon_is_probed_and_asked_for_the_one_that_waits_for_it_starts_in_the_end() {
+fn whatever_call_fails_in_a_probe_the_dependent_starts_in_the_end() {
     let run = |arguments: &[String]| {
         let bundle = Bundle::start(WAITING);
         bundle.wait_until("a probe", || !bundle.read("asked").is_empty());
@@ -596,7 +596,7 @@ fn whatever_call_fails_once_while_a_daemon_is_probed_and_asked_for_the_one_that_
 }
 
 #[test]
-fn a_program_that_can_not_be_executed_this_once_counts_as_failed_and_the_next_restart_starts_it() {
+fn a_restart_starts_a_program_that_could_not_be_executed_once() {
     let mut victim = Victim::start();
     for (error, code) in [("ENOENT", 127), ("EACCES", 126), ("ETXTBSY", 126), ("ENOMEM", 126)] {
         let arguments = ["-f".to_owned(), "--trace=execve".to_owned(), format!("--inject=execve:error={error}:when=1")];

@@ -11,7 +11,7 @@ use super::calls::assert_idle;
 use super::{Bundle, Setup, TWO};
 
 #[test]
-fn a_daemon_gets_default_signals_an_empty_mask_a_session_dev_null_and_its_own_stdio_whatever_init_was_started_with() {
+fn a_daemon_gets_default_signals_a_session_and_its_own_stdio() {
     let bundle = Setup::new(
         r#"
 [[daemon]]
@@ -113,7 +113,7 @@ fn a_crash_and_then_term_exits_with_the_crashers_code() {
 }
 
 #[test]
-fn a_command_that_is_not_found_counts_as_127_and_one_that_may_not_run_as_126_without_a_shell() {
+fn a_missing_command_counts_as_127_and_a_forbidden_one_as_126() {
     for (command, code) in [("/no/such/program", 127), ("no-such-program", 127), ("/etc/passwd", 126), ("/bin", 126)] {
         let mut bundle = Bundle::start(&format!("[[daemon]]\nname = \"alpha\"\ncommand = [\"{command}\"]\n"));
         assert_eq!(bundle.exit_code(), code, "{command}");
@@ -151,7 +151,7 @@ fn a_fork_that_fails_counts_as_126_is_said_and_leaves_the_sibling_alone() {
 }
 
 #[test]
-fn a_restart_gives_a_new_pid_in_the_same_slot_and_leaves_the_sibling_alone() {
+fn a_restart_gives_a_new_pid_and_leaves_the_sibling_alone() {
     let bundle = Bundle::start(&TWO.replace("exec sleep", "echo > DIR/printed; exec sleep"));
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for("printed", "\n");
@@ -218,7 +218,7 @@ fn a_restart_kills_what_outlives_its_grace_and_goes_on() {
 }
 
 #[test]
-fn two_hundred_restart_requests_in_a_burst_leave_one_process_no_zombie_and_the_sibling_as_it_was() {
+fn two_hundred_restarts_in_a_burst_leave_one_process_and_no_zombie() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
     let sibling = bundle.daemon(0)["pid"].clone();
@@ -259,7 +259,7 @@ fn a_hundred_restarts_leave_no_descriptor_and_no_process_behind() {
 }
 
 #[test]
-fn what_left_its_group_and_session_holds_up_neither_a_restart_nor_the_end_and_its_pipes_do_not_pile_up() {
+fn what_left_its_session_delays_neither_a_restart_nor_the_end() {
     let mut bundle = Bundle::start(&TWO.replace("exec sleep 1000", "setsid sleep 1000 & exec sleep 1000"));
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for_generation(1, 1);
@@ -275,7 +275,7 @@ fn what_left_its_group_and_session_holds_up_neither_a_restart_nor_the_end_and_it
 }
 
 #[test]
-fn without_a_descriptor_left_a_restart_fails_the_old_page_is_taken_away_and_both_come_back() {
+fn a_restart_without_a_descriptor_left_fails_and_the_next_one_works() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for_generation(1, 1);

@@ -40,7 +40,7 @@ fn a_command_gets_the_environment_of_the_daemon_and_not_the_callers() {
 }
 
 #[test]
-fn a_command_leads_a_session_of_its_own_and_has_default_signals_whatever_the_callers_are() {
+fn a_command_has_its_own_session_and_default_signals() {
     let bundle = Bundle::start(TWO);
     bundle.wait_until_started();
     let mut command = Command::new("perl");

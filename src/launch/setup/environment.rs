@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cant_be_used_is_told_by_its_number_and_never_by_its_value() {
+    fn a_bad_line_is_reported_by_its_number_and_never_by_its_value() {
         for (text, line, why) in [
             ("A=1\nSECRET\n", 2, "no `=`"),
             ("=secret", 1, "a valid name"),
