@@ -13,7 +13,8 @@ use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
-/// A process that has run for less since a crash may be one of a loop: init's delays start over after this time, in milliseconds.
+/// A process that has run for less than this since a crash may be in a crash loop: init's delays start over after this time. In
+/// milliseconds.
 const CRASH_LOOP_MS: u64 = 10_000;
 
 /// What init does to the daemon on this signal.
@@ -396,7 +397,7 @@ impl Proof {
         probe: Option<Result<(), Shortfall>>,
         outcome: Outcome,
     ) -> Look {
-        // What the page itself says counts at once; that nobody else serves is seen by asking.
+        // A page that says "not ready" counts at once. Only a probe can tell that no other process serves in its place.
         let answer = match plan.ready {
             Some(Ready::Notify) if !plan.notified => Some(Err(Shortfall::NotReady)),
             _ => probe,
@@ -410,7 +411,7 @@ impl Proof {
         let Some((_, since)) = self.ready_since else {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
-                // It was another's port at the last look.
+                // At the last look another process held the port.
                 None if matches!(self.shortfall, Shortfall::SocketHeld { .. }) => {}
                 _ => self.shortfall = Shortfall::NotReady,
             }
