@@ -186,6 +186,7 @@ fn a_oneshot_is_tried_again_until_it_exits_0() {
     // Nobody asks a oneshot whether it is ready.
     let (code, shown, _) = bundle.status(&["--ready", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
+    crate::schemas::assert_fits("status", &shown);
     assert_eq!((code, &shown["daemons"][0]["ready"], &shown["daemons"][1]["ready"]), (0, &Value::Null, &true.into()));
 }
 
@@ -335,6 +336,7 @@ depends_on = ["alpha"]
 
 #[test]
 fn an_idle_init_makes_no_system_call_whatever_is_in_its_table() {
+    needs!(Strace, Native("ptrace is not there, or watches qemu"));
     let bundle = Bundle::start(
         r#"
 restart = "on-failure"

@@ -276,6 +276,7 @@ fn with_output_json_what_is_dropped_is_counted_in_an_object_too() {
 
 #[test]
 fn a_log_of_any_kind_gets_every_line_and_its_description_stays_as_it_was() {
+    needs!(Root);
     let script = "print \"line $_\\n\" for 1 .. 5000; print STDERR \"line $_\\n\" for 1 .. 5000";
     let all: Vec<u64> = (1..=5000).collect();
     for log in Log::all() {
@@ -325,6 +326,7 @@ fn a_stdout_and_stderr_that_are_closed_full_or_nothing_disturb_nobody() {
 
 #[test]
 fn a_reader_that_is_gone_disturbs_nobody() {
+    needs!(Root);
     for log in Log::all() {
         let mut bundle = log.setup(&[MUCH]).stdout(&log.fd).start();
         let Log { kind, fd, reader, .. } = log;
@@ -338,6 +340,7 @@ fn a_reader_that_is_gone_disturbs_nobody() {
 
 #[test]
 fn a_stuck_reader_delays_no_signal_and_costs_no_line() {
+    needs!(Root);
     let all: Vec<u64> = (1..=40_000).collect();
     for stream in ["STDOUT", "STDERR"] {
         let much = MUCH.replace("print \"", &format!("print {stream} \""));
@@ -371,6 +374,7 @@ fn a_stuck_reader_delays_no_signal_and_costs_no_line() {
 
 #[test]
 fn after_its_term_a_daemon_is_read_even_if_the_reader_is_stuck() {
+    needs!(Root);
     for log in Log::all() {
         let mut bundle = log.setup(&[ENDLESS]).stdout(&log.fd).start();
         wait_until_stuck(&bundle);
@@ -396,6 +400,7 @@ fn after_its_term_a_daemon_is_read_even_if_the_reader_is_stuck() {
 
 #[test]
 fn a_shutdown_waits_half_a_second_for_a_stuck_reader() {
+    needs!(Root);
     for log in Log::all() {
         let mut bundle = log.setup(&[ENDLESS]).stdout(&log.fd).start();
         wait_until_stuck(&bundle);
@@ -495,6 +500,7 @@ fn a_daemon_faster_than_the_reader_does_not_crowd_out_inits_own_log() {
 
 #[test]
 fn the_log_has_levels_and_forms_and_a_bad_value_is_a_warning() {
+    needs!(Native("qemu has threads of its own, which take pids"));
     let log = |level: &str, format: &str| {
         let mut bundle = setup(&["exit 1"]).env("SIDECAR_LOG", level).env("SIDECAR_LOG_FORMAT", format).start();
         assert_eq!(bundle.exit_code(), 1);
