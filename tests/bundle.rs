@@ -696,7 +696,10 @@ fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1() {
     dir.write("poison", "");
     let (code, out, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("pipelock exited with code 7; its siblings run on; unless its restart policy"), "{err}");
+    assert!(
+        err.contains("pipelock exited with code 7; its siblings run on; it stays down unless its restart policy"),
+        "{err}"
+    );
     assert_eq!(bundle.daemon("egress")["pid"], egress["pid"]);
     assert_eq!(bundle.daemon("pipelock")["state"], "exited");
     assert_eq!(bundle.try_exec(&["/proc/1/exe", "status"]).0, 1);

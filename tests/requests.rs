@@ -416,7 +416,7 @@ fn a_full_request_pipe_delays_its_sender_alone() {
     let mut pipe = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(pipe).unwrap();
     while pipe.write(b"\nx\n").is_ok() {}
     let before = Instant::now();
-    is_bad(&bundle.says(&["stop", "beta", "--timeout=300ms"]), 1, "refused: beta: the bundle's init can't be asked: ");
+    is_bad(&bundle.says(&["stop", "beta", "--timeout=300ms"]), 1, "refused: beta: cannot ask the bundle's init: ");
     assert!(before.elapsed() < Duration::from_secs(10));
     assert!(Command::new("kill").args(["-CONT", &bundle.init]).status().unwrap().success());
     is_good(&bundle.says(&["stop", "beta"]), "stopped: beta ");

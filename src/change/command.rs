@@ -12,6 +12,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use crate::table::process::{DAEMON, GENERATION};
+
 /// How much of a program's words is kept, from their begin and from their end, in bytes. All of them are read.
 const KEPT: usize = 1024;
 /// How long whoever holds the pipe beyond the end of the process is waited for.
@@ -37,13 +39,14 @@ pub enum Group {
 }
 
 /// Runs it. `go_on` is asked every few milliseconds.
-pub fn run(command: &[String], group: Group, with_words: bool, mut go_on: impl FnMut() -> bool) -> Ended {
+pub fn run(command: &[String], group: Group, mut go_on: impl FnMut() -> bool) -> Ended {
     let Some((program, arguments)) = command.split_first() else {
         return Ended::NotRun(std::io::ErrorKind::InvalidInput.into());
     };
-    let words = || if with_words { Stdio::piped() } else { Stdio::null() };
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(words()).stderr(words());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // If a daemon is the caller: what is run isn't its own.
+    command.env_remove(DAEMON).env_remove(GENERATION);
     if group == Group::Own {
         command.process_group(0);
     }

@@ -171,7 +171,7 @@ fn exec(words: &[String], confined: &[String], group: Group, deadline: Deadline)
     let cut = |word: &String| word.chars().take(SHOWN).collect::<String>();
     let more = if words.len() > 2 { " ..." } else { "" };
     let name = format!("`{}{more}`", words.iter().take(2).map(cut).collect::<Vec<_>>().join(" "));
-    let (status, said) = match command::run(confined, group, true, || deadline.left().is_some()) {
+    let (status, said) = match command::run(confined, group, || deadline.left().is_some()) {
         command::Ended::Exited(status, _) if status.success() => return Ok(()),
         command::Ended::Exited(status, said) => (status, said),
         command::Ended::Stopped => return Err(format!("{name} did not end within {:?}", deadline.timeout)),

@@ -9,6 +9,9 @@ use super::record::{Content, Files, Found, Name, Record};
 use super::{Stop, Tried};
 use crate::text::Printable;
 
+/// What a change may leave beside the file, and its record.
+pub const LEFTOVERS: [Name; 3] = [Name::Staged, Name::Kept, Name::NewRecord];
+
 /// What is to become of a person's content in the place of the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theirs {
@@ -97,7 +100,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
 /// # Errors
 /// The simulation's helper was killed.
 pub fn close(files: &mut impl Files, record: &Record) -> Tried<()> {
-    if unless_killed(set_aside(files, record))?.is_some() && unless_killed(files.write_record(record))?.is_some() {
+    if unless_killed(set_aside(files, record))?.is_ok() && unless_killed(files.write_record(record))?.is_ok() {
         sweep(files)?;
     }
     Ok(())
@@ -131,20 +134,20 @@ fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
 /// # Errors
 /// The simulation's helper was killed.
 pub fn sweep(files: &mut impl Files) -> Tried<()> {
-    for name in [Name::Staged, Name::Kept, Name::NewRecord] {
+    for name in LEFTOVERS {
         files.remove(name)?;
     }
     Ok(())
 }
 
-/// That it failed is no reason not to go on.
+/// What came of a step whose failure doesn't end the change.
 ///
 /// # Errors
 /// The simulation's helper was killed.
-pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Option<T>> {
+pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Result<T, Reason>> {
     match tried {
-        Ok(done) => Ok(Some(done)),
-        Err(Stop::Because(_)) => Ok(None),
+        Ok(done) => Ok(Ok(done)),
+        Err(Stop::Because(why)) => Ok(Err(why)),
         Err(Stop::Killed) => Err(Stop::Killed),
     }
 }
@@ -188,13 +191,7 @@ pub fn before_start(
         Err(Stop::Because(why)) => return failed(&why),
         Err(Stop::Killed) => return None,
     };
-    let (outcome, what) = if restored.was_theirs {
-        (RecordedOutcome::NotProven, "somebody has put other content there since, which stays")
-    } else {
-        (RecordedOutcome::RolledBack, "the old content is back")
-    };
-    let said = format!("the change of {path} by {} was interrupted: {what}", record.by);
-    record.outcome = outcome;
+    record.outcome = if restored.was_theirs { RecordedOutcome::NotProven } else { RecordedOutcome::RolledBack };
     let _ = close(files, record);
-    Some(Ok(said))
+    Some(Ok(format!("the change of {path} by {} was interrupted: {}", record.by, record.outcome.of_recovery())))
 }

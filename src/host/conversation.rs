@@ -17,6 +17,7 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,8 @@ use super::{Change, millis, to_ask};
 use crate::change::proof::{Act, Trigger};
 use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome};
 use crate::protocol::{
-    self, End, HELPER, Heard, HelperMessage, HostMessage, MAX_BYTES, PROTOCOL, Reply, Request, Task, VERSION,
+    self, Answer, End, HELPER, HelperMessage, HostMessage, MAX_BYTES, OtherProtocol, PROTOCOL, Reply, Request, Task,
+    VERSION,
 };
 use crate::text::Printable;
 
@@ -137,19 +139,19 @@ impl Conversation<'_> {
             session.say(self.request(self.change.task.clone(), self.timeout, id).as_bytes());
             let first = session.hear(Instant::now() + to_ask(self.timeout), self.gate, false);
             report.ms.identify = millis(self.started);
-            let heard = first.as_deref().ok().and_then(protocol::hear);
-            match heard {
-                Some(Heard::Reply(Reply::Hello { target })) => {
+            let heard = first.as_deref().ok().and_then(protocol::first::<Answer>);
+            match heard.map(|answer| answer.map(|answer| answer.reply)) {
+                Some(Ok(Reply::Hello { target })) => {
                     report.target = Some(target);
                     return Ok(session);
                 }
-                Some(Heard::Reply(Reply::Refused { why, target })) => {
+                Some(Ok(Reply::Refused { why, target })) => {
                     report.target = target;
                     return Err(why);
                 }
-                Some(Heard::Reply(Reply::NotInit { error })) => return Err(Reason::NotInit { error }),
-                Some(Heard::OtherProtocol { protocol, version }) => return Err(other_protocol(protocol, version)),
-                Some(Heard::Reply(Reply::Protocol | Reply::Recorded { .. })) | None => {}
+                Some(Ok(Reply::NotInit { error })) => return Err(Reason::NotInit { error }),
+                Some(Err(theirs)) => return Err(other_protocol(theirs)),
+                Some(Ok(Reply::Protocol | Reply::Recorded { .. })) | None => {}
             }
             let complaint = Complaint::new(session.end());
             let code = session.status().and_then(|status| status.code());
@@ -194,7 +196,7 @@ impl Conversation<'_> {
         }
         // A bundle of protocol 3 doesn't know the helper by this name.
         if complaint.says(&["sidecar: no applet \"helper\""]) {
-            return other_protocol(3, Printable::new("of before 1.1"));
+            return other_protocol((3, Printable::new("of before 1.1")));
         }
         // If docker can't execute something, it says so on stdout.
         let said = if complaint.is_empty() { Complaint::new(&first.unwrap_or_default()) } else { complaint.clone() };
@@ -212,7 +214,7 @@ impl Conversation<'_> {
     fn open(&self) -> Result<Session, Reason> {
         let program = self.program.filter(|_| self.by_path.get()).unwrap_or(PID_1_EXE);
         let helper = self.engine.exec(self.bundle, program, HELPER);
-        let session = docker::session(&self.engine.program, &helper, MAX_BYTES);
+        let session = Session::start(&self.engine.program, &helper, Stdio::piped(), MAX_BYTES);
         session.map_err(|e| call_failed(self.engine, "exec", &CallError::Spawn(e)))
     }
 
@@ -326,9 +328,8 @@ impl Conversation<'_> {
             let mut session = self.open().map_err(|_| (NoLine::Left, Complaint::default()))?;
             session.say(self.request(Task::Ask, wait, id).as_bytes());
             let line = session.hear(until, self.gate, true);
-            let heard = line.as_deref().map(protocol::hear);
-            match heard {
-                Ok(Some(Heard::Reply(Reply::Recorded { outcome }))) => Ok(outcome),
+            match line.as_deref().map(protocol::first::<Answer>) {
+                Ok(Some(Ok(Answer { reply: Reply::Recorded { outcome }, .. }))) => Ok(outcome),
                 Ok(_) => Err((NoLine::Ended, Complaint::new(session.end()))),
                 Err(no_line) => Err((*no_line, Complaint::new(session.end()))),
             }
@@ -494,6 +495,6 @@ fn exec_failed(words: Printable) -> Reason {
     Reason::CallFailed { call: Printable::new("exec"), words }
 }
 
-fn other_protocol(protocol: u32, version: Printable) -> Reason {
-    Reason::OtherProtocol { ours: (PROTOCOL, Printable::new(VERSION)), theirs: (protocol, version) }
+fn other_protocol(theirs: OtherProtocol) -> Reason {
+    Reason::OtherProtocol { ours: (PROTOCOL, Printable::new(VERSION)), theirs }
 }

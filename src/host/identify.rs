@@ -1,6 +1,7 @@
 //! Who the named bundles are, judged from what `docker inspect` says of them. No I/O.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::complaint::Complaint;
 use super::engine::BundleRef;
@@ -75,39 +76,16 @@ fn is_an_engines_init(program: &str) -> bool {
 /// # Errors
 /// It hasn't, or the engine doesn't say.
 pub(super) fn has_own_pids(id: &str, stdout: &[u8]) -> Result<(), Reason> {
-    #[derive(Deserialize)]
-    struct Native {
-        id: String,
-        spec: Spec,
-    }
-    #[derive(Deserialize)]
-    struct Spec {
-        linux: Linux,
-    }
-    #[derive(Deserialize)]
-    struct Linux {
-        #[serde(default)]
-        namespaces: Vec<Namespace>,
-    }
-    #[derive(Deserialize)]
-    struct Namespace {
-        #[serde(rename = "type")]
-        kind: String,
-        #[serde(default)]
-        path: String,
-    }
-    let native = serde_json::from_slice::<Native>(stdout).ok().filter(|native| native.id == id);
-    let Some(native) = native else {
+    let native = serde_json::from_slice::<Value>(stdout).ok().filter(|native| native["id"] == id);
+    let Some(namespaces) = native.as_ref().and_then(|native| native["spec"]["linux"]["namespaces"].as_array()) else {
         return Err(Reason::CallFailed {
             call: Printable::new("inspect --mode native"),
             words: Printable::new("it doesn't say whether the container has a pid namespace of its own"),
         });
     };
-    match native.spec.linux.namespaces.iter().find(|namespace| namespace.kind == "pid") {
-        None => Err(Reason::SharesPids { mode: Printable::new("host") }),
-        Some(shared) if !shared.path.is_empty() => Err(Reason::SharesPids { mode: Printable::new(&shared.path) }),
-        Some(_) => Ok(()),
-    }
+    let own = namespaces.iter().find(|namespace| namespace["type"] == "pid");
+    let mode = own.map_or("host", |own| own.get("path").map_or("", |path| path.as_str().unwrap_or("?")));
+    if mode.is_empty() { Ok(()) } else { Err(Reason::SharesPids { mode: Printable::new(mode) }) }
 }
 
 /// Why the call `what` printed nothing for this name.
@@ -132,7 +110,7 @@ struct Row {
     schema: Option<String>,
     /// A name in docker, a number in some versions of podman.
     #[serde(default)]
-    stop_signal: serde_json::Value,
+    stop_signal: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,8 +123,8 @@ struct Host {
 impl Row {
     fn odd_stop_signal(&self) -> Option<Printable> {
         let told = match &self.stop_signal {
-            serde_json::Value::String(name) => name.to_ascii_uppercase(),
-            serde_json::Value::Number(number) => number.to_string(),
+            Value::String(name) => name.to_ascii_uppercase(),
+            Value::Number(number) => number.to_string(),
             _ => return None,
         };
         let stops_init = matches!(told.trim_start_matches("SIG"), "" | "TERM" | "INT" | "QUIT" | "15" | "2" | "3");

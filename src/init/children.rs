@@ -20,16 +20,29 @@ pub enum Child {
     Traced(i32, i32),
 }
 
-/// The next child that has ended or was stopped by a trace, if there is one. It is neither reaped nor resumed.
+/// Any child, or this one, that has ended or was stopped by a trace. It is neither reaped nor resumed.
 ///
 /// # Errors
-/// ECHILD: there are none.
-pub fn peek(of: libc::idtype_t, pid: i32) -> nix::Result<Option<Child>> {
+/// ECHILD: there is none.
+pub fn peek(child: Option<i32>) -> nix::Result<Option<Child>> {
+    wait(child, libc::WNOWAIT)
+}
+
+/// The same of this one, and reaps it.
+///
+/// # Errors
+/// ECHILD: it is no child.
+pub fn reap(child: i32) -> nix::Result<Option<Child>> {
+    wait(Some(child), 0)
+}
+
+fn wait(child: Option<i32>, more: libc::c_int) -> nix::Result<Option<Child>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let (of, id) = child.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.cast_unsigned()));
     // A traced child is reported even without WSTOPPED.
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let flags = libc::WEXITED | libc::WNOHANG | more;
     // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
-    while unsafe { libc::waitid(of, pid.cast_unsigned(), info.as_mut_ptr(), flags) } < 0 {
+    while unsafe { libc::waitid(of, id, info.as_mut_ptr(), flags) } < 0 {
         if Errno::last() != Errno::EINTR {
             return Err(Errno::last());
         }

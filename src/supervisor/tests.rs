@@ -410,7 +410,7 @@ fn a_daemon_that_survives_its_kill_is_replaced_after_two_seconds() {
     assert!(told(&actions)[0].contains("is another process tracing it?"), "{actions:?}");
     assert_eq!(acts(actions), [Action::KillGroup(11), Action::Start(1)]);
     up(&mut init, 10_000, 1, 12);
-    assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), [Action::Reap(11)]);
+    assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), []);
     assert_eq!(init.view(1).unwrap().pid, Some(12));
 }
 
@@ -984,7 +984,7 @@ fn a_reaped_orphan_is_told_at_debug_with_its_pid_and_how_it_ended() {
     let end = End::Signal(11);
     let actions = running().handle(at(1), ended(99, end));
     let text = "reaped orphan (pid 99): it was killed by signal 11".to_owned();
-    assert_eq!(actions, [Action::Reap(99), Action::Tell(Line::debug(text).pid(99).end(end))]);
+    assert_eq!(actions, [Action::Tell(Line::debug(text).pid(99).end(end))]);
 }
 
 /// alpha says READY=1 when it is ready; it runs as pid 10.

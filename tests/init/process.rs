@@ -143,12 +143,40 @@ fn what_one_daemon_is_given_is_not_in_the_environment_of_another() {
         let lines = out
             .lines()
             .filter_map(|line| line.strip_prefix(&prefix))
-            .filter(|line| !line.starts_with("NOTIFY_SOCKET=@"));
+            .filter(|line| !line.starts_with("NOTIFY_SOCKET=@") && !line.starts_with("SIDECAR_"));
         lines.map(|line| line.to_owned() + "\n").collect()
     };
     assert_eq!(of("alpha"), format!("CRED_ID=1\nCRED_KEY=2\nKEY=a b\n{path}TOKEN=secret\nTZ=UTC\n"));
     assert_eq!(of("beta"), path);
     assert_eq!(bundle.read("out").matches("NOTIFY_SOCKET=@").count(), 2);
+}
+
+#[test]
+fn each_start_tells_its_daemon_and_generation_and_nothing_overrides_them() {
+    let tell = "echo $SIDECAR_DAEMON $SIDECAR_GENERATION $(env | grep -Ec '^SIDECAR_(DAEMON|GENERATION)=')";
+    // Each tells it, and so does its probe, which is none of its generations.
+    let daemon = |name: &str, keys: &str| {
+        let ready = format!("ready = {{ exec = [\"/bin/sh\", \"-c\", \"{tell} > DIR/{name}.probe\"] }}\n");
+        let command = format!("command = [\"/bin/sh\", \"-c\", \"{tell} >> DIR/{name}; exec sleep 1000\"]\n");
+        format!("[[daemon]]\nname = \"{name}\"\n{command}{ready}{keys}")
+    };
+    let env_file = "env_file = \"DIR/env\"\npass_environment = [\"SIDECAR_*\"]\n";
+    let last = "[[daemon]]\nname = \"last\"\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"plain\", \"set-up\"]\n";
+    let signals = "[signals]\nUSR1 = { restart = \"plain\" }\nUSR2 = { restart = \"set-up\" }\n";
+    let table = daemon("plain", "") + &daemon("set-up", env_file) + last + signals;
+    let forge = "echo SIDECAR_DAEMON=forged > DIR/env; echo SIDECAR_GENERATION=7 >> DIR/env; exec \"$@\"";
+    let setup = Setup::new(&table).wrapped(&["sh", "-c", forge, "-"]);
+    let bundle = setup.env("SIDECAR_DAEMON", "forged").env("SIDECAR_GENERATION", "9").start();
+    bundle.wait_for_generation(2, 1);
+    for name in ["plain", "set-up"] {
+        assert_eq!(bundle.read(&format!("{name}.probe")), "0\n", "{name}");
+    }
+    bundle.signal("USR1");
+    bundle.signal("USR2");
+    for name in ["plain", "set-up"] {
+        bundle.wait_for(name, &format!("{name} 2 2\n"));
+        assert_eq!(bundle.read(name), format!("{name} 1 2\n{name} 2 2\n"));
+    }
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sidecar::page::Changes;
 
 use super::faults::Strace;
 use super::{Bundle, Setup, TWO};
@@ -77,6 +79,26 @@ fn a_page_read_half_written_never_is_however_often_it_changes() {
         let generation = page.status.daemons[1].generation;
         assert!(generation >= last, "an older page came after a newer one");
         last = generation;
+    }
+}
+
+#[test]
+fn whoever_waits_for_the_page_is_woken_by_its_change_and_by_nothing_else() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    let mut changes = Changes::of(bundle.pid());
+    let path = format!("/proc/{}/fd/104", bundle.pid());
+    let mut pipe = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).unwrap();
+    // Somebody of the same user fills it.
+    while pipe.write(&[0; 4096]).is_ok() {}
+    changes.wait(1);
+    let began = Instant::now();
+    changes.wait(300);
+    assert!(began.elapsed() >= Duration::from_millis(300), "nothing has happened");
+    bundle.signal("USR1");
+    while bundle.daemon(1)["generation"] != 2 {
+        assert!(began.elapsed() < Duration::from_secs(20), "it isn't woken");
+        changes.wait(60_000);
     }
 }
 

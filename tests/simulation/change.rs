@@ -11,7 +11,7 @@ use sidecar::change::proof::Trigger;
 use sidecar::change::reason::Outcome as Said;
 use sidecar::change::reason::{FileFault, FileStep, Reason, RecordedOutcome, Shortfall};
 use sidecar::change::record::{self, Files, Found, Mount, Name, Record};
-use sidecar::change::transaction::{self, Checked, Hands, Holder, Home, Killed, Line, Order};
+use sidecar::change::transaction::{self, Checked, Hands, Holder, Home, Line, Order};
 use sidecar::change::{Stop, Tried};
 use sidecar::protocol::{Diff, End, HelperMessage, HostMessage, Task};
 use sidecar::request::{Request, Verb};
@@ -483,7 +483,7 @@ impl<'a> Sim<'a> {
     }
 
     /// A helper comes for what was asked for, and its last word is looked at.
-    fn helper(&mut self) -> Result<End, Killed> {
+    fn helper(&mut self) -> Tried<End> {
         let order = self.order();
         // Before anything else: a host isn't told to go on where init would refuse.
         let ended = transaction::change(self, &order);
@@ -506,7 +506,7 @@ impl<'a> Sim<'a> {
     }
 
     /// One that only looks what became of it.
-    fn asks(&mut self) -> Result<Option<RecordedOutcome>, Killed> {
+    fn asks(&mut self) -> Tried<Option<RecordedOutcome>> {
         let order = Order { task: Task::Ask, content: None, ..self.order() };
         let (own, since, offered) = {
             let mut world = self.world();
@@ -522,7 +522,7 @@ impl<'a> Sim<'a> {
     }
 
     /// What the host makes of it.
-    fn tell(&mut self, ended: &Result<End, Killed>, was_dead: bool) -> Told {
+    fn tell(&mut self, ended: &Tried<End>, was_dead: bool) -> Told {
         let (is_file, is_cut_off, acked, is_gone) = {
             let world = self.world();
             (world.is_file(), world.host.is_cut_off, world.host.acked, world.host.is_gone)
@@ -740,7 +740,7 @@ impl Hands for Sim<'_> {
 
     fn remember(&mut self, _: &Page) {}
 
-    fn newcomer(&mut self, _: &Page) -> Option<Shortfall> {
+    fn newcomer(&mut self, _: &Page, _: &str) -> Option<Shortfall> {
         None
     }
 

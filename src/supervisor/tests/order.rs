@@ -137,7 +137,7 @@ fn a_forked_probe_that_nobody_needs_any_more_is_killed_and_reaped() {
     let mut init = forking();
     let _ = init.handle(at(1), Event::Stop);
     assert_eq!(acts(init.handle(at(1), Event::ProbeStarted { daemon: 0, pid: 20 })), killed(20));
-    assert_eq!(acts(probed(&mut init, 2, 20, 0, "")), [Action::Reap(20)]);
+    assert_eq!(acts(probed(&mut init, 2, 20, 0, "")), []);
 }
 
 #[test]

@@ -257,7 +257,7 @@ fn a_daemon_and_its_members_get_its_stop_signal() {
     assert_eq!(acts(actions), [kill(10, 2), kill(10, CONT)]);
     let _ = init.handle(at(1), ended(10, End::Signal(2)));
     let actions = init.handle(at(1), left(0, 10, &[13]));
-    assert_eq!(told(&actions), ["forwarding SIGINT to what alpha has left: 1 process (pid 13)"]);
+    assert_eq!(told(&actions), ["forwarding SIGINT to what is left of alpha: 1 process (pid 13)"]);
     assert_eq!(acts(actions), [member(10, 13, 2), member(10, 13, CONT), Action::Reap(10)]);
     assert_eq!(acts(init.handle(at(2), left(0, 10, &[]))), [Action::Exit(130)]);
     // -2 is less than a sibling's 0.

@@ -421,7 +421,7 @@ impl System for Quick {
     fn members(&mut self, _: i32) -> Vec<i32> {
         std::mem::take(&mut self.members)
     }
-    fn ended(&mut self) -> Option<Ended> {
+    fn ended(&mut self, _: impl Fn(i32) -> bool) -> Option<Ended> {
         self.ended.take()
     }
     fn reap(&mut self, _: i32) {}
