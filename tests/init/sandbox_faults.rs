@@ -113,6 +113,7 @@ fn restart(bundle: &Bundle) -> bool {
 
 #[test]
 fn whatever_call_fails_a_daemon_runs_in_its_whole_sandbox_or_not_at_all() {
+    needs!(Native("ptrace is not there, or watches qemu"));
     let bundle = Setup::new(TABLE).wrapped(&["sh", "-c", PREPARE, "-"]).start();
     bundle.wait_for("out", "[alpha] checked");
     let again = || std::fs::remove_dir(bundle.dir.join("made"));
