@@ -179,7 +179,9 @@ impl Seen {
             let is_unknown_server = !is_probed && listener.tcp().is_some();
             match self.mark(page, pid) {
                 Some(Mark::Start { daemon: of, generation }) if *of == daemon.name => {
-                    *generation != daemon.generation || is_unknown_server
+                    // Of a tcp or http probe it is known who answered: an agent of an earlier start keeps nobody waiting for that.
+                    let counts = self.is_for_a_change || !is_probed;
+                    counts && *generation != daemon.generation || is_unknown_server
                 }
                 Some(Mark::Start { .. }) => is_unknown_server,
                 Some(Mark::Past) => in_doubt || is_unknown_server,

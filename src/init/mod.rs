@@ -203,7 +203,6 @@ struct Shell {
     /// The last wait was short and brought nothing but ends of children, of orphans alone as far as is known.
     are_orphans_many: bool,
     buffer: Vec<u8>,
-    is_pid_1: bool,
 }
 
 impl Shell {
@@ -286,7 +285,6 @@ impl Shell {
             taken_in: 0,
             are_orphans_many: false,
             buffer: vec![0; BUFFER],
-            is_pid_1,
         })
     }
 
@@ -611,7 +609,7 @@ impl Shell {
     }
 
     fn finish(&mut self, longest: Duration) {
-        if !self.is_pid_1 {
+        if self.head.pid != 1 {
             self.kill_last_children();
         }
         self.streams.iter_mut().for_each(Stream::want_no_more);
