@@ -767,8 +767,8 @@ impl Files for Sim<'_> {
             world.placed = Some(file.clone());
         }
         let Some(plant) = world.bundle.plant else { return Ok(found) };
-        let proving = world.since.is_some().then_some(world.placed.as_ref());
-        Ok(plant.misread(&world.bundle, name, found, proving, world.was_install_lost))
+        let is_proving = world.since.is_some();
+        Ok(plant.misread(&world.bundle, name, found, is_proving, world.placed.as_ref(), world.was_install_lost))
     }
 
     fn record(&mut self) -> Tried<Option<Record>> {

@@ -39,13 +39,15 @@ plants! {
 }
 
 impl Plant {
-    /// What is found under a name on the disk. `proving`: the new content as it was placed, while the proof is looked for.
+    /// What is found under a name on the disk. `placed`: the new content as it was placed; `is_proving`: the proof is
+    /// looked for.
     pub fn misread(
         self,
         bundle: &Bundle,
         name: Name,
         found: Found,
-        proving: Option<Option<&File>>,
+        is_proving: bool,
+        placed: Option<&File>,
         was_install_lost: bool,
     ) -> Found {
         let Found::File(mut file) = found else { return found };
@@ -55,11 +57,11 @@ impl Plant {
         let content = match (self, name) {
             (Self::ForgetsAPlaceThatFailed, Name::Path) if was_install_lost => return Found::Nothing,
             (Self::ProvesWhatAPersonWrote, Name::Path) if is_theirs => {
-                return Found::File(proving.flatten().cloned().unwrap_or(file));
+                return Found::File(placed.filter(|_| is_proving).cloned().unwrap_or(file));
             }
             (Self::WritesOverAPerson, _) if is_theirs && disk.is_interrupted() && is_old_kept => Content::New,
             (Self::CallsAPersonsContentTheOld, Name::Path)
-                if is_theirs && proving.is_none() && bundle.is_over_interrupted() =>
+                if is_theirs && !is_proving && bundle.is_over_interrupted() =>
             {
                 Content::Old
             }
