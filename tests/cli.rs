@@ -742,7 +742,7 @@ fn how_far_it_is_is_shown_on_a_terminal_and_nowhere_else() {
 }
 
 #[test]
-fn explain_takes_a_word_as_json_and_as_a_line_have_it() {
+fn explain_takes_a_word_as_it_stands_in_json_or_in_a_line() {
     let page = sidecar(&["--explain", "rolled-back"]).1;
     assert!(page.starts_with("rolled-back\n") && page.contains("the old content is back"), "{page}");
     for words in [&["--explain", "rolled", "back"][..], &["--explain=Rolled-Back"], &["--explain", "rolled_back"]] {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
 #[path = "../containers/mod.rs"]
+#[allow(dead_code, reason = "not every test program needs all of it")]
 mod containers;
 mod pages;
 
