@@ -16,7 +16,7 @@ ARG GITLEAKS_IMAGE=ghcr.io/gitleaks/gitleaks:v8.30.1
 
 FROM ${RUST_IMAGE} AS build
 # A binary that is in the build context already (dist/sidecar, by scripts/build; dist/sidecar-aarch64, by scripts/cross):
-# then RUST_IMAGE needs no more than a shell.
+# then RUST_IMAGE needs no more than a shell. For several architectures in one go: dist/sidecar-ARCHITECTURE, as it stands here.
 ARG SIDECAR_BINARY=
 # The architecture that the image is for, amd64 or arm64: BuildKit sets it; for the legacy builder, --platform and
 # --build-arg TARGETARCH. One that the binary isn't for is found here: the first bytes of a program name its machine.
@@ -26,6 +26,7 @@ ARG SIDECAR_COMMIT=
 WORKDIR /src
 COPY . .
 RUN if [ -z "$SIDECAR_BINARY" ]; then scripts/build && SIDECAR_BINARY=dist/sidecar; fi \
+ && SIDECAR_BINARY=$(echo "$SIDECAR_BINARY" | sed "s/ARCHITECTURE/$(uname -m)/") \
  && cp "$SIDECAR_BINARY" /sidecar && chmod 755 /sidecar \
  && case "$TARGETARCH:$(od -An -tx1 -j18 -N1 /sidecar | tr -d ' ')" in \
       :* | amd64:3e | arm64:b7) ;; \

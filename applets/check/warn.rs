@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_an_outgoing_connection_may_have_is_warned_of_unless_it_is_reserved() {
+    fn a_port_that_an_outgoing_connection_may_take_is_warned_about() {
         let on = |ports: &LocalPorts, port: u16| {
             let text = format!("[[daemon]]\nname='a'\ncommand=['a']\nlisten=[{{tcp='0.0.0.0:{port}'}}]");
             warnings(&Table::parse(&text, "test").unwrap(), ports)
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_with_the_name_of_a_key_is_warned_of_since_the_key_may_be_meant() {
+    fn a_variable_with_the_name_of_a_key_is_warned_about() {
         assert_eq!(
             with("[daemon.environment]\nA='b'\nuser='app'\nrestart='no'"),
             [
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_without_a_user_beside_one_with_it_is_warned_of_since_it_stays_root() {
+    fn a_daemon_without_a_user_beside_one_with_one_is_warned_about() {
         assert_eq!(with("user='1'"), Vec::<String>::new());
         let text = "[[daemon]]\nname='a'\ncommand=['a']\n[[daemon]]\nname='b'\ncommand=['b']\nuser='1'\n\
                     [[daemon]]\nname='c'\ncommand=['c']\n[daemon.sandbox]\n";

@@ -27,7 +27,8 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
-use crate::table::process::is_set_by_init;
+use crate::status::OUTPUT_MODE;
+use crate::table::process::{DAEMON, GENERATION, is_set_by_init};
 pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
@@ -87,6 +88,8 @@ pub struct Parent<'a> {
     pub setups: Option<BorrowedFd<'a>>,
     /// The sockets that the parent holds for it.
     pub sockets: Option<&'a Sockets>,
+    /// The daemon that is started, and its generation; `None`: a probe.
+    pub start: Option<(&'a str, u64)>,
 }
 
 /// A limit, and the values to restore.
@@ -237,7 +240,7 @@ fn pipe(is_output: bool) -> Result<(OwnedFd, OwnedFd), NotStarted> {
     fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
     if is_output {
         // So that a daemon that drops root can still open /dev/stdout and /dev/stderr. If this fails, it can't.
-        let _ = fchmod(&to, Mode::from_bits_truncate(0o622));
+        let _ = fchmod(&to, Mode::from_bits_truncate(OUTPUT_MODE));
     }
     Ok((from, to))
 }
@@ -329,11 +332,18 @@ impl Program {
     fn fork(&self, stdio: [RawFd; 3], told: &OwnedFd, parent: Option<Parent<'_>>) -> Result<i32, NotStarted> {
         let setups = parent.and_then(|parent| parent.setups);
         let sockets = parent.and_then(|parent| parent.sockets).map(Sockets::for_child).unwrap_or_default();
+        let start = parent.and_then(|parent| parent.start);
+        let start = start.map(|(name, number)| [format!("{DAEMON}={name}"), format!("{GENERATION}={number}")]);
+        let start: Vec<CString> = start.into_iter().flatten().filter_map(|text| CString::new(text).ok()).collect();
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
             // Of two variables with one name most programs take the first.
-            envp: sockets.variables().chain(pointers(&self.envp.0)).collect(),
+            envp: sockets
+                .variables()
+                .chain(start.iter().map(|text| text.as_ptr()))
+                .chain(pointers(&self.envp.0))
+                .collect(),
             ignore: &self.ignore,
             limits: parent.map_or(&[], |parent| parent.limits),
             stdio,

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_whose_interpreter_is_missing_is_told_from_one_that_is_missing_itself() {
+    fn a_missing_interpreter_is_told_apart_from_a_missing_program() {
         assert_eq!(why(b""), "cannot execute \"x\": No such file or directory (os error 2)");
         assert_eq!(
             why(b"#!/bin/sh\r\necho\r\n"),

@@ -30,9 +30,14 @@ pub const ULIMITS: [&str; 16] = [
     "sigpending",
     "stack",
 ];
-/// The variables of `sd_notify`(3) and `sd_listen_fds`(3), which init sets for each daemon. What init was given itself is passed to
-/// nobody.
-const SET_BY_INIT: [&str; 5] = ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
+/// The variable that has a daemon's name. Its process passes it on to what it starts.
+pub const DAEMON: &str = "SIDECAR_DAEMON";
+/// The variable that has the generation of a daemon's process: 1 for its first start.
+pub const GENERATION: &str = "SIDECAR_GENERATION";
+/// What init sets for each daemon: the two above, and those of `sd_notify`(3) and `sd_listen_fds`(3). What init was given itself
+/// is passed to nobody.
+const SET_BY_INIT: [&str; 7] =
+    [DAEMON, GENERATION, "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
 /// The most variables that one daemon may state, and the most names that it may pass on.
 const MAX_VARIABLES: usize = 1000;
 /// The longest name of a user or group (`LOGIN_NAME_MAX` less its NUL).

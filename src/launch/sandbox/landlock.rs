@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_grants_no_making_of_devices_and_no_right_of_directories_to_a_file() {
+    fn a_rule_grants_no_devices_and_no_directory_rights_to_a_file() {
         let all = 0xffff;
         assert_eq!(rights(Access::Read, true, all), 0b1101);
         assert_eq!(rights(Access::Read, false, all), 0b0101);

@@ -332,7 +332,7 @@ mod degraded {
     use super::*;
 
     #[test]
-    fn a_kernel_without_landlock_has_its_directories_made_and_looked_at_all_the_same() {
+    fn without_landlock_the_directories_are_still_made_and_checked() {
         let dir = std::env::temp_dir().canonicalize().unwrap().join(format!("sidecar-degraded-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         let confine = |path: &str| {
@@ -349,7 +349,7 @@ mod degraded {
     }
 
     #[test]
-    fn what_each_version_of_landlock_cant_keep_is_told_if_it_is_asked_for() {
+    fn what_each_version_of_landlock_cannot_do_is_told_if_it_is_asked_for() {
         let missing =
             |abi, sandbox: &Sandbox| Kernel { abi, why: None, filters: true }.shortfall(sandbox).missing.join(" ");
         let asks = Sandbox { connect: Some(Vec::new()), ..Sandbox::default() };

@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_tcp_alone_allows_tcp_proper_unix_sockets_and_netlink_route() {
+    fn a_network_of_tcp_alone_allows_tcp_unix_sockets_and_netlink_route() {
         each(|arch| {
             let socket = |arguments: &[u64]| answer_of(&closed(), 7, arch, arch.socket, arguments);
             let cloexec = u64::from(libc::SOCK_CLOEXEC.cast_unsigned());
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn udp_is_allowed_where_it_is_asked_for_and_no_other_protocol_of_datagrams() {
+    fn udp_on_request_allows_no_other_datagram_protocol() {
         each(|arch| {
             let sandbox = Sandbox { udp: true, ..closed() };
             let socket = |protocol| answer_of(&sandbox, 7, arch, arch.socket, &[INET, 2, protocol]);
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_round_landlocks_ports_is_refused_where_ports_are_limited_and_only_there() {
+    fn ways_around_port_limits_are_refused_only_if_ports_are_limited() {
         each(|arch| {
             let open = Sandbox { sessions: true, ..Sandbox::default() };
             let fast = u64::from(MSG_FASTOPEN);

@@ -1,0 +1,87 @@
+"""What the matrix came to, in docs/hosts.md between two markers, and in target/hosts/results for the next run of another host."""
+
+import json
+import subprocess
+
+import machine as machines
+
+PAGE = machines.REPOSITORY / "docs" / "hosts.md"
+BEGIN = "<!-- scripts/hosts writes from here -->"
+END = "<!-- to here -->"
+RESULTS = machines.CACHE / "results"
+# The row of each run that the machine itself has.
+LAST = "nothing is left at the end"
+MARKS = {"ok": "ok", "wrong": "**no**", "not here": "–"}
+
+
+def keep(host, date, versions, cells, seconds, only):
+    """Of this run, in place of its last one; of a run of some cases, those in the last one's."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{host.name}.json"
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=machines.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+
+    # What has to do with a result.
+    changed = git("status", "--porcelain", "--", "src", "applets", "bundle", "Dockerfile", "tests/hosts")
+    commit = git("rev-parse", "--short=10", "HEAD") + (", changed" if changed else "")
+    if only:
+        if path.is_file():
+            result = json.loads(path.read_text())
+            for name, cell in cells.items():
+                # Each run sees for itself that nothing is left.
+                if name in result["cells"] or cell.kind == "wrong":
+                    result["cells"][name] = [cell.kind, cell.why]
+                    result.setdefault("again", {})[name] = f"{date}, {commit}"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+        return
+    result = {"title": host.title, "date": date, "commit": commit, "versions": versions, "seconds": round(seconds),
+              "cells": {name: [cell.kind, cell.why] for name, cell in cells.items()}}
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write(hosts):
+    """The page, out of the last result of each host."""
+    results = []
+    for host in hosts:
+        path = RESULTS / f"{host.name}.json"
+        if path.is_file():
+            results.append(json.loads(path.read_text()))
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    PAGE.write_text(before + BEGIN + "\n\n" + markdown(results) + "\n" + END + after)
+
+
+def markdown(results):
+    rows = []
+    for result in results:
+        rows += [name for name in result["cells"] if name not in rows]
+    lines = ["| environment | date | commit | versions | cases as they should be | took |", "| --- | --- | --- | --- | --- | --- |"]
+    for result in results:
+        kinds = [kind for kind, _ in result["cells"].values()]
+        tried = len(kinds) - kinds.count("not here")
+        versions = ", ".join(f"{what} {version}" for what, version in result["versions"])
+        took = f"{result['seconds'] // 60} min {result['seconds'] % 60} s"
+        again = [name for name in result.get("again", {}) if name != LAST]
+        commit = result["commit"] + (f"; {len(again)} cases again: {result['again'][again[-1]]}" if again else "")
+        lines.append(f"| {result['title']} | {result['date']} | {commit} | {versions} | {kinds.count('ok')} of {tried} | {took} |")
+    notes = []
+    lines += ["", "| case | " + " | ".join(result["title"] for result in results) + " |", "| --- |" + " --- |" * len(results)]
+    for row in rows:
+        cells = [mark(result, row, notes) for result in results]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    lines += ["", "ok: exit code and all that must be true afterwards are as they should be. –: this environment can't have the case. A blank: it has no such row."]
+    lines += [""] + [f"{number}. {note}" for number, note in enumerate(notes, 1)] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def mark(result, row, notes):
+    if row not in result["cells"]:
+        return ""
+    kind, why = result["cells"][row]
+    if not why:
+        return MARKS[kind]
+    note = " ".join(why.split()).replace("|", "\\|")[:400]
+    if note not in notes:
+        notes.append(note)
+    return f"{MARKS[kind]} ({notes.index(note) + 1})"
