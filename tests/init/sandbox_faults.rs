@@ -78,10 +78,12 @@ fn calls(trace: &str) -> Vec<(String, String)> {
     calls
 }
 
-/// Arguments and result without numbers and names.
+/// Arguments and result without numbers, names of files and names of capabilities.
 fn shape(arguments: &str) -> String {
     let outside = arguments.split('"').step_by(2).collect::<Vec<_>>().join("\"\"");
-    outside.split(|c: char| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()).filter(|part| !part.is_empty()).collect()
+    let words = outside.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let is_constant = |word: &&str| word.starts_with(|c: char| c.is_ascii_alphabetic()) && !word.starts_with("CAP_");
+    words.filter(is_constant).collect::<Vec<_>>().join(" ")
 }
 
 /// Which occurrences of a call are tried, from 1.
