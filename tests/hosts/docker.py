@@ -37,9 +37,11 @@ class Docker(Host):
         pass
 
     def start_engine(self, machine):
-        process = machine.start("dockerd", ["dockerd", "--data-root", "/data/docker", *self.options])
-        machine.wait(lambda: machine.run("docker info").code == 0, "answer of dockerd", 60)
-        return process
+        machine.start("dockerd", ["dockerd", "--data-root", "/data/docker", *self.options])
+        try:
+            machine.wait(lambda: machine.run("docker info").code == 0, "answer of dockerd", 60)
+        except machines.Trouble as trouble:
+            raise machines.Trouble(f"{trouble}: {machine.log('dockerd')[-2000:]}") from None
 
     def cases(self):
         return matrix.CASES
@@ -88,9 +90,8 @@ class Docker29(Docker):
                 go.build(engine, f"{module}/cmd/{program}", directory / program)
 
     def install(self, machine):
-        for program in self.programs.iterdir():
-            shutil.copy(program, machine.data / program.name)
-            machine.run(["install", "-m", "755", f"/data/{program.name}", f"/usr/local/bin/{program.name}"], check=True)
+        shutil.copytree(self.programs, machine.data / "programs")
+        machine.run("install -m 755 /data/programs/* /usr/local/bin/", check=True)
 
     def versions(self, world):
         # A build out of modules doesn't know its version.

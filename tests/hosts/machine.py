@@ -287,6 +287,8 @@ class Machine:
             err += f"\n(killed after {timeout} s)".encode()
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
+            # A zombie would keep its cgroup.
+            process.communicate()
             raise
         done = Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - began)
         if check and done.code != 0:

@@ -28,10 +28,10 @@ def keep(host, date, versions, cells, seconds, only):
         if path.is_file():
             result = json.loads(path.read_text())
             for name, cell in cells.items():
-                # Each run sees for itself that nothing is left.
-                if name in result["cells"] or cell.kind == "wrong":
-                    result["cells"][name] = [cell.kind, cell.why]
-                    result.setdefault("again", {})[name] = f"{date}, {commit}"
+                result["cells"][name] = [cell.kind, cell.why]
+                result.setdefault("again", {})[name] = f"{date}, {commit}"
+            order = [case.name for case in host.cases()]
+            result["cells"] = dict(sorted(result["cells"].items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)))
             path.write_text(json.dumps(result, indent=1) + "\n")
         return
     result = {"title": host.title, "date": date, "commit": commit, "versions": versions, "seconds": round(seconds),
