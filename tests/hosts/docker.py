@@ -137,4 +137,4 @@ class Gvisor(Docker):
     def versions(self, world):
         runsc = world.check("runsc --version | head -n 1").removeprefix("runsc version ")
         inside = world.check("{docker} run --rm {base} uname -r")
-        return [("runsc", runsc), ("its kernel says", inside), *super().versions(world)]
+        return [("runsc", runsc), ("its kernel says", inside), *(version for version in super().versions(world) if version[0] != "runtime")]

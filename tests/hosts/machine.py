@@ -282,11 +282,11 @@ class Machine:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid, os.killpg)
             out, err = process.communicate()
             err += f"\n(killed after {timeout} s)".encode()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid, os.killpg)
             # A zombie would keep its cgroup.
             process.communicate()
             raise
@@ -323,9 +323,9 @@ class Machine:
         return left_over(self.layers.name)
 
 
-def kill(pid):
+def kill(pid, how=os.kill):
     try:
-        os.kill(pid, signal.SIGKILL)
+        how(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
 

@@ -63,7 +63,7 @@ def markdown(results):
         versions = ", ".join(f"{what} {version}" for what, version in result["versions"])
         took = f"{result['seconds'] // 60} min {result['seconds'] % 60} s"
         again = [name for name in result.get("again", {}) if name != LAST]
-        commit = result["commit"] + (f"; {len(again)} cases again: {result['again'][again[-1]]}" if again else "")
+        commit = result["commit"] + (f"; {len(again)} of the cases again: {result['again'][again[-1]]}" if again else "")
         lines.append(f"| {result['title']} | {result['date']} | {commit} | {versions} | {kinds.count('ok')} of {tried} | {took} |")
     notes = []
     lines += ["", "| case | " + " | ".join(result["title"] for result in results) + " |", "| --- |" + " --- |" * len(results)]
