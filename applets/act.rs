@@ -21,21 +21,22 @@ use crate::{apply, out, show};
 
 /// What `--help` adds to argh's text.
 pub const CODES: &str = "
-It runs inside the bundle, as the bundle's own user: docker exec BUNDLE /proc/1/exe restart git-gate.
-`restart` and `start` wait for any change that is under way, have the daemon's own checker check its file before they ask
-init for anything, and succeed once the new process is ready and has stayed ready for its settling time (a oneshot: once it
-has exited 0). `stop` succeeds once the daemon and its children have ended. It doesn't wait for an apply: one that is under
-way puts the old content back. `signal` succeeds once the daemon's process has a handler for the signal and was sent it;
-KILL, STOP and the like are sent at once.
+This runs inside the bundle, as the bundle's own user: docker exec BUNDLE /proc/1/exe restart git-gate.
+`restart` and `start` wait for any change that is under way, have the daemon's own checker check its file, and only then ask
+init. They succeed once the new process is ready and has stayed ready for its settling time (a oneshot: once it has exited 0).
+`stop` succeeds once the daemon and its children have ended. It doesn't wait for an apply: one that is under way puts the old
+content back. `signal` succeeds once the daemon's process has a handler for the signal and was sent it; KILL, STOP and the
+like are sent at once.
 Several daemons are handled in the table's order, with one line each.
-Ctrl-C ends the wait only. A request that was sent stands, and init continues with it.
+Ctrl-C ends only the wait. A request that was sent stands, and init continues with it.
+What an outcome means, and what to do: /proc/1/exe --explain OUTCOME.
 
 Exit codes (several daemons: the highest):
-  0  live, stopped or delivered; or nothing to do: a start of a daemon that runs, a stop of one that doesn't
+  0  live, stopped or delivered; or there was nothing to do: a start of a daemon that runs, a stop of one that doesn't
   1  refused, failed, superseded by a later request, or not proven; the line says which
   2  usage, or the table has no such daemon; nothing was done for any
   4  PID 1 is not `sidecar init`, or this user may not ask it; the line says which
-  5  an earlier change of the daemon was interrupted, and it isn't up with the old content: manual action needed
+  5  an earlier change of the daemon was interrupted, and it doesn't come up with the old content: manual action needed
 ";
 
 /// Gives an applet what all four take.

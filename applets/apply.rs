@@ -28,13 +28,14 @@ use crate::show::{self, Show};
 /// What `--help` adds to argh's text.
 pub const PROMISE: &str = "
 Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and has stayed ready
-for its settling time, or the running process took the signal and stayed up. Nothing else in the bundle moves.
-With --file, any other exit code but 5 means that content and daemon are as they were: the daemon's own checker
-checks the content inside the bundle, it is put in place, and if it isn't proven it is taken back. Without --file,
-the file is checked where it lies before anything is sent.
+for its settling time, or the running process took the signal and stayed up. No other daemon is touched.
+With --file, the daemon's own checker first checks the new content inside the bundle. The new content then replaces
+the old, and is taken back if it isn't proven. With any other exit code but 5, content and daemon are as they were.
+Without --file, the file is checked where it lies before anything is sent.
 If a daemon can't say whether it obeyed a forwarded signal, the outcome is `delivered` (exit 0), and the line says so.
 With --signal-only, exit 0 means that docker took the signal, or with --daemon that init has the request.
 The first Ctrl-C asks for the old content back and waits for it. The second leaves, and the bundle recovers by itself.
+What an outcome means, and what to do: sidecar --explain OUTCOME.
 
 Exit codes (several bundles: the highest):
   0  live
@@ -66,10 +67,10 @@ macro_rules! options {
             /// with --file: apply even if this content is live already
             #[argh(switch)]
             force: bool,
-            /// who does it, for the record and the log (default: user@host)
+            /// who makes the change, for the record and the log (default: user@host)
             #[argh(option)]
             by: Option<String>,
-            /// bounds the wait for another change, then the time from the check to the proof: 500ms, 30s, 2m (default: 30s)
+            /// how long to wait for another change to end, and again from the check to the proof: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object per bundle on stdout, also for errors
@@ -78,34 +79,34 @@ macro_rules! options {
             /// send the signal (or the request) and don't wait for proof
             #[argh(switch)]
             signal_only: bool,
-            /// instead of names: the running bundles with this label, KEY=VALUE (repeatable: with all of them)
+            /// instead of names: all running bundles with this label, KEY=VALUE (if repeated: with all of the labels)
             #[argh(option)]
             label: Vec<String>,
-            /// instead of names: every running bundle (all that carry the label sidecar.schema)
+            /// instead of names: every running bundle, that is, every container with the label sidecar.schema
             #[argh(switch)]
             all: bool,
-            /// how many bundles may be under way at once (default: 32)
+            /// how many bundles to change at once (default: 32)
             #[argh(option, default = "32")]
             parallel: usize,
-            /// change the first N bundles, and the others only if all of these end well
+            /// change the first N bundles, and the others only if all of those succeed
             #[argh(option)]
             canary: Option<usize>,
-            /// with --file: all bundles or none; each is committed only once the last is proven, and --timeout is for all together
+            /// with --file: all bundles or none; none is committed before the last is proven, and --timeout is for all together
             #[argh(switch)]
             rollback_all: bool,
-            /// the docker context that reaches the bundles (repeatable: names are looked up in each)
+            /// the docker context that reaches the bundles (if repeated: names are looked up in each)
             #[argh(option)]
             context: Vec<String>,
-            /// kubectl: bundles are pods' names, contexts are kubectl's
+            /// kubectl: the names are those of pods, and contexts are kubectl's
             #[argh(option)]
             via: Option<String>,
             /// with --via kubectl: the pods' namespace (default: the context's)
             #[argh(option, short = 'n')]
             namespace: Option<String>,
-            /// with --via kubectl, instead of names: the running pods with the label sidecar.schema that match (repeatable)
+            /// with --via kubectl, instead of names: the running pods with the label sidecar.schema that match (may be repeated)
             #[argh(option, short = 'l')]
             selector: Vec<String>,
-            /// with --via kubectl: the bundle's container, if the pod has several that could be meant
+            /// with --via kubectl: the bundle's container, if the pod has more than one that could be it
             #[argh(option, short = 'c')]
             container: Option<String>,
             /// names or ids of the bundles' containers
@@ -152,10 +153,10 @@ options!(applet
     General,
     "Make a change live in running bundles, by a restart of one daemon or by a signal that has a rule there, and check that it is live.",
     [
-        /// the signal, which has a rule in the bundle's table: HUP, USR1, USR2, WINCH or RTMIN+N
+        /// the signal to send: HUP, USR1, USR2, WINCH or RTMIN+N; the bundle's table must have a rule for it
         #[argh(option)]
         signal: Option<String>,
-        /// instead of a signal: the daemon that is restarted; it needs no rule
+        /// instead of a signal: the daemon to restart; the table needs no rule for it
         #[argh(option)]
         daemon: Option<String>,
     ],

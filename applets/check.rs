@@ -12,6 +12,7 @@ use crate::{inside, out};
 use warn::LocalPorts;
 
 mod explain;
+mod sandbox;
 mod warn;
 
 /// What `--help` adds to argh's text.
@@ -30,7 +31,7 @@ pub struct Options {
     /// the same as FILE
     #[argh(option)]
     config: Option<PathBuf>,
-    /// inside a bundle: also warn of programs, files and users that the table names and that aren't there, and of what the kernel can't enforce of a sandbox
+    /// inside a bundle: also warn about programs, files and users that are missing, and about parts of a sandbox that the kernel can't enforce
     #[argh(switch)]
     here: bool,
     /// the table to validate

@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 mod apply;
 mod args;
 mod check;
+mod explain;
 mod install;
 mod out;
 #[cfg(feature = "pages")]
@@ -183,6 +184,8 @@ fn meta(args: &[OsString]) -> ExitCode {
         }
         ["--version"] => out::exit(0, out::print(VERSION)),
         ["--help" | "-h"] => out::exit(0, out::print(&help())),
+        ["--explain", words @ ..] if !words.is_empty() => explain::run(words),
+        [one] if one.starts_with("--explain=") => explain::run(&[one.trim_start_matches("--explain=")]),
         ["--install", directory] => install::run(Path::new(directory), here().map(|applet| applet.name)),
         [one] if one.starts_with("--install=") => {
             let directory = one.trim_start_matches("--install=");
@@ -190,6 +193,7 @@ fn meta(args: &[OsString]) -> ExitCode {
         }
         #[cfg(feature = "pages")]
         ["--pages", directory] => pages::run(Path::new(directory)),
+        ["--explain"] => out::usage("sidecar", "--explain needs a word: an outcome, or a daemon's state"),
         ["--install"] => out::usage("sidecar", "--install needs the directory to make the links in"),
         args => {
             match args.first() {
@@ -211,6 +215,7 @@ fn help() -> String {
         "\nOptions:
   --list           list the applets' names
   --install DIR    make a link in DIR for each applet; replaces older sidecar links, but no other file
+  --explain WORD   say what an outcome or a daemon's state means, and what to do
   --version        version, commit and target
   -h, --help       show this help; APPLET --help shows that applet's
 ",

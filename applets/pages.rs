@@ -61,6 +61,12 @@ fn write(directory: &Path) -> io::Result<()> {
                 .value_hint(ValueHint::DirPath)
                 .help("make a link in DIR for each applet; replaces older sidecar links, but no other file"),
         )
+        .arg(
+            Arg::new("explain")
+                .long("explain")
+                .value_name("WORD")
+                .help("say what an outcome or a daemon's state means, and what to do"),
+        )
         .arg(Arg::new("version").long("version").action(ArgAction::SetTrue).help("version and target"));
     for applet in APPLETS {
         let Some((info, notes)) = described(applet.name) else {

@@ -127,6 +127,10 @@ impl Screen {
                 out::error(&self.summary.line(&self.asked, ms));
             }
         }
+        // For a person, not for a log.
+        if let Some(worst) = self.summary.worst().filter(|_| self.live) {
+            out::error(&format!("what that means, and what to do: sidecar --explain {}", worst.name()));
+        }
         self.written
     }
 

@@ -272,7 +272,7 @@ not selected: c
     }
 
     #[test]
-    fn a_health_check_passes_for_a_daemon_that_runs_and_for_a_oneshot_that_runs_or_is_done() {
+    fn a_health_check_passes_for_a_oneshot_that_runs_or_is_done() {
         let is_well = |state: &str, is_oneshot: bool, ready: Option<bool>| {
             let daemon = serde_json::json!({ "name": "a", "state": state, "pid": null, "generation": 1, "restarts": 0,
                 "uptime_ms": null, "last_exit": null, "ready": ready });

@@ -10,10 +10,12 @@ What makes such figures wrong, and what is done about it here:
 - A signal that comes at a fixed time after the start keeps step with a contender that polls: it comes after a random one.
 - CPU is the kernel's own count in ns (a cgroup's, or a process's clock); ticks of 10 ms, as /proc/PID/stat has them,
   miss a process that always sleeps when the tick comes. A supervisor is all of its processes, not PID 1 alone.
-- Memory is from smaps_rollup: private dirty is what would be free without it, PSS shares what is shared.
+- Memory is from smaps_rollup: private dirty is what would be free without it.
 - An orphan that is a zombie isn't gone: it still answers kill(pid, 0), and is waited for.
 - Neighbours take the processor away in the middle of a figure: all that is measured, the floor too, runs under SCHED_RR,
   which an ordinary process can't displace (--fair: it doesn't, for a machine that does nothing else).
+- Orphans pile up before PID 1 gets its turn if the processor is busy, and then cost less: PID 1 goes first (SCHED_RR at a higher
+  priority), so that it is woken for each, as it is on a machine with a processor to spare.
 - Everything that is written lies on tmpfs, and the first round, with cold caches, isn't counted.
 - The relay's output is drained and its lines are counted: who loses lines is fast.
 """
@@ -127,15 +129,10 @@ class Trial:
         stat = (self.cgroup / "cpu.stat").read_text()
         return next(int(line.split()[1]) * 1000 for line in stat.splitlines() if line.startswith("usage_usec"))
 
-    def memory(self) -> tuple[float, float]:
-        """Private dirty and PSS in KiB."""
-        dirty = pss = 0
-        for pid in self.supervisors():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                key, *value = line.split()
-                dirty += int(value[0]) if key == "Private_Dirty:" else 0
-                pss += int(value[0]) if key == "Pss:" else 0
-        return dirty, pss
+    def memory(self) -> int:
+        """Private dirty in KiB."""
+        lines = [line.split() for pid in self.supervisors() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+        return sum(int(words[1]) for words in lines if words[0] == "Private_Dirty:")
 
     def switches(self) -> int:
         return sum(int(line.split()[1]) for pid in self.supervisors() for status in Path(f"/proc/{pid}/task").glob("*/status")
@@ -195,6 +192,7 @@ class Bench:
         self.contenders = [c for c in chosen if c.name not in self.missing]
         self.rounds = rounds
         self.scenarios = scenarios
+        self.is_rr = os.sched_getscheduler(0) == os.SCHED_RR
         #: scenario, contender, round: the figures of that round.
         self.figures: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
         self.failed: dict[str, dict[str, str]] = defaultdict(dict)
@@ -241,16 +239,14 @@ class Bench:
 
     def run(self) -> None:
         few = lambda full, quick: quick if self.quick else full
-        names = ("start4", "start4-cpu", "restart", "shutdown", "dirty", "pss")
+        names = ("start4", "start4-cpu", "restart", "shutdown", "dirty")
         for turn, c in self.turns("four daemons", few(40, 10), *names):
             with self.trial(c, *names, n=4) as t:
                 self.add("start4", c, turn, max(t.wait("d*", 4)) - t.began)
                 # What is done after the fourth daemon runs belongs to it, what a poller does for ever doesn't.
                 time.sleep(0.05)
                 self.add("start4-cpu", c, turn, t.used_ns())
-                dirty, pss = t.memory()
-                self.add("dirty", c, turn, dirty)
-                self.add("pss", c, turn, pss)
+                self.add("dirty", c, turn, t.memory())
                 if c.restart and "restart" not in c.cannot:
                     self.add("restart", c, turn, *t.restart(2 if c.pause else 5))
                 if "shutdown" not in c.cannot:
@@ -268,7 +264,7 @@ class Bench:
                 t.settle()
                 four = [x for figures in self.figures["dirty"][c.name].values() for x in figures]
                 if four:
-                    self.add("growth", c, turn, (t.memory()[0] - statistics.median(four)) / (MANY - 4))
+                    self.add("growth", c, turn, (t.memory() - statistics.median(four)) / (MANY - 4))
                 if c.restart and "restart400" not in c.cannot:
                     self.add("restart400", c, turn, *t.restart(2 if c.pause else 5))
 
@@ -284,17 +280,17 @@ class Bench:
                     raise Failed(f"{c.name}: {megabytes * 10_000 - lines} lines were lost")
                 self.add("relay", c, turn, used)
 
-        count = few(2000, 500)
-        names = ("orphans-cpu", "orphans-gone")
-        for turn, c in self.turns("orphans", few(15, 5), *names):
-            with self.trial(c, *names, n=1, work=("orphans", str(count))) as t:
+        count = few(10_000, 1_000)
+        for turn, c in self.turns("orphans", few(10, 5), "orphans-cpu"):
+            with self.trial(c, "orphans-cpu", n=1, work=("orphans", str(count))) as t:
                 t.wait("d0-ready", timeout=30)
                 own = t.supervisors()
+                for pid in own if self.is_rr else []:
+                    os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(2))
                 before = cpu_ns(own)
-                gone = t.wait("d0-gone", timeout=10)[0]
+                t.wait("d0-gone", timeout=60)
                 time.sleep(0.02)
                 self.add("orphans-cpu", c, turn, (cpu_ns(own) - before) / count)
-                self.add("orphans-gone", c, turn, gone - t.wait("d0-last")[0])
 
         if self.wants("sandbox"):
             self.sandbox(few(40, 10))

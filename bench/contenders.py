@@ -156,7 +156,7 @@ def horust(setting: Setting) -> list[str]:
 
 ONE = "it runs one program"
 NO_PREFIX = "no prefix"
-ALONE = dict.fromkeys(["start4", "start4-cpu", "restart", "restart400", "shutdown", "dirty", "pss", "growth", "start400", "idle"], ONE)
+ALONE = dict.fromkeys(["start4", "start4-cpu", "restart", "restart400", "shutdown", "dirty", "growth", "start400", "idle"], ONE)
 
 
 def contenders(sidecar: str, floor: str) -> list[Contender]:
@@ -169,7 +169,7 @@ def contenders(sidecar: str, floor: str) -> list[Contender]:
         Contender("sidecar", lambda s: [sidecar, "init", f"--config={toml(s)}"], restart=usr1),
         Contender("reference", lambda s: ["python3", reference, toml(s)], restart=usr1, needs=["python3"],
                   install="apt-get install python3", env={"REFERENCE_INIT_PREFIX": "0"}, rarely=2,
-                  cannot={"orphans-cpu": "never reaps them", "orphans-gone": "never"}),
+                  cannot={"orphans-cpu": "never reaps them"}),
         Contender("tini", alone("tini", "--"), needs=["tini"], install="apt-get install tini",
                   cannot={**ALONE, "relay": NO_PREFIX}),
         Contender("dumb-init", alone("dumb-init", "--"), needs=["dumb-init"], install="apt-get install dumb-init",

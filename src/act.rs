@@ -5,22 +5,21 @@
 //! what became of them: [`Watch`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::change::inside::{Asker, Inside};
-use crate::change::proof::{self, Incarnation, Target, Trigger};
+use crate::change::proof::{self, Seen, Target, Trigger};
 use crate::change::reason::{Ended, Outcome, Reason, RecordedOutcome, Shortfall};
 use crate::change::transaction::{self, Order};
 use crate::change::{Stop, Tried, clock};
-use crate::page;
+use crate::page::{self, Changes};
 use crate::protocol::{End, HelperMessage, HostMessage, Task};
 use crate::request::{KEPT, Request, Verb};
 use crate::status::{self, InitState, Page, RequestOutcome};
 use crate::text::Printable;
 
-/// How often the page is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How often it is looked whether whoever asked has left, in milliseconds.
+const POLL_INTERVAL: u16 = 50;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -88,6 +87,7 @@ impl Act {
             return End::new(crate::change::inside::may_not_act(&e).into());
         }
         let mut watch = Watch::new(page, &id, trigger, target);
+        let mut changes = Changes::of(1);
         loop {
             let seen = page::read().map(|page| watch.observe(&page));
             let ended = match seen {
@@ -95,7 +95,7 @@ impl Act {
                 _ if (self.is_left)() => Ended::badly(Outcome::NotProven, Reason::Cancelled),
                 // A page that can't be read is passed over: the next one tells, or the deadline does.
                 _ if started.elapsed() < self.timeout => {
-                    thread::sleep(POLL_INTERVAL);
+                    changes.wait(POLL_INTERVAL);
                     continue;
                 }
                 _ => watch.give_up(),
@@ -144,9 +144,9 @@ impl Asker for Person {
         Ok(())
     }
 
-    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
+    fn hear(&mut self, ms: u16, changes: &mut Changes) -> Tried<Option<HostMessage>> {
         if !(self.is_left)() {
-            thread::sleep(Duration::from_millis(ms.into()));
+            changes.wait(ms.min(POLL_INTERVAL));
         }
         Ok((self.is_left)().then_some(HostMessage::Cancel))
     }
@@ -163,14 +163,9 @@ impl From<Stop> for Ended {
 #[derive(Debug)]
 pub struct Watch {
     id: String,
-    trigger: Trigger,
-    target: Target,
-    /// The other daemons, as they were, and those of them that have moved since.
-    siblings: Vec<(String, Incarnation)>,
-    moved: Vec<Printable>,
+    seen: Seen,
     /// The requests that the page showed before this one.
     others: Vec<String>,
-    after: Incarnation,
     is_known: bool,
     shortfall: Shortfall,
 }
@@ -179,30 +174,16 @@ impl Watch {
     /// Starts with a page from before the request.
     #[must_use]
     pub fn new(page: &Page, id: &str, trigger: Trigger, target: Target) -> Self {
-        let name = target.daemon.as_str();
-        let siblings = page.status.daemons.iter().filter(|daemon| daemon.name != name);
-        let requests = proof::find(page, name).into_iter().flat_map(|(daemon, _)| &daemon.requests);
-        Self {
-            id: id.to_owned(),
-            siblings: siblings.map(|daemon| (daemon.name.clone(), proof::incarnation(daemon))).collect(),
-            moved: Vec::new(),
-            others: requests.map(|request| request.id.clone()).collect(),
-            after: target.before,
-            is_known: false,
-            shortfall: Shortfall::Unserved,
-            trigger,
-            target,
-        }
+        let before = proof::find(page, target.daemon.as_str()).into_iter();
+        let others = before.flat_map(|(daemon, _)| &daemon.requests).map(|request| request.id.clone()).collect();
+        let seen = Seen::new(page, trigger, target);
+        Self { id: id.to_owned(), seen, others, is_known: false, shortfall: Shortfall::Unserved }
     }
 
     /// Takes in a page; `None`: it isn't decided yet.
     #[must_use]
     pub fn observe(&mut self, page: &Page) -> Option<Ended> {
-        let now_of = |name: &str| proof::find(page, name).map(|(daemon, _)| proof::incarnation(daemon));
-        let moved = self.siblings.iter().filter(|(name, was)| now_of(name) != Some(*was));
-        self.moved = moved.map(|(name, _)| Printable::new(name)).collect();
-        let (daemon, _) = proof::find(page, self.target.daemon.as_str())?;
-        self.after = proof::incarnation(daemon);
+        let (daemon, _) = self.seen.look(page)?;
         let request = daemon.requests.iter().find(|request| request.id == self.id);
         self.is_known |= request.is_some();
         match request {
@@ -237,8 +218,8 @@ impl Watch {
             RequestOutcome::Failed => self.badly(Outcome::Failed, Shortfall::InitRefused { why: None }),
             RequestOutcome::Refused => match &request.why {
                 Some(why) => Reason::RequestRefused {
-                    sent: Printable::new(&self.trigger.to_string()),
-                    daemon: self.target.daemon.clone(),
+                    sent: Printable::new(&self.seen.trigger.to_string()),
+                    daemon: self.seen.target.daemon.clone(),
                     why: Printable::new(why),
                 }
                 .into(),
@@ -258,14 +239,13 @@ impl Watch {
     }
 
     fn badly(&self, outcome: Outcome, shortfall: Shortfall) -> Ended {
-        let (daemon, sent) = (self.target.daemon.clone(), Printable::new(&self.trigger.to_string()));
-        Ended::badly(outcome, Reason::Unproven { daemon, sent, pid: self.after.pid, shortfall })
+        Ended::badly(outcome, self.seen.unproven(shortfall))
     }
 
     fn end(self, ended: Ended) -> End {
         let mut end = End::new(ended);
-        end.after = Some(self.after);
-        end.siblings_moved = Some(self.moved);
+        end.after = Some(self.seen.after);
+        end.siblings_moved = Some(self.seen.moved);
         end
     }
 }
@@ -273,6 +253,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::proof::Incarnation;
     use crate::sample;
     use crate::status::DaemonState;
     use crate::table::Signal;
@@ -352,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_without_a_handler_is_told_as_one_that_would_have_killed_the_daemon_whatever_the_signal_is_for() {
+    fn a_signal_without_a_handler_is_reported_as_one_that_would_kill() {
         let mut s = Scene::new(Verb::Signal(Signal::from_name("TERM").unwrap()));
         let (_, why) = s.shows("a", RequestOutcome::NeverCaught).unwrap();
         let told = why.unwrap().to_string();
@@ -370,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_came_and_went_between_two_looks_is_gone_and_not_unserved() {
+    fn a_request_that_came_and_went_between_two_looks_is_gone() {
         let mut s = Scene::new(Verb::Stop);
         for n in 0..KEPT {
             assert_eq!(s.shows(&n.to_string(), RequestOutcome::Stopped), None);
@@ -399,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_another_request_decided_is_superseded_and_one_that_left_its_daemon_down_needs_a_person() {
+    fn a_request_that_another_one_overtook_is_superseded() {
         let unproven = |shortfall| {
             let daemon = Printable::new("a");
             Ended::badly(Outcome::NotProven, Reason::Unproven { sent: daemon.clone(), daemon, pid: None, shortfall })

@@ -17,7 +17,7 @@ use crate::change::proof::Trigger;
 use crate::change::reason::Reason;
 use crate::change::transaction::{self, Order};
 use crate::change::{Stop, Tried, clock, proof};
-use crate::page;
+use crate::page::{self, Changes};
 use crate::protocol::{
     self, Answer, End, HelperMessage, HostMessage, MAX_BYTES, MAX_CONTENT, PROTOCOL, Reply, Request, Task, sha256,
 };
@@ -38,10 +38,10 @@ pub fn run() -> bool {
     let _ = nix::sys::prctl::set_dumpable(false);
     let mut inside = Inside::new(Host { heard: Vec::new() }, ASK_TIMEOUT);
     let Some(line) = inside.asker.line(Instant::now() + REQUEST_TIMEOUT) else { return false };
-    match protocol::request(&line) {
-        Ok(request) => serve(&mut inside, request),
-        Err(Some(_)) => answer(Reply::Protocol),
-        Err(None) => false,
+    match protocol::first::<Request>(&line) {
+        Some(Ok(request)) => serve(&mut inside, request),
+        Some(Err(_)) => answer(Reply::Protocol),
+        None => false,
     }
 }
 
@@ -108,8 +108,8 @@ impl Asker for Host {
         if say(&message) { Ok(()) } else { Err(Reason::HostGone.into()) }
     }
 
-    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
-        let line = self.poll(ms).map_err(|HungUp| Reason::HostGone)?;
+    fn hear(&mut self, ms: u16, changes: &mut Changes) -> Tried<Option<HostMessage>> {
+        let line = self.poll(ms, Some(changes)).map_err(|HungUp| Reason::HostGone)?;
         Ok(line.and_then(|line| serde_json::from_slice(&line).ok()))
     }
 }
@@ -158,7 +158,7 @@ struct Host {
 impl Host {
     fn line(&mut self, deadline: Instant) -> Option<Vec<u8>> {
         while Instant::now() < deadline {
-            if let Some(line) = self.poll(100).ok()? {
+            if let Some(line) = self.poll(100, None).ok()? {
                 return Some(line);
             }
         }
@@ -172,37 +172,42 @@ impl Host {
             if Instant::now() >= deadline {
                 return Err(Reason::Late);
             }
-            self.read(100).map_err(|_| Reason::HostGone)?;
+            self.read(100, None).map_err(|_| Reason::HostGone)?;
         }
         let content: Vec<u8> = self.heard.drain(..size).collect();
         if sha256(&content) == *digest { Ok(content) } else { Err(Reason::Garbled) }
     }
 
-    /// Waits for at most `millis` for a line of the host's.
-    fn poll(&mut self, millis: u16) -> Result<Option<Vec<u8>>, HungUp> {
+    /// Waits for at most `millis` for a line of the host's, or until the page changes.
+    fn poll(&mut self, millis: u16, changes: Option<&mut Changes>) -> Result<Option<Vec<u8>>, HungUp> {
         if let Some(line) = self.take_line() {
             return Ok(Some(line));
         }
-        self.read(millis)?;
+        self.read(millis, changes)?;
         if self.heard.len() > MAX_BYTES { Err(HungUp) } else { Ok(self.take_line()) }
     }
 
-    /// Waits for at most `millis` for the host to say something.
-    fn read(&mut self, millis: u16) -> Result<(), HungUp> {
+    /// Waits for at most `millis` for the host to say something, or until the page changes.
+    fn read(&mut self, millis: u16, changes: Option<&mut Changes>) -> Result<(), HungUp> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
+        let millis = changes.as_ref().map_or(millis, |changes| changes.longest(millis));
         // Of stdout nothing is asked: that its reader is gone is told all the same.
-        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        let mut fds =
+            vec![PollFd::new(stdout.as_fd(), PollFlags::empty()), PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        fds.extend(changes.as_ref().and_then(|changes| changes.fd()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::from(millis)) {
             Ok(0) | Err(Errno::EINTR) => return Ok(()),
             Ok(_) => {}
             Err(_) => return Err(HungUp),
         }
-        let said = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let [input, output] = &fds;
-        if said(output) {
+        let said: Vec<bool> = fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
+        if let (Some(true), Some(changes)) = (said.get(2), changes) {
+            changes.take();
+        }
+        if said.first() == Some(&true) {
             return Err(HungUp);
         }
-        if !said(input) {
+        if said.get(1) != Some(&true) {
             return Ok(());
         }
         let mut buffer = [0; 16384];

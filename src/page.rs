@@ -2,17 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::request::{REQUEST_FD, Request};
+use crate::request::{CHANGES_FD, REQUEST_FD, Request};
 use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
 /// The largest page that is read, in bytes: some times the largest table.
@@ -21,6 +23,10 @@ const MAX_BYTES: u64 = 16 << 20;
 const TO_COME_UP: Duration = Duration::from_secs(1);
 /// How often it is looked for meanwhile.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the page is looked at if nothing tells of its changes, in milliseconds.
+const UNTOLD_INTERVAL: u16 = 5;
+/// The shortest time between two wake-ups: not every one of them need be init's.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Reads the page of PID 1.
 ///
@@ -35,13 +41,8 @@ pub fn read() -> Result<Page, String> {
 /// # Errors
 /// This user may not, PID 1 takes no requests, or it has taken none in that time.
 pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
-    let path = PathBuf::from(format!("/proc/1/fd/{REQUEST_FD}"));
-    // The link is checked first, since opening a stranger's descriptor can have side effects.
-    if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
-        return Err(io::Error::other("PID 1 takes no requests"));
-    }
-    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let mut pipe = File::from(open(&path, flags, Mode::empty())?);
+    let mut pipe =
+        open_pipe(1, REQUEST_FD, OFlag::O_WRONLY)?.ok_or_else(|| io::Error::other("PID 1 takes no requests"))?;
     let Some(request) = request else { return Ok(()) };
     let until = Instant::now() + timeout;
     // One write of less than PIPE_BUF: as a whole or not at all.
@@ -54,6 +55,67 @@ pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The pipe that an init has at this descriptor; `None`: what is there is no pipe.
+fn open_pipe(init: i32, fd: i32, way: OFlag) -> io::Result<Option<File>> {
+    let path = PathBuf::from(format!("/proc/{init}/fd/{fd}"));
+    // The link is checked first, since opening a stranger's descriptor can have side effects.
+    if !path.read_link()?.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
+        return Ok(None);
+    }
+    Ok(Some(File::from(open(&path, way | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())?)))
+}
+
+/// Waits for the page of an init to change. What changes after this was made is told.
+pub struct Changes {
+    /// The pipe that init writes to, and what tells each time that it does; `None`: nothing tells.
+    told: Option<(Epoll, File)>,
+    woken: Instant,
+}
+
+impl Changes {
+    /// Begins to listen to the init with this pid. If it can't, a wait is so short that no change is missed for long.
+    #[must_use]
+    pub fn of(init: i32) -> Self {
+        let told = || {
+            let pipe = open_pipe(init, CHANGES_FD, OFlag::O_RDONLY).ok()??;
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok()?;
+            epoll.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).ok()?;
+            Some((epoll, pipe))
+        };
+        Self { told: told(), woken: Instant::now() }
+    }
+
+    /// What a wait of this many milliseconds is to last at most.
+    #[must_use]
+    pub fn longest(&self, ms: u16) -> u16 {
+        if self.told.is_some() { ms } else { ms.min(UNTOLD_INTERVAL) }
+    }
+
+    /// Readable once the page has changed.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.told.as_ref().map(|(epoll, _)| epoll.0.as_fd())
+    }
+
+    /// To be called once [`Self::fd`] is readable, before the page is looked at: later changes make it readable anew.
+    pub fn take(&mut self) {
+        if let Some((epoll, _)) = &self.told {
+            let _ = epoll.wait(&mut [EpollEvent::empty()], PollTimeout::ZERO);
+        }
+        thread::sleep(SHORTEST.saturating_sub(self.woken.elapsed()));
+        self.woken = Instant::now();
+    }
+
+    /// Waits for a change, for at most this many milliseconds.
+    pub fn wait(&mut self, ms: u16) {
+        let ms = self.longest(ms);
+        let Some(fd) = self.fd() else { return thread::sleep(Duration::from_millis(ms.into())) };
+        if poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(ms)).is_ok_and(|n| n > 0) {
+            self.take();
+        }
+    }
 }
 
 /// `CLOCK_MONOTONIC`, the page's clock, in milliseconds.

@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -237,53 +238,21 @@ pub enum Reply {
     Protocol,
 }
 
-/// What the host makes of the helper's first line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// It speaks this protocol.
-    Reply(Reply),
-    /// It speaks another.
-    OtherProtocol {
-        /// The one it speaks.
-        protocol: u32,
-        /// Its version.
-        version: Printable,
-    },
+/// The number and the version of a side that speaks another protocol.
+pub type OtherProtocol = (u32, Printable);
+
+/// What each side's first line begins with. It is read alone first: what else another protocol's line holds isn't known.
+#[derive(Deserialize)]
+struct First {
+    protocol: u32,
+    version: Printable,
 }
 
-/// Reads the helper's first line; `None` if it is none.
+/// Reads one side's first line; `None` if it is none.
 #[must_use]
-pub fn hear(line: &[u8]) -> Option<Heard> {
-    #[derive(Deserialize)]
-    struct First {
-        protocol: u32,
-        version: Printable,
-    }
-    // The number alone first: what else another protocol's line holds isn't known.
+pub fn first<T: DeserializeOwned>(line: &[u8]) -> Option<Result<T, OtherProtocol>> {
     let First { protocol, version } = serde_json::from_slice(line).ok()?;
-    if protocol != PROTOCOL {
-        return Some(Heard::OtherProtocol { protocol, version });
-    }
-    match serde_json::from_slice::<Answer>(line).ok()?.reply {
-        Reply::Protocol => Some(Heard::OtherProtocol { protocol, version }),
-        reply => Some(Heard::Reply(reply)),
-    }
-}
-
-/// Reads the host's first line. `Err(None)`: it is none; `Err(Some(n))`: of another protocol.
-///
-/// # Errors
-/// See above.
-pub fn request(line: &[u8]) -> Result<Request, Option<u32>> {
-    #[derive(Deserialize)]
-    struct First {
-        protocol: u32,
-    }
-    let First { protocol } = serde_json::from_slice(line).map_err(|_| None)?;
-    if protocol != PROTOCOL {
-        return Err(Some(protocol));
-    }
-    serde_json::from_slice(line).map_err(|_| None)
+    if protocol == PROTOCOL { serde_json::from_slice(line).ok().map(Ok) } else { Some(Err((protocol, version))) }
 }
 
 /// The sha256 in hex, by which both sides know a content.
@@ -310,6 +279,10 @@ mod tests {
     use super::*;
     use crate::change::proof::{Act, Incarnation};
 
+    fn hear(line: &[u8]) -> Option<Result<Reply, OtherProtocol>> {
+        first::<Answer>(line).map(|answer| answer.map(|answer| answer.reply))
+    }
+
     fn hello() -> Reply {
         let before = Incarnation { pid: Some(17), generation: 1 };
         Reply::Hello { target: Target { action: Act::Restart, daemon: Printable::new("pipelock"), before, seq: 0 } }
@@ -319,7 +292,7 @@ mod tests {
     fn what_one_side_says_the_other_hears() {
         for reply in [hello(), Reply::Refused { why: Reason::Stopping, target: None }] {
             let said = line(&Answer { protocol: PROTOCOL, version: Printable::new("1"), reply: reply.clone() });
-            assert_eq!(hear(said.as_bytes()), Some(Heard::Reply(reply)));
+            assert_eq!(hear(said.as_bytes()), Some(Ok(reply)));
         }
         let file = Task::File { bytes: 3, sha256: Printable::new("00"), force: false };
         let asked = Request {
@@ -333,7 +306,7 @@ mod tests {
             id: Printable::new("1"),
             by: Printable::new("me@here"),
         };
-        assert_eq!(request(line(&asked).as_bytes()), Ok(asked));
+        assert_eq!(first(line(&asked).as_bytes()), Some(Ok(asked)));
     }
 
     #[test]
@@ -345,10 +318,10 @@ mod tests {
     #[test]
     fn another_protocol_is_told_by_its_number_alone() {
         let newer = br#"{"protocol":6,"version":"9\u001b[2J","else":[]}"#;
-        assert_eq!(hear(newer), Some(Heard::OtherProtocol { protocol: 6, version: Printable::new("9\x1b[2J") }));
-        assert_eq!(request(newer), Err(Some(6)));
+        assert_eq!(hear(newer), Some(Err((6, Printable::new("9\x1b[2J")))));
+        assert_eq!(first::<Request>(newer), Some(Err((6, Printable::new("9\x1b[2J")))));
         let older = br#"{"protocol":1,"version":"0.9","reply":"protocol"}"#;
-        assert_eq!(hear(older), Some(Heard::OtherProtocol { protocol: 1, version: Printable::new("0.9") }));
+        assert_eq!(hear(older), Some(Err((1, Printable::new("0.9")))));
     }
 
     #[test]

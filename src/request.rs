@@ -17,9 +17,11 @@ pub const REQUEST_FD: i32 = 101;
 pub const LOCK_FD: i32 = 102;
 /// PID 1's descriptor of how the processes of its daemons are set up: `/proc/1/fd/103`. It is /dev/null if none is.
 pub const SETUPS_FD: i32 = 103;
-/// The name of that memfd.
+/// PID 1's descriptor of the pipe that tells when the status page has changed: `/proc/1/fd/104`.
+pub const CHANGES_FD: i32 = 104;
+/// The name of the memfd behind [`SETUPS_FD`].
 pub const SETUPS_NAME: &str = "sidecar-setups";
-/// The name of that memfd, as `/proc/1/fd/102` shows it.
+/// The name of the memfd behind [`LOCK_FD`], as `/proc/1/fd/102` shows it.
 pub const LOCK_NAME: &str = "sidecar-lock";
 /// Its size in bytes, which can't be changed: its holder overwrites what it has to say, and never truncates.
 pub const LOCK_SIZE: u64 = 4096;

@@ -41,7 +41,7 @@ pub fn page() -> Page {
     };
     let status = Status {
         schema: SCHEMA,
-        version: "1.0.0".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: 1,
         state: InitState::Running,
         selected: vec!["egress".to_owned(), "pipelock".to_owned()],

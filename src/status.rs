@@ -13,6 +13,9 @@ use crate::table::{Config, Ready};
 
 /// PID 1's descriptor of the page: `/proc/1/fd/100`.
 pub const PAGE_FD: i32 = 100;
+/// The permissions of the pipes that init makes for what daemons print, and nobody else makes: whoever a daemon becomes can
+/// open its stdout and stderr anew.
+pub const OUTPUT_MODE: u32 = 0o622;
 /// The name of the memfd, as `/proc/1/fd/100` shows it.
 pub const PAGE_NAME: &str = "sidecar-status";
 /// The version of the document. Within a version keys may be added, but none changes its meaning.

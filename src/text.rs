@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_text_the_beginning_and_the_end_are_kept_and_the_end_is_longer() {
+    fn a_long_text_keeps_its_beginning_and_more_of_its_end() {
         let long =
             Printable::new(&format!("error during connect: {} Host key verification failed.", "x".repeat(1 << 20)));
         assert!(long.as_str().starts_with("error during connect: xxx") && long.as_str().len() <= 300, "{long}");

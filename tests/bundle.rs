@@ -118,7 +118,7 @@ fn others(pids: &[(String, u64)], name: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn exit_0_of_apply_allowlist_means_that_a_new_process_enforces_the_new_list_and_that_nobody_else_moved() {
+fn exit_0_of_apply_allowlist_means_that_the_new_list_is_enforced() {
     let real = Real::start();
     let before = real.bundle.pids();
     assert_eq!(real.get(), "403");
@@ -141,7 +141,7 @@ fn exit_0_of_apply_allowlist_means_that_a_new_process_enforces_the_new_list_and_
 }
 
 #[test]
-fn exit_0_of_apply_egress_means_that_the_same_mitmdump_sends_the_new_credential_and_exit_1_that_it_keeps_the_old() {
+fn exit_0_of_apply_egress_means_that_the_new_credential_is_sent() {
     let real = Real::start();
     real.pipelock.write("pipelock.yaml", &allowlist("web.test"));
     assert_eq!(sidecar(&["apply-allowlist", &real.bundle.name]).0, 0);
@@ -162,7 +162,7 @@ fn exit_0_of_apply_egress_means_that_the_same_mitmdump_sends_the_new_credential_
 }
 
 #[test]
-fn two_hundred_signals_in_a_burst_leave_one_pipelock_no_zombie_the_siblings_and_an_open_mcp_session() {
+fn two_hundred_signals_in_a_burst_leave_one_pipelock_and_its_siblings() {
     let bundle = Container::bundle(&[]).ready();
     let before = bundle.pids();
     let mut client = bundle.client(MCP_CLIENT, &[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -191,7 +191,7 @@ fn two_hundred_signals_in_a_burst_leave_one_pipelock_no_zombie_the_siblings_and_
 }
 
 #[test]
-fn a_push_is_taken_and_one_that_brings_a_secret_is_refused_without_a_word_of_it() {
+fn a_push_that_brings_a_secret_is_refused_without_a_word_of_it() {
     let bundle = Container::bundle(&["--env=GIT_GATE_REPOSITORIES=work"]).ready();
     let push = |text: &str| {
         let script = "test -d /tmp/clone || git init -q -b main /tmp/clone; cd /tmp/clone; echo \"$1\" >> file; git add file; \
@@ -259,7 +259,7 @@ exec git push git://127.0.0.1:9418/work.git main
 "#;
 
 #[test]
-fn a_program_that_runs_in_git_gate_reads_neither_egress_s_ca_key_nor_its_routes_nor_pipelock_s_list() {
+fn a_program_in_git_gate_reads_no_secret_of_its_siblings() {
     let volumes = ["--volume=/var/lib/git-gate", "--volume=/var/lib/egress", "--env=GIT_GATE_REPOSITORIES=work"];
     let bundle = Container::bundle(&volumes).ready();
     let (code, _, said) = bundle.try_exec(&["sh", "-c", HOOK]);
@@ -369,7 +369,7 @@ fn while_supervise_restarts_under_load_no_connection_is_refused() {
 }
 
 #[test]
-fn without_a_socket_that_init_holds_the_same_load_is_refused_while_supervise_restarts() {
+fn without_listen_calls_are_refused_while_supervise_restarts() {
     assert!(BUILT_IN.contains(LISTEN));
     let binds = BUILT_IN.replace(LISTEN, "").replace("bind = []", "bind = [9100]");
     let seen = restarts("supervise", 9100, HEALTH, &binds);
@@ -377,7 +377,7 @@ fn without_a_socket_that_init_holds_the_same_load_is_refused_while_supervise_res
 }
 
 #[test]
-fn a_variable_of_the_container_s_is_seen_by_the_daemon_that_it_is_for_and_by_no_other() {
+fn a_variable_is_seen_by_the_daemon_that_it_is_for_alone() {
     let variables = ["EGRESS_TEST", "PIPELOCK_TEST", "GIT_TEST", "PYTHON_TEST", "OTHER_TEST", "TZ"];
     let options = variables.map(|name| format!("--env={name}=x"));
     let bundle = Container::bundle(&options.each_ref().map(String::as_str)).ready();
@@ -405,8 +405,7 @@ asyncio.run(main())
 "#;
 
 #[test]
-fn supervise_tells_the_bundle_s_status_and_sees_a_proposal_go_live_without_a_look_at_pid_1_or_a_connection_to_pipelock()
-{
+fn supervise_reports_the_status_and_sees_a_proposal_go_live() {
     let real = Real::start();
     let mut client = real.bundle.client(PROPOSE, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
@@ -478,7 +477,7 @@ const NO_LANDLOCK: &str = r#"{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
     { "names": ["landlock_create_ruleset"], "action": "SCMP_ACT_ERRNO" } ] }"#;
 
 #[test]
-fn without_landlock_the_four_daemons_run_and_the_status_says_what_is_missing() {
+fn without_landlock_the_status_says_what_is_missing() {
     let dir = Dir::new();
     let filter = format!("--security-opt=seccomp={}", dir.write("filter", NO_LANDLOCK).display());
     let bundle = Container::bundle(&[&filter]).ready();
@@ -536,7 +535,7 @@ command = ["sleep", "1000"]
 
 /// The only test that takes as long as the promise it checks.
 #[test]
-fn an_idle_pid_1_makes_no_system_call_for_a_minute_with_policies_and_dependencies_too() {
+fn an_idle_pid_1_makes_no_system_call_for_a_minute() {
     let real = Container::bundle(&[]).ready();
     let table = Container::with_table(&Dir::new(), IDLE, &[]);
     for (name, state) in [("migrate", "done"), ("app", "running"), ("fails", "failed"), ("waits", "waiting")] {
@@ -559,7 +558,7 @@ fn an_idle_pid_1_makes_no_system_call_for_a_minute_with_policies_and_dependencie
 }
 
 #[test]
-fn the_image_says_what_it_is_and_becomes_healthy_once_every_daemon_is_ready() {
+fn the_image_becomes_healthy_once_every_daemon_is_ready() {
     let options =
         ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp", "--health-interval=1s"];
     let bundle = Container::run(&options, &image(), &[]);
@@ -580,7 +579,7 @@ fn the_image_says_what_it_is_and_becomes_healthy_once_every_daemon_is_ready() {
 
 /// The image holds only the binary; busybox is mounted so that there is something to run as daemons.
 #[test]
-fn it_works_from_scratch_with_a_read_only_root_and_without_tmp_as_any_user() {
+fn init_works_from_scratch_with_a_read_only_root_as_any_user() {
     let dir = Dir::new();
     let table = TABLE
         .replace(r#"["sh","#, r#"["/busybox", "sh","#)
@@ -622,7 +621,7 @@ fn a_shell_as_pid_1_gets_neither_a_signal_nor_an_exec() {
 }
 
 #[test]
-fn a_stranger_that_inherits_the_image_s_label_gets_no_signal() {
+fn a_stranger_that_inherits_the_images_label_gets_no_signal() {
     let trap = "trap 'exit 9' USR1; while :; do sleep 0.1; done";
     let stranger = Container::run(&["--entrypoint=sh", "--no-healthcheck"], &image(), &["-c", trap]);
     let (code, out, err) = sidecar(&["apply-allowlist", &stranger.name]);
@@ -631,7 +630,7 @@ fn a_stranger_that_inherits_the_image_s_label_gets_no_signal() {
 }
 
 #[test]
-fn docker_s_own_init_as_pid_1_is_reported_and_gets_nothing() {
+fn dockers_own_init_as_pid_1_is_reported_and_gets_nothing() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &["--init"]);
     let (code, _, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!(code, 4);
@@ -640,7 +639,7 @@ fn docker_s_own_init_as_pid_1_is_reported_and_gets_nothing() {
 }
 
 #[test]
-fn a_bundle_in_another_s_pid_namespace_gets_nothing() {
+fn a_bundle_in_the_pid_namespace_of_another_gets_nothing() {
     let dir = Dir::new();
     let first = Container::with_table(&dir, TABLE, &[]);
     let second = Container::with_table(&dir, TABLE, &[&format!("--pid=container:{}", first.name)]);
@@ -677,7 +676,7 @@ fn without_an_engine_behind_the_cli_it_is_exit_3() {
 }
 
 #[test]
-fn a_signal_whose_daemon_is_not_selected_or_that_is_wired_to_nothing_is_not_sent() {
+fn a_signal_that_would_reach_no_daemon_is_not_sent() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &["--env=CLAUDE_BOTTLE_SIDECAR_DAEMONS=egress"]).ready();
     for (arguments, word) in [(&["apply-allowlist"][..], "not selected"), (&["apply", "--signal=USR2"], "has no rule")]
     {
@@ -690,21 +689,24 @@ fn a_signal_whose_daemon_is_not_selected_or_that_is_wired_to_nothing_is_not_sent
 }
 
 #[test]
-fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1_and_the_line_says_how_it_ended() {
+fn a_daemon_that_exits_at_once_on_its_new_start_is_exit_1() {
     let dir = Dir::new();
     let bundle = Container::with_table(&dir, TABLE, &[]).ready();
     let egress = bundle.daemon("egress");
     dir.write("poison", "");
     let (code, out, err) = sidecar(&["apply-allowlist", &bundle.name]);
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("pipelock exited with code 7; its siblings run on; unless its restart policy"), "{err}");
+    assert!(
+        err.contains("pipelock exited with code 7; its siblings run on; it stays down unless its restart policy"),
+        "{err}"
+    );
     assert_eq!(bundle.daemon("egress")["pid"], egress["pid"]);
     assert_eq!(bundle.daemon("pipelock")["state"], "exited");
     assert_eq!(bundle.try_exec(&["/proc/1/exe", "status"]).0, 1);
 }
 
 #[test]
-fn a_mitmdump_without_a_handler_is_not_killed_by_the_signal_and_exit_1_says_that_it_is_held() {
+fn a_mitmdump_without_a_handler_is_not_killed_by_the_signal() {
     let dir = Dir::new();
     let command = r#"["/opt/egress/bin/mitmdump", "--listen-port=9080", "--set=confdir=/tmp/egress"]"#;
     let bare = r#"["sh", "-c", "trap : HUP; while :; do sleep 0.1; done"]"#;
@@ -736,7 +738,7 @@ fn a_bundle_that_is_stopping_gets_no_further_signal() {
 }
 
 #[test]
-fn several_bundles_are_served_side_by_side_each_with_its_line_and_the_exit_code_is_the_highest() {
+fn several_bundles_are_served_side_by_side_with_the_highest_exit_code() {
     let dir = Dir::new();
     let bundles: Vec<Container> = (0..3).map(|_| Container::with_table(&dir, TABLE, &[])).collect();
     let bundles: Vec<Container> = bundles.into_iter().map(Container::ready).collect();
@@ -778,7 +780,7 @@ fn signal_only_sends_and_looks_no_further() {
 }
 
 #[test]
-fn docker_s_default_seccomp_profile_no_capability_and_no_new_privileges_suffice() {
+fn the_default_seccomp_profile_of_docker_and_no_capability_suffice() {
     let bundle = Container::bundle(&[]).ready();
     let security = said(Command::new("docker").args(["info", "--format", "{{.SecurityOptions}}"])).1;
     assert!(security.contains("name=seccomp,profile=default"), "{security}");
@@ -822,7 +824,7 @@ HUP = { forward = "calm" }
 "#;
 
 #[test]
-fn a_fork_bomb_in_a_daemon_leaves_init_and_the_siblings_alive_and_ends_with_its_restart() {
+fn a_fork_bomb_in_a_daemon_ends_with_its_restart() {
     let dir = Dir::new();
     dir.write("lit", "");
     let bundle = Container::with_table(&dir, BOMB, &["--pids-limit=60"]);
@@ -875,7 +877,7 @@ const ANEW: [&str; 3] =
 
 /// `SIDECAR_ROUNDS` sets how often a push is interrupted, each time after some more of its branches.
 #[test]
-fn a_push_of_3000_branches_that_a_restart_a_stop_or_a_kill_interrupts_leaves_no_lock_that_would_refuse_the_next() {
+fn a_push_of_3000_branches_that_is_interrupted_leaves_no_lock() {
     let rounds: usize = std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6);
     let options = ["--env=GIT_GATE_REPOSITORIES=work", "--volume=/var/lib/git-gate"];
     let bundle = Container::bundle(&[&options[..], &NO_HOOK].concat()).ready();
@@ -912,7 +914,7 @@ fn a_push_of_3000_branches_that_a_restart_a_stop_or_a_kill_interrupts_leaves_no_
 }
 
 #[test]
-fn a_lock_and_objects_that_a_killed_push_has_left_behind_are_gone_at_git_gate_s_next_start() {
+fn what_a_killed_push_left_behind_is_gone_after_a_restart_of_git_gate() {
     let bundle = Container::bundle(&["--env=GIT_GATE_REPOSITORIES=work", "--volume=/var/lib/git-gate"]).ready();
     let left = "cd /var/lib/git-gate/work.git; mkdir objects/tmp_objdir-incoming-x; touch refs/heads/main.lock packed-refs.lock";
     assert_eq!(bundle.try_exec(&["sh", "-c", left]).0, 0);
@@ -943,7 +945,7 @@ USR1 = { restart = "keeper" }
 "#;
 
 #[test]
-fn a_server_behind_a_start_script_without_exec_is_asked_to_end_and_keeps_its_data() {
+fn a_server_behind_a_start_script_is_asked_to_end_and_keeps_its_data() {
     let dir = Dir::new();
     let bundle = Container::with_table(&dir, KEEPER, &[]);
     let has = |what: &str| wait_until(what, || bundle.log().contains(&format!("has {what}")).then_some(()));
@@ -965,7 +967,7 @@ command = ["sh", "-c", "trap 'for n in $(seq 30); do echo $n; sleep 0.1; done; e
 "#;
 
 #[test]
-fn a_pause_of_the_container_takes_nothing_of_a_daemon_s_grace() {
+fn a_pause_of_the_container_takes_nothing_from_a_daemons_grace() {
     let bundle = Container::with_table(&Dir::new(), SAVER, &[]).ready();
     bundle.kill("TERM");
     wait_until("stop", || bundle.log().contains("forwarding SIGTERM to saver").then_some(()));
@@ -984,7 +986,7 @@ fn a_stopsignal_of_rtmin_plus_3_ends_the_bundle_at_once() {
 }
 
 #[test]
-fn a_signal_without_a_rule_logs_a_warning_that_hints_at_the_image_s_stopsignal() {
+fn a_signal_without_a_rule_logs_a_hint_at_the_images_stopsignal() {
     let bundle = Container::with_table(&Dir::new(), TABLE, &[]).ready();
     bundle.kill("WINCH");
     let told = |line: &&str| line.contains(" WARN ") && line.contains("WINCH") && line.contains("STOPSIGNAL");
@@ -1038,7 +1040,7 @@ command = ["sh", "-c", "kill -9 $$"]
 }
 
 #[test]
-fn a_file_that_is_mounted_alone_and_was_replaced_on_the_host_is_not_called_live() {
+fn a_file_mounted_alone_and_replaced_on_the_host_is_not_called_live() {
     let dir = Dir::new();
     let rules = dir.write("rules", "old");
     let table = TABLE.replace("[signals]", "config = { path = \"/etc/rules\" }\n[signals]");

@@ -134,7 +134,7 @@ fn real() -> Container {
 }
 
 #[test]
-fn the_real_filter_takes_a_good_list_and_neither_a_typo_nor_one_that_it_can_not_listen_with() {
+fn the_real_filter_takes_a_good_list_and_refuses_a_bad_one() {
     let bundle = real();
     let allowlist = |content: &str, options: &[&str]| ended(apply("apply-allowlist", &bundle, content, options));
     let good = PIPELOCK.replace("api.anthropic.com", "web.test");
@@ -161,7 +161,7 @@ fn the_real_filter_takes_a_good_list_and_neither_a_typo_nor_one_that_it_can_not_
 }
 
 #[test]
-fn the_real_egress_takes_routes_in_the_same_process_and_no_credential_is_shown() {
+fn the_real_egress_takes_routes_in_the_same_process() {
     let bundle = real();
     let egress = |content: &str, options: &[&str]| ended(apply("apply-egress", &bundle, content, options));
     let routes = "routes:\n  - host: web.test\n    headers:\n      Authorization: \"hidden\"\n";
@@ -186,7 +186,7 @@ fn an_allowlist_and_routes_at_once_are_both_live() {
 }
 
 #[test]
-fn it_works_from_scratch_with_a_read_only_root_where_only_the_directory_is_writable() {
+fn a_change_needs_only_its_directory_writable_in_a_from_scratch_image() {
     let dir = Dir::new();
     let table = TABLE.replace(r#""SHELL", "#, r#""/busybox", "sh", "#).replace("rm -f", "/busybox rm -f");
     let table = table.replace("sleep ", "/busybox sleep ").replace("$(cat", "$(/busybox cat");
@@ -241,7 +241,7 @@ fn docker_stop_in_the_middle_leaves_the_old_content() {
 }
 
 #[test]
-fn docker_kill_in_the_middle_leaves_the_old_content_from_the_next_start_on() {
+fn after_docker_kill_in_the_middle_the_next_start_has_the_old_content() {
     let bundle = Bundle::start();
     let host = bundle.begin_unready(&["--timeout=20s"]);
     bundle.container.kill("KILL");
@@ -253,7 +253,7 @@ fn docker_kill_in_the_middle_leaves_the_old_content_from_the_next_start_on() {
 }
 
 #[test]
-fn after_a_docker_pause_in_the_middle_the_change_goes_back_once_the_bundle_is_unpaused() {
+fn after_a_docker_pause_in_the_middle_the_change_is_rolled_back() {
     let goes_back = "goes back once the bundle is unpaused";
     let (bundle, other) = (Bundle::start(), Bundle::start());
     // While the daemon is waited for, and right before the signal, which docker takes for a paused container.
@@ -275,7 +275,7 @@ fn after_a_docker_pause_in_the_middle_the_change_goes_back_once_the_bundle_is_un
 
 /// One allowlist for a fleet, as a directory that all of its bundles mount.
 #[test]
-fn two_bundles_that_mount_one_directory_are_both_live_however_many_are_served_at_a_time() {
+fn two_bundles_that_mount_one_directory_both_become_live() {
     let (tables, shared) = (Dir::new(), Dir::new());
     tables.write("daemons.toml", &TABLE.replace("SHELL", "sh"));
     let options =
@@ -339,11 +339,11 @@ fn a_host_that_is_killed_at_any_moment_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn a_docker_cli_that_is_killed_at_any_moment_leaves_the_old_or_the_new_and_the_host_says_which() {
+fn a_docker_cli_killed_at_any_moment_leaves_the_old_or_the_new() {
     random_kills(|_, host| kill_9(&clients(host)));
 }
 
 #[test]
-fn a_helper_that_is_killed_at_any_moment_leaves_the_old_or_the_new_and_the_host_says_which() {
+fn a_helper_killed_at_any_moment_leaves_the_old_or_the_new_on_an_engine() {
     random_kills(|bundle, _| kill_9(&bundle.helpers()));
 }

@@ -78,7 +78,7 @@ fn place(log: &str, words: &str) -> usize {
 }
 
 #[test]
-fn an_app_starts_once_its_migration_is_done_and_its_database_ready_and_status_says_for_whom_it_waits() {
+fn an_app_starts_once_its_migration_is_done_and_its_database_ready() {
     let dir = Dir::new();
     let bundle = Container::with_table(&dir, APP, &[]);
     let waits_for = |names: &[&str]| {
@@ -104,7 +104,7 @@ fn an_app_starts_once_its_migration_is_done_and_its_database_ready_and_status_sa
 }
 
 #[test]
-fn a_dependent_of_a_failed_oneshot_waits_and_starts_once_that_was_run_again_and_exited_0() {
+fn a_dependent_of_a_failed_oneshot_starts_once_that_succeeds() {
     let dir = Dir::new();
     dir.write("migrate", "3");
     dir.write("db", "");
@@ -131,7 +131,7 @@ fn a_dependent_of_a_failed_oneshot_waits_and_starts_once_that_was_run_again_and_
 }
 
 #[test]
-fn a_bundle_in_which_only_dependents_of_a_failed_oneshot_are_left_ends_with_its_code() {
+fn a_bundle_with_only_dependents_of_a_failed_oneshot_left_ends() {
     let table = r#"
 [[daemon]]
 name = "migrate"
@@ -180,7 +180,7 @@ fn starts(bundle: &Container) -> Vec<u64> {
 }
 
 #[test]
-fn a_daemon_that_dies_again_and_again_is_started_again_after_docker_s_delays() {
+fn a_daemon_that_keeps_dying_is_started_with_the_delays_that_docker_has() {
     let bundle = Container::with_table(&Dir::new(), CRASHER, &[]);
     let starts = wait_until("six starts", || Some(starts(&bundle)).filter(|starts| starts.len() >= 6));
     for (n, pair) in starts.windows(2).enumerate() {
@@ -201,7 +201,7 @@ fn a_daemon_that_dies_again_and_again_is_started_again_after_docker_s_delays() {
 }
 
 #[test]
-fn a_daemon_that_is_stopped_in_its_crash_loop_stays_stopped_until_it_is_asked_to_start() {
+fn a_daemon_stopped_in_its_crash_loop_stays_stopped() {
     let dir = Dir::new();
     let bundle = Container::with_table(&dir, CRASHER, &[]);
     until_state(&bundle, "crasher", "backoff");
@@ -331,7 +331,7 @@ echo "$1 ended $(date +%s.%N)" >> /tmp/probes
 "#;
 
 #[test]
-fn forty_daemons_with_a_chain_of_ten_take_little_more_than_the_chain_s_probes() {
+fn forty_daemons_start_little_slower_than_their_longest_chain() {
     let dir = Dir::new();
     dir.write("probe", PROBE);
     let bundle = Container::with_table(&dir, &forty(), &[]);
@@ -358,7 +358,7 @@ fn forty_daemons_with_a_chain_of_ten_take_little_more_than_the_chain_s_probes() 
 }
 
 #[test]
-fn a_docker_stop_asks_the_dependent_first_and_its_database_by_its_own_stop_signal_once_that_has_ended() {
+fn docker_stop_asks_the_dependent_before_its_database() {
     let dir = Dir::new();
     dir.write("migrate", "0");
     dir.write("db", "");
@@ -380,7 +380,7 @@ fn a_docker_stop_asks_the_dependent_first_and_its_database_by_its_own_stop_signa
 }
 
 #[test]
-fn docker_calls_a_bundle_healthy_once_its_oneshot_is_done_and_unhealthy_while_a_daemon_is_in_backoff() {
+fn docker_calls_a_bundle_unhealthy_while_a_daemon_is_in_backoff() {
     let dir = Dir::new();
     let table = APP.replace(
         "[\"sleep\", \"1000\"]",
@@ -411,7 +411,7 @@ fn others(pids: &[(String, u64)], name: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn a_request_in_the_real_bundle_restarts_git_gate_says_live_and_moves_nobody_else() {
+fn a_request_in_the_real_bundle_restarts_git_gate_alone() {
     let bundle = Container::bundle(&[]).ready();
     let before = bundle.pids();
     let (code, out, err) = ask(&bundle, &["restart", "git-gate"]);
@@ -424,7 +424,7 @@ fn a_request_in_the_real_bundle_restarts_git_gate_says_live_and_moves_nobody_els
 }
 
 #[test]
-fn each_of_the_four_real_daemons_is_back_by_itself_after_a_kill_and_no_sibling_moves() {
+fn each_of_the_four_real_daemons_comes_back_after_a_kill() {
     let bundle = Container::bundle(&[]).ready();
     for name in ["egress", "pipelock", "git-gate", "supervise"] {
         let before = bundle.pids();
@@ -439,7 +439,7 @@ fn each_of_the_four_real_daemons_is_back_by_itself_after_a_kill_and_no_sibling_m
 }
 
 #[test]
-fn an_apply_by_the_daemon_s_name_needs_no_signal_rule_and_takes_bad_content_back() {
+fn an_apply_by_daemon_name_needs_no_signal_rule() {
     let dir = Dir::new();
     let table = r#"
 [[daemon]]

@@ -486,7 +486,7 @@ fn twenty_of_which_three_are_bad(engine: &Engine) {
 }
 
 #[test]
-fn twenty_bundles_of_which_three_are_bad_end_as_the_lines_and_the_summary_say() {
+fn twenty_bundles_three_of_them_bad_end_as_the_summary_says() {
     twenty_of_which_three_are_bad(&Engine::docker());
 }
 
@@ -497,7 +497,7 @@ fn twenty_of_podmans_of_which_three_are_bad_end_in_the_same_way() {
 }
 
 #[test]
-fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
+fn twenty_pods_three_of_them_bad_end_as_the_summary_says() {
     let dir = Dir::new();
     twenty_of_which_three_are_bad(&Engine::kubectl(&dir));
     // kubectl has no kill.
@@ -507,7 +507,7 @@ fn twenty_of_a_kubectl_stand_ins_of_which_three_are_bad_end_in_the_same_way() {
 }
 
 #[test]
-fn apply_daemon_with_a_file_changes_each_bundle_of_a_fleet_that_takes_it_without_a_signal_rule() {
+fn apply_daemon_with_a_file_changes_a_fleet_without_a_signal_rule() {
     let fleet = Fleet::without_rules(&Engine::docker(), &["no", "dies", "checker", "no"]);
     let said = fleet.change_by_name("new", &[&fleet.label()]);
     let good = BTreeSet::from([fleet.name(0), fleet.name(3)]);
@@ -536,7 +536,7 @@ fn a_canary_of_apply_daemon_that_fails_spares_the_rest() {
 }
 
 #[test]
-fn a_canary_of_apply_daemon_without_a_file_that_is_refused_spares_the_rest() {
+fn a_canary_of_apply_daemon_that_is_refused_spares_the_rest() {
     let fleet = Fleet::without_rules(&Engine::docker(), &["checker", "no", "no"]);
     let said = fleet.restart_by_name(&["--canary=1", &fleet.label()]);
     assert_eq!((said.exit, said.of("refused")), (1, BTreeSet::from([fleet.name(0)])), "{said:?}");
@@ -562,7 +562,7 @@ fn apply_daemon_with_rollback_all_is_live_everywhere_if_none_fails() {
 }
 
 #[test]
-fn apply_daemon_with_rollback_all_and_no_file_is_a_usage_error_and_restarts_nothing() {
+fn apply_daemon_with_rollback_all_and_no_file_is_a_usage_error() {
     let fleet = Fleet::without_rules(&Engine::docker(), &["no"]);
     let mut command = Command::new(SIDECAR);
     let (code, _, err) = containers::said(command.args(["apply", "--daemon=alpha", "--rollback-all", fleet.name(0)]));
@@ -571,7 +571,7 @@ fn apply_daemon_with_rollback_all_and_no_file_is_a_usage_error_and_restarts_noth
 }
 
 #[test]
-fn by_a_kubectl_stand_in_apply_daemon_with_a_file_changes_a_fleet_as_by_docker() {
+fn through_kubectl_apply_daemon_with_a_file_changes_a_fleet() {
     let dir = Dir::new();
     let fleet = Fleet::without_rules(&Engine::kubectl(&dir), &["no", "dies", "checker", "no"]);
     let said = fleet.change_by_name("new", &["--canary=1", &fleet.label()]);
@@ -586,7 +586,7 @@ fn by_a_kubectl_stand_in_apply_daemon_with_a_file_changes_a_fleet_as_by_docker()
 }
 
 #[test]
-fn by_a_kubectl_stand_in_apply_daemon_without_a_file_restarts_that_daemon_once() {
+fn through_kubectl_apply_daemon_without_a_file_restarts_it_once() {
     let dir = Dir::new();
     let fleet = Fleet::without_rules(&Engine::kubectl(&dir), &["no", "no"]);
     let said = fleet.restart_by_name(&[&fleet.label()]);
@@ -598,7 +598,7 @@ fn by_a_kubectl_stand_in_apply_daemon_without_a_file_restarts_that_daemon_once()
 }
 
 #[test]
-fn by_podman_too_strangers_are_left_alone_and_what_does_not_run_is_unreachable() {
+fn through_podman_strangers_are_left_alone() {
     let dir = Dir::new();
     let podman = Engine::podman(&dir);
     let fleet = Fleet::start(&podman, &["no", "no", "no"]);
@@ -689,7 +689,7 @@ fn two_engines_are_one_fleet_by_their_contexts() {
 }
 
 #[test]
-fn by_a_kubectl_stand_in_only_a_bundles_container_is_executed_in_and_it_is_signalled_from_inside() {
+fn through_kubectl_only_the_bundles_container_is_entered() {
     let dir = Dir::new();
     let engine = Engine::kubectl(&dir);
     let pods = engine.pods.clone().unwrap();
@@ -750,14 +750,14 @@ fn wherever_the_connection_breaks(dir: &Dir, fleet: &mut Fleet, change: fn(&Flee
 }
 
 #[test]
-fn wherever_a_kubectl_stand_in_loses_its_connection_what_is_told_is_what_is() {
+fn wherever_kubectl_loses_its_connection_the_report_is_true() {
     let dir = Dir::new();
     let mut fleet = Fleet::start(&Engine::kubectl(&dir), &["no", "no"]);
     wherever_the_connection_breaks(&dir, &mut fleet, Fleet::change);
 }
 
 #[test]
-fn wherever_a_kubectl_stand_in_loses_its_connection_what_apply_daemon_tells_is_what_is() {
+fn wherever_kubectl_loses_its_connection_apply_daemon_reports_the_truth() {
     let dir = Dir::new();
     let mut fleet = Fleet::without_rules(&Engine::kubectl(&dir), &["no", "no"]);
     wherever_the_connection_breaks(&dir, &mut fleet, Fleet::change_by_name);
@@ -773,7 +773,7 @@ fn config_map(dir: &Path, version: &str, rules: &str) {
 }
 
 #[test]
-fn what_a_config_map_holds_is_proven_where_it_lies_and_cannot_be_replaced_from_outside() {
+fn a_config_map_is_proven_in_place_and_cannot_be_replaced() {
     let (dir, map) = (Dir::new(), Dir::new());
     dir.write("daemons.toml", TABLE);
     config_map(map.path(), "..1", "old");
@@ -840,7 +840,7 @@ fn together_all_wait_for_the_last_and_its_time_is_that_of_all() {
 }
 
 #[test]
-fn a_host_that_is_killed_at_any_moment_leaves_no_bundle_in_between_and_the_next_one_says_what_it_found() {
+fn a_host_killed_at_any_moment_leaves_no_bundle_in_between() {
     let fleet = Fleet::start(&Engine::docker(), &["no"; 8]);
     let (label, all) = (fleet.label(), fleet.names().into_iter().collect::<BTreeSet<_>>());
     let mut was = "old".to_owned();

@@ -83,3 +83,36 @@ fn decisions_make_no_system_call_and_read_no_clock() {
 fn init_does_not_know_the_helper() {
     none_names(&["init", "launch", "supervisor"], &["crate::helper"]);
 }
+
+/// Every file of Rust in the repository's own folders.
+fn rust_files() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut to_look_at: Vec<PathBuf> =
+        ["src", "applets", "tests", "fuzz/fuzz_targets"].map(|folder| root.join(folder)).into();
+    let mut found = Vec::new();
+    while let Some(path) = to_look_at.pop() {
+        if path.is_dir() {
+            to_look_at.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    assert!(found.len() > 100, "{found:?}");
+    found
+}
+
+/// A test's name is a sentence. What grows beyond this makes more than one claim.
+#[test]
+fn no_name_is_longer_than_70_characters() {
+    let mut long = Vec::new();
+    for file in rust_files() {
+        let text = fs::read_to_string(&file).unwrap();
+        let words = text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+        long.extend(
+            words
+                .filter(|word| word.len() > 70 && word.contains('_'))
+                .map(|word| format!("{}: {word}", file.display())),
+        );
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}

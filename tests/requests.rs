@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[macro_use]
+mod needs;
+mod schemas;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -124,7 +128,11 @@ impl Bundle {
     /// The object that it prints, and its exit code.
     fn run(&self, args: &[&str]) -> (Value, i32) {
         let (out, _, code) = said(&self.command(&[], args).output().unwrap());
-        (serde_json::from_str(out.lines().next_back().unwrap_or_default()).unwrap_or_default(), code)
+        let value: Value = serde_json::from_str(out.lines().next_back().unwrap_or_default()).unwrap_or_default();
+        if value.is_object() {
+            schemas::assert_fits(if args[0] == "status" { "status" } else { "apply" }, &value);
+        }
+        (value, code)
     }
 
     /// Its words, with which stream they stand on, and its exit code.
@@ -224,14 +232,15 @@ fn what_is_so_already_is_exit_0_and_says_so() {
 }
 
 #[test]
-fn a_daemon_in_backoff_is_started_at_once_and_proven_in_the_process_that_this_started() {
+fn a_start_of_a_daemon_in_backoff_is_proven_by_its_new_process() {
     let bundle = Bundle::start();
     is_bad(&bundle.says(&["restart", "dies"]), 1, "not proven: dies exited with code 7");
     bundle.wait_until("a long delay", || bundle.daemon("dies")["starts_in_ms"].as_u64() > Some(1000));
     fs::write(bundle.path("lives"), "").unwrap();
-    let before = Instant::now();
+    let revivals = bundle.daemon("dies")["revivals"].clone();
     is_good(&bundle.says(&["restart", "dies"]), "live: dies was restarted");
-    assert!(before.elapsed() < Duration::from_secs(1));
+    // By the request, and not by its policy after the delay.
+    assert_eq!(bundle.daemon("dies")["revivals"], revivals);
 }
 
 #[test]
@@ -252,11 +261,11 @@ fn a_file_that_the_checker_refuses_leaves_the_running_daemon_alone() {
     fs::write(bundle.path("conf/rules"), "dies").unwrap();
     is_bad(&bundle.says(&["restart", "alpha"]), 1, "not proven: alpha exited with code 3");
     fs::write(bundle.path("conf/rules"), "unready").unwrap();
-    is_bad(&bundle.says(&["restart", "alpha", "--timeout=500ms"]), 1, "not proven: alpha runs");
+    is_bad(&bundle.says(&["restart", "alpha", "--timeout=3s"]), 1, "not proven: alpha runs");
 }
 
 #[test]
-fn a_stop_that_does_not_end_in_time_is_not_proven_and_init_goes_on_with_it() {
+fn a_stop_that_takes_too_long_is_reported_as_not_proven() {
     let bundle = Bundle::start();
     is_bad(&bundle.says(&["stop", "slow", "--timeout=100ms"]), 1, "not proven: slow is still being stopped (pid ");
     bundle.wait_until("it ends", || bundle.daemon("slow")["state"] == "stopped");
@@ -277,7 +286,7 @@ fn a_restart_that_a_stop_overtakes_is_superseded_and_the_other_way_round() {
 }
 
 #[test]
-fn a_signal_is_delivered_to_one_that_catches_it_held_for_one_that_does_not_and_refused_for_one_that_does_not_run() {
+fn a_signal_is_held_for_a_daemon_that_does_not_catch_it_yet() {
     let bundle = Bundle::start();
     is_good(&bundle.says(&["signal", "SIGHUP", "beta"]), "delivered: beta was sent HUP (pid ");
     bundle.wait_until("caught", || bundle.path("hups").exists());
@@ -305,7 +314,7 @@ fn two_restarts_at_once_are_served_one_after_the_other_and_both_are_live() {
 }
 
 #[test]
-fn who_waits_for_the_lock_in_vain_is_told_who_has_it_and_a_stop_does_not_wait() {
+fn a_request_that_waits_in_vain_for_the_lock_is_told_who_has_it() {
     let bundle = Bundle::start();
     let restart = bundle.begin(&["restart", "slow"]);
     bundle.wait_until("asked", || bundle.is_asked("slow", "restart"));
@@ -320,6 +329,7 @@ fn who_waits_for_the_lock_in_vain_is_told_who_has_it_and_a_stop_does_not_wait() 
 
 #[test]
 fn another_user_may_not_ask_and_is_told_so() {
+    needs!(Root);
     let bundle = Bundle::start();
     let by = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"];
     // Where that user may execute it.
@@ -357,7 +367,7 @@ fn in_a_shutdown_a_request_is_refused_and_one_that_waits_is_not_proven() {
 }
 
 #[test]
-fn several_names_are_served_in_the_tables_order_and_the_highest_code_counts() {
+fn several_names_are_served_in_table_order_and_the_highest_code_counts() {
     let bundle = Bundle::start();
     fs::write(bundle.path("lives"), "").unwrap();
     let output =
@@ -379,7 +389,7 @@ fn several_names_are_served_in_the_tables_order_and_the_highest_code_counts() {
 }
 
 #[test]
-fn a_name_that_the_table_does_not_have_is_a_usage_error_and_nothing_is_done_for_any() {
+fn an_unknown_name_is_a_usage_error_and_nothing_is_done_for_any() {
     let bundle = Bundle::start();
     for applet in ["restart", "stop", "start"] {
         is_bad(&bundle.says(&[applet, "beta", "nobody"]), 2, "has no daemon \"nobody\"");
@@ -398,7 +408,7 @@ fn a_name_that_the_table_does_not_have_is_a_usage_error_and_nothing_is_done_for_
 }
 
 #[test]
-fn a_pipe_that_is_full_holds_up_its_sender_for_the_time_that_it_gave_and_nobody_else() {
+fn a_full_request_pipe_delays_its_sender_alone() {
     let bundle = Bundle::start();
     // init reads nothing while it is stopped by someone outside.
     assert!(Command::new("kill").args(["-STOP", &bundle.init]).status().unwrap().success());
@@ -406,7 +416,7 @@ fn a_pipe_that_is_full_holds_up_its_sender_for_the_time_that_it_gave_and_nobody_
     let mut pipe = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(pipe).unwrap();
     while pipe.write(b"\nx\n").is_ok() {}
     let before = Instant::now();
-    is_bad(&bundle.says(&["stop", "beta", "--timeout=300ms"]), 1, "refused: beta: the bundle's init can't be asked: ");
+    is_bad(&bundle.says(&["stop", "beta", "--timeout=300ms"]), 1, "refused: beta: cannot ask the bundle's init: ");
     assert!(before.elapsed() < Duration::from_secs(10));
     assert!(Command::new("kill").args(["-CONT", &bundle.init]).status().unwrap().success());
     is_good(&bundle.says(&["stop", "beta"]), "stopped: beta ");

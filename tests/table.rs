@@ -12,7 +12,7 @@ use sidecar::table::{
 const DAEMON: &str = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n";
 
 #[test]
-fn the_built_in_table_is_a_table_in_which_each_daemon_states_its_readiness() {
+fn each_daemon_of_the_built_in_table_states_its_readiness() {
     let table = Table::parse(BUILT_IN, "built-in").unwrap();
     let names: Vec<&str> = table.daemons.iter().map(|d| d.name.as_str()).collect();
     assert_eq!(names, ["egress", "pipelock", "git-gate", "supervise"]);
@@ -72,14 +72,14 @@ fn daemon(name: &str, lines: &str) -> String {
 }
 
 #[test]
-fn a_daemon_that_states_nothing_is_not_started_again_and_is_asked_to_stop_with_term() {
+fn by_default_a_daemon_is_not_restarted_and_is_stopped_by_term() {
     let alpha = Table::parse(DAEMON, "f").unwrap().daemons.remove(0);
     assert_eq!((alpha.restart, alpha.stop_signal), (RestartPolicy::No, Signal::TERM));
     assert!(alpha.depends_on.is_empty() && !alpha.is_oneshot && !alpha.is_essential);
 }
 
 #[test]
-fn in_the_built_in_table_nobody_but_pipelock_connects_out_and_no_two_may_write_to_one_place() {
+fn in_the_built_in_table_only_pipelock_may_connect_anywhere() {
     let table = Table::parse(BUILT_IN, "built-in").unwrap();
     let sandboxes = || table.daemons.iter().map(|daemon| daemon.sandbox.as_ref().unwrap());
     let connects = sandboxes().map(|sandbox| sandbox.connect.clone()).collect::<Vec<_>>();
@@ -117,7 +117,7 @@ fn the_tables_restart_policy_holds_for_each_daemon_that_states_none() {
 }
 
 #[test]
-fn a_oneshot_takes_the_tables_always_as_on_failure_and_may_not_state_it_itself() {
+fn a_oneshot_takes_the_tables_always_as_on_failure() {
     let restart = |top: &str, own: &str| {
         let text = format!("{top}\n{}", daemon("a", &format!("oneshot = true\n{own}")));
         Table::parse(&text, "f").map(|table| (table.daemons[0].is_oneshot, table.daemons[0].restart))
@@ -183,7 +183,7 @@ fn a_dependency_on_nobody_on_itself_or_twice_is_an_error_in_its_line() {
 }
 
 #[test]
-fn a_circle_of_dependencies_is_told_from_the_daemon_that_is_first_in_the_table() {
+fn a_circle_of_dependencies_is_told_from_its_first_daemon_in_the_table() {
     let on = |name: &str, names: &str| daemon(name, &format!("depends_on = [{names}]"));
     let two = on("a", "\"b\"") + &on("b", "\"a\"");
     assert_eq!(error(&two), "f:4: depends_on goes in a circle: a -> b -> a; remove one of these dependencies");
@@ -194,7 +194,7 @@ fn a_circle_of_dependencies_is_told_from_the_daemon_that_is_first_in_the_table()
 }
 
 #[test]
-fn a_long_chain_of_dependencies_is_no_circle_and_a_long_circle_is_told_briefly() {
+fn a_long_circle_of_dependencies_is_told_briefly() {
     let chain = |first: &str| -> String {
         let on = |n: usize| if n == 0 { first.to_owned() } else { format!("depends_on = [\"d{}\"]", n - 1) };
         (0..MAX_DAEMONS).map(|n| daemon(&format!("d{n}"), &on(n))).collect()
@@ -591,7 +591,7 @@ fn a_user_is_a_name_or_a_number_with_or_without_a_group() {
 }
 
 #[test]
-fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
+fn a_process_that_cannot_be_made_is_an_error_with_its_line_and_the_fix() {
     let user = "write it in quotes, like \"app\", \"1000\", \"app:group\" or \"1000:1000\"";
     let environment = "write { KEY = \"value\" }: each value is a string in quotes, and a number is one too";
     let ulimits = "write { nofile = 1024, core = 0 }: one number for the soft and the hard limit; -1 is unlimited";
@@ -660,11 +660,11 @@ fn a_process_that_cant_be_made_is_an_error_with_its_line_and_the_fix() {
         ("ulimits = { core = 'unlimited' }", format!("4: invalid type: string \"unlimited\"; {ulimits}")),
         ("ulimits.core = unlimited", format!("4: an unquoted word; {ulimits}")),
         ("ulimits = 1024", format!("4: invalid type: integer `1024`; {ulimits}")),
-        ("ulimits = { LimitNOFILE = 1 }", "4: ulimits has \"LimitNOFILE\", which is no limit; write nofile".to_owned()),
-        ("ulimits = { RLIMIT_CORE = 1 }", "4: ulimits has \"RLIMIT_CORE\", which is no limit; write core".to_owned()),
+        ("ulimits = { LimitNOFILE = 1 }", "4: ulimits has \"LimitNOFILE\", which isn't a limit; write nofile".to_owned()),
+        ("ulimits = { RLIMIT_CORE = 1 }", "4: ulimits has \"RLIMIT_CORE\", which isn't a limit; write core".to_owned()),
         (
             "ulimits = { files = 1 }",
-            "4: ulimits has \"files\", which is no limit; write one of as, core, cpu, data, fsize, locks, memlock, msgqueue, \
+            "4: ulimits has \"files\", which isn't a limit; write one of as, core, cpu, data, fsize, locks, memlock, msgqueue, \
              nice, nofile, nproc, rss, rtprio, rttime, sigpending, stack"
                 .to_owned(),
         ),
@@ -715,7 +715,7 @@ fn listen_names_the_sockets_of_a_daemon_in_its_order() {
 }
 
 #[test]
-fn a_socket_that_init_cant_hold_is_an_error_with_its_line_and_the_fix() {
+fn a_socket_that_init_cannot_hold_is_an_error_with_line_and_fix() {
     let form = "write [{ tcp = \"0.0.0.0:9100\" }]";
     let no_address = |spelled: &str| {
         format!(
@@ -778,7 +778,7 @@ fn two_sockets_that_the_kernel_would_not_hold_at_once_are_an_error() {
 }
 
 #[test]
-fn a_tcp_probe_of_a_socket_that_init_holds_is_an_error_since_it_would_prove_nothing() {
+fn a_tcp_probe_of_a_socket_that_init_holds_is_an_error() {
     let with = |listen: &str, ready: &str| {
         error(&daemon("a", &format!("ready = {{ {ready} }}\nlisten = [{{ tcp = '{listen}' }}]")))
     };
@@ -898,7 +898,7 @@ fn an_env_file_is_private_to_the_daemons_that_name_it() {
 }
 
 #[test]
-fn a_sandbox_that_cant_keep_its_promise_is_an_error_with_its_line_and_the_fix() {
+fn a_sandbox_that_cannot_keep_its_promise_is_an_error_with_line_and_fix() {
     let sandbox = |line: &str| daemons(&[("a", &format!("[daemon.sandbox]\n{line}"))]);
     for (line, expected) in [
         ("write = ['var']", "f:5: write names \"var\"; write absolute paths"),

@@ -123,7 +123,7 @@ impl Drop for WithHealthcheck {
 }
 
 #[test]
-fn daemons_of_users_that_no_file_lists_open_their_streams_anew_and_status_and_requests_work() {
+fn daemons_of_unlisted_users_can_reopen_their_streams() {
     let (table, rules, image) = (Dir::new(), Rules::of(0, 0), WithHealthcheck::build());
     let bundle = start(&table, &rules, &image.0).ready();
     wait_until("beta", || bundle.log().contains("[beta] up").then_some(()));
@@ -142,7 +142,7 @@ fn daemons_of_users_that_no_file_lists_open_their_streams_anew_and_status_and_re
 }
 
 #[test]
-fn a_change_is_checked_and_proven_as_the_daemons_user_and_made_or_taken_back() {
+fn a_change_is_checked_and_proven_as_the_daemons_user() {
     let (table, rules) = (Dir::new(), Rules::of(0, 0));
     let bundle = start(&table, &rules, &scratch_image()).ready();
     let is = |report: &Value, outcome: &str| assert_eq!(report["outcome"], outcome, "{report} {}", bundle.log());

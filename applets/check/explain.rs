@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_a_process_is_and_what_it_inherits_is_told_but_no_value_of_a_variable() {
+    fn what_a_process_inherits_is_explained_without_values_of_variables() {
         let text = with(
             "user='app'\npass_environment=['TZ', 'LC_*']\nenv_file='/e/a b'\nenvironment={KEY='secret', A='b'}\n\
              working_dir='/srv'\nulimits={nofile=1024, core=0, memlock=-1}\nlisten=[{tcp='0.0.0.0:80'}, {tcp='[::1]:81'}]",

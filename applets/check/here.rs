@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_cant_keep_is_told_once_for_all_daemons_that_lack_the_same() {
+    fn what_the_kernel_cannot_do_is_told_once_for_all_daemons() {
         let daemon = |name: &str, lines: &str| format!("[[daemon]]\nname='{name}'\ncommand=['a']\n{lines}\n");
         let sandboxed = |name| daemon(name, "[daemon.sandbox]");
         let text = daemon("a", "[daemon.sandbox]\nbind=[80]") + &sandboxed("b") + &daemon("c", "") + &sandboxed("d");

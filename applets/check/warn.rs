@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::statvfs::{FsFlags, statvfs};
 use sidecar::table::{Action, DAEMON_KEYS, Daemon, Ready, RestartPolicy, Signal, Table};
 
 use super::explain::quoted;
@@ -65,6 +66,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
         .collect();
     warnings.extend(shared(table));
     warnings.extend(as_root(table));
+    warnings.extend(super::sandbox::warnings(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
         warnings.extend(about_its_end(daemon));
         warnings.extend(about_its_variables(daemon));
@@ -257,10 +259,16 @@ pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<
             warnings.push(format!("working_dir of {name:?}: {}: {e}", path.display()));
         }
         for path in daemon.sandbox.iter().flat_map(|sandbox| &sandbox.write) {
-            if let Err(e) = std::fs::metadata(path)
-                && !(e.kind() == io::ErrorKind::NotFound && is_made(table, path))
-            {
+            let Err(e) = std::fs::metadata(path) else { continue };
+            let is_made = e.kind() == io::ErrorKind::NotFound && is_made(table, path);
+            if !is_made {
                 warnings.push(format!("write of {name:?}: {}: {e}", path.display()));
+            } else if let Some(parent) = path.parent().filter(|parent| is_read_only(parent)) {
+                warnings.push(format!(
+                    "write of {name:?}: {} isn't there, and can't be made since {} is read-only; mount something writable at one of the two",
+                    path.display(),
+                    parent.display()
+                ));
             }
         }
     }
@@ -273,6 +281,11 @@ fn may_write(daemon: &Daemon, path: &Path) -> bool {
 
 fn directory(found: &std::fs::Metadata) -> io::Result<()> {
     if found.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// Whether it is mounted read-only. Its mode isn't looked at: who runs this may not be who starts the daemon.
+fn is_read_only(directory: &Path) -> bool {
+    statvfs(directory).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// Whether init makes this directory: only the last part of its path is missing.
@@ -330,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_an_outgoing_connection_may_have_is_warned_of_unless_it_is_reserved() {
+    fn a_port_that_an_outgoing_connection_may_take_is_warned_about() {
         let on = |ports: &LocalPorts, port: u16| {
             let text = format!("[[daemon]]\nname='a'\ncommand=['a']\nlisten=[{{tcp='0.0.0.0:{port}'}}]");
             warnings(&Table::parse(&text, "test").unwrap(), ports)
@@ -353,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_with_the_name_of_a_key_is_warned_of_since_the_key_may_be_meant() {
+    fn a_variable_with_the_name_of_a_key_is_warned_about() {
         assert_eq!(
             with("[daemon.environment]\nA='b'\nuser='app'\nrestart='no'"),
             [
@@ -367,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_without_a_user_beside_one_with_it_is_warned_of_since_it_stays_root() {
+    fn a_daemon_without_a_user_beside_one_with_one_is_warned_about() {
         assert_eq!(with("user='1'"), Vec::<String>::new());
         let text = "[[daemon]]\nname='a'\ncommand=['a']\n[[daemon]]\nname='b'\ncommand=['b']\nuser='1'\n\
                     [[daemon]]\nname='c'\ncommand=['c']\n[daemon.sandbox]\n";

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_told_by_their_numbers_and_their_text_only_where_it_is_asked_for() {
+    fn a_diff_gives_line_numbers_and_the_text_only_on_request() {
         let (old, new) = (&b"a\nb\nc\nd\n"[..], &b"a\nB\nsecret\nc\nd\ne"[..]);
         let diff = lines(old, new, false);
         let hunk = |old, new| Hunk { old, new, text: None };

@@ -1,29 +1,45 @@
 //! Who holds the sockets that listen: an answer on a daemon's port proves nothing if another process gave it.
 //!
-//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's; but
-//! who ran and listened before a restart is remembered: whoever of the daemon's own is still there after it, in a session of
-//! its own (`su -c`, `setsid`), serves the old content.
+//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's.
+//!
+//! Who outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is known in two ways:
+//! - Who ran and listened before a restart is remembered, for as long as the change lasts.
+//! - [`Mark`]: init writes a daemon's name and generation into the environment of its process, and fork and exec pass it on. So a
+//!   leftover of a start long ago is told from what belongs to another daemon, or to the process that runs now. Whose environment was
+//!   cleared (`env -i`, `su -`) may still have the stdout or stderr of that start, to which init doesn't listen any more.
+//!
+//! A mark accuses a stray or clears it. It makes no process a daemon's own, since anybody can execute itself with a
+//! mark of its choice: an old process that does so on purpose to look like the current one, or like another daemon's, is
+//! taken for that unless it holds an address that is probed. That is a daemon attacking its own change. A sandbox with
+//! `sessions = false` leaves none of its processes alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 
 use super::reason::Shortfall;
-use crate::status::{Daemon, Page, Plan};
+use crate::status::{Daemon, OUTPUT_MODE, Page, Plan};
 use crate::table::Ready;
+use crate::table::process::{DAEMON, GENERATION};
 use crate::text::Printable;
 
 /// The most that is read of one of the kernel's tables, in bytes.
 const MAX_TABLE: u64 = 4 << 20;
+/// The most that the kernel takes as arguments and environment of one process: execve(2).
+const MAX_ENVIRONMENT: u64 = 6 << 20;
 /// As many descriptors of one process are looked at.
 const MAX_FDS: usize = 1 << 16;
 /// As far up are ancestors looked for.
 const MAX_DEPTH: usize = 64;
 
-/// A TCP or unix socket that listens.
+/// A socket to which anybody can send: one that listens, or one for datagrams that has an address (and, by UDP, isn't
+/// connected).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Listener {
     at: At,
@@ -36,6 +52,7 @@ struct Listener {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum At {
     Tcp(SocketAddr),
+    Udp(SocketAddr),
     Unix(String),
 }
 
@@ -54,6 +71,7 @@ impl Listener {
     fn name(&self) -> Printable {
         Printable::new(&match &self.at {
             At::Tcp(addr) => format!("port {}", addr.port()),
+            At::Udp(addr) => format!("UDP port {}", addr.port()),
             At::Unix(path) => format!("the socket {path}"),
         })
     }
@@ -67,9 +85,19 @@ struct Process {
     /// In clock ticks since boot: with it, a pid names one process.
     started: u64,
     user: u32,
+    group: u32,
     /// Another user's descriptors can't be seen.
     is_seen: bool,
     name: String,
+}
+
+/// What shows from which start a process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Mark {
+    /// Its environment, or that of who started it.
+    Start { daemon: String, generation: u64 },
+    /// It prints into a pipe that init has let go of, as it does when a daemon is started for the second time after.
+    Past,
 }
 
 /// Everything that was seen.
@@ -79,6 +107,10 @@ struct Seen {
     processes: BTreeMap<i32, Process>,
     /// Of the listeners' sockets, by inode.
     holders: BTreeMap<u64, BTreeSet<i32>>,
+    /// Of the processes that are left and hold one of them, and of their ancestors.
+    marks: BTreeMap<i32, Mark>,
+    /// Whether a change is to be proven: then who doesn't show whose it is counts as an old process.
+    is_for_a_change: bool,
 }
 
 /// What was seen before each restart of one change.
@@ -98,20 +130,19 @@ impl Past {
         if listeners.is_empty() {
             return None;
         }
-        let now = look(listeners);
+        let now = look(listeners).with_marks(page, !self.0.is_empty());
         now.judge(page, daemon).or_else(|| self.0.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then)))
     }
 
     /// What has begun to listen since the first look, and is no daemon's: a server that went into the background outlives the way
     /// back, too.
     #[must_use]
-    pub fn newcomer(&self, page: &Page) -> Option<Shortfall> {
+    pub fn newcomer(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let (_, first) = self.0.first()?;
-        let now = look(listeners());
+        let (daemon, _) = super::proof::find(page, daemon)?;
+        let now = look(listeners()).with_marks(page, true);
         let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
-        now.tcp()
-            .filter(is_new)
-            .find_map(|l| now.holders_of(l).find(|pid| now.is_left(page, *pid)).map(|pid| now.held(page, l, pid)))
+        now.suspect(page, daemon, false, is_new)
     }
 }
 
@@ -130,12 +161,38 @@ impl Seen {
         let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| is_own(l, pid))).collect();
         let on_own = |listener: &&Listener| own.iter().filter_map(|own| own.tcp()).any(|own| overlap(listener, own));
         let answers = self.tcp().filter(|l| on_probed(l) || on_own(l)).find_map(others);
-        if answers.is_some() || probed.is_some() {
-            return answers;
-        }
-        // No address is known: an orphan of no daemon's that listens may be the old process.
-        let is_left = |pid: &i32| self.is_left(page, *pid);
-        self.tcp().find_map(|l| self.holders_of(l).find(is_left).map(|pid| held(l, pid)))
+        answers.or_else(|| self.suspect(page, now, probed.is_some(), |_| true))
+    }
+
+    /// Who is no daemon's, and may be what is left of an earlier process of this one.
+    fn suspect(
+        &self,
+        page: &Page,
+        daemon: &Daemon,
+        is_probed: bool,
+        among: impl Fn(&&Listener) -> bool,
+    ) -> Option<Shortfall> {
+        // Nothing is left of earlier processes if there were none. Without a change it does little harm that one isn't known.
+        let in_doubt = self.is_for_a_change && daemon.generation > 1;
+        let is_suspect = |listener: &Listener, pid: i32| {
+            // If the address is known, so is who answers there.
+            let is_unknown_server = !is_probed && listener.tcp().is_some();
+            match self.mark(page, pid) {
+                Some(Mark::Start { daemon: of, generation }) if *of == daemon.name => {
+                    // Of a tcp or http probe it is known who answered: an agent of an earlier start keeps nobody waiting for that.
+                    let counts = self.is_for_a_change || !is_probed;
+                    counts && *generation != daemon.generation || is_unknown_server
+                }
+                Some(Mark::Start { .. }) => is_unknown_server,
+                Some(Mark::Past) => in_doubt || is_unknown_server,
+                // Its environment was cleared, or written over.
+                None => !is_probed && in_doubt || is_unknown_server,
+            }
+        };
+        let holder = |listener: &Listener| {
+            self.holders_of(listener).find(|pid| self.is_left(page, *pid) && is_suspect(listener, *pid))
+        };
+        self.listeners.iter().filter(among).find_map(|l| holder(l).map(|pid| self.held(page, l, pid)))
     }
 
     /// Whether a process that was the daemon's own before its restart, `then`, still listens now; or whoever it is that
@@ -195,18 +252,46 @@ impl Seen {
 
     /// Of these sessions, the one that it or an ancestor of its is in.
     fn owner(&self, pid: i32, sessions: &[Option<i32>]) -> Option<i32> {
-        self.line(pid).map(|process| process.session).find(|session| sessions.contains(&Some(*session)))
+        self.line(pid).map(|(_, process)| process.session).find(|session| sessions.contains(&Some(*session)))
     }
 
     /// Whether it descends from init: who was executed from outside does not.
     fn is_inits(&self, pid: i32) -> bool {
-        self.line(pid).any(|process| process.parent == 1)
+        self.line(pid).any(|(_, process)| process.parent == 1)
     }
 
     /// It and its ancestors, init not among them.
-    fn line(&self, pid: i32) -> impl Iterator<Item = &Process> {
-        let next = |process: &&Process| self.processes.get(&process.parent).filter(|_| process.parent > 1);
-        std::iter::successors(self.processes.get(&pid), next).take(MAX_DEPTH)
+    fn line(&self, pid: i32) -> impl Iterator<Item = (i32, &Process)> {
+        let get = |pid: i32| self.processes.get(&pid).map(|process| (pid, process));
+        let next = move |(_, process): &(i32, &Process)| get(process.parent).filter(|(pid, _)| *pid > 1);
+        std::iter::successors(get(pid), next).take(MAX_DEPTH)
+    }
+
+    /// The mark that it has, or else who started it. One of a daemon that this table doesn't have says nothing.
+    fn mark(&self, page: &Page, pid: i32) -> Option<&Mark> {
+        let has = |name: &str| page.status.selected.iter().chain(&page.status.unselected).any(|daemon| daemon == name);
+        let says = |mark: &&Mark| if let Mark::Start { daemon, .. } = mark { has(daemon) } else { true };
+        self.line(pid).filter_map(|(pid, _)| self.marks.get(&pid)).find(says)
+    }
+
+    /// Reads the marks that tell whose a process is that is left.
+    fn with_marks(mut self, page: &Page, is_for_a_change: bool) -> Self {
+        self.is_for_a_change = is_for_a_change;
+        let holders: BTreeSet<i32> = self.holders.values().flatten().copied().collect();
+        let left = holders.into_iter().filter(|pid| self.is_left(page, *pid));
+        let lines: BTreeSet<i32> = left.flat_map(|pid| self.line(pid).map(|(pid, _)| pid)).collect();
+        if lines.is_empty() {
+            return self;
+        }
+        let read = pipes(page.status.pid);
+        let mark = |pid| {
+            let environment = environment(pid)?;
+            let is_past = || outputs(pid).any(|pipe| read.as_ref().is_some_and(|read| !read.contains(&pipe)));
+            Some(mark_in(&environment).or_else(|| is_past().then_some(Mark::Past)))
+        };
+        let marks = ask(&self.processes, lines, mark);
+        self.marks = marks.into_iter().filter_map(|(pid, mark)| Some((pid, mark?))).collect();
+        self
     }
 }
 
@@ -226,32 +311,46 @@ fn overlap(listener: &Listener, other: SocketAddr) -> bool {
 }
 
 fn listeners() -> Vec<Listener> {
-    let tcp = ["/proc/self/net/tcp", "/proc/self/net/tcp6"].iter().flat_map(|table| parse(&read(Path::new(table))));
-    tcp.chain(parse_unix(&read(Path::new("/proc/self/net/unix")))).collect()
+    // TCP_LISTEN, and TCP_CLOSE: the state of a socket for datagrams that isn't connected.
+    let read = |name: &str| read(&Path::new("/proc/self/net").join(name));
+    let tcp = ["tcp", "tcp6"].iter().flat_map(|name| parse(&read(name), "0A", At::Tcp));
+    let udp = ["udp", "udp6"].iter().flat_map(|name| parse(&read(name), "07", At::Udp));
+    tcp.chain(udp).chain(parse_unix(&read("unix"))).collect()
 }
 
 /// `proc(5)`: `Num: RefCount Protocol Flags Type St Inode Path`; `SO_ACCEPTCON` is the flag of one that listens.
 fn parse_unix(table: &str) -> Vec<Listener> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
-        let (flags, inode) = (words.nth(3)?, words.nth(2)?);
-        let is_listening = u32::from_str_radix(flags, 16).ok()? & 0x1_0000 != 0;
+        let (flags, kind, inode) = (words.nth(3)?, words.next()?, words.nth(1)?);
         // The path may hold spaces.
         let path = words.collect::<Vec<_>>().join(" ");
+        let is_listening = u32::from_str_radix(flags, 16).ok()? & 0x1_0000 != 0;
+        // Its state says nothing: a client that connects to it makes it a connected one, too.
+        let is_for_datagrams = kind == "0002" && !path.is_empty() && !is_chosen_by_the_kernel(&path);
         let listener = Listener { at: At::Unix(path), user: None, inode: inode.parse().ok()? };
-        is_listening.then_some(listener)
+        (is_listening || is_for_datagrams).then_some(listener)
     };
     table.lines().filter_map(parse).collect()
 }
 
+/// `unix(7)`, "Autobind feature": a client's, so that it can be answered.
+fn is_chosen_by_the_kernel(path: &str) -> bool {
+    path.strip_prefix('@').is_some_and(|name| name.len() == 5 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// `proc_net_tcp(5)`: `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.
-fn parse(table: &str) -> Vec<Listener> {
+fn parse(table: &str, state_wanted: &str, at: impl Fn(SocketAddr) -> At) -> Vec<Listener> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
         let (addr, state, user, inode) = (words.next()?, words.nth(1)?, words.nth(3)?, words.nth(1)?);
         let (ip, port) = addr.split_once(':')?;
         let addr = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
-        (state == "0A").then_some(Listener { at: At::Tcp(addr), user: user.parse().ok(), inode: inode.parse().ok()? })
+        (state == state_wanted).then_some(Listener {
+            at: at(addr),
+            user: user.parse().ok(),
+            inode: inode.parse().ok()?,
+        })
     };
     table.lines().filter_map(parse).collect()
 }
@@ -270,42 +369,117 @@ fn address(hex: &str) -> Option<IpAddr> {
 }
 
 fn look(listeners: Vec<Listener>) -> Seen {
-    let mut seen = Seen { listeners, ..Seen::default() };
-    let inodes: BTreeSet<u64> = seen.listeners.iter().map(|listener| listener.inode).collect();
+    let inodes: BTreeSet<u64> = listeners.iter().map(|listener| listener.inode).collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    // Who vanishes meanwhile, or may not be looked at, is skipped.
-    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        let at = Path::new("/proc").join(pid.to_string());
-        let user = fs::metadata(at.join("stat")).map_or(0, |meta| meta.uid());
-        let Some(mut process) = process(&read(&at.join("stat")), user) else { continue };
-        let fds = fs::read_dir(at.join("fd"));
-        process.is_seen = fds.is_ok();
-        for fd in fds.into_iter().flatten().flatten().take(MAX_FDS) {
-            let target = match fs::read_link(fd.path()) {
-                Ok(target) => target,
-                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                    process.is_seen = false;
-                    break;
-                }
-                Err(_) => continue,
-            };
-            let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            if let Some(inode) = inode.filter(|inode| inodes.contains(inode)) {
-                seen.holders.entry(inode).or_default().insert(pid);
-            }
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    // Who vanishes meanwhile is skipped.
+    let mut processes: BTreeMap<i32, Process> = pids.filter_map(|pid| Some((pid, process_of(pid)?))).collect();
+    let all: Vec<i32> = processes.keys().copied().collect();
+    let mut holders: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
+    for (pid, sockets) in ask(&processes, all, |pid| sockets(pid, &inodes)) {
+        if let Some(process) = processes.get_mut(&pid) {
+            process.is_seen = true;
         }
-        seen.processes.insert(pid, process);
+        for inode in sockets {
+            holders.entry(inode).or_default().insert(pid);
+        }
     }
-    seen
+    Seen { listeners, processes, holders, ..Seen::default() }
+}
+
+/// Of those that are asked for, by inode, the ones that a process holds; `None`: this user may not see that.
+fn sockets(pid: i32, asked: &BTreeSet<u64>) -> Option<Vec<u64>> {
+    let mut held = Vec::new();
+    for fd in fs::read_dir(of(pid, "fd")).ok()?.flatten().take(MAX_FDS) {
+        let target = match fs::read_link(fd.path()) {
+            Ok(target) => target,
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => return None,
+            Err(_) => continue,
+        };
+        let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        held.extend(inode.filter(|inode| asked.contains(inode)));
+    }
+    Some(held)
+}
+
+/// A process's environment as it was when it was executed, unless the process has written over it since; `None`: this user may not
+/// see it.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(of(pid, "environ")).ok()?.take(MAX_ENVIRONMENT).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The pipes that a process holds, by inode; `None`: this user may not see that.
+fn pipes(pid: i32) -> Option<BTreeSet<u64>> {
+    let links = fs::read_dir(of(pid, "fd")).ok()?.flatten().take(MAX_FDS);
+    let pipe = |link: PathBuf| link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok();
+    Some(links.filter_map(|fd| pipe(fs::read_link(fd.path()).ok()?)).collect())
+}
+
+/// The pipes of init's into which it prints, by inode.
+fn outputs(pid: i32) -> impl Iterator<Item = u64> {
+    let all = ["fd/1", "fd/2"].into_iter().filter_map(move |fd| fs::metadata(of(pid, fd)).ok());
+    all.filter(|file| file.file_type().is_fifo() && file.mode() & 0o7777 == OUTPUT_MODE).map(|file| file.ino())
+}
+
+/// Of two variables with one name most programs take the first.
+fn mark_in(environment: &[u8]) -> Option<Mark> {
+    let value = |name: &str| {
+        let value = |pair| <[u8]>::strip_prefix(pair, name.as_bytes())?.strip_prefix(b"=");
+        environment.split(|byte| *byte == 0).find_map(value).and_then(|value| str::from_utf8(value).ok())
+    };
+    Some(Mark::Start { daemon: value(DAEMON)?.to_owned(), generation: value(GENERATION)?.parse().ok()? })
+}
+
+/// What can be seen of these processes. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
+/// does in a container. But `user` needs the right to become that user: as whom root looks again at what was refused.
+fn ask<T: Send>(
+    processes: &BTreeMap<i32, Process>,
+    pids: impl IntoIterator<Item = i32>,
+    look: impl Fn(i32) -> Option<T> + Sync,
+) -> Vec<(i32, T)> {
+    let (mut answers, mut refused) = (Vec::new(), Vec::new());
+    for pid in pids {
+        match (look(pid), processes.get(&pid)) {
+            (Some(answer), _) => answers.push((pid, answer)),
+            (None, Some(process)) => refused.push((pid, process)),
+            (None, None) => {}
+        }
+    }
+    if refused.is_empty() || !geteuid().is_root() {
+        return answers;
+    }
+    let look_as_its_user = |(pid, process): (i32, &Process)| {
+        setfsgid(Gid::from_raw(process.group));
+        setfsuid(Uid::from_raw(process.user));
+        Some((pid, look(pid)?))
+    };
+    // The two are a thread's own, so nothing has to be undone. If there can't be a thread, all stays refused.
+    let look_again = || refused.into_iter().filter_map(look_as_its_user).collect::<Vec<_>>();
+    let again = thread::scope(|scope| thread::Builder::new().spawn_scoped(scope, look_again).ok()?.join().ok());
+    answers.extend(again.into_iter().flatten());
+    answers
+}
+
+fn of(pid: i32, file: &str) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join(file)
+}
+
+fn process_of(pid: i32) -> Option<Process> {
+    // The files in it are root's if the process has made itself undumpable, the directory isn't.
+    let directory = fs::metadata(of(pid, "")).ok()?;
+    process(&read(&of(pid, "stat")), directory.uid(), directory.gid())
 }
 
 /// `proc_pid_stat(5)`: `pid (name) state ppid pgrp session ...`; the name may hold anything.
-fn process(stat: &str, user: u32) -> Option<Process> {
+fn process(stat: &str, user: u32, group: u32) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(") ")?;
     let (_, name) = head.split_once(" (")?;
     let mut words = tail.split_whitespace().skip(1);
     let (parent, session) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
-    Some(Process { parent, session, started: words.nth(15)?.parse().ok()?, user, is_seen: true, name: name.to_owned() })
+    let started = words.nth(15)?.parse().ok()?;
+    Some(Process { parent, session, started, user, group, is_seen: false, name: name.to_owned() })
 }
 
 fn read(path: &Path) -> String {
@@ -318,15 +492,20 @@ fn read(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt;
+
     use super::*;
     use crate::sample;
 
     /// pipelock is pid 17 and ready by 127.0.0.1:8888, egress is pid 12.
     fn seen(listeners: &[(&str, u64)], processes: &[(i32, i32, i32)], holders: &[(u64, i32)]) -> Seen {
-        let mut seen = Seen::default();
+        let mut seen = Seen { is_for_a_change: true, ..Seen::default() };
         for (addr, inode) in listeners {
-            let at = addr.parse().map_or_else(|_| At::Unix((*addr).to_owned()), At::Tcp);
-            let user = matches!(at, At::Tcp(_)).then_some(9);
+            let at = match addr.strip_prefix("udp ") {
+                Some(addr) => At::Udp(addr.parse().unwrap()),
+                None => addr.parse().map_or_else(|_| At::Unix((*addr).to_owned()), At::Tcp),
+            };
+            let user = (!matches!(at, At::Unix(_))).then_some(9);
             seen.listeners.push(Listener { at, user, inode: *inode });
         }
         for (pid, parent, session) in processes {
@@ -335,6 +514,7 @@ mod tests {
                 session: *session,
                 started: 7,
                 user: 9,
+                group: 9,
                 is_seen: true,
                 name: "server".to_owned(),
             };
@@ -353,7 +533,7 @@ mod tests {
     const OURS: [(i32, i32, i32); 2] = [(12, 1, 12), (17, 1, 17)];
 
     #[test]
-    fn a_port_that_another_process_holds_is_told_by_its_pid_and_by_the_daemon_that_it_is_of() {
+    fn a_port_that_another_daemon_holds_is_reported_with_pid_and_name() {
         let page = sample::page();
         for addr in ["127.0.0.1:8888", "0.0.0.0:8888", "[::]:8888", "[::ffff:127.0.0.1]:8888"] {
             let on = |pid| seen(&[(addr, 5)], &[&OURS[..], &[(31, 1, 30), (18, 17, 18)]].concat(), &[(5, pid)]);
@@ -368,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_init_holds_is_the_daemons_whose_table_names_it_and_no_other_ones() {
+    fn a_socket_that_init_holds_belongs_to_the_daemon_that_lists_it() {
         let mut page = sample::page();
         page.status.daemons[1].listen = vec!["0.0.0.0:8888".parse().unwrap()];
         let processes = [&OURS[..], &[(1, 0, 0)]].concat();
@@ -382,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_two_share_is_nobody_s_whatever_tells_that_the_daemon_is_ready() {
+    fn a_port_that_two_processes_share_proves_nothing() {
         let mut page = sample::page();
         let shared =
             seen(&[("0.0.0.0:9", 5), ("0.0.0.0:9", 6)], &[&OURS[..], &[(31, 1, 30)]].concat(), &[(5, 17), (6, 31)]);
@@ -406,8 +586,122 @@ mod tests {
         assert_eq!((on(12, 0), on(30, 12), on(30, 0), on(0, 0)), (None, None, None, None));
     }
 
+    /// What a daemon with that `ready` is told of 31, which belongs to no daemon that runs. pipelock is in generation 3, egress in 2.
+    fn told_of_a_stray(listener: &str, mark: Option<(&str, u64)>, ready: Option<&Ready>) -> Option<Shortfall> {
+        let mut page = sample::page();
+        page.status.unselected = vec!["git-gate".to_owned()];
+        page.plans[1].ready = ready.cloned();
+        (page.status.daemons[0].generation, page.status.daemons[1].generation) = (2, 3);
+        let mut seen = seen(&[(listener, 5)], &[&OURS[..], &[(30, 1, 30), (31, 30, 31)]].concat(), &[(5, 31)]);
+        // Its parent started it with a cleared environment, or not.
+        let of = if listener.starts_with('/') { 30 } else { 31 };
+        let mark = mark.map(|(daemon, generation)| (of, Mark::Start { daemon: daemon.to_owned(), generation }));
+        seen.marks = mark.into_iter().collect();
+        seen.judge(&page, "pipelock")
+    }
+
+    const KINDS: [&str; 3] = ["0.0.0.0:81", "udp 0.0.0.0:53", "/run/old"];
+
+    fn ways_to_be_ready() -> [Option<Ready>; 4] {
+        let probed = sample::page().plans[1].ready.clone();
+        [None, Some(Ready::Notify), Some(Ready::Exec(Vec::new())), probed]
+    }
+
     #[test]
-    fn what_was_a_daemon_s_own_before_its_restart_and_still_listens_is_told_also_if_its_sockets_can_not_be_seen() {
+    fn what_is_left_of_an_earlier_generation_may_not_listen_anywhere() {
+        for ready in ways_to_be_ready() {
+            for listener in KINDS {
+                for generation in [1, 2, 4] {
+                    let told = told_of_a_stray(listener, Some(("pipelock", generation)), ready.as_ref());
+                    let Some(Shortfall::SocketHeld { socket, by: Some((31, _)) }) = told else {
+                        panic!("{listener} {ready:?}: {told:?}")
+                    };
+                    assert!(["port 81", "UDP port 53", "the socket /run/old"].contains(&socket.as_str()), "{socket}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn agents_of_a_sibling_or_of_this_generation_may_hold_sockets() {
+        for ready in ways_to_be_ready() {
+            let is_probed = matches!(ready, Some(Ready::Tcp(_)));
+            for mark in [("pipelock", 3), ("egress", 2), ("egress", 1), ("git-gate", 1)] {
+                let is_told = KINDS.map(|listener| told_of_a_stray(listener, Some(mark), ready.as_ref()).is_some());
+                assert_eq!(is_told, [!is_probed, false, false], "{mark:?} {ready:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unmarked_leftover_counts_if_no_address_is_probed() {
+        for ready in ways_to_be_ready() {
+            let is_probed = matches!(ready, Some(Ready::Tcp(_)));
+            for mark in [None, Some(("no-daemon-of-this-table", 1))] {
+                let is_told = KINDS.map(|listener| told_of_a_stray(listener, mark, ready.as_ref()).is_some());
+                assert_eq!(is_told, [!is_probed; 3], "{mark:?} {ready:?}");
+            }
+        }
+        // In its first generation nothing can be left of an earlier one. In a later one whatever prints to nobody may be.
+        let mut page = sample::page();
+        page.plans[1].ready = None;
+        page.status.daemons[1].generation = 1;
+        let on = |page: &Page, listener| {
+            let mut seen = seen(&[(listener, 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
+            let unmarked = seen.judge(page, "pipelock").is_some();
+            seen.marks.insert(31, Mark::Past);
+            (unmarked, seen.judge(page, "pipelock").is_some())
+        };
+        assert_eq!(KINDS.map(|listener| on(&page, listener)), [(true, true), (false, false), (false, false)]);
+        page.plans[1].ready = ways_to_be_ready()[3].clone();
+        assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, false); 3]);
+        page.status.daemons[1].generation = 2;
+        assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, true); 3]);
+        // Who only asks whether it is ready goes by what shows.
+        let mut seen = seen(&[("/run/old", 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
+        page.plans[1].ready = None;
+        assert!(seen.judge(&page, "pipelock").is_some());
+        seen.is_for_a_change = false;
+        assert_eq!(seen.judge(&page, "pipelock"), None);
+        seen.marks.insert(31, Mark::Start { daemon: "pipelock".to_owned(), generation: 1 });
+        assert!(seen.judge(&page, "pipelock").is_some());
+    }
+
+    #[test]
+    fn a_mark_makes_no_process_a_daemon_s_own() {
+        let page = sample::page();
+        let (pipelock, of) = (&page.status.daemons[1], |pid| (pid, pid));
+        let mark = Mark::Start { daemon: "pipelock".to_owned(), generation: pipelock.generation };
+        for (pid, session) in [of(31), (12, 12)] {
+            let processes = [&OURS[..], &[(pid, 1, session)]].concat();
+            let mut seen = seen(&[("127.0.0.1:8888", 5)], &processes, &[(5, pid)]);
+            seen.marks.insert(pid, mark.clone());
+            assert!(seen.judge(&page, "pipelock").is_some(), "{pid}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_read_of_an_environment() {
+        let mark = |generation| Some(Mark::Start { daemon: "web".to_owned(), generation });
+        assert_eq!(mark_in(b"PATH=/bin\0SIDECAR_DAEMON=web\0SIDECAR_GENERATION=12\0A=1\0"), mark(12));
+        assert_eq!(mark_in(b"SIDECAR_GENERATION=3\0SIDECAR_DAEMON=web\0SIDECAR_DAEMON=other"), mark(3));
+        for odd in [
+            &b""[..],
+            b"\0\0\0",
+            b"SIDECAR_DAEMON=web",
+            b"SIDECAR_GENERATION=3",
+            b"SIDECAR_DAEMON=web\0SIDECAR_GENERATION=",
+            b"SIDECAR_DAEMON=\xff\0SIDECAR_GENERATION=3",
+            b"SIDECAR_DAEMON=web\0SIDECAR_GENERATION=-3",
+            b"XSIDECAR_DAEMON=web\0SIDECAR_GENERATION=3",
+            b"SIDECAR_DAEMONS=web\0SIDECAR_GENERATION=3",
+        ] {
+            assert_eq!(mark_in(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_process_that_still_listens_is_noticed_without_its_sockets() {
         let (was, mut page) = (sample::page(), sample::page());
         page.status.daemons[1].pid = Some(40);
         // 31 was a child of pipelock's with a session of its own, 32 is egress's.
@@ -435,7 +729,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_probed_and_was_held_before_the_restart_is_an_old_process_s_also_if_nobody_is_seen() {
+    fn a_probed_port_that_was_held_before_the_restart_is_an_old_process() {
         let (was, mut page) = (sample::page(), sample::page());
         let on = |addr| seen(&[(addr, 5)], &OURS, &[]);
         let unseen = Shortfall::SocketHeld { socket: Printable::new("port 8888"), by: None };
@@ -448,7 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_s_tables_are_read() {
+    fn the_kernels_tables_are_read() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
             0: 0100007F:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 777 1 x 100 0 0 10 0\n   \
             1: 0100007F:22B8 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 778 1 x 100 0 0 10 0\n";
@@ -456,36 +750,55 @@ mod tests {
             "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1\n";
         if cfg!(target_endian = "little") {
             assert_eq!(
-                parse(table),
+                parse(table, "0A", At::Tcp),
                 [Listener { at: At::Tcp("127.0.0.1:8888".parse().unwrap()), user: Some(1000), inode: 777 }]
             );
-            assert_eq!(parse(v6), [Listener { at: At::Tcp("[::1]:80".parse().unwrap()), user: Some(0), inode: 9 }]);
+            assert_eq!(
+                parse(v6, "0A", At::Tcp),
+                [Listener { at: At::Tcp("[::1]:80".parse().unwrap()), user: Some(0), inode: 9 }]
+            );
         }
         let odd = "31 (a) b) (c) S 1 30 29 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99";
-        let process_of = |stat| process(stat, 1000);
-        let expected =
-            Process { parent: 1, session: 29, started: 4711, user: 1000, is_seen: true, name: "a) b) (c".to_owned() };
+        let process_of = |stat| process(stat, 1000, 100);
+        let name = "a) b) (c".to_owned();
+        let expected = Process { parent: 1, session: 29, started: 4711, user: 1000, group: 100, is_seen: false, name };
         assert_eq!(process_of(odd), Some(expected));
         let unix = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             ffff: 00000002 00000000 00010000 0001 01 4711 /run/my socket\n\
             ffff: 00000002 00000000 00010000 0001 01    9 @abstract\n\
-            ffff: 00000003 00000000 00000000 0001 03 4712 /run/connected\n";
-        let listeners = [("/run/my socket", 4711), ("@abstract", 9)].map(|(path, inode)| Listener {
-            at: At::Unix(path.to_owned()),
-            user: None,
-            inode,
-        });
+            ffff: 00000003 00000000 00000000 0001 03 4712 /run/connected\n\
+            ffff: 00000002 00000000 00000000 0002 01 4713 /run/datagrams\n\
+            ffff: 00000002 00000000 00000000 0002 01 4714\n\
+            ffff: 00000002 00000000 00000000 0002 01 4715 @0a1f2\n\
+            ffff: 00000002 00000000 00000000 0002 03 4716 /run/connected to\n\
+            ffff: 00000002 00000000 00000000 0002 01 4717 @server\n";
+        let listeners = [
+            ("/run/my socket", 4711),
+            ("@abstract", 9),
+            ("/run/datagrams", 4713),
+            ("/run/connected to", 4716),
+            ("@server", 4717),
+        ]
+        .map(|(path, inode)| Listener { at: At::Unix(path.to_owned()), user: None, inode });
         assert_eq!(parse_unix(unix), listeners);
-        assert_eq!((process_of(""), process_of("1 (x"), parse("\n0: zz\n")), (None, None, Vec::new()));
+        assert_eq!((process_of(""), process_of("1 (x"), parse("\n0: zz\n", "0A", At::Tcp)), (None, None, Vec::new()));
     }
 
     #[test]
     fn who_really_listens_is_seen() {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = socket.local_addr().unwrap();
-        let seen = look(listeners());
-        let ours = seen.listeners.iter().find(|listener| listener.tcp() == Some(addr)).unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
-        assert!(seen.holders_of(ours).any(|pid| pid == me), "{seen:?}");
+        let name = format!("sidecar test {me}");
+        let address = <std::os::unix::net::SocketAddr as SocketAddrExt>::from_abstract_name(&name).unwrap();
+        let _unix = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+        let seen = look(listeners());
+        for at in [At::Tcp(tcp.local_addr().unwrap()), At::Udp(udp.local_addr().unwrap()), At::Unix(format!("@{name}"))]
+        {
+            let ours = seen.listeners.iter().find(|listener| listener.at == at).unwrap();
+            assert!(seen.holders_of(ours).any(|pid| pid == me), "{seen:?}");
+        }
+        udp.connect(udp.local_addr().unwrap()).unwrap();
+        assert!(listeners().iter().all(|listener| listener.at != At::Udp(udp.local_addr().unwrap())));
     }
 }

@@ -14,7 +14,7 @@ use super::store::Store;
 use super::transaction::{Checked, Hands, Holder, Home, Line};
 use super::{Stop, Tried, diff, lock, log, probe};
 use crate::change::set_up;
-use crate::page;
+use crate::page::{self, Changes};
 use crate::protocol::{Diff, HelperMessage, HostMessage};
 use crate::request::Request;
 use crate::status::Page;
@@ -29,8 +29,8 @@ const INIT: Pid = Pid::from_raw(1);
 pub trait Asker {
     /// Tells it.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
-    /// What it says, within this time.
-    fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
+    /// What it says, within this time, or until the page changes.
+    fn hear(&mut self, ms: u16, changes: &mut Changes) -> Tried<Option<HostMessage>>;
 }
 
 /// The hands, for one change.
@@ -42,12 +42,13 @@ pub struct Inside<A> {
     /// The bundle's, once it is had.
     lock: Option<lock::Lock>,
     past: Past,
+    changes: Changes,
 }
 
 impl<A> Inside<A> {
     /// Nothing is held yet.
     pub fn new(asker: A, ask_timeout: Duration) -> Self {
-        Self { asker, ask_timeout, lock: None, past: Past::default() }
+        Self { asker, ask_timeout, lock: None, past: Past::default(), changes: Changes::of(INIT.as_raw()) }
     }
 }
 
@@ -99,8 +100,8 @@ impl<A: Asker> Hands for Inside<A> {
         self.past.remember(page);
     }
 
-    fn newcomer(&mut self, page: &Page) -> Option<Shortfall> {
-        self.past.newcomer(page)
+    fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall> {
+        self.past.newcomer(page, daemon)
     }
 
     fn check(
@@ -111,7 +112,7 @@ impl<A: Asker> Hands for Inside<A> {
     ) -> Tried<Checked> {
         let command = set_up::command(&self.page()?, daemon, set_up::Task::Command, command);
         let mut left = None;
-        let ended = command::run(&command, Group::Own, true, || {
+        let ended = command::run(&command, Group::Own, || {
             left = go_on(self).err();
             left.is_none()
         });
@@ -140,11 +141,11 @@ impl<A: Asker> Hands for Inside<A> {
     }
 
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
-        self.asker.hear(ms)
+        self.asker.hear(ms, &mut self.changes)
     }
 
     fn pause(&mut self, ms: u16) -> Tried<()> {
-        std::thread::sleep(Duration::from_millis(ms.into()));
+        self.changes.wait(ms);
         Ok(())
     }
 

@@ -171,7 +171,7 @@ fn exec(words: &[String], confined: &[String], group: Group, deadline: Deadline)
     let cut = |word: &String| word.chars().take(SHOWN).collect::<String>();
     let more = if words.len() > 2 { " ..." } else { "" };
     let name = format!("`{}{more}`", words.iter().take(2).map(cut).collect::<Vec<_>>().join(" "));
-    let (status, said) = match command::run(confined, group, true, || deadline.left().is_some()) {
+    let (status, said) = match command::run(confined, group, || deadline.left().is_some()) {
         command::Ended::Exited(status, _) if status.success() => return Ok(()),
         command::Ended::Exited(status, said) => (status, said),
         command::Ended::Stopped => return Err(format!("{name} did not end within {:?}", deadline.timeout)),
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_ready_by_its_exit_code_and_killed_with_its_children_at_the_end_of_its_time() {
+    fn a_command_probe_that_takes_too_long_is_killed_with_its_children() {
         let exec = |script: &str, ms| {
             let command = ["sh", "-c", script].map(str::to_owned).to_vec();
             is_ready(&plan(Some(Ready::Exec(command))), Duration::from_millis(ms))

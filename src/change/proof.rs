@@ -13,7 +13,8 @@ use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
-/// A process that has run for less since a crash may be one of a loop: init's delays start over after this time, in milliseconds.
+/// A process that has run for less than this since a crash may be in a crash loop: init's delays start over after this time. In
+/// milliseconds.
 const CRASH_LOOP_MS: u64 = 10_000;
 
 /// What init does to the daemon on this signal.
@@ -112,6 +113,12 @@ impl Trigger {
         Self::Request { verb: Verb::Restart, daemon: daemon.to_owned() }
     }
 
+    /// What it was to do to a daemon isn't seen to be done.
+    #[must_use]
+    pub fn unproven(&self, daemon: &str, pid: Option<i32>, shortfall: Shortfall) -> Reason {
+        Reason::Unproven { daemon: Printable::new(daemon), sent: Printable::new(&self.to_string()), pid, shortfall }
+    }
+
     /// The daemon that it acts on in this bundle.
     #[must_use]
     pub fn daemon(&self, page: &Page) -> Option<String> {
@@ -203,23 +210,58 @@ pub fn undone(page: &Page, daemon: &str, trigger: &Trigger, after: Option<Incarn
         Some(after) if after.generation < now.generation => gone(now),
         _ => down(now).unwrap_or(Shortfall::Replaced),
     };
-    let sent = Printable::new(&trigger.to_string());
-    Some(Reason::Unproven { daemon: Printable::new(daemon), sent, pid: now.pid, shortfall })
+    Some(trigger.unproven(daemon, now.pid, shortfall))
+}
+
+/// What is seen of a daemon and of its siblings after something was asked of it.
+#[derive(Debug)]
+pub struct Seen {
+    /// What was asked.
+    pub trigger: Trigger,
+    /// The daemon, as it was before.
+    pub target: Target,
+    /// The daemon, as it was seen last.
+    pub after: Incarnation,
+    /// The others, as they were before.
+    siblings: Vec<(String, Incarnation)>,
+    /// Those of them that got another process, or lost theirs, meanwhile.
+    pub moved: Vec<Printable>,
+}
+
+impl Seen {
+    /// Starts with the page that `target` was read from.
+    #[must_use]
+    pub fn new(page: &Page, trigger: Trigger, target: Target) -> Self {
+        let others = page.status.daemons.iter().filter(|daemon| daemon.name != target.daemon.as_str());
+        let siblings = others.map(|daemon| (daemon.name.clone(), incarnation(daemon))).collect();
+        Self { after: target.before, siblings, moved: Vec::new(), trigger, target }
+    }
+
+    /// Takes in a page. Returns the daemon.
+    pub fn look<'a>(&mut self, page: &'a Page) -> Option<(&'a Daemon, &'a Plan)> {
+        let now_of = |name: &str| find(page, name).map(|(daemon, _)| incarnation(daemon));
+        let moved = self.siblings.iter().filter(|(name, was)| now_of(name) != Some(*was));
+        self.moved = moved.map(|(name, _)| Printable::new(name)).collect();
+        let found = find(page, self.target.daemon.as_str())?;
+        self.after = incarnation(found.0);
+        Some(found)
+    }
+
+    /// What was asked isn't seen to be done.
+    #[must_use]
+    pub fn unproven(&self, shortfall: Shortfall) -> Reason {
+        self.trigger.unproven(self.target.daemon.as_str(), self.after.pid, shortfall)
+    }
 }
 
 /// Looks for the proof that one signal or one request took effect.
 #[derive(Debug)]
 pub struct Proof {
-    trigger: Trigger,
+    seen: Seen,
     /// The request's.
     id: String,
-    target: Target,
-    /// The other daemons, as they stood before.
-    siblings: Vec<(String, Incarnation)>,
-    /// What is missing still, and the daemon as it was seen last.
+    /// What is missing still.
     shortfall: Shortfall,
-    after: Incarnation,
-    moved: Vec<Printable>,
     /// The request was seen in the page.
     is_known: bool,
     /// Since when which generation has been ready without a break.
@@ -233,19 +275,14 @@ impl Proof {
     /// Starts with the page that [`target`] was read from. `id`: the request's, if it is one.
     #[must_use]
     pub fn new(page: &Page, trigger: &Trigger, id: &str, target: Target) -> Self {
-        let others = page.status.daemons.iter().filter(|d| d.name != target.daemon.as_str());
         Self {
-            trigger: trigger.clone(),
+            seen: Seen::new(page, trigger.clone(), target),
             id: id.to_owned(),
-            siblings: others.map(|d| (d.name.clone(), incarnation(d))).collect(),
             shortfall: Shortfall::Unserved,
-            after: target.before,
-            moved: Vec::new(),
             is_known: false,
             ready_since: None,
             next_probe: 0,
             asked: None,
-            target,
         }
     }
 
@@ -254,9 +291,8 @@ impl Proof {
     #[must_use]
     pub fn observe(&mut self, now_ms: u64, page: &Page, sent: bool, probe: Option<Result<(), Shortfall>>) -> Look {
         let asked = self.asked.take();
-        self.moved = self.siblings.iter().filter(|(name, was)| now_of(page, name) != Some(*was)).map(name_of).collect();
-        let Some((daemon, plan)) = find(page, self.target.daemon.as_str()) else { return Look::Wait { probe: false } };
-        let before = std::mem::replace(&mut self.after, incarnation(daemon));
+        let before = self.seen.after;
+        let Some((daemon, plan)) = self.seen.look(page) else { return Look::Wait { probe: false } };
         if !sent {
             return Look::Wait { probe: false };
         }
@@ -266,10 +302,10 @@ impl Proof {
         if daemon.generation < before.generation {
             return self.short(Shortfall::Contradiction);
         }
-        let judged = match &self.trigger {
+        let judged = match &self.seen.trigger {
             Trigger::Signal(signal) => {
                 let last = page.status.signals.get(&signal.to_string()).and_then(|rule| rule.last);
-                let last = last.filter(|last| last.seq > self.target.seq);
+                let last = last.filter(|last| last.seq > self.seen.target.seq);
                 last.map_or(Judged::NotYet(Shortfall::Unserved), |last| self.signalled(last, daemon, plan))
             }
             Trigger::Request { .. } => {
@@ -293,21 +329,28 @@ impl Proof {
         }
     }
 
+    /// When to look again although the page is still the same; `None`: only another page can bring news.
+    #[must_use]
+    pub fn due(&self) -> Option<u64> {
+        let unready = self.asked.map(|_| 0);
+        self.ready_since.map_or(unready, |_| Some(self.next_probe))
+    }
+
     /// The daemon that it is about.
     #[must_use]
     pub fn daemon(&self) -> &str {
-        self.target.daemon.as_str()
+        self.seen.target.daemon.as_str()
     }
 
-    /// What is to be said where the time is up.
+    /// What is to be said if the time is up.
     #[must_use]
     pub fn give_up(&self) -> Verdict {
-        self.verdict(Err(self.reason(self.shortfall.clone())))
+        self.verdict(Err(self.seen.unproven(self.shortfall.clone())))
     }
 
     /// The command couldn't be executed; if no start was counted, init may not end the old process.
     fn failed(&self, daemon: &Daemon) -> Judged {
-        let is_later = daemon.generation > self.target.before.generation;
+        let is_later = daemon.generation > self.seen.target.before.generation;
         Judged::Final(down(daemon).filter(|_| is_later).unwrap_or(Shortfall::InitRefused { why: None }))
     }
 
@@ -322,7 +365,7 @@ impl Proof {
             status::Outcome::Restarting | status::Outcome::Restarted => return to_start(daemon),
             status::Outcome::Held | status::Outcome::NeverCaught | status::Outcome::Delivered => {}
         }
-        if daemon.generation != self.target.before.generation {
+        if daemon.generation != self.seen.target.before.generation {
             return Judged::Final(gone(daemon));
         }
         if let Some(shortfall) = down(daemon) {
@@ -354,7 +397,7 @@ impl Proof {
         probe: Option<Result<(), Shortfall>>,
         outcome: Outcome,
     ) -> Look {
-        // What the page itself says counts at once; that nobody else serves is seen by asking.
+        // A page that says "not ready" counts at once. Only a probe can tell that no other process serves in its place.
         let answer = match plan.ready {
             Some(Ready::Notify) if !plan.notified => Some(Err(Shortfall::NotReady)),
             _ => probe,
@@ -368,7 +411,7 @@ impl Proof {
         let Some((_, since)) = self.ready_since else {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
-                // It was another's port at the last look.
+                // At the last look another process held the port.
                 None if matches!(self.shortfall, Shortfall::SocketHeld { .. }) => {}
                 _ => self.shortfall = Shortfall::NotReady,
             }
@@ -395,16 +438,11 @@ impl Proof {
     }
 
     fn short(&self, shortfall: Shortfall) -> Look {
-        Look::Done(self.verdict(Err(self.reason(shortfall))))
-    }
-
-    fn reason(&self, shortfall: Shortfall) -> Reason {
-        let (daemon, sent) = (self.target.daemon.clone(), Printable::new(&self.trigger.to_string()));
-        Reason::Unproven { daemon, sent, pid: self.after.pid, shortfall }
+        Look::Done(self.verdict(Err(self.seen.unproven(shortfall))))
     }
 
     fn verdict(&self, proven: Result<Outcome, Reason>) -> Verdict {
-        Verdict { proven, after: self.after, siblings_moved: self.moved.clone() }
+        Verdict { proven, after: self.seen.after, siblings_moved: self.seen.moved.clone() }
     }
 }
 
@@ -505,14 +543,6 @@ pub fn find<'a>(page: &'a Page, name: &str) -> Option<(&'a Daemon, &'a Plan)> {
     page.status.daemons.iter().zip(&page.plans).find(|(daemon, _)| daemon.name == name)
 }
 
-fn now_of(page: &Page, name: &str) -> Option<Incarnation> {
-    find(page, name).map(|(daemon, _)| incarnation(daemon))
-}
-
-fn name_of(sibling: &(String, Incarnation)) -> Printable {
-    Printable::new(&sibling.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -588,7 +618,49 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_live_once_the_next_generation_was_ready_for_its_settling_time() {
+    fn what_becomes_of_a_daemon_between_proof_and_commit_is_noticed() {
+        let proven = Some(Incarnation { pid: Some(31), generation: 2 });
+        let told = |s: &Scene| undone(&s.page, "pipelock", &Trigger::Signal(Signal::USR1), proven).map(short);
+        let dead = |code| Some(Shortfall::Dead { code, killed_by: None });
+        let mut s = Scene::new(Signal::USR1);
+        s.restart(31);
+        assert_eq!(told(&s), None);
+        s.die("pipelock", 7);
+        s.daemon("pipelock").last_exit = None;
+        assert_eq!(told(&s), dead(None), "it has ended, and its page tells no more");
+        s.die("pipelock", 7);
+        s.replace(32);
+        assert_eq!(told(&s), dead(Some(7)), "its policy has started another");
+        s.daemon("pipelock").last_exit = Some(LastExit { code: Some(7), signal: None, by_init: true });
+        assert_eq!(told(&s), Some(Shortfall::Replaced), "somebody has restarted it");
+        s.daemon("pipelock").state = DaemonState::Stopped;
+        assert_eq!(told(&s), Some(Shortfall::Stopped));
+    }
+
+    #[test]
+    fn a_request_whose_start_fails_is_told_by_its_exit_code() {
+        let (page, trigger) = (sample::page(), Trigger::restart("pipelock"));
+        let target = target(&page, &trigger).unwrap();
+        let mut s = Scene { proof: Proof::new(&page, &trigger, "a", target), page };
+        s.replace(0);
+        s.die("pipelock", 127);
+        let (id, verb, generation) = ("a".to_owned(), "restart".to_owned(), Some(2));
+        let request = status::Request { why: None, id, verb, outcome: RequestOutcome::Failed, generation };
+        s.daemon("pipelock").requests.push(request);
+        s.daemon("pipelock").state = DaemonState::Failed;
+        assert_eq!(s.at(5, None), Ok(Err(Shortfall::NotExecuted { code: Some(127) })));
+    }
+
+    #[test]
+    fn a_forward_whose_process_is_ending_is_not_yet_decided() {
+        let mut s = Scene::new(Signal::HUP);
+        s.last("HUP", Served::Delivered, None);
+        s.daemon("egress").state = DaemonState::Stopping;
+        assert_eq!((s.at(5, None), s.given_up()), (Err(false), Shortfall::NotReady));
+    }
+
+    #[test]
+    fn a_restart_is_live_once_the_replacement_stayed_ready_for_settle() {
         let mut s = Scene::new(Signal::USR1);
         assert_eq!(s.at(0, None), Err(false));
         s.last("USR1", Served::Restarting, None);
@@ -606,6 +678,21 @@ mod tests {
         assert_eq!(verdict.proven, Ok(Outcome::Live));
         assert_eq!(verdict.after, Incarnation { pid: Some(31), generation: 2 });
         assert_eq!(verdict.siblings_moved, []);
+    }
+
+    #[test]
+    fn a_page_that_stays_as_it_is_is_looked_at_again_only_to_ask_the_daemon() {
+        let mut s = Scene::new(Signal::USR1);
+        assert_eq!((s.at(0, None), s.proof.due()), (Err(false), None), "until the signal is served");
+        s.last("USR1", Served::Restarting, None);
+        s.daemon("pipelock").state = DaemonState::Stopping;
+        assert_eq!((s.at(5, None), s.proof.due()), (Err(false), None), "until the old process has ended");
+        s.restart(31);
+        assert_eq!((s.at(10, None), s.proof.due()), (Err(true), Some(0)), "until it has answered");
+        assert_eq!((s.at(15, Some(false)), s.proof.due()), (Err(true), Some(0)), "until it is ready");
+        assert_eq!((s.at(20, Some(true)), s.proof.due()), (Err(false), Some(70)), "while it settles");
+        assert_eq!((s.at(70, None), s.proof.due()), (Err(true), Some(70)));
+        assert_eq!((s.at(300, Some(true)), s.proof.due()), (Err(false), Some(320)), "at its end");
     }
 
     #[test]
@@ -631,7 +718,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_proven_by_the_generation_that_it_started_and_by_no_later_one() {
+    fn a_request_is_proven_only_by_the_generation_that_it_started() {
         use RequestOutcome::{Failed, Pending, Refused, Started, Superseded};
         let of = |outcome, generation| {
             let mut s = of_a_request();

@@ -56,6 +56,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Its name in JSON.
+    #[must_use]
+    pub fn name(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default().replace('"', "")
+    }
+
     /// The exit code.
     #[must_use]
     pub fn exit(self) -> u8 {
@@ -141,6 +147,19 @@ pub enum RecordedOutcome {
     Down,
 }
 
+impl RecordedOutcome {
+    /// What became of an interrupted change.
+    #[must_use]
+    pub fn of_recovery(self) -> &'static str {
+        match self {
+            Self::NotProven => "somebody has put other content there since, which stays",
+            Self::Down => "the old content is back, and the daemon doesn't come up with it",
+            Self::Interrupted => "the old content can't be put back",
+            Self::Live | Self::Delivered | Self::RolledBack => "the old content is back",
+        }
+    }
+}
+
 /// What was made of an interrupted change before this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
@@ -161,12 +180,7 @@ impl fmt::Display for Recovered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { daemon, by, at, outcome, why } = self;
         write!(f, "an earlier change of {daemon} by {by}, at {at}, was interrupted: ")?;
-        f.write_str(match outcome {
-            RecordedOutcome::NotProven => "somebody has put other content there since, which stays",
-            RecordedOutcome::Down => "the old content is back, and the daemon doesn't come up with it",
-            RecordedOutcome::Interrupted => "the old content can't be put back",
-            _ => "the old content is back",
-        })?;
+        f.write_str(outcome.of_recovery())?;
         match why {
             Some(why) if *outcome == RecordedOutcome::NotProven => write!(f, " ({daemon} isn't up with it: {why})"),
             Some(why) => write!(f, " ({why})"),
@@ -447,10 +461,10 @@ impl fmt::Display for Reason {
             Self::RequestRefused { sent, daemon, why } => write!(f, "{sent} for {daemon} was refused: {why}"),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotAct { words } => {
-                write!(f, "the bundle's init can't be asked: {words}; run it as the user that the container runs as")
+                write!(f, "this user may not ask the bundle's init: {words}; run it as the user that the container runs as")
             }
             Self::NotAsked { words } => {
-                write!(f, "the bundle's init can't be asked: {words}; see the bundle's log, then try again")
+                write!(f, "cannot ask the bundle's init: {words}; see the bundle's log, then try again")
             }
             Self::Locked { by, since } => {
                 write!(f, "another change is under way, by {by}")?;
@@ -497,7 +511,7 @@ impl fmt::Display for Reason {
             Self::Garbled => f.write_str("the content did not arrive as it was sent; try again"),
             Self::HostGone => f.write_str("the connection to the bundle broke"),
             Self::Cancelled | Self::Interrupted => f.write_str("interrupted"),
-            Self::NotSent => f.write_str("the call that was to send the signal failed"),
+            Self::NotSent => f.write_str("the signal could not be sent"),
             Self::Late => f.write_str("the time is up"),
             Self::Usage { message } => f.write_str(&message.0),
             Self::NoProgram { program, words } => {
@@ -520,13 +534,13 @@ impl fmt::Display for Reason {
                 }
             }
             Self::NotUp { state } => {
-                write!(f, "it is not running ({state}); a new start reads the new files anyway")
+                write!(f, "it is not running ({state}); it reads the new files when it is started")
             }
             Self::Paused => f.write_str("it is paused; unpause it, then try again"),
             Self::SharesPids { mode } => write!(
                 f,
-                "not a sidecar bundle: it shares a pid namespace ({mode}), so its PID 1 is another's; start it with one of \
-                 its own"
+                "not a sidecar bundle: it shares a pid namespace ({mode}), so PID 1 isn't its own; start it without `pid:` \
+                 (docker run: without --pid)"
             ),
             Self::DockerInit => f.write_str(
                 "not a sidecar bundle: it was started with --init, so docker's own init is PID 1; \
@@ -544,7 +558,7 @@ impl fmt::Display for Reason {
                     None => f.write_str("any container")?,
                 }
                 f.write_str(
-                    " is one; give the bundle's container the `command` [\"/sbin/init\"], \
+                    " is a bundle; give the bundle's container the `command` [\"/sbin/init\"], \
                      or the pod the label sidecar.schema if it has one container",
                 )
             }
@@ -560,13 +574,13 @@ impl fmt::Display for Reason {
             ),
             Self::NotByExe { words } => write!(
                 f,
-                "the container's runtime doesn't execute /proc/1/exe ({words}), which is so in gVisor; start the container with the absolute path \
-                 of the sidecar binary, as in ENTRYPOINT [\"/sbin/init\"], and an apply uses that path"
+                "the container's runtime can't execute /proc/1/exe ({words}); gVisor can't. Start the container with the absolute path \
+                 of the sidecar binary, as in ENTRYPOINT [\"/sbin/init\"]: an apply then uses that path"
             ),
             Self::NoAnswer { words } => write!(
                 f,
-                "not a sidecar bundle: its PID 1 gave no answer that makes sense{}; its image may hold an \
-                 older sidecar, docker's default init may be PID 1, or it has no room for one more process",
+                "not a sidecar bundle: its PID 1 gave no valid answer{}; perhaps its image has an \
+                 older sidecar, docker's own init is PID 1, or its pids limit is reached",
                 aside(words)
             ),
             Self::OtherProtocol { ours: (our, version), theirs: (their, other) } => {
@@ -587,7 +601,7 @@ impl fmt::Display for Reason {
             ),
             Self::Lost { sent, words } => write!(
                 f,
-                "{sent} was sent, or may have been, but the bundle then gave no answer that makes sense{}, so the daemon's state isn't \
+                "{sent} was sent, or may have been, but the bundle then gave no valid answer{}, so the daemon's state isn't \
                  known; check whether the bundle runs, and read its log",
                 aside(words)
             ),
@@ -615,7 +629,9 @@ impl fmt::Display for Reason {
 impl FileFault {
     fn tell(&self, path: &Printable, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing => write!(f, "{path} isn't there; create it once, so that there is a way back"),
+            Self::Missing => {
+                write!(f, "{path} doesn't exist; create it once, so that there is something to go back to")
+            }
             Self::Symlink => write!(f, "{path} is a symlink; put a file there"),
             Self::NotAFile => write!(f, "{path} is not a regular file"),
             Self::Mounted => {
@@ -638,7 +654,7 @@ impl FileFault {
             ),
             Self::Moved => write!(
                 f,
-                "{path} came to lead to another directory during the change; try again once nobody switches it"
+                "{path} leads to another directory than when the change began; try again when nobody is switching it"
             ),
             Self::KeptGone => write!(
                 f,
@@ -673,7 +689,10 @@ impl Shortfall {
                 write!(f, "init could do nothing with {sent} for {daemon}{pid}; see the bundle's log for the reason")
             }
             Self::OldStopping => {
-                write!(f, "the old process of {daemon}{pid} did not end in time; give a --timeout beyond its grace")
+                write!(
+                    f,
+                    "the old process of {daemon}{pid} did not end in time; give a --timeout longer than its grace"
+                )
             }
             Self::Dead { code: Some(code), .. } => write!(f, "{daemon} exited with code {code}"),
             Self::Dead { killed_by: Some(signal), .. } => write!(f, "{daemon} was killed by signal {signal}"),
@@ -687,7 +706,7 @@ impl Shortfall {
             }
             Self::NotSettled => write!(
                 f,
-                "{daemon} runs{pid} and is ready, but had not been so for its settling time when the time was up; give a longer --timeout"
+                "{daemon} runs{pid} and is ready, but had not stayed ready for its settling time when the time was up; give a longer --timeout"
             ),
             Self::SocketHeld { socket, by } => {
                 match by {
@@ -716,7 +735,7 @@ impl Shortfall {
                 write!(f, "the process of {daemon} that was to take {sent} was replaced by another{pid}; check status")
             }
             Self::StillStopping => {
-                write!(f, "{daemon} is still being stopped{pid}; give a --timeout beyond its grace")
+                write!(f, "{daemon} is still being stopped{pid}; give a --timeout longer than its grace")
             }
             Self::Stopped => write!(f, "{daemon} was stopped on request meanwhile"),
             Self::Superseded => write!(f, "a later request for {daemon}{pid} came before {sent} was done"),
@@ -738,13 +757,13 @@ impl Shortfall {
             Self::OldStopping => {
                 "; its replacement starts once it has ended, and may still come up; check status later"
             }
-            Self::NotReady | Self::NotSettled => "; it may still become so; check status later",
+            Self::NotReady | Self::NotSettled => "; it may still become ready; check status later",
             Self::StillStopping => "; init continues with it; check status later",
             Self::NotDone => "; it may still succeed; check status later",
             Self::Stopped => "; it stays stopped until it is started",
             Self::Superseded | Self::Forgotten => "; check status, then try again",
             Self::Dead { .. } | Self::NotExecuted { .. } => {
-                "; its siblings run on; unless its restart policy starts it again, it stays down; see the bundle's log, fix the cause and try again"
+                "; its siblings run on; it stays down unless its restart policy starts it again; see the bundle's log, fix the cause and try again"
             }
             Self::ReloadRefused { .. } => {
                 "; it keeps running with what it had; see its log, fix the cause and try again"

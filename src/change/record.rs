@@ -1,5 +1,6 @@
 //! What is on disk for one daemon's file: its content, and beside it the record of its last change. No I/O.
 
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -127,6 +128,24 @@ pub enum Name {
     Other,
     /// `.NAME.sidecar-new`: a record that isn't renamed to its own name yet.
     NewRecord,
+    /// `.NAME.sidecar`: the record.
+    Record,
+}
+
+impl Name {
+    /// In the directory of the file of this name. A staged content's name ends as the file's does: a checker may go by it.
+    #[must_use]
+    pub fn beside(self, file: &OsStr) -> OsString {
+        let (before, after) = match self {
+            Self::Path => ("", ""),
+            Self::Staged => (".sidecar-new.", ""),
+            Self::Kept => (".sidecar-old.", ""),
+            Self::Other => (".sidecar-other.", ""),
+            Self::NewRecord => (".", ".sidecar-new"),
+            Self::Record => (".", ".sidecar"),
+        };
+        [OsStr::new(before), file, OsStr::new(after)].into_iter().collect()
+    }
 }
 
 /// What lies under a name.

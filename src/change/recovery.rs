@@ -1,13 +1,16 @@
 //! How a change is taken back: by the helper that made it, by the next one, or before init starts the daemon.
 //!
-//! From the moment at which the record says `interrupted` until it says something else, what lies at the path may never have been
-//! proven. Whoever finds it so, with nobody at work, puts the old content back. What a person wrote is never lost: what isn't
-//! known by its sha256 is left where it is, or put aside.
+//! As long as the record says `interrupted`, the file may hold content that was never proven. Whoever finds it so, with nobody
+//! at work, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
+//! is put aside.
 
 use super::reason::{FileFault, Reason, RecordedOutcome};
 use super::record::{Content, Files, Found, Name, Record};
 use super::{Stop, Tried};
 use crate::text::Printable;
+
+/// What a change may leave beside the file, and its record.
+pub const LEFTOVERS: [Name; 3] = [Name::Staged, Name::Kept, Name::NewRecord];
 
 /// What is to become of a person's content in the place of the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
     let mut was_theirs = is_theirs(&now);
     if !(is_old(&now) || was_theirs && theirs == Theirs::Stays) {
         let kept = files.read(Name::Kept)?;
-        // Written to right before it was exchanged for the new, which nobody has looked at since: it is what lay there.
+        // Somebody wrote to it right before the exchange, and nobody has looked since: it is still the original file.
         let is_original = match (&kept, &files.read(Name::Staged)?) {
             (Found::File(kept), Found::File(staged)) => kept.stamp.inode == staged.stamp.inode,
             _ => false,
@@ -97,13 +100,13 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
 /// # Errors
 /// The simulation's helper was killed.
 pub fn close(files: &mut impl Files, record: &Record) -> Tried<()> {
-    if unless_killed(set_aside(files, record))?.is_some() && unless_killed(files.write_record(record))?.is_some() {
+    if unless_killed(set_aside(files, record))?.is_ok() && unless_killed(files.write_record(record))?.is_ok() {
         sweep(files)?;
     }
     Ok(())
 }
 
-/// What was neither old nor new came there by an exchange, so a person wrote it.
+/// Content that is neither the old nor the new got there by an exchange, so a person wrote it.
 fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
     let inode = |found: &Found| if let Found::File(file) = found { Some(file.stamp.inode) } else { None };
     let path = inode(&files.read(Name::Path)?);
@@ -131,20 +134,20 @@ fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
 /// # Errors
 /// The simulation's helper was killed.
 pub fn sweep(files: &mut impl Files) -> Tried<()> {
-    for name in [Name::Staged, Name::Kept, Name::NewRecord] {
+    for name in LEFTOVERS {
         files.remove(name)?;
     }
     Ok(())
 }
 
-/// That it failed is no reason not to go on.
+/// What came of a step whose failure doesn't end the change.
 ///
 /// # Errors
 /// The simulation's helper was killed.
-pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Option<T>> {
+pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Result<T, Reason>> {
     match tried {
-        Ok(done) => Ok(Some(done)),
-        Err(Stop::Because(_)) => Ok(None),
+        Ok(done) => Ok(Ok(done)),
+        Err(Stop::Because(why)) => Ok(Err(why)),
         Err(Stop::Killed) => Err(Stop::Killed),
     }
 }
@@ -174,7 +177,7 @@ pub fn before_start(
     let is_overdue = record.as_ref().is_some_and(|record| record.is_overdue(boot, now_ms));
     match lock(is_overdue) {
         Ok(true) => {}
-        // Whoever holds it restarts the daemon again after the way back.
+        // The holder restarts the daemon again once the old content is back.
         Ok(false) | Err(Stop::Killed) => return None,
         Err(Stop::Because(_)) if record.is_none() => return None,
         Err(Stop::Because(why)) => return failed(&why),
@@ -188,13 +191,7 @@ pub fn before_start(
         Err(Stop::Because(why)) => return failed(&why),
         Err(Stop::Killed) => return None,
     };
-    let (outcome, what) = if restored.was_theirs {
-        (RecordedOutcome::NotProven, "somebody has put other content there since, which stays")
-    } else {
-        (RecordedOutcome::RolledBack, "the old content is back")
-    };
-    let said = format!("the change of {path} by {} was interrupted: {what}", record.by);
-    record.outcome = outcome;
+    record.outcome = if restored.was_theirs { RecordedOutcome::NotProven } else { RecordedOutcome::RolledBack };
     let _ = close(files, record);
-    Some(Ok(said))
+    Some(Ok(format!("the change of {path} by {} was interrupted: {}", record.by, record.outcome.of_recovery())))
 }

@@ -20,14 +20,15 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::reason::{FileFault, FileStep, Reason};
 use super::record::{Attributes, Content, Files, Found, Mount, Name, Record, SCHEMA, Stamp};
-use super::{Stop, Tried, lock, recovery};
+use super::recovery::{self, LEFTOVERS};
+use super::{Stop, Tried, lock};
 use crate::text::Printable;
 
 /// The largest old content that is kept, in bytes.
 const MAX_OLD: u64 = 16 << 20;
 /// The largest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
-/// How often a directory's lock is tried to take before a start, every 10 ms.
+/// How many times a start tries to take a directory's lock, 10 ms apart.
 const DYING: u32 = 50;
 /// The most of a file's extended attributes that is kept, in bytes: the names, and each value (xattr(7)).
 const MAX_ATTRIBUTES: usize = 64 << 10;
@@ -60,26 +61,8 @@ impl Store {
         Ok(Self { dir, lock: None, path: path.to_owned(), name: name.to_owned() })
     }
 
-    fn beside(&self, before: &str, after: &str) -> OsString {
-        let mut name = OsString::from(before);
-        name.push(&self.name);
-        name.push(after);
-        name
-    }
-
-    fn record_name(&self) -> OsString {
-        self.beside(".", ".sidecar")
-    }
-
     fn name(&self, name: Name) -> OsString {
-        match name {
-            Name::Path => self.name.clone(),
-            // The name's end stays: a checker may go by it.
-            Name::Staged => self.beside(".sidecar-new.", ""),
-            Name::Kept => self.beside(".sidecar-old.", ""),
-            Name::Other => self.beside(".sidecar-other.", ""),
-            Name::NewRecord => self.beside(".", ".sidecar-new"),
-        }
+        name.beside(&self.name)
     }
 
     fn failed(&self, step: FileStep, e: impl Into<io::Error>) -> Stop {
@@ -91,12 +74,12 @@ impl Store {
     }
 
     fn read_as(&self, name: &OsStr, max: u64) -> io::Result<Found> {
-        // Not to hang on a FIFO that a daemon put there.
+        // O_NONBLOCK: a daemon may have put a FIFO there.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.dir, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(Errno::ENOENT) => return Ok(Found::Nothing),
-            // What can't be opened may be no file at all: a link (ELOOP), a socket (ENXIO).
+            // It may be something that can't be opened: a link (ELOOP), a socket (ENXIO).
             Err(e) => {
                 return match self.stat(name).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT) {
                     Ok(SFlag::S_IFLNK) => Ok(Found::Odd(FileFault::Symlink)),
@@ -120,12 +103,12 @@ impl Store {
     }
 
     /// Writes a new file. `like`: with the attributes of this one.
-    fn write_as(&self, name: &OsStr, bytes: &[u8], like: Option<&Content>) -> io::Result<Option<(u32, u32)>> {
+    fn write_as(&self, name: &OsStr, bytes: &[u8], like: Option<&Content>) -> io::Result<Result<Owner, FileFault>> {
         self.remove_as(name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
         let written = fill(file, bytes, like.map(|like| &like.attributes));
-        if written.is_err() {
+        if !matches!(written, Ok(Ok(_))) {
             self.remove_as(name);
         }
         written
@@ -135,7 +118,7 @@ impl Store {
         let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// What is renamed is so for everybody; not to be on the disk yet matters to a power cut alone.
+    /// A rename is visible at once; only a power cut could undo one that isn't synced, so a failed sync is no error.
     fn sync(&self) {
         let _ = nix::unistd::fsync(&self.dir);
     }
@@ -159,7 +142,7 @@ impl Files for Store {
         match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
             Ok(lock) => self.lock = Some(lock),
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
-            // A file system that knows no locks can't be shared by two bundles that way.
+            // Two bundles can't share a file system that has no locks.
             Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EBADF)) => {}
             Err((_, e)) => return Err(self.failed(FileStep::Open, e)),
         }
@@ -172,23 +155,23 @@ impl Files for Store {
 
     fn record(&mut self) -> Tried<Option<Record>> {
         let gone = || Reason::file(&self.path, FileFault::RecordGone).into();
-        match self.read_as(&self.record_name(), MAX_RECORD) {
+        match self.read_as(&self.name(Name::Record), MAX_RECORD) {
             Ok(Found::Nothing) => Ok(None),
             Ok(Found::Odd(_)) => Err(gone()),
             Ok(Found::File(file)) => {
                 let record = serde_json::from_slice(&file.bytes).ok();
                 record.filter(|record: &Record| record.schema == SCHEMA).map(Some).ok_or_else(gone)
             }
-            Err(e) => Err(system(&self.path.with_file_name(self.record_name()), FileStep::Read, &e).into()),
+            Err(e) => Err(system(&self.path_of(Name::Record), FileStep::Read, &e).into()),
         }
     }
 
     fn write_record(&mut self, record: &Record) -> Tried<()> {
         let failed = |e: io::Error| self.failed(FileStep::Record, e);
         let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
-        let beside = self.name(Name::NewRecord);
-        self.write_as(&beside, &text, None).map_err(failed)?;
-        let renamed = renameat(&self.dir, beside.as_os_str(), &self.dir, self.record_name().as_os_str());
+        let (beside, own) = (self.name(Name::NewRecord), self.name(Name::Record));
+        let _ = self.write_as(&beside, &text, None).map_err(failed)?;
+        let renamed = renameat(&self.dir, beside.as_os_str(), &self.dir, own.as_os_str());
         if let Err(e) = renamed {
             self.remove_as(&beside);
             return Err(failed(e.into()));
@@ -198,15 +181,11 @@ impl Files for Store {
     }
 
     fn write(&mut self, name: Name, bytes: &[u8], like: &Content) -> Tried<Option<(u32, u32)>> {
-        let written = self.write_as(&self.name(name), bytes, Some(like)).map_err(|e| {
-            let Attributes { uid, gid, .. } = like.attributes;
-            if e.get_ref().and_then(|e| e.downcast_ref::<NotOurs>()).is_some() {
-                return Reason::file(&self.path, FileFault::Owner { uid, gid }).into();
-            }
-            self.failed(if name == Name::Kept { FileStep::Keep } else { FileStep::Stage }, e)
-        })?;
+        let step = if name == Name::Kept { FileStep::Keep } else { FileStep::Stage };
+        let written = self.write_as(&self.name(name), bytes, Some(like)).map_err(|e| self.failed(step, e))?;
+        let owner_was = written.map_err(|fault| Reason::file(&self.path, fault))?;
         self.sync();
-        Ok(written)
+        Ok(owner_was)
     }
 
     fn link(&mut self, from: Name, to: Name) -> Tried<bool> {
@@ -275,23 +254,14 @@ impl Files for Store {
     }
 }
 
-/// The file belongs to somebody to whom this user can't give one.
-#[derive(Debug)]
-struct NotOurs;
+/// The owner that the old file had, if the new one has another.
+type Owner = Option<(u32, u32)>;
 
-impl std::fmt::Display for NotOurs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the owner can't be kept")
-    }
-}
-
-impl std::error::Error for NotOurs {}
-
-fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<Option<(u32, u32)>> {
+fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<Result<Owner, FileFault>> {
     let Some(like) = like else {
         file.write_all(bytes)?;
         file.set_permissions(Permissions::from_mode(0o644))?;
-        return file.sync_all().map(|()| None);
+        return file.sync_all().map(|()| Ok(None));
     };
     let meta = file.metadata()?;
     let mut owner_was = None;
@@ -300,7 +270,7 @@ fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<O
         // to the old one can write to the new.
         let is_kept = like.mode & 0o020 != 0 && fchown(&file, None, Some(like.gid)).is_ok();
         if !is_kept {
-            return Err(io::Error::other(NotOurs));
+            return Ok(Err(FileFault::Owner { uid: like.uid, gid: like.gid }));
         }
         owner_was = Some((like.uid, like.gid));
     }
@@ -316,7 +286,7 @@ fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<O
     // After the owner: chown(2) takes bits of the mode away.
     file.set_permissions(Permissions::from_mode(like.mode))?;
     file.sync_all()?;
-    Ok(owner_was)
+    Ok(Ok(owner_was))
 }
 
 /// A file's extended attributes, the access control list among them; none if the file system knows none.
@@ -392,14 +362,8 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
 /// The record of the last change of the file at `path`, and what an interrupted change leaves beside it.
 #[must_use]
 pub fn names_beside(path: &Path) -> (PathBuf, [PathBuf; 3]) {
-    let beside = |before: &str, after: &str| {
-        let mut name = OsString::from(before);
-        name.push(path.file_name().unwrap_or_default());
-        name.push(after);
-        path.with_file_name(name)
-    };
-    let left = [beside(".sidecar-new.", ""), beside(".sidecar-old.", ""), beside(".", ".sidecar-new")];
-    (beside(".", ".sidecar"), left)
+    let beside = |name: Name| path.with_file_name(name.beside(path.file_name().unwrap_or_default()));
+    (beside(Name::Record), LEFTOVERS.map(beside))
 }
 
 fn system(path: &Path, step: FileStep, e: &io::Error) -> Reason {
@@ -427,7 +391,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_can_not_be_had_is_told_if_something_was_interrupted_and_changes_nothing() {
+    fn without_the_lock_nothing_is_changed_and_an_interruption_is_reported() {
         let dir = std::env::temp_dir().join(format!("sidecar-store-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("rules");

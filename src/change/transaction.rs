@@ -29,10 +29,11 @@ use crate::text::Printable;
 
 /// How long the host has at least to acknowledge the proof, in milliseconds.
 pub const ACK_TIMEOUT: u64 = 5000;
-/// How often the page is looked at, in milliseconds.
-const POLL_INTERVAL: u16 = 5;
-/// The same while the host's word is awaited, which wakes the helper anyway: of a fleet hundreds may wait at once.
-const HELD_POLL_INTERVAL: u16 = 50;
+/// How often a daemon is asked whether it is ready, in milliseconds.
+const POLL_INTERVAL: u64 = 5;
+/// How often the page is looked at although nothing tells that it has changed, in milliseconds: of a fleet hundreds may wait
+/// at once.
+const RARE_POLL_INTERVAL: u64 = 1000;
 /// How often it is tried to take a lock that another holds, in milliseconds.
 const LOCK_POLL_INTERVAL: u16 = 20;
 /// The shortest time that the way back has, in milliseconds.
@@ -41,7 +42,7 @@ const SHORTEST_WAY_BACK: u64 = 1000;
 const PROBE_TIMEOUT: u64 = 10_000;
 /// How often a daemon is restarted on the way back if others restart it at the same time.
 const MOST_RESTARTS: u32 = 5;
-/// By how much a helper may outlive all of its deadlines, in milliseconds.
+/// How much longer than all of its deadlines a helper may live, in milliseconds.
 const SLACK: u64 = 30_000;
 
 /// What the host asks for.
@@ -86,7 +87,12 @@ impl Order {
     /// # Errors
     /// init can't be asked.
     pub fn send(&self, hands: &mut impl Hands) -> Tried<()> {
-        send(hands, self)
+        match &self.trigger {
+            Trigger::Signal(signal) => hands.signal(*signal),
+            Trigger::Request { verb, daemon } => {
+                hands.request(Some(&Request { id: self.id.to_string(), verb: *verb, daemon: daemon.clone() }))
+            }
+        }
     }
 }
 
@@ -168,7 +174,7 @@ pub trait Hands: Sized {
     /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
     fn remember(&mut self, page: &Page);
     /// What has begun to listen since the first such note, and is no daemon's.
-    fn newcomer(&mut self, page: &Page) -> Option<Shortfall>;
+    fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall>;
     /// Runs a checker. `go_on` is asked every few milliseconds.
     fn check(
         &mut self,
@@ -182,9 +188,9 @@ pub trait Hands: Sized {
     fn request(&mut self, request: Option<&Request>) -> Tried<()>;
     /// Says it to the host.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
-    /// What the host says, within this time.
+    /// What the host says, within this time, or until the page changes.
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
-    /// Lets time pass, whatever the host says.
+    /// Lets time pass, or until the page changes, whatever the host says.
     fn pause(&mut self, ms: u16) -> Tried<()>;
     /// Which lines change.
     fn diff(&mut self, old: &[u8], new: &[u8], show: bool) -> Diff;
@@ -192,21 +198,14 @@ pub trait Hands: Sized {
     fn log(&mut self, line: &Line<'_>);
 }
 
-/// The helper was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Killed;
-
 /// A change, from the lock to its last word.
 ///
 /// # Errors
 /// The simulation's helper was killed.
-pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Result<End, Killed> {
+pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Tried<End> {
     let mut change = Change::new(hands, order);
-    match change.under_the_lock() {
-        Ok(ended) => change.end.ended = ended,
-        Err(Stop::Because(why)) => change.end.ended = why.into(),
-        Err(Stop::Killed) => return Err(Killed),
-    }
+    let ended = change.under_the_lock();
+    change.end.ended = unless_killed(ended)?.unwrap_or_else(Ended::from);
     Ok(change.end)
 }
 
@@ -214,22 +213,10 @@ pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Result<End, Killed> {
 ///
 /// # Errors
 /// The simulation's helper was killed.
-pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Result<Option<RecordedOutcome>, Killed> {
-    let mut change = Change::new(hands, order);
-    let asked = |change: &mut Change<'_, H>| {
-        change.lock()?;
-        let page = change.hands.page()?;
-        let daemon = order.trigger.daemon(&page).unwrap_or_default();
-        let (files, _) = change.recover_all(&daemon)?;
-        let Some(mut files) = files else { return Ok(None) };
-        Ok(recovery::record(&mut files)?.and_then(|record| record.outcome_of(&order.id)))
-    };
-    match asked(&mut change) {
-        Ok(outcome) => Ok(outcome),
-        // What was put in place can't be told, or whoever holds the lock may yet decide.
-        Err(Stop::Because(_)) => Ok(Some(RecordedOutcome::Interrupted)),
-        Err(Stop::Killed) => Err(Killed),
-    }
+pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Tried<Option<RecordedOutcome>> {
+    let outcome = Change::new(hands, order).outcome_on_record();
+    // If that can't be told, whoever holds the lock may yet decide.
+    Ok(unless_killed(outcome)?.unwrap_or(Some(RecordedOutcome::Interrupted)))
 }
 
 /// What the change would act on.
@@ -251,8 +238,8 @@ pub fn target(page: &Page, order: &Order) -> Result<Target, Reason> {
 /// The simulation's helper was killed.
 pub fn is_interrupted<H: Hands>(hands: &mut H, plan: &Plan) -> Tried<bool> {
     let Some(config) = &plan.config else { return Ok(false) };
-    let Some(mut files) = unless_killed(hands.open(&config.path))? else { return Ok(false) };
-    Ok(unless_killed(files.record())?.flatten().is_some_and(|record| record.is_interrupted()))
+    let Ok(mut files) = unless_killed(hands.open(&config.path))? else { return Ok(false) };
+    Ok(unless_killed(files.record())?.is_ok_and(|record| record.is_some_and(|record| record.is_interrupted())))
 }
 
 /// The daemon, as it was when the change began.
@@ -343,6 +330,14 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok(ended)
     }
 
+    fn outcome_on_record(&mut self) -> Tried<Option<RecordedOutcome>> {
+        self.lock()?;
+        let page = self.hands.page()?;
+        let daemon = self.order.trigger.daemon(&page).unwrap_or_default();
+        let Some(mut files) = self.recover_all(&daemon)?.0 else { return Ok(None) };
+        Ok(recovery::record(&mut files)?.and_then(|record| record.outcome_of(&self.order.id)))
+    }
+
     // Waiting.
 
     fn go_on(&mut self, ms: u16) -> Tried<()> {
@@ -381,7 +376,7 @@ impl<'a, H: Hands> Change<'a, H> {
                 return Ok(());
             }
             let waited = self.go_on(LOCK_POLL_INTERVAL);
-            let record = unless_killed(files.record())?.flatten().filter(Record::is_interrupted);
+            let record = unless_killed(files.record())?.ok().flatten().filter(Record::is_interrupted);
             let (home, now) = (self.hands.home(), self.hands.now_ms());
             if record.as_ref().is_some_and(|record| record.is_overdue(&home.boot, now)) {
                 // Its helper is in a bundle that can't be reached from here, and is stopped, most likely.
@@ -400,10 +395,10 @@ impl<'a, H: Hands> Change<'a, H> {
         // The others first: two daemons may share a directory, which is locked once.
         for (daemon, plan) in page.status.daemons.iter().zip(&page.plans) {
             let Some(config) = plan.config.as_ref().filter(|_| daemon.name != name) else { continue };
-            let Some(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
+            let Ok(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
             // Another bundle's helper is at work there.
-            if unless_killed(files.lock())? == Some(true) {
-                unless_killed(self.recover(&daemon.name, plan, &mut files))?;
+            if unless_killed(files.lock())? == Ok(true) {
+                let _ = unless_killed(self.recover(&daemon.name, plan, &mut files))?;
             }
         }
         let Some((_, plan)) = proof::find(&page, name) else { return Ok((None, None)) };
@@ -416,26 +411,23 @@ impl<'a, H: Hands> Change<'a, H> {
             Err(stop) => return Err(stop),
         };
         self.lock_directory(&mut files)?;
-        match self.recover(name, plan, &mut files) {
-            Ok(()) => Ok((Some(files), None)),
-            Err(Stop::Because(why)) => Ok((Some(files), Some(why))),
-            Err(Stop::Killed) => Err(Stop::Killed),
-        }
+        let recovered = self.recover(name, plan, &mut files);
+        Ok((Some(files), unless_killed(recovered)?.err()))
     }
 
     fn recover(&mut self, name: &str, plan: &Plan, files: &mut H::Files) -> Tried<()> {
         let Some(mut record) = recovery::record(files)?.filter(Record::is_interrupted) else {
-            // What one that was killed before, or after, has left.
+            // Leftovers of a helper that was killed before it wrote its record, or after it was done.
             return recovery::sweep(files);
         };
-        // From here on it is this helper that is at work: init doesn't take it for the one before.
+        // From here on this helper is at work, so init must not take the change for abandoned.
         record.until = Some(self.until(plan));
         self.hold(plan.grace_ms)?;
-        unless_killed(files.write_record(&record))?;
+        let _ = unless_killed(files.write_record(&record))?;
         if self.order.task != Task::Ask {
-            // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
+            // The host must wait this much longer for its go-ahead. It makes no difference here whether it has left.
             let within_ms = self.way_back_ms(plan.grace_ms);
-            unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
+            let _ = unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
         }
         let told = |outcome, why, record: &Record| Recovered {
             daemon: Printable::new(name),
@@ -444,31 +436,29 @@ impl<'a, H: Hands> Change<'a, H> {
             outcome,
             why,
         };
-        let restored = match recovery::put_back(files, &record, Theirs::Stays) {
+        let restored = match unless_killed(recovery::put_back(files, &record, Theirs::Stays))? {
             Ok(restored) => restored,
-            Err(Stop::Because(why)) => {
+            Err(why) => {
                 self.end.recovered.push(told(RecordedOutcome::Interrupted, Some(why.clone()), &record));
                 return Err(why.into());
             }
-            Err(Stop::Killed) => return Err(Stop::Killed),
         };
         let mut outcome = RecordedOutcome::RolledBack;
         let mut why = None;
         if restored.was_theirs {
-            // It is theirs to judge, and the daemon is to serve what is on disk: but a typo leaves the running one alone.
+            // The daemon should serve what is on disk, but a person's typo must not take down the one that runs.
             outcome = RecordedOutcome::NotProven;
-            why = because(self.check(name, plan, files.path(), &files.path_of(Name::Path)))?;
+            why = unless_killed(self.check(name, plan, files.path(), &files.path_of(Name::Path)))?.err();
         }
         if why.is_none() {
             let placed = restored.now.as_ref().map(Placed::of);
-            let up = self.revive(name, plan, files, placed.as_ref());
-            why = because(up)?;
+            why = unless_killed(self.revive(name, plan, files, placed.as_ref()))?.err();
             if why.as_ref().is_some_and(|why| !is_as_it_was(why, record.was_dead)) {
                 outcome = RecordedOutcome::Down;
             }
         }
         if record.home.is_some() && record.home != self.hands.home().pids {
-            // The daemon whose change it was is another bundle's, and may serve what was never proven.
+            // The change was another bundle's, and its daemon may serve what was never proven.
             outcome = RecordedOutcome::NotProven;
         }
         record.outcome = outcome;
@@ -487,16 +477,16 @@ impl<'a, H: Hands> Change<'a, H> {
         recovery::close(files, &record)
     }
 
-    /// Whether to go on although what was interrupted can't be recovered.
+    /// Whether the change may go on although an interrupted one can't be recovered.
     fn may_go_on(&self, name: &str, why: Reason) -> Tried<()> {
         let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
         if self.is_in_place() && fault == Some(&FileFault::KeptGone) {
-            // Who applies what lies there, if nothing is kept that could come back, says that it is right.
+            // Nothing is kept that could be restored, and the caller says that what lies there is right.
             return Ok(());
         }
         let is_known = fault == Some(&FileFault::RecordGone)
             || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
-        // If it isn't even known whether there is something to recover, all stays as it lies.
+        // If it isn't even known whether there is anything to recover, nothing is touched.
         Err(if is_known { Reason::Unrecovered { daemon: Printable::new(name), why: Box::new(why) } } else { why }
             .into())
     }
@@ -523,23 +513,22 @@ impl<'a, H: Hands> Change<'a, H> {
             files.as_mut().map_or(Ok(()), |files| still_there(files, placed.as_ref()))?;
             Ok(outcome)
         });
-        let (ended, outcome) = match proven {
+        let (ended, outcome) = match unless_killed(proven)? {
             Ok(outcome) => (Ended::well(outcome), recorded(outcome)),
-            Err(Stop::Because(why)) => {
+            Err(why) => {
                 let is_refused = matches!(why, Reason::Unproven { shortfall: Shortfall::ReloadRefused { .. }, .. });
                 // If init couldn't be asked, nothing was sent.
                 let is_refused = is_refused || matches!(why, Reason::MayNotAct { .. } | Reason::NotAsked { .. });
                 let outcome = if is_refused { Outcome::Refused } else { Outcome::NotProven };
                 (Ended::badly(outcome, why), RecordedOutcome::NotProven)
             }
-            Err(Stop::Killed) => return Err(Stop::Killed),
         };
         let sha256 = placed.as_ref().map(|placed| placed.sha256.clone());
         if let (Some(files), Some(sha256)) = (&mut files, &sha256) {
-            // That only informs others, so a failed write does no harm.
-            if let Some(last) = unless_killed(files.record())? {
+            // The record only informs others here, so a failed write does no harm.
+            if let Ok(last) = unless_killed(files.record())? {
                 let record = self.new_record(daemon, outcome, None, sha256.clone());
-                if unless_killed(files.write_record(&record.after(last)))?.is_some() {
+                if unless_killed(files.write_record(&record.after(last)))?.is_ok() {
                     recovery::sweep(files)?;
                 }
             }
@@ -550,38 +539,36 @@ impl<'a, H: Hands> Change<'a, H> {
     // With new content.
 
     fn with_content(&mut self, daemon: &Daemon, mut files: H::Files, page: &Page) -> Tried<(Ended, Shas)> {
-        let prepared = self.prepare(daemon, &mut files, page);
+        let prepared = match unless_killed(self.prepare(daemon, &mut files, page))? {
+            Ok(Prepared::Go(record, old, staged)) => Ok((*record, old, staged)),
+            Ok(Prepared::Over(outcome)) => Err(Ended::well(outcome)),
+            Err(why) => Err(why.into()),
+        };
         let (mut record, old, staged) = match prepared {
-            Ok(Prepared::Go(record, old, staged)) => (*record, old, staged),
-            Ok(Prepared::Over(outcome)) => {
+            Ok(prepared) => prepared,
+            Err(ended) => {
                 recovery::sweep(&mut files)?;
-                return Ok((Ended::well(outcome), Shas::default()));
+                return Ok((ended, Shas::default()));
             }
-            Err(Stop::Because(why)) => {
-                recovery::sweep(&mut files)?;
-                return Ok((why.into(), Shas::default()));
-            }
-            Err(Stop::Killed) => return Err(Stop::Killed),
         };
         let mut is_placed = false;
         let live = install(&mut files, &old, &staged).and_then(|placed| {
             is_placed = true;
             self.make_live(daemon, &mut files, &mut record, &placed)
         });
-        let why = match live {
+        let why = match unless_killed(live)? {
             Ok(outcome) => {
                 recovery::sweep(&mut files)?;
                 return Ok((Ended::well(outcome), (record.old_sha256, Some(record.new_sha256))));
             }
-            Err(Stop::Because(why)) => why,
-            Err(Stop::Killed) => return Err(Stop::Killed),
+            Err(why) => why,
         };
         // What failed may be done all the same.
         let is_there = is_placed
             || match unless_killed(files.read(Name::Path))? {
-                Some(Found::File(file)) => file.stamp.inode == staged.stamp.inode,
-                Some(Found::Nothing | Found::Odd(_)) => false,
-                None => true,
+                Ok(Found::File(file)) => file.stamp.inode == staged.stamp.inode,
+                Ok(Found::Nothing | Found::Odd(_)) => false,
+                Err(_) => true,
             };
         if !is_there {
             // Nothing of this change lies there.
@@ -719,7 +706,8 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hands.say(HelperMessage::Proven)?;
         self.deadline = self.deadline.max(self.hands.now_ms().saturating_add(ACK_TIMEOUT));
         loop {
-            self.go_on(HELD_POLL_INTERVAL)?;
+            let now = self.hands.now_ms();
+            self.go_on(wait_ms(None, now, self.deadline))?;
             let page = self.hands.page()?;
             if page.status.state == InitState::Stopping {
                 return Err(Reason::Stopping.into());
@@ -736,18 +724,16 @@ impl<'a, H: Hands> Change<'a, H> {
     fn go_back(&mut self, daemon: &Daemon, files: &mut H::Files, record: &mut Record, why: Reason) -> Tried<Ended> {
         let started = self.hands.now_ms();
         record.live_in = None;
-        let restored = match recovery::put_back(files, record, Theirs::Aside) {
+        let restored = match unless_killed(recovery::put_back(files, record, Theirs::Aside))? {
             Ok(restored) => restored,
             // The record stays `interrupted`: whoever comes next tries once more.
-            Err(Stop::Because(back)) => return Ok(Ended::down(why, back)),
-            Err(Stop::Killed) => return Err(Stop::Killed),
+            Err(back) => return Ok(Ended::down(why, back)),
         };
         let why = if restored.was_theirs { Reason::file(files.path(), FileFault::Changed) } else { why };
         let placed = restored.now.as_ref().map(Placed::of);
         let up = self.revive(&daemon.name, &daemon.plan, files, placed.as_ref());
-        let back = because(up)?;
+        let back = unless_killed(up)?.err().filter(|back| !is_as_it_was(back, daemon.was_dead));
         self.end.back_ms = self.hands.now_ms().saturating_sub(started);
-        let back = back.filter(|back| !is_as_it_was(back, daemon.was_dead));
         let back = match back {
             Some(back) => Some(back),
             None => self.left_by(daemon)?,
@@ -766,9 +752,10 @@ impl<'a, H: Hands> Change<'a, H> {
 
     /// What the new content has left behind in the background, where it may still be served.
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
-        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
-        let newcomer = self.hands.newcomer(&page);
-        Ok(newcomer.map(|shortfall| unproven(&page, &daemon.name, &self.order.trigger, shortfall)))
+        let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
+        let newcomer = self.hands.newcomer(&page, &daemon.name);
+        let pid = proof::find(&page, &daemon.name).and_then(|(now, _)| now.pid);
+        Ok(newcomer.map(|shortfall| self.order.trigger.unproven(&daemon.name, pid, shortfall)))
     }
 
     // The daemon.
@@ -783,7 +770,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
         self.is_sent = order.is_sent_from_inside();
         if self.is_sent {
-            send(self.hands, order)?;
+            order.send(self.hands)?;
         }
         self.watch(proof, None)
     }
@@ -812,13 +799,14 @@ impl<'a, H: Hands> Change<'a, H> {
             let target = proof::target(&page, &trigger)?;
             let now = proof::find(&page, name).map(|(now, _)| now);
             if now.is_some_and(proof::is_stopped) {
-                // It is not for an apply to start it: whoever does gets what lies there.
+                // An apply doesn't start a stopped daemon. It reads the file when somebody does.
                 let is_ending = now.is_some_and(|now| now.state == DaemonState::Stopping);
                 if !is_ending || self.hands.now_ms() >= deadline {
                     let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
-                    return Err(unproven(&page, name, &trigger, shortfall).into());
+                    return Err(trigger.unproven(name, now.and_then(|now| now.pid), shortfall).into());
                 }
-                self.hands.pause(POLL_INTERVAL)?;
+                let now = self.hands.now_ms();
+                self.hands.pause(wait_ms(None, now, deadline))?;
                 continue;
             }
             if now.is_some_and(|now| now.state == DaemonState::Waiting) {
@@ -848,10 +836,12 @@ impl<'a, H: Hands> Change<'a, H> {
             if let Some(verdict) = self.look_at(&mut proof, is_sent, deadline.unwrap_or(self.deadline))? {
                 return self.judge(verdict);
             }
+            let now = self.hands.now_ms();
+            let ms = wait_ms(proof.due(), now, deadline.unwrap_or(self.deadline));
             match deadline {
-                Some(deadline) if self.hands.now_ms() >= deadline => return self.judge(proof.give_up()),
-                Some(_) => self.hands.pause(POLL_INTERVAL)?,
-                None => match self.go_on(POLL_INTERVAL) {
+                Some(deadline) if now >= deadline => return self.judge(proof.give_up()),
+                Some(_) => self.hands.pause(ms)?,
+                None => match self.go_on(ms) {
                     Ok(()) => {}
                     Err(Stop::Because(Reason::Late)) => return self.judge(proof.give_up()),
                     Err(stop) => {
@@ -866,7 +856,7 @@ impl<'a, H: Hands> Change<'a, H> {
     /// One look at the page, with the probe that the proof asks for.
     fn look_at(&mut self, proof: &mut Proof, is_sent: bool, deadline: u64) -> Tried<Option<Verdict>> {
         // A page that can't be read is passed over: the next one tells, or the deadline does.
-        let Some(page) = unless_killed(self.hands.page())? else { return Ok(None) };
+        let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
         let now = self.hands.now_ms();
         match proof.observe(now, &page, is_sent, None) {
             Look::Done(verdict) => return Ok(Some(verdict)),
@@ -877,7 +867,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let answer = self.hands.probe(&page, proof.daemon(), time)?;
         // A good answer goes with a page that was read after it, a bad one with that it was asked for.
         let page = match answer {
-            Ok(()) => unless_killed(self.hands.page())?,
+            Ok(()) => unless_killed(self.hands.page())?.ok(),
             Err(_) => Some(page),
         };
         let Some(page) = page else { return Ok(None) };
@@ -905,7 +895,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.end.check_ms = self.hands.now_ms().saturating_sub(started);
         let fault = match checked {
             Ok(Checked::Passed) => return Ok(Some(true)),
-            // It was asked about a name that nobody knows.
+            // The checker names the staged file, which nobody knows: say the real path.
             Ok(Checked::Refused { code, words }) => {
                 CheckerFault::Refused { code, words: Printable::new(&words.replace(&*file, &path)) }
             }
@@ -928,6 +918,13 @@ enum Prepared {
     Over(Outcome),
 }
 
+/// How long to wait for another page.
+fn wait_ms(due: Option<u64>, now: u64, deadline: u64) -> u16 {
+    let until = due.map_or(RARE_POLL_INTERVAL, |due| due.saturating_sub(now).clamp(POLL_INTERVAL, RARE_POLL_INTERVAL));
+    // At least one, so that whoever waits doesn't spin.
+    u16::try_from(until.min(deadline.saturating_sub(now)).max(1)).unwrap_or(u16::MAX)
+}
+
 /// Waits for at most `ms`, takes in what the host says, and stops if it is not to go on.
 fn go_on<H: Hands>(hands: &mut H, ms: u16, deadline: u64, is_sent: &mut bool, is_acked: &mut bool) -> Tried<()> {
     match hands.hear(ms)? {
@@ -938,21 +935,6 @@ fn go_on<H: Hands>(hands: &mut H, ms: u16, deadline: u64, is_sent: &mut bool, is
         None => {}
     }
     if hands.now_ms() >= deadline { Err(Reason::Late.into()) } else { Ok(()) }
-}
-
-/// Has init act.
-fn send(hands: &mut impl Hands, order: &Order) -> Tried<()> {
-    match &order.trigger {
-        Trigger::Signal(signal) => hands.signal(*signal),
-        Trigger::Request { verb, daemon } => {
-            hands.request(Some(&Request { id: order.id.to_string(), verb: *verb, daemon: daemon.clone() }))
-        }
-    }
-}
-
-fn unproven(page: &Page, daemon: &str, trigger: &Trigger, shortfall: Shortfall) -> Reason {
-    let pid = proof::find(page, daemon).and_then(|(now, _)| now.pid);
-    Reason::Unproven { daemon: Printable::new(daemon), sent: Printable::new(&trigger.to_string()), pid, shortfall }
 }
 
 /// Keeps the old content: the file itself under a second name, or a copy.
@@ -1018,15 +1000,6 @@ fn locked(stop: Stop, by_and_since: Option<(Printable, Printable)>) -> Stop {
     let Stop::Because(Reason::Late) = stop else { return stop };
     let (by, since) = by_and_since.unwrap_or_else(|| (Printable::new("somebody"), Printable::default()));
     Reason::Locked { by, since }.into()
-}
-
-/// Why it isn't done, if so.
-fn because<T>(tried: Tried<T>) -> Tried<Option<Reason>> {
-    match tried {
-        Ok(_) => Ok(None),
-        Err(Stop::Because(why)) => Ok(Some(why)),
-        Err(Stop::Killed) => Err(Stop::Killed),
-    }
 }
 
 /// Whether a daemon that didn't come up with the old content is no worse off than before.

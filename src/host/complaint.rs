@@ -1,5 +1,5 @@
-//! What the complaints of docker, podman, nerdctl and kubectl mean. They are judged as a whole; only what a person is
-//! shown of them is cut. No I/O.
+//! What the error messages of docker, podman, nerdctl and kubectl mean. A message is judged as a whole; a person is shown only a
+//! part of a long one. No I/O.
 
 use super::docker::CallError;
 use super::engine::Engine;
@@ -13,8 +13,6 @@ enum Means {
     Dead,
     /// It doesn't run, or it is paused: `inspect` knows which of the two.
     NotUp,
-    /// The container is paused.
-    Paused,
     /// The container, or its engine, can't be reached: nothing was done there.
     Away,
     /// The client's connection broke, or one behind it. What was asked for may have been done.
@@ -36,8 +34,8 @@ const PHRASES: [(&str, Means); 30] = [
     ("container not found", Means::Dead),
     ("in a completed pod", Means::Dead),
     ("container state improper", Means::NotUp),
-    ("is paused", Means::Paused),
-    ("cannot exec in a paused state", Means::Paused),
+    ("is paused", Means::NotUp),
+    ("cannot exec in a paused state", Means::NotUp),
     ("is restarting", Means::Away),
     ("cannot connect to", Means::Away),
     ("failed to connect to the docker api", Means::Away),
@@ -101,7 +99,7 @@ impl Complaint {
 
     /// The container can't be reached: nothing was done there.
     pub fn is_gone(&self) -> bool {
-        self.means(&[Means::Dead, Means::NotUp, Means::Paused, Means::Away])
+        self.means(&[Means::Dead, Means::NotUp, Means::Away])
     }
 
     /// The connection broke, in the middle perhaps.
@@ -169,7 +167,7 @@ mod tests {
         (
             "docker 20 to 29",
             "Error response from daemon: Container b1 is paused, unpause the container before exec",
-            Means::Paused,
+            Means::NotUp,
         ),
         (
             "docker 28",
@@ -225,7 +223,7 @@ mod tests {
         ("nerdctl 2", "level=fatal msg=\"no running task found: task 0123 not found: not found\"", Means::Dead),
         ("nerdctl 2", "level=fatal msg=\"cannot exec in a stopped state\"", Means::Dead),
         ("nerdctl 2", "level=fatal msg=\"cannot exec in a deleted state\"", Means::Dead),
-        ("nerdctl 2", "level=fatal msg=\"cannot exec in a paused state\"", Means::Paused),
+        ("nerdctl 2", "level=fatal msg=\"cannot exec in a paused state\"", Means::NotUp),
         (
             "nerdctl 2",
             "level=fatal msg=\"cannot access containerd socket \\\"/run/containerd/containerd.sock\\\": no such file or directory\"",
@@ -273,7 +271,6 @@ mod tests {
             let is = match means {
                 Means::Dead => it.is_dead(),
                 Means::NotUp => it.means(&[Means::NotUp]) && it.is_gone() && !it.is_dead(),
-                Means::Paused => it.means(&[Means::Paused]) && it.is_gone() && !it.is_dead(),
                 Means::Away => is_away && it.is_gone(),
                 Means::Broken => it.is_broken() && !it.never_began(),
                 Means::Unbegun => it.is_broken() && it.never_began() && !it.is_gone(),

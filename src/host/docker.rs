@@ -97,14 +97,6 @@ pub fn call(
     })
 }
 
-/// Starts a call that is talked to.
-///
-/// # Errors
-/// It could not be executed.
-pub fn session(program: &OsStr, arguments: &[String], max_bytes: usize) -> io::Result<Session> {
-    Session::start(program, arguments, Stdio::piped(), max_bytes)
-}
-
 /// What came instead of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLine {
@@ -136,7 +128,11 @@ pub struct Session {
 }
 
 impl Session {
-    fn start(program: &OsStr, arguments: &[String], stdin: Stdio, max_bytes: usize) -> io::Result<Self> {
+    /// Starts it. It is talked to if its `stdin` is a pipe.
+    ///
+    /// # Errors
+    /// It could not be executed.
+    pub fn start(program: &OsStr, arguments: &[String], stdin: Stdio, max_bytes: usize) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.args(arguments).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
@@ -150,8 +146,7 @@ impl Session {
         Ok(Self { child, status: None, is_over: false, pause: MIN_PAUSE, stdin, to_say: Vec::new(), stdout, stderr })
     }
 
-    /// Says something with the next turns, without waiting for it to be heard. If nobody listens any more, what is
-    /// heard next shows it.
+    /// Queues what is to be said; the next turns write it. If nobody listens any more, the next `hear` shows it.
     pub fn say(&mut self, bytes: &[u8]) {
         self.to_say.extend_from_slice(bytes);
     }
@@ -243,7 +238,7 @@ impl Session {
             // Not reaped yet, so the number is still its own.
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
-        // Not for ever: one that runs as another user isn't killed.
+        // Not for ever: a process of another user can't be killed.
         let deadline = Instant::now() + EXIT_TIMEOUT;
         while self.status.is_none() && !left(deadline).is_zero() {
             self.turn(left(deadline));
@@ -319,6 +314,10 @@ fn left(deadline: Instant) -> Duration {
 mod tests {
     use super::*;
 
+    fn talk(program: &OsStr, arguments: &[String], max_bytes: usize) -> io::Result<Session> {
+        Session::start(program, arguments, Stdio::piped(), max_bytes)
+    }
+
     fn sh(script: &str) -> Vec<String> {
         ["-c", script].map(str::to_owned).to_vec()
     }
@@ -343,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_ends_with_its_process_though_a_child_of_a_wrapper_holds_its_pipes() {
+    fn a_call_ends_with_its_process_though_a_child_holds_its_pipes() {
         let script = "echo out; echo err >&2; sleep 60 & echo $! >&2; exit 3";
         let output = call("sh".as_ref(), &sh(script), 1024, Duration::from_secs(30), 2).unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -353,8 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_with_its_process_though_a_child_of_a_wrapper_holds_its_pipes() {
-        let mut session = session("sh".as_ref(), &sh("sleep 60 & echo $!"), 1024).unwrap();
+    fn a_session_ends_with_its_process_though_a_child_holds_its_pipes() {
+        let mut session = talk("sh".as_ref(), &sh("sleep 60 & echo $!"), 1024).unwrap();
         let (gate, soon) = (Gate::new(Word::Hold), Instant::now() + Duration::from_secs(30));
         let pid = String::from_utf8(session.hear(soon, &gate, false).unwrap()).unwrap();
         let ended = session.hear(soon, &gate, false);
@@ -367,7 +366,7 @@ mod tests {
         let before = Instant::now();
         // It leaves its group for this test's own, which is not killed; its pipes are closed.
         let script = "exec perl -e 'setpgrp(0, getpgrp(getppid())); sleep 60' > /dev/null 2>&1";
-        let mut session = session("sh".as_ref(), &sh(script), 1024).unwrap();
+        let mut session = talk("sh".as_ref(), &sh(script), 1024).unwrap();
         let pid = Pid::from_raw(session.child.id().cast_signed());
         let soon = Instant::now() + Duration::from_secs(20);
         // Its end of the pipe is closed once perl is executed.
@@ -382,7 +381,7 @@ mod tests {
     #[test]
     fn a_session_hears_whole_lines_alone_and_ends_when_hung_up_on() {
         let script = "read a; echo \"heard $a\"; printf half; read b";
-        let mut session = session("sh".as_ref(), &sh(script), 1024).unwrap();
+        let mut session = talk("sh".as_ref(), &sh(script), 1024).unwrap();
         session.say(b"hello\n");
         let gate = Gate::new(Word::Hold);
         let soon = Instant::now() + Duration::from_secs(20);
@@ -393,7 +392,7 @@ mod tests {
 
     #[test]
     fn endless_output_without_a_line_is_an_end() {
-        let mut session = session("sh".as_ref(), &sh("cat /dev/zero"), 1024).unwrap();
+        let mut session = talk("sh".as_ref(), &sh("cat /dev/zero"), 1024).unwrap();
         assert_eq!(
             session.hear(Instant::now() + Duration::from_secs(20), &Gate::new(Word::Hold), false),
             Err(NoLine::Ended)

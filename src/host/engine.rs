@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_and_a_namespace_go_before_the_words_in_the_spelling_of_each_program() {
+    fn context_and_namespace_are_spelled_as_each_program_wants_them() {
         let engine = |program: &str, kind| Engine { program: program.into(), context: Some("far".to_owned()), kind };
         let container = BundleRef::Container("0123".to_owned());
         let exec = |option: &str| [option, "exec", "-i", "0123", "/proc/1/exe", "helper"].map(str::to_owned);

@@ -1,6 +1,7 @@
 //! Who the named bundles are, judged from what `docker inspect` says of them. No I/O.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::complaint::Complaint;
 use super::engine::BundleRef;
@@ -64,7 +65,7 @@ pub(super) fn our_path(program: &str) -> Option<String> {
     (program.starts_with('/') && is_our_program(program)).then(|| program.to_owned())
 }
 
-/// Whether a program of this path or name is what an engine makes PID 1 for `--init`. docker alone always says so.
+/// Whether an engine makes a program of this path or name PID 1 for `--init`. Only docker always says that it did.
 fn is_an_engines_init(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("docker-init" | "podman-init" | "catatonit" | "tini" | "tini-static"))
 }
@@ -75,39 +76,16 @@ fn is_an_engines_init(program: &str) -> bool {
 /// # Errors
 /// It hasn't, or the engine doesn't say.
 pub(super) fn has_own_pids(id: &str, stdout: &[u8]) -> Result<(), Reason> {
-    #[derive(Deserialize)]
-    struct Native {
-        id: String,
-        spec: Spec,
-    }
-    #[derive(Deserialize)]
-    struct Spec {
-        linux: Linux,
-    }
-    #[derive(Deserialize)]
-    struct Linux {
-        #[serde(default)]
-        namespaces: Vec<Namespace>,
-    }
-    #[derive(Deserialize)]
-    struct Namespace {
-        #[serde(rename = "type")]
-        kind: String,
-        #[serde(default)]
-        path: String,
-    }
-    let native = serde_json::from_slice::<Native>(stdout).ok().filter(|native| native.id == id);
-    let Some(native) = native else {
+    let native = serde_json::from_slice::<Value>(stdout).ok().filter(|native| native["id"] == id);
+    let Some(namespaces) = native.as_ref().and_then(|native| native["spec"]["linux"]["namespaces"].as_array()) else {
         return Err(Reason::CallFailed {
             call: Printable::new("inspect --mode native"),
             words: Printable::new("it doesn't say whether the container has a pid namespace of its own"),
         });
     };
-    match native.spec.linux.namespaces.iter().find(|namespace| namespace.kind == "pid") {
-        None => Err(Reason::SharesPids { mode: Printable::new("host") }),
-        Some(shared) if !shared.path.is_empty() => Err(Reason::SharesPids { mode: Printable::new(&shared.path) }),
-        Some(_) => Ok(()),
-    }
+    let own = namespaces.iter().find(|namespace| namespace["type"] == "pid");
+    let mode = own.map_or("host", |own| own.get("path").map_or("", |path| path.as_str().unwrap_or("?")));
+    if mode.is_empty() { Ok(()) } else { Err(Reason::SharesPids { mode: Printable::new(mode) }) }
 }
 
 /// Why the call `what` printed nothing for this name.
@@ -132,7 +110,7 @@ struct Row {
     schema: Option<String>,
     /// A name in docker, a number in some versions of podman.
     #[serde(default)]
-    stop_signal: serde_json::Value,
+    stop_signal: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,8 +123,8 @@ struct Host {
 impl Row {
     fn odd_stop_signal(&self) -> Option<Printable> {
         let told = match &self.stop_signal {
-            serde_json::Value::String(name) => name.to_ascii_uppercase(),
-            serde_json::Value::Number(number) => number.to_string(),
+            Value::String(name) => name.to_ascii_uppercase(),
+            Value::Number(number) => number.to_string(),
             _ => return None,
         };
         let stops_init = matches!(told.trim_start_matches("SIG"), "" | "TERM" | "INT" | "QUIT" | "15" | "2" | "3");
@@ -212,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_told_by_its_label_or_by_the_program_that_it_was_started_with() {
+    fn a_bundle_is_recognized_by_its_label_or_its_program() {
         assert_eq!(one(&row("", "")).unwrap(), ID);
         assert_eq!(one(&row("/sbin/init", "sh")).unwrap(), ID);
         assert_eq!(one(&row(r#""1""#, r#""""#)).unwrap(), ID);
@@ -306,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_for_another_reason_says_docker_s_words() {
+    fn what_is_missing_for_another_reason_is_told_in_dockers_words() {
         let names = ["b1".to_owned()];
         let words = "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?";
         let found = identify(&names, b"", words.as_bytes());

@@ -238,7 +238,7 @@ impl Report {
                 self.change()
             ),
             Outcome::Unchanged => format!(
-                "unchanged: this very content was proven live in the process of {daemon} that still runs; nothing was sent{unchecked}; {ms} ms"
+                "unchanged: the running process of {daemon} was already proven with this very content; nothing was sent{unchecked}; {ms} ms"
             ),
             Outcome::DryRun => {
                 let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passes it" };
@@ -255,7 +255,7 @@ impl Report {
 
     fn bad(&self, why: &Reason, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        // The helper was only asked to go back: why, the host alone knows.
+        // The helper was only asked to go back. Only the host knows why.
         let said = |why: &Reason| match (why, &self.because) {
             (Reason::Cancelled, Some(because)) => because.to_string(),
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
@@ -303,14 +303,14 @@ impl Report {
                 "not proven: {signal} was sent, then: {why_said}; there is no old content to go back to without --file; check status"
             ),
             (Outcome::Down, _) => match &self.end.ended.back {
-                None => format!("DOWN: {why_said}"),
+                None => format!("DOWN: {why_said} (sidecar --explain down)"),
                 Some(back) => format!(
                     "DOWN: {why_said}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
-                     then try again",
+                     then try again (sidecar --explain down)",
                     said(back)
                 ),
             },
-            (Outcome::Unsettled, _) => format!("UNSETTLED: {why_said}"),
+            (Outcome::Unsettled, _) => format!("UNSETTLED: {why_said} (sidecar --explain unsettled)"),
             (_, why) => why_said + why.untouched(),
         }
     }
@@ -345,7 +345,7 @@ impl Report {
         if moved.is_empty() {
             return String::new();
         }
-        // A table has a handful of daemons; a bundle that names a thousand isn't believed, nor shown, at length.
+        // A table has a handful of daemons: if a bundle names a thousand, ten are enough.
         let names: Vec<&str> = moved.iter().take(10).map(Printable::as_str).collect();
         format!("; siblings that changed meanwhile: {}", names.join(", "))
     }
@@ -373,6 +373,12 @@ impl Summary {
         self.exit
     }
 
+    /// The outcome with the highest exit code, if that isn't 0.
+    #[must_use]
+    pub fn worst(&self) -> Option<Outcome> {
+        self.names.keys().copied().filter(|outcome| outcome.exit() > 0).max_by_key(|outcome| outcome.exit())
+    }
+
     /// How many bundles it is of.
     #[must_use]
     pub fn bundles(&self) -> usize {
@@ -383,7 +389,7 @@ impl Summary {
     #[must_use]
     pub fn line(&self, asked: &Asked, ms: u128) -> String {
         let group = |(outcome, names): (&Outcome, &Vec<String>)| {
-            let outcome = serde_json::to_string(outcome).unwrap_or_default().replace('"', "").replace('-', " ");
+            let outcome = outcome.name().replace('-', " ");
             let who = if self.names.len() > 1 { format!(" ({})", names.join(", ")) } else { String::new() };
             format!("{} {outcome}{who}", names.len())
         };
@@ -417,9 +423,6 @@ impl Summary {
 }
 
 fn signal(asked: &Asked) -> String {
-    if let Some(Trigger::Request { verb: Verb::Signal(signal), .. }) = &asked.trigger {
-        return signal.to_string();
-    }
     asked.trigger.as_ref().map_or_else(|| "the signal".to_owned(), Trigger::to_string)
 }
 
@@ -518,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_went_back_for_another_s_sake_says_whose_also_where_it_did_not_come_up() {
+    fn a_bundle_that_was_rolled_back_for_another_names_that_other() {
         let why = Reason::Cancelled;
         let back = Ended::badly(Outcome::RolledBack, why.clone());
         for ended in [back, Ended::down(why.clone(), Reason::Late), why.into()] {

@@ -1,7 +1,7 @@
 //! What init looks up about processes: its children's ends, a session's members, a daemon's signal masks.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -20,16 +20,29 @@ pub enum Child {
     Traced(i32, i32),
 }
 
-/// The next child that has ended or was stopped by a trace, if there is one. It is neither reaped nor resumed.
+/// Any child, or this one, that has ended or was stopped by a trace. It is neither reaped nor resumed.
 ///
 /// # Errors
-/// ECHILD: there are none.
-pub fn peek(of: libc::idtype_t, pid: i32) -> nix::Result<Option<Child>> {
+/// ECHILD: there is none.
+pub fn peek(child: Option<i32>) -> nix::Result<Option<Child>> {
+    wait(child, libc::WNOWAIT)
+}
+
+/// The same of this one, and reaps it.
+///
+/// # Errors
+/// ECHILD: it is no child.
+pub fn reap(child: i32) -> nix::Result<Option<Child>> {
+    wait(Some(child), 0)
+}
+
+fn wait(child: Option<i32>, more: libc::c_int) -> nix::Result<Option<Child>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let (of, id) = child.map_or((libc::P_ALL, 0), |pid| (libc::P_PID, pid.cast_unsigned()));
     // A traced child is reported even without WSTOPPED.
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let flags = libc::WEXITED | libc::WNOHANG | more;
     // SAFETY: info is valid for a write. nix's own waitid fails on a child that a real-time signal killed.
-    while unsafe { libc::waitid(of, pid.cast_unsigned(), info.as_mut_ptr(), flags) } < 0 {
+    while unsafe { libc::waitid(of, id, info.as_mut_ptr(), flags) } < 0 {
         if Errno::last() != Errno::EINTR {
             return Err(Errno::last());
         }
@@ -72,7 +85,7 @@ fn lives(pid: i32) -> bool {
 /// there is none, and one read shows that. proc(5) warns that `children` may miss some while others are reaped: only init
 /// reaps its own, and not meanwhile.
 pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
-    if let Ok(children) = fs::read_to_string("/proc/thread-self/children") {
+    if let Ok(children) = children() {
         let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
         if pids.all(|pid| pid == sid || leaders.contains(&pid)) {
             return Vec::new();
@@ -83,6 +96,19 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     let members: Vec<i32> = pids.filter(|pid| *pid != sid && session(*pid) == Some(sid) && lives(*pid)).collect();
     // If the leader lives, it is another session that got the same number.
     if !members.is_empty() && lives(sid) { Vec::new() } else { members }
+}
+
+/// The pids of init's own children, as proc(5) lists them, read in as few pieces as the kernel allows: it looks for its place in
+/// the list anew for each.
+fn children() -> io::Result<String> {
+    let mut file = fs::File::open("/proc/thread-self/children")?;
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            n => text.extend_from_slice(piece.get(..n).unwrap_or_default()),
+        }
+    }
 }
 
 /// Sends a signal to a process if it is of this session: through a pidfd, which can't refer to another process later.

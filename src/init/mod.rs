@@ -2,6 +2,7 @@
 //!
 //! One thread, one poll loop: gather events, let the supervisor decide, act.
 
+mod changes;
 mod children;
 mod fixed;
 mod json;
@@ -28,16 +29,17 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::request::{LOCK_FD, SETUPS_FD};
 use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
-use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
+use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, View, select};
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
 use crate::launch::sandbox::Kernel;
 use crate::launch::setup::Published;
 use crate::launch::{Environment, Limit, MAX_REPORT, Parent, Program, Report, Sockets, Started, Streams};
+use changes::Changes;
 use children::{Child, OomKills, session};
 use fixed::FixedFd;
 use probe::Probe;
-use publish::{Entry, PageFd};
+use publish::{PageFd, Parts};
 use relay::{Sink, Source, Stream};
 use requests::Requests;
 use watch::{For, Watch};
@@ -60,6 +62,10 @@ const REQUESTS: u64 = 3;
 const STREAMS: u64 = 4;
 /// How soon init tries again to watch a descriptor that the kernel refused.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
+/// Orphans that end in quicker succession than this are reaped together: to be woken costs more than to reap one.
+const TOGETHER: Duration = Duration::from_millis(1);
+/// How much of the stack is given back: reading the table needs far more of it than all that comes after.
+const STACK: usize = 256 * 1024;
 /// How often one round continues to write what was read before, as fast as the reader takes it.
 const FEEDS: usize = 16;
 /// If init isn't PID 1: how long it waits, before it exits, for children that it has killed.
@@ -175,13 +181,16 @@ struct Shell {
     /// The names of the signals that have rules, in the table's order.
     wires: Vec<String>,
     page: PageFd,
+    changes: Changes,
     requests: Requests,
     lock: FixedFd,
     /// How daemons are set up, at a fixed number for probes, checkers and `run-as` too; /dev/null if none has to be.
     setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,
-    entries: Vec<Entry>,
+    /// What it shows of each daemon, as the data and as text.
+    views: Vec<Option<View>>,
+    parts: Parts,
     /// The published page is out of date.
     is_stale: bool,
     /// An event was handled: the page may be out of date.
@@ -191,8 +200,9 @@ struct Shell {
     next_number: u64,
     /// How many children this round has handled.
     taken_in: usize,
+    /// The last wait was short and brought nothing but ends of children, of orphans alone as far as is known.
+    are_orphans_many: bool,
     buffer: Vec<u8>,
-    is_pid_1: bool,
 }
 
 impl Shell {
@@ -208,6 +218,7 @@ impl Shell {
         // Before anything else could get their numbers.
         let page = PageFd::new(null.try_clone().map_err(step("/dev/null"))?);
         let requests = Requests::open().map_err(step("a pipe"))?;
+        let changes = Changes::open().map_err(step("a pipe"))?;
         let lock = fixed::lock_file().or_else(|e| {
             tracing::warn!("no lock: {e}; apply, restart and start don't work on this bundle");
             null.try_clone()
@@ -260,18 +271,20 @@ impl Shell {
             sockets: Vec::new(),
             wires: Vec::new(),
             page,
+            changes,
             requests,
             lock,
             setups_fd,
             head: status,
-            entries: Vec::new(),
+            views: Vec::new(),
+            parts: Parts::default(),
             is_stale: true,
             changed: true,
             watch,
             next_number: STREAMS,
             taken_in: 0,
+            are_orphans_many: false,
             buffer: vec![0; BUFFER],
-            is_pid_1,
         })
     }
 
@@ -311,7 +324,7 @@ impl Shell {
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
         self.streams.reserve_exact(2 * self.specs.len());
-        self.entries.reserve_exact(self.specs.len());
+        self.views.resize(self.specs.len(), None);
         self.programs.shrink_to_fit();
     }
 
@@ -329,6 +342,7 @@ impl Shell {
                 self.finish(if core.state() == InitState::Stopping { DRAIN_ASKED } else { DRAIN_ALONE });
                 return code;
             }
+            self.are_orphans_many &= !self.changed;
             self.publish(&core);
             self.flush();
             if !std::mem::replace(&mut is_settled, true) {
@@ -362,14 +376,18 @@ impl Shell {
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
             let kernel = self.kernel.as_ref();
-            socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, kernel, millis(now())));
+            socket.answer(|| publish::public(&self.head, &self.specs, &self.views, kernel, millis(now())));
         }
         let has_more =
             self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more() || !self.notes.is_empty();
         let next = if has_more { Some(Moment::ZERO) } else { core.next() };
-        let mut longest = next.map(|at| at.saturating_sub(now()));
+        let began = now();
+        let mut longest = next.map(|at| at.saturating_sub(began));
         if self.watch_all(core) {
             longest = longest.into_iter().chain([WATCH_AGAIN]).min();
+        }
+        if self.are_orphans_many && next.is_none() && self.launches.is_empty() {
+            self.signals.let_ends_pile_up(TOGETHER);
         }
         let fds = [PollFd::new(self.watch.fd(), PollFlags::POLLIN)];
         let (is_up, signalled) = self.signals.wait(&fds, longest);
@@ -396,6 +414,7 @@ impl Shell {
         if up.contains(&REQUESTS) || self.requests.has_more() {
             events.extend(self.requests.take());
         }
+        self.are_orphans_many = !is_up && events.is_empty() && now().saturating_sub(began) < 2 * TOGETHER;
         events
     }
 
@@ -425,13 +444,17 @@ impl Shell {
         for launch in &mut self.launches {
             set(launch.report.as_fd(), launch.number, For::Reading, &mut launch.is_watched, true);
         }
-        for index in 0..self.streams.len() {
-            let wanted = self.may_read(index, core);
-            if let Some(stream) = self.streams.get_mut(index) {
-                let (wanted, mut is_watched) = (wanted && !stream.has_rest(), stream.is_watched);
-                set(stream.fd(), stream.number, For::Reading, &mut is_watched, wanted);
-                stream.is_watched = is_watched;
+        let mut has_room: Vec<bool> = self.sinks.iter().map(|sink| !sink.is_full()).collect();
+        for stream in self.streams.iter().filter(|stream| stream.has_rest()) {
+            if let Some(has_room) = has_room.get_mut(stream.sink) {
+                *has_room = false;
             }
+        }
+        for stream in &mut self.streams {
+            let may_read = core.is_being_ended(stream.daemon) || has_room.get(stream.sink) == Some(&true);
+            let (wanted, mut is_watched) = (may_read && !stream.has_rest(), stream.is_watched);
+            set(stream.fd(), stream.number, For::Reading, &mut is_watched, wanted);
+            stream.is_watched = is_watched;
         }
         refused
     }
@@ -550,9 +573,8 @@ impl Shell {
                 self.is_stale |= std::mem::replace(&mut wired.last, core.last(wire)) != core.last(wire);
             }
         }
-        self.entries.resize_with(self.specs.len(), Entry::default);
-        for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
-            let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
+        for (index, (spec, shown)) in self.specs.iter().zip(&mut self.views).enumerate() {
+            let Some(view) = core.view(index).filter(|view| shown.as_ref() != Some(view)) else { continue };
             if let Some(sockets) = self.sockets.get_mut(index) {
                 sockets::follow(sockets, spec, &view);
             }
@@ -566,12 +588,14 @@ impl Shell {
                 is_set_up: spec.is_set_up(),
                 config: spec.config.clone(),
             };
-            *entry = Entry::new(view, &daemon, &plan);
+            self.parts.set(index, &daemon, &plan);
+            *shown = Some(view);
             self.is_stale = true;
         }
         if self.is_stale {
             let socket = self.notify.as_ref().map(|socket| socket.name.as_str());
-            self.is_stale = !self.page.put(|| publish::text(head, &self.entries, socket));
+            self.is_stale = !self.page.put(head, &self.parts, socket);
+            self.changes.tell(&mut self.buffer);
         }
     }
 
@@ -585,7 +609,7 @@ impl Shell {
     }
 
     fn finish(&mut self, longest: Duration) {
-        if !self.is_pid_1 {
+        if self.head.pid != 1 {
             self.kill_last_children();
         }
         self.streams.iter_mut().for_each(Stream::want_no_more);
@@ -623,6 +647,25 @@ impl Shell {
         }
     }
 
+    /// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
+    fn reserve(&mut self) {
+        self.page.reserve();
+        self.changes.reserve();
+        self.requests.reserve();
+        self.lock.reserve();
+        self.setups_fd.reserve();
+    }
+
+    /// A child was reaped: its number may soon be another's.
+    fn forget(&mut self, pid: i32) {
+        self.leaders.retain(|leader| *leader != pid);
+        self.probes.retain(|probe| probe.pid() != pid);
+        self.notes.retain(|event| !matches!(event, Event::Notify { pid: sender, .. } if *sender == pid));
+        if let Some(socket) = &mut self.notify {
+            socket.reaped(pid);
+        }
+    }
+
     /// Kills what is left if init isn't PID 1: only the end of a PID 1 ends all other processes.
     fn kill_last_children(&mut self) {
         let until = now() + LAST_CHILDREN;
@@ -654,10 +697,10 @@ impl System for Shell {
 
     fn start(&mut self, daemon: usize, generation: u64) -> Event {
         self.let_go_of_old_streams(daemon, generation);
+        self.reserve();
         let (Some(program), Some(spec)) = (self.programs.get(daemon), self.specs.get(daemon)) else {
             return Event::StartFailed { daemon, code: 126, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.setups_fd);
         if let Some(socket) = &mut self.notify {
             let is_daemons = |event: &Event| matches!(event, Event::Notify { pid, .. } if self.leaders.contains(pid));
             self.notes.extend(socket.empty().into_iter().filter(is_daemons));
@@ -667,6 +710,7 @@ impl System for Shell {
             limits: &self.limits,
             setups: self.kernel.is_some().then(|| self.setups_fd.usual().as_fd()),
             sockets: self.sockets.get(daemon),
+            start: Some((&spec.name, generation)),
         };
         let Started { pid, stdout, stderr, report } = match program.start(parent, Streams::Two) {
             Ok(started) => started,
@@ -693,12 +737,12 @@ impl System for Shell {
     }
 
     fn probe(&mut self, daemon: usize) -> Event {
+        self.reserve();
         let (program, spec, pid) = (self.programs.get(daemon), self.specs.get(daemon), self.pids.get(daemon));
         let (Some(program), Some(spec), Some(pid)) = (program, spec, pid) else {
             return Event::ProbeFailed { daemon, why: "no such daemon".to_owned() };
         };
-        reserve(&mut self.page, &mut self.requests, &mut self.lock, &mut self.setups_fd);
-        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None };
+        let parent = Parent { null: self.null.as_fd(), limits: &self.limits, setups: None, sockets: None, start: None };
         match Probe::start(&spec.name, *pid, program.environment(), parent) {
             Ok(probe) => {
                 let pid = probe.pid();
@@ -740,17 +784,28 @@ impl System for Shell {
         children::members(sid, &self.leaders)
     }
 
-    fn ended(&mut self) -> Option<Ended> {
+    fn ended(&mut self, is_own: impl Fn(i32) -> bool) -> Option<Ended> {
         while self.signals.a_child_ended && self.taken_in < ROUND {
+            let look = |pid: i32| if is_own(pid) { children::peek(Some(pid)) } else { children::reap(pid) };
             // waitid(2) for any child walks over all live ones, so the child that SIGCHLD named is tried first.
-            let told_of = self.signals.told_of.take().and_then(|pid| children::peek(libc::P_PID, pid).ok().flatten());
-            let ended = told_of.map_or_else(|| children::peek(libc::P_ALL, 0), |ended| Ok(Some(ended)));
+            let named = self.signals.told_of.take().and_then(|pid| look(pid).ok().flatten());
+            let ended = match named {
+                Some(child) => Ok(Some(child)),
+                // It might be a daemon's own process, so this doesn't reap it.
+                None => children::peek(None).map(|child| match child {
+                    Some(Child::Ended(pid, _)) if !is_own(pid) => look(pid).ok().flatten().or(child),
+                    child => child,
+                }),
+            };
             self.taken_in += 1;
             match ended {
                 Ok(Some(Child::Ended(pid, end))) => {
                     let is_kill = end == End::Signal(libc::SIGKILL);
                     let oom_kills = if is_kill { self.oom_kills.since() } else { 0 };
                     let words = self.probes.iter().find(|probe| probe.pid() == pid).map(Probe::words);
+                    if !is_own(pid) {
+                        self.forget(pid);
+                    }
                     return Some(Ended { pid, end, oom_kills, words: words.unwrap_or_default() });
                 }
                 Ok(Some(Child::Traced(pid, signal))) => {
@@ -765,14 +820,8 @@ impl System for Shell {
     }
 
     fn reap(&mut self, pid: i32) {
-        // SAFETY: waitpid(2) with no status, on a child that has ended.
-        unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
-        self.leaders.retain(|leader| *leader != pid);
-        self.probes.retain(|probe| probe.pid() != pid);
-        self.notes.retain(|event| !matches!(event, Event::Notify { pid: sender, .. } if *sender == pid));
-        if let Some(socket) = &mut self.notify {
-            socket.reaped(pid);
-        }
+        let _ = children::reap(pid);
+        self.forget(pid);
     }
 
     fn disposition(&mut self, pid: i32, signal: Signal) -> Disposition {
@@ -789,21 +838,21 @@ impl System for Shell {
     }
 }
 
-/// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
-fn reserve(page: &mut PageFd, requests: &mut Requests, lock: &mut FixedFd, setups: &mut FixedFd) {
-    page.reserve();
-    requests.reserve();
-    lock.reserve();
-    setups.reserve();
-}
-
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.
+#[inline(never)]
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) releases only what is free.
     unsafe {
         libc::malloc_trim(0);
     }
+    let here = 0u8;
+    // SAFETY: sysconf(3) takes a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(65536);
+    let end = (&raw const here).addr().saturating_sub(2 * page) & !(page - 1);
+    let begin = std::ptr::without_provenance_mut(end.saturating_sub(STACK));
+    // SAFETY: nobody uses what lies more than a page below this frame, and the kernel keeps 1 MiB below a stack free.
+    unsafe { libc::madvise(begin, STACK, libc::MADV_DONTNEED) };
 }
 
 /// Closes the descriptors beyond stdio that init was started with: they must not reach a daemon.

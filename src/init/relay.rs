@@ -138,8 +138,8 @@ impl Sink {
         if !self.has_room_for(if has_cr { 2 * size } else { size }, true) {
             return;
         }
-        // Short parts are copied byte by byte, and empty ones not at all: a memcpy call costs as much for them as for a
-        // whole line, especially if libc copies with `rep movs` (musl).
+        // Short parts are copied byte by byte, and empty ones not at all: a call of memcpy costs as much for them as for a
+        // whole line.
         self.queue.extend(prefix.iter().copied());
         if has_cr {
             let mut text = begun.iter().chain(rest).copied().peekable();

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_dropped_up_to_its_newline_and_takes_no_memory() {
+    fn a_line_that_is_too_long_is_dropped_and_takes_no_memory() {
         let mut lines = Lines::default();
         let mut dropped = Vec::new();
         for _ in 0..100 {

@@ -1,12 +1,13 @@
 //! init's signals: which ones it takes, which ones it leaves to the kernel, and how it waits for them.
 //!
-//! Every signal that init cares about stays blocked for good; signalfd(2) tells that one is pending, and
-//! sigtimedwait(2) takes them one by one. So there are no handlers: nothing nests, however many are queued, no call is
-//! ever interrupted, and a child has no disposition to undo before it executes.
+//! Every signal that init cares about stays blocked for good, and init reads what is pending from a signalfd(2). So there
+//! are no handlers: nothing nests, however many are queued, no call is ever interrupted, and a child has no disposition to
+//! undo before it executes.
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,7 +26,7 @@ const RTMIN_PLUS_3: i32 = RTMIN + 3;
 /// A request to end the bundle.
 const STOPS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 /// How many signals one round takes, so that a long queue of real-time signals doesn't delay the first ones.
-const ROUND: usize = 64;
+const ROUND: usize = 16;
 /// If the kernel doesn't let init poll its descriptors (`RLIMIT_NOFILE` was lowered from outside), it waits this long
 /// before it tries again.
 const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -33,11 +34,12 @@ const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// The signals that init waits for.
 pub struct Signals {
     fd: OwnedFd,
-    /// The set, and those in it that end the bundle.
+    /// The set, all in it but SIGCHLD, and those that end the bundle.
     all: libc::sigset_t,
+    others: libc::sigset_t,
     stops: libc::sigset_t,
-    /// One that was taken while init waited without descriptors.
-    taken: Option<libc::siginfo_t>,
+    /// One that was taken while init waited without descriptors, or for ends to pile up.
+    taken: Option<Pending>,
     /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
     pub a_child_ended: bool,
     /// The child that the last SIGCHLD named; others may have ended since.
@@ -71,6 +73,8 @@ impl Signals {
             unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const unwanted, std::ptr::null_mut()) };
         }
         let (all, stops) = (set_of(&wanted), set_of(&STOPS));
+        wanted.retain(|number| *number != libc::SIGCHLD);
+        let others = set_of(&wanted);
         // `main` has blocked all but those that libc keeps for itself.
         // SAFETY: rt_sigprocmask(2) reads a set that was initialised, its first 8 bytes.
         unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, 0usize, 8usize) };
@@ -80,7 +84,14 @@ impl Signals {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // If another program has executed init, that program's children are now init's.
         let (taken, a_child_ended, told_of) = (None, true, None);
-        Ok(Self { fd, all, stops, taken, a_child_ended, told_of })
+        Ok(Self { fd, all, others, stops, taken, a_child_ended, told_of })
+    }
+
+    /// Lets children's ends pile up for that long, unless another signal comes.
+    pub fn let_ends_pile_up(&mut self, time: Duration) {
+        if self.taken.is_none() {
+            self.taken = next(&self.others, time);
+        }
     }
 
     /// Waits for one of these descriptors or a signal; returns which of the two came.
@@ -90,12 +101,13 @@ impl Signals {
         let signals = PollFd::new(self.fd.as_fd(), PollFlags::POLLIN);
         let mut all: Vec<PollFd<'_>> = fds.iter().cloned().chain([signals]).collect();
         let is_up = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        let longest = if self.taken.is_some() { Some(Duration::ZERO) } else { longest };
         match ppoll(&mut all, longest.map(TimeSpec::from), None) {
             Ok(_) => {
                 let (signals, others) = all.split_last().map_or((false, &[][..]), |(last, rest)| (is_up(last), rest));
-                (others.iter().any(is_up), signals)
+                (others.iter().any(is_up), signals || self.taken.is_some())
             }
-            Err(Errno::EINTR) => (false, false),
+            Err(Errno::EINTR) => (false, self.taken.is_some()),
             // It fails if there are more descriptors than RLIMIT_NOFILE allows now (EINVAL), or without memory (ENOMEM).
             // The open ones still work, so all of them are looked at.
             Err(_) => {
@@ -110,24 +122,49 @@ impl Signals {
 
     /// The pending signals except SIGCHLD; a request to end the bundle comes first.
     pub fn take(&mut self) -> Vec<Caught> {
-        let stop = next(&self.stops, Duration::ZERO);
-        let taken = self.taken.take();
-        let rest = std::iter::from_fn(|| next(&self.all, Duration::ZERO)).take(ROUND);
+        let mut infos = [const { MaybeUninit::<libc::signalfd_siginfo>::uninit() }; ROUND];
+        // SAFETY: read(2) writes at most that many bytes there.
+        let bytes = unsafe { libc::read(self.fd.as_raw_fd(), infos.as_mut_ptr().cast(), size_of_val(&infos)) };
+        let count = usize::try_from(bytes).unwrap_or(0) / size_of::<libc::signalfd_siginfo>();
+        // What was sent to init's one thread comes before what was sent to its process, so without end of the former the
+        // latter would never come. And if the descriptor can't be read, waiting for it must not go round and round.
+        let more = match count {
+            ROUND => next(&self.stops, Duration::ZERO),
+            0 => next(&self.all, Duration::ZERO),
+            _ => None,
+        };
+        // SAFETY: signalfd(2) has filled in this many.
+        let read = infos.iter().take(count).map(|info| Pending::from(unsafe { info.assume_init_ref() }));
         let mut others = Vec::new();
-        for info in stop.into_iter().chain(taken).chain(rest) {
-            if info.si_signo == libc::SIGCHLD {
+        for Pending { number, code, pid } in more.into_iter().chain(self.taken.take()).chain(read) {
+            if number == libc::SIGCHLD {
                 self.a_child_ended = true;
-                // SAFETY: the kernel fills in si_pid of every SIGCHLD; whoever sends one can only name another pid.
-                self.told_of = Some(unsafe { info.si_pid() });
+                // Whoever sends one can only name another pid.
+                self.told_of = Some(pid);
             } else {
-                others.push(Caught { number: info.si_signo, sender: Sender::of(&info) });
+                others.push(Caught { number, sender: Sender::of(code, pid) });
             }
         }
+        others.sort_by_key(|caught| !caught.is_stop());
         others
     }
 }
 
-/// Made bit by bit: musl's sigaddset(3) refuses RTMIN+0, which it keeps for itself.
+/// What is known of a pending signal: sigaction(2), `siginfo_t`.
+struct Pending {
+    number: i32,
+    code: i32,
+    /// Of the sender, or of the child that has ended; of no meaning for other signals of the kernel's.
+    pid: i32,
+}
+
+impl From<&libc::signalfd_siginfo> for Pending {
+    fn from(info: &libc::signalfd_siginfo) -> Self {
+        Self { number: info.ssi_signo.cast_signed(), code: info.ssi_code, pid: info.ssi_pid.cast_signed() }
+    }
+}
+
+/// Made bit by bit: nix's own sets hold no real-time signals.
 fn set_of(numbers: &[i32]) -> libc::sigset_t {
     let bits = numbers.iter().fold(0u64, |bits, number| bits | 1 << (number - 1));
     let mut set = *SigSet::empty().as_ref();
@@ -137,13 +174,14 @@ fn set_of(numbers: &[i32]) -> libc::sigset_t {
 }
 
 /// Takes one pending signal of a set, the one with the lowest number: sigtimedwait(2).
-fn next(set: &libc::sigset_t, longest: Duration) -> Option<libc::siginfo_t> {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+fn next(set: &libc::sigset_t, longest: Duration) -> Option<Pending> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let longest = TimeSpec::from(longest);
     // SAFETY: the set was initialised, `info` is valid for a write, and the time is on this stack.
     let number = unsafe { libc::sigtimedwait(set, info.as_mut_ptr(), longest.as_ref()) };
-    // SAFETY: zeroed, and filled in if there was a signal.
-    (number > 0).then(|| unsafe { info.assume_init() })
+    // SAFETY: zeroed, and filled in if there was a signal; any bytes are an int.
+    let (code, pid) = unsafe { (info.assume_init_ref().si_code, info.assume_init_ref().si_pid()) };
+    (number > 0).then_some(Pending { number, code, pid })
 }
 
 /// A signal that was taken.
@@ -185,14 +223,11 @@ pub enum Sender {
 }
 
 impl Sender {
-    fn of(info: &libc::siginfo_t) -> Self {
-        if !matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL) {
-            return Self::Kernel;
-        }
-        // SAFETY: the kernel fills in si_pid for a signal that a process sent.
-        match unsafe { info.si_pid() } {
-            0 => Self::Outside,
-            pid => Self::Process(pid),
+    fn of(code: i32, pid: i32) -> Self {
+        match (code, pid) {
+            (libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL, 0) => Self::Outside,
+            (libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL, pid) => Self::Process(pid),
+            _ => Self::Kernel,
         }
     }
 }

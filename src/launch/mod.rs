@@ -1,5 +1,5 @@
-//! Starts a daemon's process. A start never blocks its caller: it forks, and the result of the exec comes through
-//! a pipe that the exec closes (`O_CLOEXEC`).
+//! Starts a daemon's process. A start never blocks its caller: it forks, and hears the result of the exec through a pipe
+//! that the exec closes (`O_CLOEXEC`).
 
 mod child;
 mod lookup;
@@ -27,7 +27,8 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::change::store;
-use crate::table::process::is_set_by_init;
+use crate::status::OUTPUT_MODE;
+use crate::table::process::{DAEMON, GENERATION, is_set_by_init};
 pub use lookup::look_up;
 pub use probe::{PROBE, probe};
 pub use report::{MAX_REPORT, Report};
@@ -76,20 +77,22 @@ struct Recovery {
     argv: Vec<CString>,
 }
 
-/// What every child gets from the process that starts it.
+/// What each child inherits from the process that starts it.
 #[derive(Clone, Copy)]
 pub struct Parent<'a> {
     /// /dev/null, its stdin.
     pub null: BorrowedFd<'a>,
-    /// The limits that it gets back.
+    /// The limits to restore in it.
     pub limits: &'a [Limit],
     /// How the table's daemons are set up.
     pub setups: Option<BorrowedFd<'a>>,
-    /// Those that the parent holds for it.
+    /// The sockets that the parent holds for it.
     pub sockets: Option<&'a Sockets>,
+    /// The daemon that is started, and its generation; `None`: a probe.
+    pub start: Option<(&'a str, u64)>,
 }
 
-/// A limit as it was.
+/// A limit, and the values to restore.
 pub type Limit = (Resource, libc::rlimit);
 
 /// An environment, which many daemons share.
@@ -97,7 +100,7 @@ pub type Limit = (Resource, libc::rlimit);
 pub struct Environment(Rc<[CString]>);
 
 impl Environment {
-    /// This one.
+    /// An environment with these variables.
     #[must_use]
     pub fn new(pairs: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let pair = |(k, v): (OsString, OsString)| [k.into_vec(), b"=".to_vec(), v.into_vec()].concat();
@@ -237,7 +240,7 @@ fn pipe(is_output: bool) -> Result<(OwnedFd, OwnedFd), NotStarted> {
     fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(no_pipe)?;
     if is_output {
         // So that a daemon that drops root can still open /dev/stdout and /dev/stderr. If this fails, it can't.
-        let _ = fchmod(&to, Mode::from_bits_truncate(0o622));
+        let _ = fchmod(&to, Mode::from_bits_truncate(OUTPUT_MODE));
     }
     Ok((from, to))
 }
@@ -295,7 +298,7 @@ impl Program {
         self
     }
 
-    /// Its environment.
+    /// The environment that the program gets.
     #[must_use]
     pub fn environment(&self) -> &Environment {
         &self.envp
@@ -317,7 +320,7 @@ impl Program {
         Ok(Started { pid, stdout, stderr, report })
     }
 
-    /// The same on the caller's own stdin, stdout and stderr. Returns the process, and the report's pipe.
+    /// The same, on the caller's own stdin, stdout and stderr. Returns the process and the pipe for its report.
     ///
     /// # Errors
     /// The step that failed, and why; there is no process then.
@@ -329,11 +332,18 @@ impl Program {
     fn fork(&self, stdio: [RawFd; 3], told: &OwnedFd, parent: Option<Parent<'_>>) -> Result<i32, NotStarted> {
         let setups = parent.and_then(|parent| parent.setups);
         let sockets = parent.and_then(|parent| parent.sockets).map(Sockets::for_child).unwrap_or_default();
+        let start = parent.and_then(|parent| parent.start);
+        let start = start.map(|(name, number)| [format!("{DAEMON}={name}"), format!("{GENERATION}={number}")]);
+        let start: Vec<CString> = start.into_iter().flatten().filter_map(|text| CString::new(text).ok()).collect();
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
             // Of two variables with one name most programs take the first.
-            envp: sockets.variables().chain(pointers(&self.envp.0)).collect(),
+            envp: sockets
+                .variables()
+                .chain(start.iter().map(|text| text.as_ptr()))
+                .chain(pointers(&self.envp.0))
+                .collect(),
             ignore: &self.ignore,
             limits: parent.map_or(&[], |parent| parent.limits),
             stdio,

@@ -253,6 +253,11 @@ impl Supervisor {
         self.daemons.iter().position(|d| d.stopping_before_its_exec() == Some(pid))
     }
 
+    /// Whether it is the process of a daemon or a probe, and not an orphan that init has inherited.
+    pub(super) fn is_own(&self, pid: i32) -> bool {
+        self.daemons.iter().any(|d| d.pid() == Some(pid) || d.probe() == Some(pid))
+    }
+
     fn exit_code(&self) -> i32 {
         match self.essential.or_else(|| self.daemons.iter().filter_map(Daemon::code).max()) {
             Some(code) if code < 0 => 128 - code,
@@ -264,7 +269,6 @@ impl Supervisor {
 }
 
 fn orphan_ended(pid: i32, end: End, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
-    turn.act(Action::Reap(pid));
     turn.tell(Line::debug(format!("reaped orphan (pid {pid}): it {end}")).pid(pid).end(end));
     for daemon in daemons {
         daemon.orphan_ended(pid, turn.now);

@@ -51,8 +51,9 @@ pub trait System {
     /// The live processes of a session (no zombies), without its leader. Empty if the leader lives: the old session is
     /// gone then, and its number belongs to a new one.
     fn members(&mut self, sid: i32) -> Vec<i32>;
-    /// A child that has ended and isn't reaped yet. This doesn't reap it.
-    fn ended(&mut self) -> Option<Ended>;
+    /// The next child that has ended. One that isn't init's own, an orphan, is reaped by this; an own one only by
+    /// [`Self::reap`], since its group must be killed before.
+    fn ended(&mut self, is_own: impl Fn(i32) -> bool) -> Option<Ended>;
     /// Reaps a child that has ended.
     fn reap(&mut self, pid: i32);
     /// What a process would do with a signal.
@@ -61,7 +62,7 @@ pub trait System {
     fn tell(&mut self, line: Line);
     /// Called before each event is handled; only the simulation's judge needs it.
     fn serving(&mut self, _: &Event) {}
-    /// Called after each event: the status may have changed.
+    /// Called after each event that may have changed the status.
     fn changed(&mut self, core: &Supervisor);
 }
 
@@ -101,7 +102,7 @@ impl Supervisor {
     /// Takes in every child that has ended.
     pub fn take_ended(&mut self, system: &mut impl System) -> Option<i32> {
         let mut exit = None;
-        while let Some(Ended { pid, end, oom_kills, words }) = system.ended() {
+        while let Some(Ended { pid, end, oom_kills, words }) = system.ended(|pid| self.is_own(pid)) {
             if let Some((daemon, _)) = self.starting().into_iter().find(|(_, starting)| *starting == pid) {
                 exit = self.take_exec(system, daemon, pid).or(exit);
             } else if let Some(daemon) = self.stopping_before_its_exec(pid)
@@ -124,10 +125,13 @@ impl Supervisor {
     /// Handles an event and everything that follows from it.
     fn serve(&mut self, system: &mut impl System, event: Event) -> Option<i32> {
         let mut exit = None;
+        // The end of an orphan alone changes nothing that the status shows, and thousands may end at once.
+        let mut may_have_changed = !matches!(&event, Event::Ended { pid, .. } if !self.is_own(*pid));
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {
             system.serving(&event);
             for action in self.handle(system.now(), event) {
+                may_have_changed |= !matches!(action, Action::Tell(_));
                 match action {
                     Action::Start(daemon) => {
                         let generation = self.view(daemon).map_or(0, |v| v.generation);
@@ -171,7 +175,9 @@ impl Supervisor {
                 }
             }
         }
-        system.changed(self);
+        if may_have_changed {
+            system.changed(self);
+        }
         exit
     }
 }

@@ -112,7 +112,7 @@ pub enum Event {
         /// Why, for the log.
         why: String,
     },
-    /// A child has ended and is not reaped yet.
+    /// A child has ended. If it is init's own, it isn't reaped yet; an orphan is.
     Ended {
         /// The child, a daemon's process or an orphan.
         pid: i32,

@@ -200,7 +200,7 @@ impl Clearing {
 
     fn ask(&mut self, who: Who<'_>, new: &[i32], is_first: bool, turn: &mut Turn<'_>) {
         if is_first {
-            let text = format!("forwarding SIG{} to what {} has left: {}", who.signal, who.name, named(new));
+            let text = format!("forwarding SIG{} to what is left of {}: {}", who.signal, who.name, named(new));
             turn.tell(Line::info(text).of(who.daemon));
         }
         for pid in new {

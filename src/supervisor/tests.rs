@@ -226,7 +226,7 @@ fn left_by_a_restart(pids: &[i32]) -> (Supervisor, Vec<Action>) {
 }
 
 #[test]
-fn what_a_daemon_leaves_of_its_session_in_a_restart_is_asked_before_its_leader_is_reaped() {
+fn a_restart_asks_the_rest_of_a_session_before_its_leader_is_reaped() {
     let (_, actions) = left_by_a_restart(&[13, 14]);
     let ask = |pid| [member(11, pid, TERM), member(11, pid, CONT)];
     assert!(told(&actions).iter().any(|line| line.contains("2 processes (pid 13, 14)")), "{actions:?}");
@@ -234,7 +234,7 @@ fn what_a_daemon_leaves_of_its_session_in_a_restart_is_asked_before_its_leader_i
 }
 
 #[test]
-fn a_member_that_forks_while_it_is_asked_has_its_child_asked_too_and_nobody_twice() {
+fn a_child_forked_while_a_session_is_asked_to_stop_is_asked_once_too() {
     let (mut init, _) = left_by_a_restart(&[13]);
     let actions = acts(init.handle(at(5), left(1, 11, &[13, 15])));
     assert_eq!(actions, [member(11, 15, TERM), member(11, 15, CONT)]);
@@ -242,7 +242,7 @@ fn a_member_that_forks_while_it_is_asked_has_its_child_asked_too_and_nobody_twic
 }
 
 #[test]
-fn members_that_were_asked_have_what_remains_of_the_grace_and_are_killed_at_the_deadline() {
+fn members_have_the_rest_of_the_grace_and_are_killed_at_the_deadline() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
     assert!(acts(pass(&mut init, 7000)).is_empty());
@@ -289,7 +289,7 @@ fn a_forward_that_is_always_sent_changes_one_that_is_held_for_a_handler() {
 }
 
 #[test]
-fn a_forward_that_is_always_sent_is_sent_to_one_that_runs_without_a_look_at_its_handlers() {
+fn when_always_sends_a_signal_without_looking_for_a_handler() {
     let mut init = up_all(
         "[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"a\", when = \"always\" }\n",
     );
@@ -297,7 +297,7 @@ fn a_forward_that_is_always_sent_is_sent_to_one_that_runs_without_a_look_at_its_
 }
 
 #[test]
-fn the_last_member_s_end_is_followed_by_a_look_at_once() {
+fn the_end_of_the_last_member_is_noticed_at_once() {
     let (mut init, _) = left_by_a_restart(&[13]);
     let _ = init.handle(at(2), ended(13, End::Signal(TERM)));
     assert_eq!(init.next(), Some(at(2)));
@@ -306,7 +306,7 @@ fn the_last_member_s_end_is_followed_by_a_look_at_once() {
 }
 
 #[test]
-fn a_shutdown_waits_for_members_that_were_asked_and_they_do_not_change_its_code() {
+fn a_shutdown_waits_for_members_and_they_do_not_change_its_code() {
     let mut init = Supervisor::new(&table(), &[1]);
     let _ = init.handle(at(0), Event::Begin);
     up(&mut init, 0, 0, 11);
@@ -328,7 +328,7 @@ fn a_shutdown_while_a_replacement_waits_for_members_ends_once_they_have() {
 }
 
 #[test]
-fn after_a_death_that_nobody_asked_for_the_whole_session_is_killed_at_once() {
+fn after_an_unrequested_death_the_whole_session_is_killed_at_once() {
     let mut init = running();
     let _ = init.handle(at(1), ended(10, End::Code(1)));
     let actions = acts(init.handle(at(1), left(0, 10, &[13, 14])));
@@ -353,7 +353,7 @@ fn what_a_killed_member_has_forked_is_killed_too_and_nobody_twice() {
 }
 
 #[test]
-fn members_that_init_may_not_kill_are_told_as_such_and_not_counted_as_killed() {
+fn members_that_init_may_not_kill_do_not_count_as_killed() {
     let mut init = running();
     let _ = init.handle(at(1), ended(10, End::Code(1)));
     let _ = init.handle(at(1), left(0, 10, &[13, 14]));
@@ -375,7 +375,7 @@ fn members_that_had_ended_by_themselves_are_not_counted_as_killed() {
 }
 
 #[test]
-fn what_was_killed_in_the_look_at_which_init_stopped_waiting_is_told_as_well() {
+fn the_log_counts_what_was_killed_when_init_stopped_waiting() {
     let mut init = running();
     let _ = init.handle(at(1), ended(10, End::Code(1)));
     let _ = init.handle(at(1), left(0, 10, &[13]));
@@ -390,7 +390,7 @@ fn what_was_killed_in_the_look_at_which_init_stopped_waiting_is_told_as_well() {
 }
 
 #[test]
-fn a_daemon_that_died_is_started_by_a_restart_once_nothing_of_its_session_is_left() {
+fn a_restart_starts_a_dead_daemon_once_its_session_is_empty() {
     let mut init = running();
     let _ = init.handle(at(0), ended(11, End::Code(1)));
     let _ = init.handle(at(0), left(1, 11, &[13]));
@@ -401,7 +401,7 @@ fn a_daemon_that_died_is_started_by_a_restart_once_nothing_of_its_session_is_lef
 }
 
 #[test]
-fn a_daemon_whose_end_never_comes_is_replaced_2_s_after_its_kill_and_its_end_is_a_stranger_s_then() {
+fn a_daemon_that_survives_its_kill_is_replaced_after_two_seconds() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
     assert_eq!(acts(pass(&mut init, 9999)), [kill(11, KILL)]);
@@ -410,12 +410,12 @@ fn a_daemon_whose_end_never_comes_is_replaced_2_s_after_its_kill_and_its_end_is_
     assert!(told(&actions)[0].contains("is another process tracing it?"), "{actions:?}");
     assert_eq!(acts(actions), [Action::KillGroup(11), Action::Start(1)]);
     up(&mut init, 10_000, 1, 12);
-    assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), [Action::Reap(11)]);
+    assert_eq!(acts(init.handle(at(20_000), ended(11, End::Signal(KILL)))), []);
     assert_eq!(init.view(1).unwrap().pid, Some(12));
 }
 
 #[test]
-fn a_daemon_whose_end_never_comes_ends_no_shutdown_later_than_2_s_after_its_kill() {
+fn a_shutdown_waits_at_most_two_seconds_after_a_kill() {
     let mut init = Supervisor::new(&table(), &[1]);
     let _ = init.handle(at(0), Event::Begin);
     up(&mut init, 0, 0, 11);
@@ -427,7 +427,7 @@ fn a_daemon_whose_end_never_comes_ends_no_shutdown_later_than_2_s_after_its_kill
 }
 
 #[test]
-fn a_stop_that_takes_long_says_every_3_s_whom_it_waits_for() {
+fn a_stop_that_takes_long_says_every_3_seconds_whom_it_waits_for() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
     let actions = pass(&mut init, 7000);
@@ -479,7 +479,7 @@ fn while_a_daemon_is_stopping_init_wakes_at_least_once_a_second() {
 }
 
 #[test]
-fn a_replacement_starts_2_s_after_the_kill_even_if_the_old_session_is_not_gone() {
+fn a_replacement_waits_at_most_two_seconds_for_the_old_session() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
     assert_eq!(acts(pass(&mut init, 8000)), [kill(11, KILL)]);
@@ -560,7 +560,7 @@ fn a_restart_during_a_shutdown_is_a_no_op_and_nothing_is_started() {
 }
 
 #[test]
-fn a_daemon_that_ignores_term_is_killed_at_the_grace_and_its_minus_9_shows() {
+fn a_daemon_that_ignores_term_is_killed_once_its_grace_is_over() {
     let mut init = Supervisor::new(&table(), &[1]);
     let _ = init.handle(at(0), Event::Begin);
     up(&mut init, 0, 0, 11);
@@ -607,7 +607,7 @@ fn a_forward_that_is_never_caught_is_dropped_after_20_s_and_said_so() {
 }
 
 #[test]
-fn a_forward_that_the_kernel_refuses_is_told_as_failed_and_a_reload_is_no_answer_to_it() {
+fn a_forward_that_the_kernel_refuses_is_reported_as_failed() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::HUP));
     let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition: Disposition::Taken };
@@ -621,7 +621,7 @@ fn a_forward_that_the_kernel_refuses_is_told_as_failed_and_a_reload_is_no_answer
 }
 
 #[test]
-fn a_daemon_that_can_not_be_killed_fails_its_restart_and_runs_on_and_the_next_restart_tries_again() {
+fn a_restart_of_a_daemon_that_cannot_be_killed_fails() {
     let mut init = running();
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
     let _ = init.handle(at(0), Event::NotSent { pid: 11, signal: TERM });
@@ -711,7 +711,7 @@ fn a_reload_counts_only_where_it_began_after_the_signal_was_delivered() {
 }
 
 #[test]
-fn a_restart_counts_once_its_replacement_is_started_and_not_where_a_shutdown_came_between() {
+fn a_restart_counts_only_once_its_replacement_has_started() {
     let mut init = running();
     let _ = init.handle(at(1), Event::Signal(Signal::USR1));
     assert_eq!(init.view(1).unwrap().restarts, 0);
@@ -722,7 +722,7 @@ fn a_restart_counts_once_its_replacement_is_started_and_not_where_a_shutdown_cam
 }
 
 #[test]
-fn a_forward_with_always_that_was_pending_at_the_start_is_sent_once_its_daemon_runs() {
+fn a_pending_forward_with_when_always_is_sent_once_its_daemon_runs() {
     let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[signals]\nHUP = { forward = \"alpha\", when = \"always\" }\n";
     let mut init = Supervisor::new(&Table::parse(text, "test").unwrap(), &[0]);
     let _ = init.handle(at(0), Event::Signal(Signal::HUP));
@@ -735,7 +735,7 @@ fn a_forward_with_always_that_was_pending_at_the_start_is_sent_once_its_daemon_r
 }
 
 #[test]
-fn a_restart_that_comes_together_with_the_last_death_starts_nothing_in_an_init_that_exits() {
+fn a_restart_that_comes_with_the_last_death_starts_nothing() {
     let mut init = Supervisor::new(&table(), &[1]);
     let _ = init.handle(at(0), Event::Begin);
     up(&mut init, 0, 0, 11);
@@ -746,7 +746,7 @@ fn a_restart_that_comes_together_with_the_last_death_starts_nothing_in_an_init_t
 }
 
 #[test]
-fn a_reload_of_the_replacement_is_no_answer_to_a_signal_that_the_old_process_got() {
+fn a_reload_of_the_replacement_does_not_answer_for_the_old_process() {
     let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n\
                 [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"alpha\" }\n";
     let mut init = Supervisor::new(&Table::parse(text, "test").unwrap(), &[0, 1]);
@@ -789,7 +789,7 @@ fn the_last_look_at_an_old_session_is_no_later_than_its_2_s() {
 }
 
 #[test]
-fn a_daemon_that_blocks_every_signal_for_a_moment_as_a_fork_does_gets_no_forward_then() {
+fn a_daemon_that_blocks_every_signal_for_a_moment_gets_no_forward() {
     let mut init = running();
     let mask = |disposition| Event::Mask { daemon: 0, pid: 10, signal: Signal::HUP, disposition };
     let _ = init.handle(at(0), Event::Signal(Signal::HUP));
@@ -805,7 +805,7 @@ fn a_daemon_that_blocks_every_signal_for_a_moment_as_a_fork_does_gets_no_forward
 }
 
 #[test]
-fn an_end_that_nobody_asked_for_is_a_warning_in_the_log_and_one_that_was_asked_for_is_not() {
+fn only_an_unrequested_end_is_logged_as_a_warning() {
     let mut init = running();
     let level = |actions: Vec<Action>| {
         actions.into_iter().find_map(|a| if let Action::Tell(line) = a { Some(line.level) } else { None })
@@ -816,7 +816,7 @@ fn an_end_that_nobody_asked_for_is_a_warning_in_the_log_and_one_that_was_asked_f
 }
 
 #[test]
-fn an_old_session_is_looked_at_when_it_is_due_and_not_whenever_something_else_is() {
+fn an_old_session_is_checked_only_when_it_is_due() {
     let (mut init, _) = left_by_a_restart(&[13]);
     assert!(acts(init.handle(at(4), Event::Time)).is_empty());
     assert_eq!(acts(init.handle(at(5), Event::Time)), [look(1, 11)]);
@@ -847,7 +847,7 @@ fn starting() -> Supervisor {
 }
 
 #[test]
-fn a_daemon_whose_exec_is_under_way_is_shown_as_starting_and_then_as_running() {
+fn a_daemon_is_starting_until_its_exec_and_then_running() {
     let mut init = starting();
     let shown = |init: &Supervisor| (init.view(0).unwrap().state, init.view(0).unwrap().pid);
     assert_eq!(shown(&init), (DaemonState::Starting, Some(11)));
@@ -897,7 +897,7 @@ fn one_that_somebody_else_kills_before_its_exec_counts_as_exited_126() {
 }
 
 #[test]
-fn one_that_executes_its_command_while_it_is_asked_to_end_ends_as_any_other() {
+fn a_daemon_that_execs_while_it_is_being_stopped_ends_as_usual() {
     let mut init = starting();
     let _ = init.handle(at(0), Event::Stop);
     let _ = init.handle(at(1), Event::Executed { daemon: 0, pid: 11 });
@@ -943,7 +943,7 @@ fn rtmin_3_asks_for_a_shutdown_unless_it_is_wired() {
 }
 
 #[test]
-fn a_signal_that_is_not_wired_changes_nothing_and_the_log_warns_of_an_inherited_stopsignal() {
+fn a_signal_without_a_rule_changes_nothing_and_is_warned_about() {
     let mut init = running();
     let actions = init.handle(at(0), Event::Signal(Signal::USR2));
     let text = "SIGUSR2 has no signal rule; nothing was done. If `docker stop` sent it, the image sets STOPSIGNAL: \
@@ -966,7 +966,7 @@ fn a_death_by_sigkill_while_the_oom_killer_was_at_work_says_so() {
 }
 
 #[test]
-fn a_daemon_that_exits_0_within_a_second_of_its_start_gets_a_hint_that_it_must_not_go_into_the_background() {
+fn a_daemon_that_exits_0_at_once_gets_a_hint_to_stay_in_the_foreground() {
     let hint = |ms, end| {
         let mut init = running();
         told(&init.handle(at(ms), ended(10, end))).iter().any(|line| line.contains("background"))
@@ -984,7 +984,7 @@ fn a_reaped_orphan_is_told_at_debug_with_its_pid_and_how_it_ended() {
     let end = End::Signal(11);
     let actions = running().handle(at(1), ended(99, end));
     let text = "reaped orphan (pid 99): it was killed by signal 11".to_owned();
-    assert_eq!(actions, [Action::Reap(99), Action::Tell(Line::debug(text).pid(99).end(end))]);
+    assert_eq!(actions, [Action::Tell(Line::debug(text).pid(99).end(end))]);
 }
 
 /// alpha says READY=1 when it is ready; it runs as pid 10.
@@ -1002,7 +1002,7 @@ fn ready(pid: i32, session: Option<i32>) -> Event {
 }
 
 #[test]
-fn a_ready_of_another_process_than_the_daemon_s_own_does_not_count_and_is_told_once_a_generation() {
+fn a_ready_message_from_another_process_does_not_count() {
     for session in [Some(10), None] {
         let mut init = notifying();
         let actions = init.handle(at(1), ready(13, session));

@@ -220,7 +220,7 @@ impl Attack {
     /// Whether the attacker has what this is about.
     pub fn is_for(&self, has_directory: bool, has_config: bool) -> bool {
         let names = |what| self.name.contains(what);
-        (has_config || !names("one's own configuration")) && (has_directory || !names("one's own"))
+        (has_config || !names("its own configuration")) && (has_directory || !names("its own"))
     }
 }
 

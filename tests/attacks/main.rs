@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[macro_use]
+#[path = "../needs/mod.rs"]
+mod needs;
+
 #[allow(unused_imports, reason = "some is for a test in a real bundle")]
 mod attacks;
 #[allow(dead_code, reason = "it belongs to another test")]
@@ -90,7 +94,7 @@ fn attacked(bundle: &Bundle) -> BTreeMap<(String, String), String> {
 }
 
 #[test]
-fn in_its_sandbox_each_attack_of_a_daemon_fails_with_the_error_that_is_expected() {
+fn in_its_sandbox_each_attack_fails_with_the_expected_error() {
     let world = World::new();
     let bundle = world.bundle(SANDBOX).start();
     let all = attacked(&bundle);
@@ -102,7 +106,8 @@ fn in_its_sandbox_each_attack_of_a_daemon_fails_with_the_error_that_is_expected(
 }
 
 #[test]
-fn without_a_sandbox_each_attack_of_a_daemon_succeeds_but_what_init_itself_refuses() {
+fn without_a_sandbox_each_attack_succeeds_unless_init_refuses_it() {
+    needs!(Root);
     let world = World::new();
     let bundle = world.bundle("").start();
     let all = attacked(&bundle);
@@ -151,7 +156,7 @@ command = ["sleep", "1000"]
 "#;
 
 #[test]
-fn a_probe_a_checker_and_what_run_as_is_given_run_in_their_daemons_sandbox() {
+fn probes_checkers_and_run_as_run_in_their_daemons_sandbox() {
     let prepare =
         "cd DIR; mkdir -p alpha beta secret rules; echo key > secret/key; echo rules > rules/rules; exec \"$@\"";
     let bundle = Setup::new(ASKED).wrapped(&["sh", "-c", prepare, "-"]).start();
@@ -217,7 +222,7 @@ fn planted(write: &str) -> Bundle {
 }
 
 #[test]
-fn a_link_that_a_sibling_planted_on_the_way_widens_no_sandbox_and_starts_nobody() {
+fn a_link_that_a_sibling_planted_widens_no_sandbox() {
     let bundle = planted("DIR/way/link");
     bundle.wait_for_generation(2, 1);
     for index in [0, 1] {
@@ -240,7 +245,7 @@ fn a_link_that_a_daemon_planted_itself_widens_no_later_sandbox_of_its_own() {
 }
 
 #[test]
-fn a_sandbox_that_cant_be_made_starts_no_daemon_without_one() {
+fn if_a_sandbox_cannot_be_made_its_daemon_is_not_started() {
     let table = "[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'echo alpha ran']\n\
                  [daemon.sandbox]\nwrite = ['DIR/no/such']\n";
     let mut bundle = Setup::new(table).start();
@@ -265,6 +270,7 @@ fn the_last_part_of_a_daemons_write_is_made_for_its_owner_alone() {
 
 #[test]
 fn a_sandbox_on_a_mount_that_hangs_holds_up_its_daemon_and_not_init() {
+    needs!(Root);
     let table = "grace = '1s'\n[[daemon]]\nname = 'alpha'\ncommand = ['sleep', '1000']\n\
                  [daemon.sandbox]\nwrite = ['DIR/hung/there']\n\
                  [[daemon]]\nname = 'beta'\ncommand = ['sleep', '1000']\n[signals]\nUSR2 = { restart = 'beta' }\n";
@@ -278,7 +284,7 @@ fn a_sandbox_on_a_mount_that_hangs_holds_up_its_daemon_and_not_init() {
 }
 
 #[test]
-fn an_interrupted_change_is_recovered_before_the_sandbox_makes_its_files_read_only() {
+fn an_interrupted_change_is_recovered_before_the_sandbox_is_made() {
     let table = "[[daemon]]\nname = 'alpha'\ncommand = ['sh', '-c', 'cat DIR/rules/rules; echo x >> DIR/rules/rules; exec sleep 1000']\n\
                  config = { path = 'DIR/rules/rules' }\n[daemon.sandbox]\nwrite = []\n";
     // A new file that a change has not put in place yet.

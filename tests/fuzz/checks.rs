@@ -14,7 +14,7 @@ use sidecar::host::engine::BundleRef;
 use sidecar::host::identify::identify;
 use sidecar::init::relay::{LINE_MAX, Sink, Source, Stream};
 use sidecar::page;
-use sidecar::protocol::{self, Heard, HelperMessage, HostMessage, Reply, Request};
+use sidecar::protocol::{self, Answer, HelperMessage, HostMessage, Reply, Request};
 use sidecar::status::Page;
 use sidecar::supervisor::select;
 use sidecar::table::{
@@ -91,6 +91,7 @@ fn of_a_process(process: &Process) {
     for (name, value) in environment {
         assert!(!name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'), "{name:?}");
         assert!(!name.starts_with("LISTEN_FD") && name != "LISTEN_PID" && name != "NOTIFY_SOCKET");
+        assert!(name != "SIDECAR_DAEMON" && name != "SIDECAR_GENERATION");
     }
     for name in pass_environment.iter().flatten() {
         assert!(!name.is_empty() && !name.contains(['=', '\0']), "{name:?}");
@@ -173,16 +174,16 @@ pub fn status(data: &[u8]) {
                 of_page(page);
             }
         }
-        1 => match protocol::hear(text) {
-            Some(Heard::Reply(Reply::Refused { target: Some(target), .. } | Reply::Hello { target })) => {
+        1 => match protocol::first::<Answer>(text).map(|answer| answer.map(|answer| answer.reply)) {
+            Some(Ok(Reply::Refused { target: Some(target), .. } | Reply::Hello { target })) => {
                 is_plain(&target.daemon);
             }
-            Some(Heard::Reply(Reply::NotInit { error })) => is_plain(&error),
-            Some(Heard::OtherProtocol { version, .. }) => is_plain(&version),
+            Some(Ok(Reply::NotInit { error })) => is_plain(&error),
+            Some(Err((_, version))) => is_plain(&version),
             _ => {}
         },
         2 => {
-            if let Ok(request) = protocol::request(text) {
+            if let Some(Ok(request)) = protocol::first::<Request>(text) {
                 [&request.version, &request.id, &request.by].into_iter().for_each(is_plain);
                 let again = protocol::line(&request);
                 assert_eq!(serde_json::from_str::<Request>(&again).ok(), Some(request));

@@ -12,11 +12,12 @@ import machine as machines
 import report
 from docker import Docker28, Docker29, Gvisor
 from host import Cell, run_case
+from kubernetes import Kubernetes
 from machine import Machine, Trouble, say
 from podman import PodmanRootless
 
 # The columns of the report, in order.
-HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor()]
+HOSTS = [Docker28(), Docker29(), PodmanRootless(), Gvisor(), Kubernetes()]
 
 
 def run_host(host, only):
@@ -66,6 +67,8 @@ def main():
     options = parser.parse_args()
     # Ctrl-C and TERM end it by the way that removes everything.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Also for a case that sends it, if this is a shell's background job, which ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
     machines.CACHE.mkdir(parents=True, exist_ok=True)
     machines.sweep()

@@ -45,7 +45,7 @@ fn lingering() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (peer, _) = listener.accept().unwrap();
-    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 60 }).unwrap();
+    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 600 }).unwrap();
     stream.set_nonblocking(true).unwrap();
     while std::io::Write::write(&mut &stream, &[0; 4096]).is_ok() {}
     stream.set_nonblocking(false).unwrap();
@@ -69,7 +69,7 @@ fn send_with(bundle: &Bundle, address: &UnixAddr, stream: TcpStream) -> nix::Res
 }
 
 #[test]
-fn a_descriptor_in_a_notification_is_refused_to_its_sender_and_holds_up_nobody() {
+fn a_descriptor_in_a_notification_is_refused() {
     let bundle = Setup::new(NOTIFIES).start();
     let address = address(&bundle);
     bundle.wait_for_generation(0, 1);
@@ -77,14 +77,13 @@ fn a_descriptor_in_a_notification_is_refused_to_its_sender_and_holds_up_nobody()
     // Before Linux 6.16 it is taken; see the next test.
     let sent = send_with(&bundle, &address, stream);
     assert!(matches!(sent, Err(nix::errno::Errno::EPERM) | Ok(_)), "{sent:?}");
-    let before = Instant::now();
     bundle.signal("USR1");
+    // It doesn't wait for as long as init would if it closed the socket.
     bundle.wait_for_generation(0, 2);
-    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
 }
 
 #[test]
-fn if_the_kernel_can_not_refuse_descriptors_a_child_takes_them_away_and_the_next_notification_counts() {
+fn where_the_kernel_cannot_refuse_descriptors_a_child_takes_them_away() {
     let bundle = Setup::new(NOTIFIES).closed().start();
     bundle.wait_until_closed();
     let strace = Strace::attach(
@@ -100,10 +99,8 @@ fn if_the_kernel_can_not_refuse_descriptors_a_child_takes_them_away_and_the_next
     for n in 0..12 {
         let (stream, peer) = lingering();
         send_with(&bundle, &address, stream).unwrap();
-        let before = Instant::now();
         bundle.signal("USR1");
         bundle.wait_for_generation(0, 2 + n);
-        assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
         drop(peer);
     }
     bundle.write("go", "");
@@ -113,7 +110,7 @@ fn if_the_kernel_can_not_refuse_descriptors_a_child_takes_them_away_and_the_next
 }
 
 #[test]
-fn a_strangers_flood_of_notifications_holds_up_no_signal_and_a_daemons_own_gets_through() {
+fn a_strangers_flood_of_notifications_delays_nobody_else() {
     let mut bundle = Setup::new(NOTIFIES).start();
     let address = address(&bundle);
     let is_over = AtomicBool::new(false);
@@ -147,7 +144,7 @@ fn ticks(pid: i32) -> u64 {
 }
 
 #[test]
-fn an_init_that_is_allowed_no_descriptors_any_more_does_not_spin_and_serves_its_signals() {
+fn an_init_without_a_descriptor_left_does_not_spin() {
     let mut bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for_generation(1, 1);
@@ -192,7 +189,7 @@ fn status(pid: i32, key: &str) -> String {
 }
 
 #[test]
-fn a_real_time_signal_that_is_not_wired_is_dropped_by_the_kernel_and_takes_no_room() {
+fn the_kernel_drops_a_real_time_signal_that_has_no_rule() {
     let bundle = Bundle::start(TWO);
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for_generation(1, 1);
@@ -229,7 +226,7 @@ fn daemons_are_started_with_the_limits_that_init_was_started_with() {
 }
 
 #[test]
-fn four_hundred_daemons_start_under_the_usual_soft_limit_of_1024_descriptors() {
+fn four_hundred_daemons_start_under_a_soft_limit_of_1024_descriptors() {
     let daemon = |n: usize| format!("[[daemon]]\nname = \"d{n}\"\ncommand = [\"sleep\", \"1000\"]\n");
     let table = (0..400).map(daemon).collect::<String>();
     let bundle = Setup::new(&table).wrapped(&["prlimit", "--nofile=1024:4096"]).start();
@@ -240,7 +237,7 @@ fn four_hundred_daemons_start_under_the_usual_soft_limit_of_1024_descriptors() {
 }
 
 #[test]
-fn a_daemon_that_has_itself_traced_is_not_taken_for_dead_and_takes_its_signals() {
+fn a_traced_daemon_is_not_taken_for_dead_and_gets_its_signals() {
     #[cfg(target_arch = "x86_64")]
     let ptrace = 101;
     #[cfg(target_arch = "aarch64")]
@@ -266,7 +263,7 @@ fn a_daemon_that_has_itself_traced_is_not_taken_for_dead_and_takes_its_signals()
 }
 
 #[test]
-fn a_page_that_could_not_be_made_this_once_comes_back_also_with_fifty_daemons() {
+fn a_page_that_could_not_be_made_once_comes_back() {
     let daemon = |n: usize| format!("[[daemon]]\nname = \"d{n}\"\ncommand = [\"sleep\", \"1000\"]\n");
     let table = (0..50).map(daemon).collect::<String>() + "[signals]\nUSR1 = { restart = \"d0\" }\n";
     let bundle = Setup::new(&table).start();

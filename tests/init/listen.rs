@@ -122,13 +122,13 @@ fn pid_inside(bundle: &Bundle, index: usize) -> i64 {
 }
 
 #[test]
-fn a_daemon_gets_its_sockets_from_descriptor_3_on_in_the_tables_order_and_nothing_beyond_them() {
+fn a_daemon_gets_its_sockets_from_descriptor_3_on_in_table_order() {
     let bundle = apart(&tells("")).start();
     has_its_sockets(&bundle, pid_inside(&bundle, 0));
 }
 
 #[test]
-fn a_sandboxed_daemon_gets_its_sockets_and_needs_no_right_to_bind_their_ports() {
+fn a_sandboxed_daemon_needs_no_right_to_bind_its_sockets() {
     let table = tells("").replacen("listen =", "sandbox = { bind = [], connect = [] }\nlisten =", 1);
     let bundle = apart(&table).start();
     has_its_sockets(&bundle, pid_inside(&bundle, 0));
@@ -139,7 +139,7 @@ fn a_sandboxed_daemon_gets_its_sockets_and_needs_no_right_to_bind_their_ports() 
 }
 
 #[test]
-fn the_probe_of_a_sandboxed_daemon_may_connect_to_the_socket_that_init_holds_for_it() {
+fn a_sandboxed_probe_may_connect_to_the_socket_that_init_holds() {
     let serves = SERVES.replace("print $c \"$$\\n\"", "print $c \"HTTP/1.0 200 OK\\r\\n\\r\\n\"");
     let ready = "ready = { http = \"http://127.0.0.1:9100/\" }\nsandbox = { bind = [], connect = [] }\nlisten =";
     let waits = "command = [\"sleep\", \"1000\"]\ndepends_on = [\"alpha\"]";
@@ -149,7 +149,7 @@ fn the_probe_of_a_sandboxed_daemon_may_connect_to_the_socket_that_init_holds_for
 }
 
 #[test]
-fn where_no_process_can_be_made_for_it_connections_wait_on_and_the_log_says_so() {
+fn if_no_process_can_be_made_connections_wait_and_the_log_says_so() {
     let bundle = apart(&alpha(SERVES)).start();
     bundle.wait_for("out", "serving");
     let fault = ["--trace=clone", "--inject=clone:error=EAGAIN:when=1"].map(str::to_owned);
@@ -165,7 +165,7 @@ fn where_no_process_can_be_made_for_it_connections_wait_on_and_the_log_says_so()
 }
 
 #[test]
-fn a_daemon_whose_interrupted_change_is_recovered_before_its_start_gets_its_sockets() {
+fn a_daemon_gets_its_sockets_after_its_interrupted_change_is_recovered() {
     let table = tells("").replacen("listen =", "config = { path = \"DIR/config\" }\nlisten =", 1);
     let left = "echo new > DIR/config; echo old > DIR/.sidecar-old.config; exec \"$@\"";
     let bundle = apart(&table).wrapped(&["sh", "-c", left, "-"]).start();
@@ -173,7 +173,7 @@ fn a_daemon_whose_interrupted_change_is_recovered_before_its_start_gets_its_sock
 }
 
 #[test]
-fn no_sibling_and_no_command_of_run_as_gets_a_daemons_sockets_or_what_init_was_given_itself() {
+fn no_sibling_and_no_command_of_run_as_gets_a_daemons_sockets() {
     let table = alpha(SERVES).replace("[\"sleep\", \"1000\"]", &format!("[\"perl\", \"-e\", '''{TELLS}''']"));
     let table = table.replace("name = \"beta\"", "name = \"beta\"\nready = { exec = [\"perl\", \"-e\", '''PROBE'''] }");
     let probe =
@@ -199,7 +199,7 @@ fn no_sibling_and_no_command_of_run_as_gets_a_daemons_sockets_or_what_init_was_g
 }
 
 #[test]
-fn a_socket_on_all_of_ipv6_takes_connections_of_ipv4_too_whatever_the_kernels_default_is() {
+fn a_socket_on_all_of_ipv6_takes_ipv4_connections_too() {
     let table = alpha(SERVES).replace("127.0.0.1:9100", "[::]:9100");
     let only = "ip link set lo up; echo 1 > /proc/sys/net/ipv6/bindv6only; exec \"$@\"";
     let bundle = Setup::new(&table).wrapped(&["unshare", "--net", "sh", "-c", only, "-"]).start();
@@ -240,7 +240,7 @@ fn a_connection_that_is_made_between_two_processes_waits_for_the_next_one() {
 }
 
 #[test]
-fn while_a_daemon_is_stopped_connections_are_refused_and_those_that_waited_are_reset() {
+fn while_a_daemon_is_stopped_its_connections_are_refused() {
     // It accepts none until it is asked to stop and started again.
     let script = format!("$| = 1; unless (-e 'DIR/go') {{ print \"up\\n\"; sleep 1000 }} {SERVES}");
     let bundle = apart(&alpha(&script)).start();
@@ -250,7 +250,7 @@ fn while_a_daemon_is_stopped_connections_are_refused_and_those_that_waited_are_r
     let error = waiting.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     wait_until_refused(&bundle);
-    assert_eq!(bundle.daemon(0)["state"], "stopped");
+    wait_for_state(&bundle, 0, "stopped");
     bundle.write("go", "");
     ask(&bundle, "2 start alpha");
     bundle.wait_for("out", "serving");
@@ -258,7 +258,7 @@ fn while_a_daemon_is_stopped_connections_are_refused_and_those_that_waited_are_r
 }
 
 #[test]
-fn a_daemon_that_has_exited_for_good_or_could_not_be_executed_refuses_connections() {
+fn connections_to_a_daemon_that_ended_for_good_are_refused() {
     let ends = "[\"sh\", \"-c\", \"until test -e DIR/go; do sleep 0.02; done\"]";
     let table = alpha("").replace("[\"perl\", \"-e\", '''''']", ends);
     let bundle = apart(&table).start();
@@ -266,14 +266,14 @@ fn a_daemon_that_has_exited_for_good_or_could_not_be_executed_refuses_connection
     assert!(connect(&bundle).is_ok());
     bundle.write("go", "");
     wait_until_refused(&bundle);
-    assert_eq!(bundle.daemon(0)["state"], "exited");
+    wait_for_state(&bundle, 0, "exited");
     let bundle = apart(&alpha("").replace("[\"perl\", \"-e\", '''''']", "[\"/no/such\"]")).start();
     wait_for_state(&bundle, 0, "failed");
     wait_until_refused(&bundle);
 }
 
 #[test]
-fn a_daemon_that_waits_for_others_refuses_connections_until_its_first_start() {
+fn connections_to_a_daemon_that_waits_for_others_are_refused() {
     let table = alpha(SERVES).replace("listen =", "depends_on = [\"beta\"]\nlisten =");
     let table = table
         .replace("[\"sleep\", \"1000\"]", "[\"sleep\", \"1000\"]\nready = { exec = [\"test\", \"-e\", \"DIR/go\"] }");
@@ -286,7 +286,7 @@ fn a_daemon_that_waits_for_others_refuses_connections_until_its_first_start() {
 }
 
 #[test]
-fn nobody_else_can_have_the_port_of_a_daemon_whether_it_runs_or_is_stopped() {
+fn nobody_else_can_have_a_daemons_port_even_while_it_is_stopped() {
     let bundle = apart(&alpha(SERVES)).start();
     bundle.wait_for("out", "serving");
     // A connection is left that would keep others from the port by itself.
@@ -332,7 +332,7 @@ fn what_a_daemon_does_to_its_socket_is_undone_before_its_next_start() {
 }
 
 #[test]
-fn a_start_that_comes_while_the_stop_before_it_still_has_connections_refused_waits_for_that() {
+fn a_start_waits_until_the_stop_before_it_has_reset_the_connections() {
     let bundle = apart(&alpha(SERVES)).start();
     bundle.wait_for("out", "serving");
     let late = ["-f", "--trace=shutdown", "--inject=shutdown:delay_enter=300000"].map(str::to_owned);
@@ -347,7 +347,8 @@ fn a_start_that_comes_while_the_stop_before_it_still_has_connections_refused_wai
 }
 
 #[test]
-fn an_address_that_can_not_be_had_is_told_with_its_daemon_and_nothing_is_started() {
+fn an_address_that_is_taken_is_reported_and_nothing_is_started() {
+    needs!(Root);
     let is_told = |setup: Setup, address: &str, why: &str| {
         let mut bundle = setup.start();
         assert_eq!(bundle.exit_code(), 1, "{}", bundle.read("err"));
@@ -381,6 +382,7 @@ fn the_status_shows_the_addresses_of_a_daemon_and_none_of_others() {
     bundle.wait_until_started();
     let (_, text, _) = bundle.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    crate::schemas::assert_fits("status", &status);
     assert_eq!(status["daemons"][0]["listen"], serde_json::json!(["0.0.0.0:9100", "[::]:9101", "127.0.0.1:80"]));
     assert!(status["daemons"][1].get("listen").is_none(), "{status}");
 }
@@ -396,6 +398,7 @@ struct Calls {
 
 /// Four callers, each of whom asks again and again, while the daemon is restarted this often.
 fn calls_over_restarts(bundle: &Bundle, rounds: u64) -> Calls {
+    bundle.wait_until_started();
     bundle.wait_until("an answer", || connect(bundle).and_then(answer).is_ok());
     let (calls, stop) = (Mutex::new(Calls::default()), AtomicBool::new(false));
     let call = || {
@@ -433,7 +436,7 @@ fn calls_over_restarts(bundle: &Bundle, rounds: u64) -> Calls {
 
 /// `SIDECAR_ROUNDS` sets how often the daemon is restarted.
 #[test]
-fn over_many_restarts_under_load_no_call_is_refused_and_without_listen_many_are() {
+fn over_many_restarts_under_load_listen_refuses_no_call() {
     let rounds = std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20);
     let bundle = apart(&alpha(SERVES)).start();
     let held = calls_over_restarts(&bundle, rounds);
@@ -502,7 +505,7 @@ impl MissingPage {
 }
 
 #[test]
-fn a_daemon_that_holds_the_lock_of_its_own_socket_holds_up_its_own_start_and_nobody_elses() {
+fn a_daemon_that_locks_its_own_socket_delays_its_own_start_alone() {
     let page = match MissingPage::new() {
         Ok(page) => page,
         Err(e) => return println!("not tried: no userfaultfd: {e}"),

@@ -63,7 +63,7 @@ fn is_notified(bundle: &Bundle, pid: i32) -> Option<bool> {
 }
 
 #[test]
-fn a_word_that_was_read_before_its_senders_pid_became_a_daemons_does_not_count() {
+fn a_message_read_before_its_pid_became_a_daemons_does_not_count() {
     for _ in 0..5 {
         let bundle = restarting();
         bundle.signal("STOP");
@@ -81,15 +81,15 @@ fn a_word_that_was_read_before_its_senders_pid_became_a_daemons_does_not_count()
 }
 
 #[test]
-fn a_word_that_waits_in_the_socket_when_its_senders_pid_becomes_a_daemons_does_not_count() {
+fn a_message_that_waits_when_its_pid_becomes_a_daemons_does_not_count() {
     for _ in 0..5 {
         let bundle = restarting();
-        let delay = ["--trace=wait4".to_owned(), "--inject=wait4:delay_enter=2s:when=1".to_owned()];
+        let delay = ["--trace=waitid".to_owned(), "--inject=waitid:delay_enter=2s:when=2".to_owned()];
         let strace = Strace::attach(&bundle, &delay);
         bundle.write("go", "");
         // init has read the socket, and is about to reap beta and to start it again.
         wait_for_a_zombie(&bundle);
-        bundle.wait_for("trace", "wait4(");
+        bundle.wait_until("the second look, which reaps it", || bundle.read("trace").matches("waitid(").count() == 2);
         let pid = ready_from_the_next_pid(&bundle);
         bundle.wait_for_generation(1, 2);
         strace.detach();
@@ -101,7 +101,7 @@ fn a_word_that_waits_in_the_socket_when_its_senders_pid_becomes_a_daemons_does_n
 }
 
 #[test]
-fn a_daemons_own_word_is_not_lost_when_another_is_started_before_it_is_read() {
+fn a_daemons_message_is_not_lost_when_another_daemon_starts() {
     let table = SILENT.replace("name = \"alpha\"\n", "name = \"alpha\"\nready = { notify = true }\n");
     let says = r#"command = ["perl", "-MSocket", "-e", '''
         $n = $ENV{NOTIFY_SOCKET}; $n =~ s/^@/\0/; $SIG{HUP} = sub { socket S, PF_UNIX, SOCK_DGRAM, 0;
@@ -110,10 +110,10 @@ fn a_daemons_own_word_is_not_lost_when_another_is_started_before_it_is_read() {
     bundle.wait_until("alpha's handler", || bundle.dir.join("alpha-is-up").exists());
     bundle.wait_for_generation(1, 1);
     bundle.write("go", "");
-    let delay = ["--trace=wait4".to_owned(), "--inject=wait4:delay_enter=2s:when=1".to_owned()];
+    let delay = ["--trace=waitid".to_owned(), "--inject=waitid:delay_enter=2s:when=2".to_owned()];
     let strace = Strace::attach(&bundle, &delay);
     bundle.signal("USR1");
-    bundle.wait_for("trace", "wait4(");
+    bundle.wait_until("the second look, which reaps it", || bundle.read("trace").matches("waitid(").count() == 2);
     let alpha = bundle.daemon(0)["pid"].as_i64().unwrap();
     inside(&bundle, &format!("kill HUP => {alpha}"));
     bundle.wait_until("alpha's word", || bundle.dir.join("said").exists());
@@ -143,7 +143,7 @@ USR1 = { restart = "beta" }
 "#;
 
 #[test]
-fn who_asks_for_the_status_over_the_socket_gets_the_public_document_if_the_kernel_chose_its_name() {
+fn the_socket_answers_a_status_request_with_the_public_document() {
     let bundle = Setup::new(ASKS).start();
     bundle.wait_for("answer", "\n{");
     let answer = bundle.read("answer");
@@ -189,7 +189,7 @@ signal.pause()
 "#;
 
 #[test]
-fn whoever_reads_no_answer_takes_none_from_the_others_and_the_kernel_tells_them_that_it_is_pid_1_s() {
+fn a_client_that_reads_no_answer_takes_none_from_the_others() {
     let bundle = Setup::new(MANY_ASK).start();
     bundle.wait_for("answer", "\n{");
     let answer = bundle.read("answer");
@@ -199,7 +199,7 @@ fn whoever_reads_no_answer_takes_none_from_the_others_and_the_kernel_tells_them_
 }
 
 #[test]
-fn who_asks_for_the_status_without_end_and_reads_no_answer_holds_up_no_signal() {
+fn a_flood_of_status_requests_delays_no_signal() {
     let asks = r#"socket(my $s, PF_UNIX, SOCK_DGRAM, 0) or die; bind($s, pack("S", AF_UNIX)) or die;
         for (1 .. 100_000_000) { send($s, "STATUS?", 0, pack_sockaddr_un($name)) }"#;
     let from = ASKS.find("    my @names").unwrap();

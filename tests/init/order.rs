@@ -46,7 +46,7 @@ fn answer(bundle: &Bundle, index: usize, id: &str) -> Value {
 }
 
 #[test]
-fn a_daemon_is_started_once_the_one_that_it_depends_on_accepts_a_connection() {
+fn a_daemon_is_started_once_its_dependency_accepts_a_connection() {
     let table = DB.replace("READY", r#"{ tcp = "PLACE" }"#).replace("PLACE", "127.9.1.1:7001");
     let bundle = Bundle::start(&table);
     let refused = json!({ "daemon": "db", "why": "connection refused on 127.9.1.1:7001" });
@@ -92,7 +92,7 @@ fn a_daemon_is_started_once_the_one_that_it_depends_on_answers_with_200() {
 }
 
 #[test]
-fn a_daemon_is_started_once_a_command_says_so_with_the_environment_of_the_one_that_it_depends_on() {
+fn a_command_probe_has_the_environment_of_the_dependency() {
     let ready = r#"{ exec = ["sh", "-c", "echo $A_SECRET >&2; test -e DIR/well"] }"#;
     let bundle =
         Setup::new(&DB.replace("READY", ready).replace("PLACE", "127.9.1.3:7003")).env("A_SECRET", "is 42").start();
@@ -118,7 +118,7 @@ fn an_answer_on_the_port_of_another_daemon_does_not_make_one_ready() {
 }
 
 #[test]
-fn a_probe_that_does_not_end_by_itself_is_killed_and_the_next_one_may_answer() {
+fn a_probe_that_hangs_is_killed_and_the_next_one_may_answer() {
     let ready = r#"{ exec = ["sh", "-c", "test -e DIR/well || kill -STOP $PPID"] }"#;
     let bundle = Bundle::start(&DB.replace("READY", ready).replace("PLACE", "127.9.1.5:7005"));
     let is_stopped = |pid: &i32| stat(*pid, 3).as_deref() == Some("T");
@@ -170,7 +170,7 @@ depends_on = ["setup"]
 "#;
 
 #[test]
-fn a_oneshot_is_tried_again_until_it_exits_0_and_its_dependent_starts_then() {
+fn a_oneshot_is_tried_again_until_it_exits_0() {
     let bundle = Bundle::start(SETUP);
     bundle.wait_for_generation(0, 1);
     assert_eq!(bundle.daemon(1)["state"], "waiting");
@@ -186,6 +186,7 @@ fn a_oneshot_is_tried_again_until_it_exits_0_and_its_dependent_starts_then() {
     // Nobody asks a oneshot whether it is ready.
     let (code, shown, _) = bundle.status(&["--ready", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
+    crate::schemas::assert_fits("status", &shown);
     assert_eq!((code, &shown["daemons"][0]["ready"], &shown["daemons"][1]["ready"]), (0, &Value::Null, &true.into()));
 }
 
@@ -260,7 +261,7 @@ fn a_request_is_served_and_what_came_of_it_stands_in_the_page() {
 }
 
 #[test]
-fn requests_for_nobody_and_lines_that_are_none_are_counted_and_logged_at_most_once_a_second() {
+fn bad_requests_are_counted_and_logged_at_most_once_a_second() {
     let bundle = Bundle::start(BY_REQUEST);
     bundle.wait_until_started();
     let lines = || bundle.read("err").lines().count();
@@ -286,10 +287,9 @@ fn a_flood_of_requests_for_a_daemon_delays_no_term() {
     let flood = "import sys\nf = open(sys.argv[1], 'wb', 0)\ntry:\n for n in range(10**7): f.write(b'\\n%d restart alpha\\n' % n)\nexcept OSError: pass";
     let mut flooder = Command::new("python3").args(["-c", flood, &path]).spawn().unwrap();
     bundle.wait_until("restarts", || bundle.daemon(0)["generation"].as_u64() >= Some(5));
-    let before = Instant::now();
     bundle.signal("TERM");
     bundle.wait_for("err", "forwarding SIGTERM to beta");
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(flooder.try_wait().unwrap().is_none(), "the flood was over before the TERM was served");
     bundle.exit_code();
     // SAFETY: kill(2) has no memory effects, and it isn't reaped.
     unsafe { libc::kill(flooder.id().cast_signed(), libc::SIGKILL) };
@@ -297,7 +297,7 @@ fn a_flood_of_requests_for_a_daemon_delays_no_term() {
 }
 
 #[test]
-fn a_word_from_a_pid_that_becomes_a_dependents_by_an_earlier_word_does_not_count() {
+fn a_message_read_before_its_pid_became_a_dependents_does_not_count() {
     let table = r#"
 [[daemon]]
 name = "alpha"
@@ -334,7 +334,8 @@ depends_on = ["alpha"]
 }
 
 #[test]
-fn an_idle_init_makes_no_system_call_with_policies_dependencies_and_requests_in_the_table() {
+fn an_idle_init_makes_no_system_call_whatever_is_in_its_table() {
+    needs!(Strace, Native("ptrace is not there, or watches qemu"));
     let bundle = Bundle::start(
         r#"
 restart = "on-failure"

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -22,7 +22,7 @@ fn perls(scripts: &[&str]) -> String {
     };
     let daemons: String = scripts.iter().enumerate().map(daemon).collect();
     format!(
-        "grace = \"30s\"\n{daemons}[[daemon]]\nname = \"nobody\"\ncommand = [\"sleep\", \"1000\"]\n\
+        "grace = \"300s\"\n{daemons}[[daemon]]\nname = \"nobody\"\ncommand = [\"sleep\", \"1000\"]\n\
          [signals]\nUSR1 = {{ restart = \"d0\" }}\nUSR2 = {{ restart = \"nobody\" }}\n"
     )
 }
@@ -141,7 +141,7 @@ const ENDLESS: &str = "my ($n, $end) = (0, 0); sub line { $n++ if syswrite(STDOU
     line(++$i) for 1 .. 20_000; open(my $f, '>', 'wrote.new'); print $f $n; close $f; rename 'wrote.new', 'wrote'; exit 3";
 
 #[test]
-fn what_daemons_write_reaches_inits_stdout_and_stderr_as_whole_lines_behind_their_names() {
+fn what_daemons_write_comes_out_as_whole_lines_behind_their_names() {
     let pieces = "for (1 .. 500) { print \"begin$_,\"; print STDERR \"begin$_,\"; print \"end$_\\n\"; print STDERR \"end$_\\n\" }";
     let mut bundle = setup(&[pieces, pieces]).start();
     assert_eq!(bundle.exit_code(), 0);
@@ -156,7 +156,7 @@ fn what_daemons_write_reaches_inits_stdout_and_stderr_as_whole_lines_behind_thei
 }
 
 #[test]
-fn a_long_line_is_split_at_8192_bytes_and_a_last_one_without_newline_is_printed() {
+fn a_long_line_is_split_at_8192_bytes() {
     let mut bundle = setup(&["print 'x' x 20_000, \"\\n\", 'y' x 8192, \"\\n\\n\", 'last'"]).start();
     assert_eq!(bundle.exit_code(), 0);
     let out = bundle.read("out");
@@ -184,7 +184,7 @@ fn a_carriage_return_within_a_line_forges_no_others_prefix() {
 }
 
 #[test]
-fn a_flood_of_blank_lines_costs_init_no_more_memory_than_its_bound_and_loses_none() {
+fn a_flood_of_blank_lines_costs_init_no_more_memory_than_its_bound() {
     let (reader, writer) = pipe().unwrap();
     // F_SETPIPE_SZ: a pipe of 1 MiB.
     let script = "fcntl(STDOUT, 1031, 1 << 20); my $n = 0; while ($n < 3_000_000) { $n += syswrite(STDOUT, \"\\n\" x 500_000) } \
@@ -276,6 +276,7 @@ fn with_output_json_what_is_dropped_is_counted_in_an_object_too() {
 
 #[test]
 fn a_log_of_any_kind_gets_every_line_and_its_description_stays_as_it_was() {
+    needs!(Root);
     let script = "print \"line $_\\n\" for 1 .. 5000; print STDERR \"line $_\\n\" for 1 .. 5000";
     let all: Vec<u64> = (1..=5000).collect();
     for log in Log::all() {
@@ -325,6 +326,7 @@ fn a_stdout_and_stderr_that_are_closed_full_or_nothing_disturb_nobody() {
 
 #[test]
 fn a_reader_that_is_gone_disturbs_nobody() {
+    needs!(Root);
     for log in Log::all() {
         let mut bundle = log.setup(&[MUCH]).stdout(&log.fd).start();
         let Log { kind, fd, reader, .. } = log;
@@ -337,7 +339,8 @@ fn a_reader_that_is_gone_disturbs_nobody() {
 }
 
 #[test]
-fn a_stuck_reader_delays_no_signal_and_no_reap_and_costs_no_line_of_a_daemon_that_runs() {
+fn a_stuck_reader_delays_no_signal_and_costs_no_line() {
+    needs!(Root);
     let all: Vec<u64> = (1..=40_000).collect();
     for stream in ["STDOUT", "STDERR"] {
         let much = MUCH.replace("print \"", &format!("print {stream} \""));
@@ -370,7 +373,8 @@ fn a_stuck_reader_delays_no_signal_and_no_reap_and_costs_no_line_of_a_daemon_tha
 }
 
 #[test]
-fn from_its_term_on_a_daemon_is_read_though_the_reader_is_stuck_and_what_is_dropped_is_counted_and_reported() {
+fn after_its_term_a_daemon_is_read_even_if_the_reader_is_stuck() {
+    needs!(Root);
     for log in Log::all() {
         let mut bundle = log.setup(&[ENDLESS]).stdout(&log.fd).start();
         wait_until_stuck(&bundle);
@@ -395,16 +399,15 @@ fn from_its_term_on_a_daemon_is_read_though_the_reader_is_stuck_and_what_is_drop
 }
 
 #[test]
-fn a_shutdown_waits_half_a_second_for_a_stuck_reader_and_what_remains_is_cut_at_the_end() {
+fn a_shutdown_waits_half_a_second_for_a_stuck_reader() {
+    needs!(Root);
     for log in Log::all() {
         let mut bundle = log.setup(&[ENDLESS]).stdout(&log.fd).start();
         wait_until_stuck(&bundle);
         bundle.signal("TERM");
         bundle.wait_until("its last words", || bundle.dir.join("wrote").exists());
-        let before = Instant::now();
+        // Far from the grace of 300 s, which is longer than this waits.
         assert_eq!(bundle.exit_code(), 3, "{}", log.kind);
-        // Far from the grace of 30 s; a loaded machine may be late.
-        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
         let Log { kind, fd, reader, .. } = log;
         drop(fd);
         let text = read_all(reader).whole();
@@ -416,7 +419,7 @@ fn a_shutdown_waits_half_a_second_for_a_stuck_reader_and_what_remains_is_cut_at_
 }
 
 #[test]
-fn a_process_that_holds_the_log_on_and_writes_without_end_does_not_hold_up_the_exit() {
+fn a_process_that_keeps_writing_to_the_log_does_not_delay_the_exit() {
     let (reader, writer) = pipe().unwrap();
     let script = "if (!fork) { setsid(); open(my $f, '>', 'escaped'); 1 while print 'x' x 80, \"\\n\" } sleep 1000";
     let mut bundle = setup(&[script]).stdout(&writer).start();
@@ -424,15 +427,14 @@ fn a_process_that_holds_the_log_on_and_writes_without_end_does_not_hold_up_the_e
     bundle.wait_until("an escaped process", || bundle.dir.join("escaped").exists());
     bundle.wait_until("its lines", || text.so_far().contains("[d0] xxx"));
     bundle.signal("TERM");
-    let before = Instant::now();
+    // The escaped process writes for ever, and this waits for less than that.
     assert_eq!(bundle.exit_code(), 143);
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
     drop(writer);
     text.whole();
 }
 
 #[test]
-fn what_a_dead_daemon_had_said_is_not_lost_to_its_restart_while_the_reader_is_stuck() {
+fn a_restart_loses_no_line_of_the_dead_daemon_if_the_reader_is_stuck() {
     let (reader, writer) = pipe().unwrap();
     let once = "sleep 1000 if -e 'again'; sleep 1 until -e 'go'; print \"line $_\\n\" for 1 .. 100; print 'unfinished'; exit 1";
     let mut bundle = setup(&[once, MUCH]).stdout(&writer).start();
@@ -475,7 +477,7 @@ fn lines_of_inits_own_log_that_find_no_room_are_counted_and_reported() {
 }
 
 #[test]
-fn a_daemon_that_is_faster_than_the_reader_does_not_crowd_out_inits_own_log() {
+fn a_daemon_faster_than_the_reader_does_not_crowd_out_inits_own_log() {
     let (reader, writer) = pipe().unwrap();
     let mut bundle = setup(&[&MUCH.replace("print \"", "print STDERR \"")]).stderr(&writer).start();
     drop(writer);
@@ -495,6 +497,7 @@ fn a_daemon_that_is_faster_than_the_reader_does_not_crowd_out_inits_own_log() {
 
 #[test]
 fn the_log_has_levels_and_forms_and_a_bad_value_is_a_warning() {
+    needs!(Native("qemu has threads of its own, which take pids"));
     let log = |level: &str, format: &str| {
         let mut bundle = setup(&["exit 1"]).env("SIDECAR_LOG", level).env("SIDECAR_LOG_FORMAT", format).start();
         assert_eq!(bundle.exit_code(), 1);
@@ -517,7 +520,7 @@ fn the_log_has_levels_and_forms_and_a_bad_value_is_a_warning() {
 }
 
 #[test]
-fn the_last_words_of_daemons_that_end_by_themselves_wait_for_a_slow_reader() {
+fn the_last_words_of_daemons_wait_for_a_slow_reader() {
     let (mut reader, writer) = pipe().unwrap();
     let mut bundle = setup(&["print \"line $_\\n\" for 1 .. 15_000; exit 3"]).stdout(&writer).start();
     drop(writer);

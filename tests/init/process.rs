@@ -68,7 +68,8 @@ fn run_as(bundle: &Bundle, arguments: &[&str]) -> (i32, String, String) {
 const IDS: &str = "id -u; id -g; id -G; grep -E '^(Uid|Gid|CapInh|CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status | tr -s '\\t' ' '";
 
 #[test]
-fn a_daemon_belongs_to_its_user_with_its_groups_without_capabilities_and_without_a_way_back() {
+fn a_daemon_runs_as_its_user_for_good_and_without_capabilities() {
+    needs!(Root);
     let none = "0000000000000000";
     let all = |uid: u32, gid: u32| {
         format!(
@@ -84,7 +85,8 @@ fn a_daemon_belongs_to_its_user_with_its_groups_without_capabilities_and_without
 }
 
 #[test]
-fn where_init_lacks_a_capability_or_is_not_root_or_a_user_is_unknown_it_starts_nothing_and_says_so() {
+fn an_init_that_cannot_become_a_daemons_user_starts_nothing() {
+    needs!(Root);
     let table = alpha("user = \"web\"", "echo it runs");
     let none = |setup: Setup, words: &[&str]| {
         let mut bundle = setup.start();
@@ -112,6 +114,7 @@ fn a_user_whom_only_an_unselected_daemon_has_needs_no_capability() {
 
 #[test]
 fn a_daemon_of_another_user_can_open_its_stdout_and_stderr_anew() {
+    needs!(Root);
     let script = "echo out > /dev/stdout; echo err >> /dev/stderr; echo out of a child > /proc/self/fd/1";
     let mut bundle = with_three(&alpha("user = \"web\"", script)).start();
     assert_eq!(bundle.exit_code(), 0, "{}", bundle.read("err"));
@@ -140,7 +143,7 @@ fn what_one_daemon_is_given_is_not_in_the_environment_of_another() {
         let lines = out
             .lines()
             .filter_map(|line| line.strip_prefix(&prefix))
-            .filter(|line| !line.starts_with("NOTIFY_SOCKET=@"));
+            .filter(|line| !line.starts_with("NOTIFY_SOCKET=@") && !line.starts_with("SIDECAR_"));
         lines.map(|line| line.to_owned() + "\n").collect()
     };
     assert_eq!(of("alpha"), format!("CRED_ID=1\nCRED_KEY=2\nKEY=a b\n{path}TOKEN=secret\nTZ=UTC\n"));
@@ -149,14 +152,44 @@ fn what_one_daemon_is_given_is_not_in_the_environment_of_another() {
 }
 
 #[test]
+fn each_start_tells_its_daemon_and_generation_and_nothing_overrides_them() {
+    let tell = "echo $SIDECAR_DAEMON $SIDECAR_GENERATION $(env | grep -Ec '^SIDECAR_(DAEMON|GENERATION)=')";
+    // Each tells it, and so does its probe, which is none of its generations.
+    let daemon = |name: &str, keys: &str| {
+        let ready = format!("ready = {{ exec = [\"/bin/sh\", \"-c\", \"{tell} > DIR/{name}.probe\"] }}\n");
+        let command = format!("command = [\"/bin/sh\", \"-c\", \"{tell} >> DIR/{name}; exec sleep 1000\"]\n");
+        format!("[[daemon]]\nname = \"{name}\"\n{command}{ready}{keys}")
+    };
+    let env_file = "env_file = \"DIR/env\"\npass_environment = [\"SIDECAR_*\"]\n";
+    let last = "[[daemon]]\nname = \"last\"\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"plain\", \"set-up\"]\n";
+    let signals = "[signals]\nUSR1 = { restart = \"plain\" }\nUSR2 = { restart = \"set-up\" }\n";
+    let table = daemon("plain", "") + &daemon("set-up", env_file) + last + signals;
+    let forge = "echo SIDECAR_DAEMON=forged > DIR/env; echo SIDECAR_GENERATION=7 >> DIR/env; exec \"$@\"";
+    let setup = Setup::new(&table).wrapped(&["sh", "-c", forge, "-"]);
+    let bundle = setup.env("SIDECAR_DAEMON", "forged").env("SIDECAR_GENERATION", "9").start();
+    bundle.wait_for_generation(2, 1);
+    for name in ["plain", "set-up"] {
+        assert_eq!(bundle.read(&format!("{name}.probe")), "0\n", "{name}");
+    }
+    bundle.signal("USR1");
+    bundle.signal("USR2");
+    for name in ["plain", "set-up"] {
+        bundle.wait_for(name, &format!("{name} 2 2\n"));
+        assert_eq!(bundle.read(name), format!("{name} 1 2\n{name} 2 2\n"));
+    }
+}
+
+#[test]
 fn a_user_has_its_own_home_and_name() {
+    needs!(Root);
     assert_eq!(said("user = \"web\"", "echo $HOME $USER $LOGNAME"), "/srv/web web web\n");
     assert_eq!(said("user = \"4444\"", "echo $HOME ${USER-none} ${LOGNAME-none}"), "/ none none\n");
     assert_eq!(said("user = \"web\"\nenvironment = { HOME = \"/tmp\" }", "echo $HOME $USER"), "/tmp web\n");
 }
 
 #[test]
-fn a_daemon_whose_env_file_cannot_be_read_is_not_started_and_the_file_and_line_are_told() {
+fn a_daemon_whose_env_file_cannot_be_read_is_not_started() {
+    needs!(Root);
     let file = "env_file = \"DIR/env\"";
     let told = |prepare: &str, words: &str| {
         let line = refused(file, prepare);
@@ -174,7 +207,8 @@ fn a_daemon_whose_env_file_cannot_be_read_is_not_started_and_the_file_and_line_a
 }
 
 #[test]
-fn a_daemon_starts_in_its_directory_as_its_user_and_is_looked_up_by_its_own_path() {
+fn a_daemon_starts_in_its_directory_as_its_user_by_its_own_path() {
+    needs!(Root);
     let table = "[[daemon]]\nname = \"alpha\"\ncommand = [\"program\"]\nworking_dir = \"DIR/work\"\nuser = \"web\"\n\
                  environment = { PATH = \"bin:/usr/bin:/bin\" }\n";
     let make = "mkdir -p DIR/work/bin; printf '#!/bin/sh\\npwd\\n' > DIR/work/bin/program; chmod +x DIR/work/bin/program; exec \"$@\"";
@@ -184,7 +218,8 @@ fn a_daemon_starts_in_its_directory_as_its_user_and_is_looked_up_by_its_own_path
 }
 
 #[test]
-fn a_daemon_whose_directory_is_missing_or_not_its_users_to_enter_is_not_started() {
+fn a_daemon_that_cannot_enter_its_directory_is_not_started() {
+    needs!(Root);
     let line = refused("working_dir = \"DIR/none\"", "true");
     assert!(line.contains("cannot change to its working_dir DIR/none: No such file"), "{line}");
     let line = refused("working_dir = \"DIR/roots\"\nuser = \"web\"", "mkdir -m 700 DIR/roots");
@@ -192,7 +227,7 @@ fn a_daemon_whose_directory_is_missing_or_not_its_users_to_enter_is_not_started(
 }
 
 #[test]
-fn a_program_that_is_not_in_the_path_of_a_daemon_that_is_set_up_counts_as_127() {
+fn a_program_that_is_not_in_a_daemons_own_path_counts_as_127() {
     let table = "[[daemon]]\nname = \"alpha\"\ncommand = [\"sh\"]\nenvironment = { PATH = \"/nowhere\" }\n";
     let mut bundle = Bundle::start(table);
     assert_eq!(bundle.exit_code(), 127, "{}", bundle.read("err"));
@@ -200,7 +235,8 @@ fn a_program_that_is_not_in_the_path_of_a_daemon_that_is_set_up_counts_as_127() 
 }
 
 #[test]
-fn ulimits_set_soft_and_hard_limits_and_one_above_what_the_container_has_is_refused() {
+fn ulimits_set_soft_and_hard_limits_up_to_what_the_container_has() {
+    needs!(Root);
     let script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc";
     assert_eq!(said("ulimits = { nofile = 77, core = 0 }\nuser = \"web\"", script), "77\n77\n0\n0\n");
     let line = refused("ulimits = { nofile = 900000000 }", "true");
@@ -208,7 +244,8 @@ fn ulimits_set_soft_and_hard_limits_and_one_above_what_the_container_has_is_refu
 }
 
 #[test]
-fn limits_that_are_too_low_to_make_a_sandbox_do_not_keep_it_from_being_made() {
+fn a_daemons_low_limits_do_not_keep_its_sandbox_from_being_made() {
+    needs!(Root);
     let keys = "ulimits = { nofile = 4, fsize = 0 }\nuser = \"web\"\n[daemon.sandbox]\nwrite = [\"DIR/a/b\"]";
     let table = alpha(keys, "echo it runs");
     let make = "mkdir -p DIR/a/b; exec \"$@\"";
@@ -224,6 +261,7 @@ fn a_write_whose_last_component_cannot_be_made_is_told_as_such() {
 
 #[test]
 fn a_directory_that_init_makes_for_a_sandboxed_daemon_is_its_users() {
+    needs!(Root);
     let table = alpha("user = \"web\"\n[daemon.sandbox]\nwrite = [\"DIR/all/mine\"]", "echo kept > DIR/all/mine/file");
     let prepare = "mkdir DIR/all; chmod 1777 DIR/all; exec \"$@\"";
     let bounds = format!("--bounding-set={THREE}");
@@ -246,7 +284,8 @@ fn a_daemon_starts_in_a_directory_that_is_made_for_it_at_that_start() {
 }
 
 #[test]
-fn what_a_link_leads_to_that_a_daemons_user_cannot_follow_is_hidden_from_it_all_the_same() {
+fn the_target_of_a_link_that_the_user_cannot_follow_is_hidden_too() {
+    needs!(Root);
     let table = alpha("user = \"web\"\n[daemon.sandbox]", "cat DIR/open/secret 2>&1")
         + "[[daemon]]\nname = \"beta\"\ncommand = [\"true\"]\n[daemon.sandbox]\nprivate = [\"DIR/closed/link\"]\n";
     let make = "mkdir DIR/open; echo hush > DIR/open/secret; mkdir -m 700 DIR/closed; ln -s DIR/open/secret DIR/closed/link; exec \"$@\"";
@@ -259,6 +298,7 @@ fn what_a_link_leads_to_that_a_daemons_user_cannot_follow_is_hidden_from_it_all_
 
 #[test]
 fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
+    needs!(Root);
     let script =
         "trap '' TERM; setpriv --pdeathsig clear sleep 1000 & echo $! > /dev/stdout; while :; do sleep 0.05; done";
     let table =
@@ -282,7 +322,8 @@ fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
 }
 
 #[test]
-fn a_daemon_of_another_user_says_that_it_is_ready_and_may_ask_for_the_status() {
+fn a_daemon_of_another_user_may_say_ready_and_ask_for_the_status() {
+    needs!(Root);
     let script = r#"use Socket; $| = 1; socket S, AF_UNIX, SOCK_DGRAM, 0; $a = $ENV{NOTIFY_SOCKET}; $a =~ s/^@/\0/;
         bind S, pack "S", AF_UNIX; $to = pack "S a*", AF_UNIX, $a; send S, "READY=1", 0, $to; send S, "STATUS?", 0, $to;
         recv S, $b, 65536, 0; print "answered\n" if $b =~ /"name":"alpha"/; sleep 1000"#;
@@ -298,6 +339,7 @@ fn a_daemon_of_another_user_says_that_it_is_ready_and_may_ask_for_the_status() {
 
 #[test]
 fn what_runs_as_a_user_for_a_caller_that_ends_ends_with_it() {
+    needs!(Root);
     let bundle = with_three(&alpha("user = \"web\"", "exec sleep 1000")).start();
     bundle.wait_for_generation(0, 1);
     let exe = env!("CARGO_BIN_EXE_sidecar");
@@ -342,6 +384,7 @@ fn everything() -> Setup {
 
 #[test]
 fn a_probe_and_run_as_run_with_all_that_the_daemon_has() {
+    needs!(Root);
     let bundle = everything().start();
     bundle.wait_until("beta's end", || bundle.daemon(1)["last_exit"]["code"] == 0);
     bundle.wait_for("out", "Seccomp");
@@ -384,6 +427,7 @@ const STEPS: [(&str, &str); 20] = [
 
 #[test]
 fn a_step_that_fails_never_starts_a_command_without_it() {
+    needs!(Root);
     let bundle = everything().start();
     bundle.wait_until("beta's end", || bundle.daemon(1)["last_exit"]["code"] == 0);
     bundle.wait_for("out", "Seccomp");
@@ -438,7 +482,7 @@ fn a_step_that_fails_never_starts_a_command_without_it() {
 }
 
 #[test]
-fn a_daemon_is_never_set_up_by_what_somebody_else_has_put_in_the_place_of_inits_memfd() {
+fn a_daemon_is_never_set_up_from_a_memfd_that_is_not_inits() {
     let bundle = Bundle::start(&alpha("environment = { A = \"b\" }", "exec sleep 1000"));
     bundle.wait_for_generation(0, 1);
     let pid = bundle.children()[0].to_string();

@@ -28,19 +28,20 @@ fn a_command_gets_the_environment_of_the_daemon_and_not_the_callers() {
     let output =
         run_as(&bundle, &["alpha", "--", "sh", "-c", "env | sort"]).env("OF_THE_CALLER", "1").output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
-    // The shells' own differ.
+    // The shells' own differ, and a command is none of the daemon's generations.
     let of = |text: &str| {
         text.lines()
-            .filter(|l| !["_=", "PWD=", "SHLVL="].iter().any(|own| l.starts_with(own)))
+            .filter(|l| !["_=", "PWD=", "SHLVL=", "SIDECAR_"].iter().any(|own| l.starts_with(own)))
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
     assert_eq!(of(&out), of(&bundle.read("env")));
     assert!(out.contains("A_CREDENTIAL=x=y\n") && out.contains("\nNOTIFY_SOCKET=@"), "{out}");
+    assert!(!out.contains("SIDECAR_DAEMON") && !out.contains("SIDECAR_GENERATION"), "{out}");
 }
 
 #[test]
-fn a_command_leads_a_session_of_its_own_and_has_default_signals_whatever_the_callers_are() {
+fn a_command_has_its_own_session_and_default_signals() {
     let bundle = Bundle::start(TWO);
     bundle.wait_until_started();
     let mut command = Command::new("perl");

@@ -31,7 +31,7 @@ fn int_and_quit_end_all_daemons_with_term_as_term_does() {
 }
 
 #[test]
-fn a_daemon_that_ignores_term_is_killed_at_its_own_grace_and_its_minus_9_shows() {
+fn a_daemon_that_ignores_term_is_killed_at_its_own_grace() {
     let table = TWO.replace("trap 'echo took HUP' HUP", "trap '' TERM");
     let table = table.replace("name = \"alpha\"", "name = \"alpha\"\ngrace = \"200ms\"");
     let mut bundle = Bundle::start(&table);

@@ -6,6 +6,7 @@ use super::{Bundle, Setup, TWO};
 
 #[test]
 fn a_forward_reaches_the_named_child_alone_once_it_catches_the_signal() {
+    needs!(Native("until its exec a daemon seems to catch what init catches"));
     let bundle = Bundle::start(&TWO.replace("trap 'echo", "while ! test -e DIR/go; do sleep 0.02; done; trap 'echo"));
     bundle.wait_for("err", "starting beta");
     bundle.signal("HUP");
@@ -20,6 +21,7 @@ fn a_forward_reaches_the_named_child_alone_once_it_catches_the_signal() {
 
 #[test]
 fn a_held_signal_ends_with_the_process_that_it_was_for() {
+    needs!(Native("until its exec a daemon seems to catch what init catches"));
     let bundle =
         Bundle::start(&TWO.replace("trap 'echo", "while ! test -e DIR/go; do sleep 0.02; done; exit 3; trap 'echo"));
     bundle.wait_for("err", "starting beta");
@@ -31,7 +33,7 @@ fn a_held_signal_ends_with_the_process_that_it_was_for() {
 }
 
 #[test]
-fn a_forward_to_a_daemon_that_is_dead_stopping_or_not_selected_is_a_logged_no_op() {
+fn a_forward_to_a_daemon_that_does_not_run_is_a_logged_no_op() {
     let table =
         TWO.replace("trap 'echo took HUP' HUP;", "trap 'sleep 1000' TERM;") + "USR2 = { restart = \"alpha\" }\n";
     let bundle = Bundle::start(&table);
@@ -79,7 +81,8 @@ fn a_forward_with_when_always_is_sent_at_once() {
 
 /// init is of a user whose daemon makes itself root: kill(2) is refused (EPERM).
 #[test]
-fn what_the_kernel_does_not_let_init_send_is_told_as_failed_and_the_shutdown_ends_at_the_grace() {
+fn a_signal_that_the_kernel_does_not_let_init_send_is_reported_as_failed() {
+    needs!(Root);
     let table = r#"
 grace = "100ms"
 [[daemon]]
@@ -112,7 +115,7 @@ USR1 = { restart = "alpha" }
 }
 
 #[test]
-fn where_proc_tells_no_signal_masks_a_forward_is_sent_at_once_with_a_warning() {
+fn without_signal_masks_in_proc_a_forward_is_sent_at_once() {
     let table = TWO.replace("forward = \"alpha\"", "forward = \"beta\"");
     let mut bundle = Setup::new(&table).wrapped(&["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "-"]).start();
     bundle.wait_for("out", "alpha is up");
@@ -225,7 +228,7 @@ USR1 = { restart = "alpha" }
 "#;
 
 #[test]
-fn a_daemon_with_notify_is_ready_by_its_own_word_alone_and_tells_how_its_reload_ended() {
+fn a_daemon_with_notify_is_ready_only_once_it_says_so() {
     let bundle = Setup::new(NOTIFIES).env("NOTIFY_SOCKET", "/nowhere").start();
     bundle.wait_until("a stranger's word", || bundle.dir.join("stranger").exists());
     let notified = || bundle.page()["plans"][0]["notified"] == true;
@@ -257,7 +260,8 @@ fn a_daemon_with_notify_is_ready_by_its_own_word_alone_and_tells_how_its_reload_
 }
 
 #[test]
-fn what_became_of_a_change_is_logged_by_inits_own_user_from_inside_and_by_nobody_else() {
+fn only_inits_own_user_may_log_what_became_of_a_change() {
+    needs!(Root);
     let bundle = Setup::new(NOTIFIES).start();
     let socket = || bundle.page()["socket"].as_str().map(str::to_owned);
     bundle.wait_until("socket", || socket().is_some());
@@ -279,7 +283,7 @@ fn what_became_of_a_change_is_logged_by_inits_own_user_from_inside_and_by_nobody
 }
 
 #[test]
-fn who_floods_the_log_or_the_notify_socket_or_makes_orphans_without_end_holds_up_no_signal() {
+fn a_flood_of_lines_messages_or_orphans_delays_no_signal() {
     let orphans = "$| = 1; print qq(up\\n); for (;;) { if (!fork) { fork; exit } wait }";
     let notify = "my $name = $ENV{NOTIFY_SOCKET}; $name =~ s/^@/\\0/; socket(my $s, PF_UNIX, SOCK_DGRAM, 0); \
                   send($s, q(STATUS=x), 0, pack_sockaddr_un($name)) for 1 .. 100_000_000";

@@ -29,7 +29,8 @@ fn wait_for_alpha_to_hang(bundle: &Bundle) -> i32 {
 }
 
 #[test]
-fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone_and_dies_of_a_term() {
+fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone() {
+    needs!(Root);
     let mut bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     assert_eq!(bundle.daemon(0)["state"], "starting");
@@ -42,7 +43,8 @@ fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone_and_dies_of_a_ter
 }
 
 #[test]
-fn a_file_on_a_mount_that_hangs_whose_change_may_have_been_interrupted_delays_its_own_daemon_alone() {
+fn a_file_on_a_mount_that_hangs_delays_its_own_daemon_alone() {
+    needs!(Root);
     let table = HANGS.replace(
         "command = [\"DIR/hung/program\"]",
         "command = [\"sleep\", \"1000\"]\nconfig = { path = \"DIR/hung/config\" }",
@@ -57,13 +59,15 @@ fn a_file_on_a_mount_that_hangs_whose_change_may_have_been_interrupted_delays_it
 
 #[test]
 fn a_child_that_has_not_executed_yet_holds_no_descriptor_of_inits() {
+    needs!(Root);
     let bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     wait_for_alpha_to_hang(&bundle);
 }
 
 #[test]
-fn who_writes_without_end_into_the_pipe_of_a_child_that_has_not_executed_yet_does_not_keep_init_reading() {
+fn a_flood_in_a_start_pipe_does_not_keep_init_reading() {
+    needs!(Root);
     let bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     let alpha = wait_for_alpha_to_hang(&bundle);
@@ -78,6 +82,7 @@ fn who_writes_without_end_into_the_pipe_of_a_child_that_has_not_executed_yet_doe
 
 #[test]
 fn a_daemon_that_gave_up_being_root_can_open_its_stdout_and_stderr_anew() {
+    needs!(Root);
     let script = "echo out > /dev/stdout; echo err > /dev/stderr";
     let table = format!(
         "[[daemon]]\nname = \"alpha\"\ncommand = [\"setpriv\", \"--reuid=12345\", \"--regid=12345\", \
@@ -90,7 +95,7 @@ fn a_daemon_that_gave_up_being_root_can_open_its_stdout_and_stderr_anew() {
 }
 
 #[test]
-fn a_script_whose_interpreter_is_missing_is_told_by_that_interpreters_name() {
+fn a_missing_interpreter_is_reported_by_name() {
     let table = "[[daemon]]\nname = \"alpha\"\ncommand = [\"DIR/script\"]\n";
     let write = "printf '#!/bin/sh\\r\\necho\\r\\n' > DIR/script; chmod +x DIR/script; exec \"$@\"";
     let mut bundle = Setup::new(table).wrapped(&["sh", "-c", write, "-"]).start();
@@ -103,7 +108,7 @@ fn a_script_whose_interpreter_is_missing_is_told_by_that_interpreters_name() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_told_at_each_start_and_the_next_one_tries_again() {
+fn a_missing_program_is_reported_at_each_start() {
     let bundle =
         Bundle::start(&TWO.replace("[\"sh\", \"-c\", \"printf 'no newline'; exec sleep 1000\"]", "[\"DIR/program\"]"));
     bundle.wait_for("err", "/program\": No such file or directory");

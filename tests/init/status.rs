@@ -2,9 +2,11 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sidecar::page::Changes;
 
 use super::faults::Strace;
 use super::{Bundle, Setup, TWO};
@@ -17,6 +19,7 @@ fn status_shows_each_daemon_and_its_exit_code_is_a_health_check() {
     let (code, out, _) = bundle.status(&["--json"]);
     assert_eq!(code, 0);
     let status: Value = serde_json::from_str(&out).unwrap();
+    crate::schemas::assert_fits("status", &status);
     assert_eq!((&status["schema"], &status["pid"], &status["state"]), (&1.into(), &1.into(), &"running".into()));
     assert_eq!(status["daemons"][1]["name"], "beta");
     // An age, not a point of the clock.
@@ -31,7 +34,7 @@ fn status_shows_each_daemon_and_its_exit_code_is_a_health_check() {
 }
 
 #[test]
-fn without_the_fixed_descriptor_init_runs_without_a_status_page_and_says_so() {
+fn without_its_fixed_descriptor_init_runs_without_a_status_page() {
     let table = TWO.replace("printf 'no newline'", "echo beta is up");
     let mut bundle = Setup::new(&table).wrapped(&["prlimit", "--nofile=64"]).start();
     bundle.wait_for("out", "alpha is up");
@@ -76,6 +79,29 @@ fn a_page_read_half_written_never_is_however_often_it_changes() {
         let generation = page.status.daemons[1].generation;
         assert!(generation >= last, "an older page came after a newer one");
         last = generation;
+    }
+}
+
+#[test]
+fn whoever_waits_for_the_page_is_woken_by_its_change_and_by_nothing_else() {
+    let bundle = Bundle::start(TWO);
+    bundle.wait_until_started();
+    let mut changes = Changes::of(bundle.pid());
+    let path = format!("/proc/{}/fd/104", bundle.pid());
+    let mut pipe = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).unwrap();
+    // Somebody of the same user fills it.
+    while pipe.write(&[0; 4096]).is_ok() {}
+    let sleeps = || {
+        let before = Instant::now();
+        changes.wait(300);
+        before.elapsed() >= Duration::from_millis(300)
+    };
+    bundle.wait_until("a wait that nothing ends", sleeps);
+    let began = Instant::now();
+    bundle.signal("USR1");
+    while bundle.daemon(1)["generation"] != 2 {
+        assert!(began.elapsed() < Duration::from_secs(20), "it isn't woken");
+        changes.wait(60_000);
     }
 }
 

@@ -586,7 +586,7 @@ impl System for World {
         pids
     }
 
-    fn ended(&mut self) -> Option<Ended> {
+    fn ended(&mut self, is_own: impl Fn(i32) -> bool) -> Option<Ended> {
         self.enter();
         if !self.planted.waits() {
             return None;
@@ -602,6 +602,9 @@ impl System for World {
         let is_killed = end == End::Signal(KILL);
         let oom_kills = if is_killed { std::mem::take(&mut self.kernel.oom_kills) } else { 0 };
         let words = probes.map_or_else(String::new, |daemon| format!("answer {}", self.probes[daemon]));
+        if !is_own(pid) {
+            self.reap(pid);
+        }
         Some(Ended { pid, end: self.planted.ended(&self.judge, pid, end), oom_kills, words })
     }
 

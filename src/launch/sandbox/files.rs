@@ -1,8 +1,8 @@
 //! The real directory tree.
 //!
-//! It is walked from its root on, name by name, by descriptors: no link is followed by the kernel, so none can be put
-//! there between a look and the next. A look takes what is known of a file (`AT_STATX_DONT_SYNC`) and asks no server.
-//! A file that was looked at stays open, and the next look at it takes that one.
+//! It is walked from its root on, name by name, with descriptors. The kernel follows no link on the way, so nobody can slip one
+//! in between two looks. A look is content with what the kernel knows of a file (`AT_STATX_DONT_SYNC`) and asks no server.
+//! A file that was looked at stays open, and later looks at it use that descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,17 +15,20 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use nix::dir::{Dir, Type};
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::libc;
 use nix::sys::stat::{Mode, SFlag, mkdirat};
 
 use super::paths::{Entry, Found, Kind, Mount, Tree};
 
-/// How many files stay open: far fewer than a process may have (`RLIMIT_NOFILE`).
+/// The most files that stay open, which is far below what a process may have (`RLIMIT_NOFILE`).
 const MAX_KEPT: usize = 256;
-/// Longer than a container's list of mounts mostly is.
-const MOUNTS: usize = 32 * 1024;
+/// What is read at once of a directory. Most directories fit, and each page of it that is touched takes time.
+const CHUNK: usize = 8 * 1024;
+/// `struct linux_dirent64`: where its length, its type and its name are. getdents(2)
+const LENGTH: usize = 16;
+const TYPE: usize = 18;
+const NAME: usize = 19;
 const PATH_ONLY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// The tree that this process sees.
@@ -33,6 +36,7 @@ const PATH_ONLY: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_C
 pub struct Files {
     root: RefCell<Option<Found<Rc<Open>>>>,
     kept: Cell<usize>,
+    chunk: RefCell<Vec<u8>>,
 }
 
 /// A file that is open as a path only.
@@ -82,24 +86,29 @@ impl Tree for Files {
     }
 
     fn list(&self, directory: &Self::Node) -> io::Result<Vec<Entry>> {
-        let mut all = Vec::new();
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        for entry in Dir::openat(directory, ".", flags, Mode::empty())? {
-            let entry = entry?;
-            let is_directory = match entry.file_type() {
-                Some(Type::Symlink) => continue,
-                kind => kind.map(|kind| kind == Type::Directory),
-            };
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name != "." && name != ".." {
-                all.push(Entry { name: name.to_owned(), is_directory });
+        let open = openat(directory, ".", flags, Mode::empty())?;
+        let mut chunk = self.chunk.borrow_mut();
+        chunk.resize(CHUNK, 0);
+        let mut all = Vec::new();
+        loop {
+            // SAFETY: the kernel writes at most that many bytes there.
+            let size = unsafe { libc::syscall(libc::SYS_getdents64, open.as_raw_fd(), chunk.as_mut_ptr(), CHUNK) };
+            let size = usize::try_from(size).map_err(|_| io::Error::last_os_error())?;
+            if size == 0 {
+                return Ok(all);
+            }
+            let mut rest = chunk.get(..size).unwrap_or_default();
+            while let Some((entry, after)) = entry(rest) {
+                all.extend(entry);
+                rest = after;
             }
         }
-        Ok(all)
     }
 
     fn mounts(&self) -> io::Result<Vec<Mount>> {
-        let mut text = Vec::with_capacity(MOUNTS);
+        let mut text = self.chunk.borrow_mut();
+        text.clear();
         File::open("/proc/self/mountinfo")?.read_to_end(&mut text)?;
         Ok(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
@@ -135,6 +144,20 @@ fn found(fd: OwnedFd) -> io::Result<Found<Rc<Open>>> {
     let device = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
     let links = u64::from(stat.stx_nlink);
     Ok(Found { node: Open::new(fd), id: (device, stat.stx_ino), links, mount: stat.stx_mnt_id, kind })
+}
+
+/// The first entry of what getdents(2) wrote, unless it is a link or the directory itself, and what follows.
+fn entry(bytes: &[u8]) -> Option<(Option<Entry>, &[u8])> {
+    let length = bytes.get(LENGTH..TYPE)?.try_into().ok().map(u16::from_ne_bytes)?;
+    let (entry, after) = bytes.split_at_checked(length.into())?;
+    let name = entry.get(NAME..)?.split(|byte| *byte == 0).next()?;
+    let is_directory = match *entry.get(TYPE)? {
+        libc::DT_LNK => return Some((None, after)),
+        libc::DT_UNKNOWN => None,
+        kind => Some(kind == libc::DT_DIR),
+    };
+    let is_listed = name != b"." && name != b"..";
+    Some((is_listed.then(|| Entry { name: OsStr::from_bytes(name).to_owned(), is_directory }), after))
 }
 
 /// A line of mountinfo: `proc_pid_mountinfo`(5).

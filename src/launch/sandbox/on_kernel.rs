@@ -26,7 +26,7 @@ const TREES: &str = "SANDBOX_TREES";
 const HERE: &str = "SANDBOX_TREES_HERE";
 
 #[test]
-fn on_this_kernel_a_confined_thread_can_open_what_a_slow_computation_over_random_trees_allows_and_nothing_else() {
+fn on_this_kernel_a_confined_thread_opens_exactly_what_is_allowed() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private"]);
     if !nix::unistd::geteuid().is_root() {

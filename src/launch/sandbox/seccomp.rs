@@ -3,6 +3,8 @@
 //! It looks at numbers only, since a filter can't read what a pointer leads to. The kernel takes the calls' `int`
 //! arguments from the lower 32 bits of a register, so those are what is compared.
 
+use std::collections::BTreeMap;
+
 use nix::libc;
 
 use crate::table::sandbox::Sandbox;
@@ -150,6 +152,8 @@ const fn argument(index: u32) -> u32 {
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
+/// So many numbers are compared one by one.
+const AT_ONCE: usize = 3;
 
 #[derive(Clone, Copy)]
 struct Errno(i32);
@@ -177,6 +181,10 @@ const fn jump_if_equal(value: u32, then: u8, otherwise: u8) -> Instruction {
     op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value)
 }
 
+const fn jump_if_less(value: u32, then: u8, otherwise: u8) -> Instruction {
+    op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, otherwise, then, value)
+}
+
 const fn jump_if_any_bit(mask: u32, then: u8, otherwise: u8) -> Instruction {
     op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, then, otherwise, mask)
 }
@@ -201,21 +209,33 @@ fn refuse_unless(value: u32, errno: Errno) -> Vec<Instruction> {
 }
 
 /// Collects the rules: each call has at most one, whose every path ends in an answer.
-struct Program(Vec<Instruction>);
+#[derive(Default)]
+struct Rules(BTreeMap<u32, Vec<Instruction>>);
 
-impl Program {
-    /// A holds the call's number before and after this; `body` ends with an answer of its own, or the call is allowed.
+impl Rules {
+    /// A holds the call's number before this; `body` ends with an answer of its own, or the call is allowed.
     fn rule(&mut self, call: u32, body: &[&[Instruction]]) {
-        let body: Vec<Instruction> = body.concat().into_iter().chain([answer(ALLOW)]).collect();
-        // No body is near 255 instructions long: a unit test has the longest.
-        self.0.push(jump_if_equal(call, 0, u8::try_from(body.len()).unwrap_or(u8::MAX)));
-        self.0.extend(body);
+        self.0.insert(call, body.concat().into_iter().chain([answer(ALLOW)]).collect());
     }
 
     fn refuse(&mut self, calls: &[u32], errno: Errno) {
-        for call in calls {
-            self.0.extend([jump_if_equal(*call, 0, 1), refuse(errno)]);
+        self.0.extend(calls.iter().map(|call| (*call, vec![refuse(errno)])));
+    }
+
+    /// Finds the rule of the number in A. It halves the numbers until few are left: the kernel runs the filter once for every
+    /// call that there is when it is installed, so a list would make each start take longer.
+    fn search(rules: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
+        // No program is near 255 instructions long: a unit test has the longest.
+        let skip = |part: &[Instruction]| u8::try_from(part.len()).unwrap_or(u8::MAX);
+        if let (lower, [(middle, _), ..]) = rules.split_at(rules.len() / 2)
+            && rules.len() > AT_ONCE
+        {
+            let (lower, upper) = (Self::search(lower), Self::search(rules.get(lower.len()..).unwrap_or_default()));
+            return [jump_if_less(*middle, 0, skip(&lower))].into_iter().chain(lower).chain(upper).collect();
         }
+        let each =
+            rules.iter().flat_map(|(call, body)| [jump_if_equal(*call, 0, skip(body))].into_iter().chain(body.clone()));
+        each.chain([answer(ALLOW)]).collect()
     }
 }
 
@@ -223,39 +243,46 @@ impl Program {
 #[must_use]
 pub fn program(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Vec<Instruction> {
     // A call by another architecture's convention has other numbers: i386's prlimit would go past the rules.
-    let mut program = Program(vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)]);
+    let mut program = vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)];
     if let Some(bit) = arch.x32_bit {
         // A tracer skips a call by the number -1, and that isn't one of x32.
-        program.0.extend([jump_if_equal(u32::MAX, 2, 0), jump_if_any_bit(bit, 0, 1), answer(KILL_PROCESS)]);
+        program.extend([jump_if_equal(u32::MAX, 2, 0), jump_if_any_bit(bit, 0, 1), answer(KILL_PROCESS)]);
     }
+    let rules: Vec<_> = rules(sandbox, abi, arch).0.into_iter().collect();
+    program.extend(Rules::search(&rules));
+    program
+}
+
+/// What it has to say of each call.
+fn rules(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Rules {
+    let mut rules = Rules::default();
     if sandbox.bind.is_some() || sandbox.connect.is_some() {
-        network(&mut program, sandbox.udp, arch);
+        network(&mut rules, sandbox.udp, arch);
     }
-    others_limits(&mut program, arch);
+    others_limits(&mut rules, arch);
     let mut requests = vec![TIOCSTI, TIOCLINUX];
     if abi < super::ABI_SIGNALS {
         // What makes the kernel send a signal to a process of the caller's choice.
         requests.extend([FIOSETOWN, SIOCSPGRP]);
-        signals(&mut program, arch);
+        signals(&mut rules, arch);
     }
-    program.rule(arch.ioctl, &[&[load(argument(1))], &refuse_any(&requests, EPERM)]);
+    rules.rule(arch.ioctl, &[&[load(argument(1))], &refuse_any(&requests, EPERM)]);
     if abi < super::ABI_FILES {
         // There is no Landlock domain that would keep other processes out of reach.
         let calls = [arch.ptrace, arch.process_vm_readv, arch.process_vm_writev, arch.kcmp, PIDFD_GETFD];
-        program.refuse(&calls, EPERM);
+        rules.refuse(&calls, EPERM);
     }
     // Keyrings belong to the user, so its daemons share them.
-    program.refuse(&[arch.add_key, arch.request_key, arch.keyctl], EPERM);
+    rules.refuse(&[arch.add_key, arch.request_key, arch.keyctl], EPERM);
     if !sandbox.sessions {
-        program.refuse(&[arch.setsid, arch.setpgid], EPERM);
+        rules.refuse(&[arch.setsid, arch.setpgid], EPERM);
     }
-    program.0.push(answer(ALLOW));
-    program.0
+    rules
 }
 
 /// Only sockets whose ports Landlock checks (TCP proper), UDP if it is allowed, and those that reach no network: unix
 /// sockets, and the netlink family by which libc looks up addresses.
-fn network(program: &mut Program, udp: bool, arch: &Arch) {
+fn network(rules: &mut Rules, udp: bool, arch: &Arch) {
     let c = i32::unsigned_abs;
     let no_family = Errno(libc::EAFNOSUPPORT);
     let no_protocol = Errno(libc::EPROTONOSUPPORT);
@@ -291,41 +318,41 @@ fn network(program: &mut Program, udp: bool, arch: &Arch) {
     families.extend(netlink);
     families.extend([jump_if_equal(c(libc::AF_INET), 2, 0), jump_if_equal(c(libc::AF_INET6), 1, 0), refuse(no_family)]);
     families.extend(inet);
-    program.rule(arch.socket, &[&families]);
+    rules.rule(arch.socket, &[&families]);
     // TIPC has pairs too.
-    program.rule(arch.socketpair, &[&[load(argument(0))], &refuse_unless(c(libc::AF_UNIX), no_family)]);
+    rules.rule(arch.socketpair, &[&[load(argument(0))], &refuse_unless(c(libc::AF_UNIX), no_family)]);
     for (call, flags) in [(arch.sendto, 3), (arch.sendmsg, 2), (arch.sendmmsg, 3)] {
-        program.rule(call, &[&[load(argument(flags)), jump_if_any_bit(MSG_FASTOPEN, 0, 1), refuse(EPERM)]]);
+        rules.rule(call, &[&[load(argument(flags)), jump_if_any_bit(MSG_FASTOPEN, 0, 1), refuse(EPERM)]]);
     }
     // Its operations make sockets and send without passing this filter. ENOSYS is what programs fall back on.
-    program.refuse(&IO_URING, ENOSYS);
+    rules.refuse(&IO_URING, ENOSYS);
 }
 
 /// Another process's limits and priorities: the kernel asks for the same user only, and Landlock doesn't look.
 /// `RLIMIT_CPU` of PID 1 would end it.
-fn others_limits(program: &mut Program, arch: &Arch) {
+fn others_limits(rules: &mut Rules, arch: &Arch) {
     let own = |index| [vec![load(argument(index))], refuse_unless(0, EPERM)].concat();
     for call in [arch.prlimit64, arch.sched_setparam, arch.sched_setscheduler, arch.sched_setattr] {
-        program.rule(call, &[&own(0)]);
+        rules.rule(call, &[&own(0)]);
     }
     // With 0 they mean the caller's own process or group, but also all processes of the caller's user.
     for (call, user) in [(arch.setpriority, PRIO_USER), (arch.ioprio_set, IOPRIO_WHO_USER)] {
-        program.rule(call, &[&[load(argument(0))], &refuse_any(&[user], EPERM), &own(1)]);
+        rules.rule(call, &[&[load(argument(0))], &refuse_any(&[user], EPERM), &own(1)]);
     }
 }
 
 /// Before Landlock confines signals: PID 1 at least gets none. Its siblings' pids aren't known here.
-fn signals(program: &mut Program, arch: &Arch) {
+fn signals(rules: &mut Rules, arch: &Arch) {
     const ALL: u32 = u32::MAX;
     let none_of = |index, pids: &[u32]| [vec![load(argument(index))], refuse_any(pids, EPERM)].concat();
     for call in [arch.kill, arch.tkill, arch.rt_sigqueueinfo] {
-        program.rule(call, &[&none_of(0, &[1, ALL])]);
+        rules.rule(call, &[&none_of(0, &[1, ALL])]);
     }
     for call in [arch.tgkill, arch.rt_tgsigqueueinfo] {
-        program.rule(call, &[&none_of(0, &[1, ALL]), &none_of(1, &[1, ALL])]);
+        rules.rule(call, &[&none_of(0, &[1, ALL]), &none_of(1, &[1, ALL])]);
     }
-    program.refuse(&[PIDFD_SEND_SIGNAL], EPERM);
-    program.rule(arch.fcntl, &[&none_of(1, &[F_SETOWN, F_SETSIG, F_SETOWN_EX])]);
+    rules.refuse(&[PIDFD_SEND_SIGNAL], EPERM);
+    rules.rule(arch.fcntl, &[&none_of(1, &[F_SETOWN, F_SETSIG, F_SETOWN_EX])]);
 }
 
 #[cfg(test)]
@@ -354,6 +381,7 @@ mod tests {
                 0x20 => a = data[k as usize / 4],
                 0x54 => a &= k,
                 0x15 => at += jump(a == k),
+                0x35 => at += jump(a >= k),
                 0x45 => at += jump(a & k != 0),
                 0x06 => {
                     return match k & 0xffff_0000 {
@@ -413,6 +441,26 @@ mod tests {
     }
 
     #[test]
+    fn each_call_finds_its_own_rule_and_a_call_without_one_is_allowed() {
+        each(|arch| {
+            for abi in 0..8 {
+                let (program, rules) = (program(&closed(), abi, arch), rules(&closed(), abi, arch));
+                for number in (0..700).chain([0x3fff_ffff, u32::MAX]) {
+                    for arguments in [[0; 6], [1; 6], [2; 6], [u64::from(MSG_FASTOPEN | TIOCSTI); 6], [u64::MAX; 6]] {
+                        let alone =
+                            rules.0.get(&number).map_or(Some(Ok(())), |body| run(body, arch.audit, number, arguments));
+                        assert_eq!(
+                            run(&program, arch.audit, number, arguments),
+                            alone,
+                            "{abi}: {number} {arguments:?}"
+                        );
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_call_of_another_architecture_kills() {
         each(|arch| {
             let program = program(&Sandbox::default(), 7, arch);
@@ -426,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_tcp_alone_allows_tcp_proper_unix_sockets_and_netlink_route() {
+    fn a_network_of_tcp_alone_allows_tcp_unix_sockets_and_netlink_route() {
         each(|arch| {
             let socket = |arguments: &[u64]| answer_of(&closed(), 7, arch, arch.socket, arguments);
             let cloexec = u64::from(libc::SOCK_CLOEXEC.cast_unsigned());
@@ -459,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn udp_is_allowed_where_it_is_asked_for_and_no_other_protocol_of_datagrams() {
+    fn udp_on_request_allows_no_other_datagram_protocol() {
         each(|arch| {
             let sandbox = Sandbox { udp: true, ..closed() };
             let socket = |protocol| answer_of(&sandbox, 7, arch, arch.socket, &[INET, 2, protocol]);
@@ -470,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_round_landlocks_ports_is_refused_where_ports_are_limited_and_only_there() {
+    fn ways_around_port_limits_are_refused_only_if_ports_are_limited() {
         each(|arch| {
             let open = Sandbox { sessions: true, ..Sandbox::default() };
             let fast = u64::from(MSG_FASTOPEN);

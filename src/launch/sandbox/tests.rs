@@ -262,7 +262,7 @@ fn a_link_where_a_sandboxed_daemon_may_write_is_not_followed() {
 }
 
 #[test]
-fn a_missing_last_part_of_write_is_made_unless_a_sandboxed_daemon_may_write_there() {
+fn the_last_part_of_write_is_made_unless_a_daemon_may_write_there() {
     let world = World::of(&["/var/b/"]);
     let made = rules(&world, &[claims(&["/var/a"], &[]), claims(&["/var/b"], &[])], &[]).unwrap();
     world.add(0, "/var/a/data");
@@ -409,7 +409,7 @@ fn expected(world: &World, all: &[Claims], node: &Node) -> (bool, bool) {
 }
 
 #[test]
-fn over_random_trees_with_links_and_mounts_the_rules_allow_what_a_slow_computation_allows() {
+fn over_random_trees_the_rules_allow_what_a_slow_computation_allows() {
     let (mut compared, mut refused, mut hidden, mut later) = (0, 0, 0, 0);
     for seed in 1..1500u64 {
         let mut dice = Dice::new(seed);
@@ -459,7 +459,7 @@ fn over_random_trees_with_links_and_mounts_the_rules_allow_what_a_slow_computati
 }
 
 #[test]
-fn a_probe_may_also_connect_to_its_daemons_own_ports_also_to_those_that_init_holds() {
+fn a_probe_may_connect_to_its_daemons_own_ports() {
     let text = "[[daemon]]\nname = 'a'\ncommand = ['a']\nlisten = [{ tcp = '0.0.0.0:9100' }]\n[daemon.sandbox]\n";
     for (lines, expected) in [
         ("bind = [80]\nconnect = [443]", Some(vec![443, 80, 9100])),

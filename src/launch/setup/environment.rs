@@ -161,6 +161,8 @@ mod tests {
             ("AWS_ID", "1"),
             ("AWS_KEY", "2"),
             ("NOTIFY_SOCKET", "@1"),
+            ("SIDECAR_DAEMON", "web"),
+            ("SIDECAR_GENERATION", "2"),
         ];
         let env = of_daemon(process, user, pairs(&inits).into_iter()).unwrap();
         let words: Vec<&str> = env.0.iter().map(|pair| pair.to_str().unwrap()).collect();
@@ -179,32 +181,48 @@ mod tests {
     #[test]
     fn what_is_not_named_is_not_passed_except_path_and_what_init_sets() {
         let passes = |all| of(&Process { pass_environment: Some(names(all)), ..Process::default() }, None);
-        assert_eq!(passes(&[]), "NOTIFY_SOCKET=@1 PATH=/bin");
-        assert_eq!(passes(&["TZ", "AWS_*", "NONE"]), "AWS_ID=1 AWS_KEY=2 NOTIFY_SOCKET=@1 PATH=/bin TZ=UTC");
+        assert_eq!(passes(&[]), "NOTIFY_SOCKET=@1 PATH=/bin SIDECAR_DAEMON=web SIDECAR_GENERATION=2");
+        assert_eq!(
+            passes(&["TZ", "AWS_*", "NONE"]),
+            "AWS_ID=1 AWS_KEY=2 NOTIFY_SOCKET=@1 PATH=/bin SIDECAR_DAEMON=web SIDECAR_GENERATION=2 TZ=UTC"
+        );
         assert_eq!(passes(&["*"]), of(&Process::default(), None));
     }
 
     #[test]
     fn what_is_stated_replaces_what_is_passed_but_not_what_init_sets() {
-        let environment = [("PATH", "/mine"), ("TZ", "CET"), ("NOTIFY_SOCKET", "@forged"), ("LISTEN_FDS", "9")];
+        let environment = [
+            ("PATH", "/mine"),
+            ("TZ", "CET"),
+            ("NOTIFY_SOCKET", "@forged"),
+            ("LISTEN_FDS", "9"),
+            ("SIDECAR_DAEMON", "forged"),
+            ("SIDECAR_GENERATION", "1"),
+        ];
         let environment = environment.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
         let process = Process { environment, pass_environment: Some(names(&["TZ"])), ..Process::default() };
-        assert_eq!(of(&process, None), "NOTIFY_SOCKET=@1 PATH=/mine TZ=CET");
+        assert_eq!(of(&process, None), "NOTIFY_SOCKET=@1 PATH=/mine SIDECAR_DAEMON=web SIDECAR_GENERATION=2 TZ=CET");
     }
 
     #[test]
     fn a_user_has_its_own_home_and_name_unless_they_are_stated() {
-        let all = "AWS_ID=1 AWS_KEY=2 HOME=/var/www LOGNAME=www NOTIFY_SOCKET=@1 PATH=/bin TZ=UTC USER=www";
+        let all = "AWS_ID=1 AWS_KEY=2 HOME=/var/www LOGNAME=www NOTIFY_SOCKET=@1 PATH=/bin SIDECAR_DAEMON=web SIDECAR_GENERATION=2 TZ=UTC USER=www";
         assert_eq!(of(&Process::default(), Some(&www())), all);
         let stated = Process {
             environment: vec![("HOME".to_owned(), "/srv".to_owned())],
             pass_environment: Some(names(&["USER", "LOG*"])),
             ..Process::default()
         };
-        assert_eq!(of(&stated, Some(&www())), "HOME=/srv LOGNAME=www NOTIFY_SOCKET=@1 PATH=/bin USER=root");
+        assert_eq!(
+            of(&stated, Some(&www())),
+            "HOME=/srv LOGNAME=www NOTIFY_SOCKET=@1 PATH=/bin SIDECAR_DAEMON=web SIDECAR_GENERATION=2 USER=root"
+        );
         let nobody = Identity { account: None, ..www() };
         let process = Process { pass_environment: Some(names(&["USE*"])), ..Process::default() };
-        assert_eq!(of(&process, Some(&nobody)), "HOME=/ NOTIFY_SOCKET=@1 PATH=/bin");
+        assert_eq!(
+            of(&process, Some(&nobody)),
+            "HOME=/ NOTIFY_SOCKET=@1 PATH=/bin SIDECAR_DAEMON=web SIDECAR_GENERATION=2"
+        );
     }
 
     #[test]
@@ -228,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cant_be_used_is_told_by_its_number_and_never_by_its_value() {
+    fn a_bad_line_is_reported_by_its_number_and_never_by_its_value() {
         for (text, line, why) in [
             ("A=1\nSECRET\n", 2, "no `=`"),
             ("=secret", 1, "a valid name"),

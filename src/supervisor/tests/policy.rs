@@ -7,7 +7,7 @@ const ON_FAILURE: &str = "restart = \"on-failure\"\n[[daemon]]\nname = \"alpha\"
                           [signals]\nHUP = { forward = \"alpha\" }\nUSR1 = { restart = \"alpha\" }\n";
 
 #[test]
-fn a_daemon_that_crashes_is_in_backoff_and_is_started_100_ms_after_its_death() {
+fn a_daemon_that_crashes_is_started_again_100_ms_later() {
     let mut init = up_all(ON_FAILURE);
     let _ = gone(&mut init, 1000, 0, 10, End::Code(1));
     let view = init.view(0).unwrap();
@@ -21,7 +21,7 @@ fn a_daemon_that_crashes_is_in_backoff_and_is_started_100_ms_after_its_death() {
 }
 
 #[test]
-fn while_the_session_of_one_that_crashed_is_cleared_its_next_start_is_shown_and_a_stop_cancels_it() {
+fn a_stop_while_a_crashed_session_is_cleared_cancels_the_next_start() {
     let mut init = up_all(ON_FAILURE);
     let _ = init.handle(at(1000), ended(10, End::Code(1)));
     assert_eq!(init.view(0).unwrap().starts_at, Some(at(1100)));
@@ -32,7 +32,7 @@ fn while_the_session_of_one_that_crashed_is_cleared_its_next_start_is_shown_and_
 }
 
 #[test]
-fn a_shutdown_while_the_session_of_one_that_crashed_is_cleared_starts_it_no_more() {
+fn a_shutdown_while_a_crashed_session_is_cleared_cancels_its_start() {
     let mut init = up_all(ON_FAILURE);
     let _ = init.handle(at(1000), ended(10, End::Code(1)));
     let _ = init.handle(at(1001), Event::Stop);
@@ -41,7 +41,7 @@ fn a_shutdown_while_the_session_of_one_that_crashed_is_cleared_starts_it_no_more
 }
 
 #[test]
-fn a_stop_of_one_that_ended_for_good_has_nothing_to_do_while_its_session_is_cleared() {
+fn a_stop_of_an_ended_daemon_does_nothing_while_its_session_is_cleared() {
     let mut init = up_all(ON_FAILURE);
     let _ = init.handle(at(1000), ended(10, End::Code(0)));
     let _ = ask(&mut init, 1001, "1 stop alpha");
@@ -100,7 +100,7 @@ fn on_failure_leaves_one_that_exited_0_and_always_starts_it_again() {
 }
 
 #[test]
-fn a_command_that_can_not_be_executed_is_tried_again_and_counts_as_a_run_of_0_s() {
+fn a_command_that_cannot_be_executed_is_tried_again() {
     let (mut init, _) = begun("[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nrestart = \"on-failure\"\n");
     let failed = |code| Event::StartFailed { daemon: 0, code, why: "no fork".to_owned() };
     assert!(acts(init.handle(at(0), failed(126))).is_empty());
@@ -168,7 +168,7 @@ fn a_forward_to_one_in_backoff_starts_it_at_once_and_tells_the_generation() {
 }
 
 #[test]
-fn a_shutdown_forgets_a_backoff_and_the_crash_s_code_counts() {
+fn a_shutdown_forgets_a_backoff_but_not_the_code_of_the_crash() {
     let mut init = up_all("[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nrestart = \"always\"\n");
     let _ = gone(&mut init, 0, 0, 10, End::Code(7));
     assert_eq!(acts(init.handle(at(50), Event::Stop)), [Action::Exit(7)]);
@@ -208,7 +208,7 @@ fn essential(policy: &str) -> Supervisor {
 }
 
 #[test]
-fn the_end_of_an_essential_daemon_shuts_the_bundle_down_and_its_code_alone_counts() {
+fn the_end_of_an_essential_daemon_ends_the_bundle_with_its_code() {
     for (end, code) in [(End::Code(3), 3), (End::Code(0), 0), (End::Signal(11), 139)] {
         let mut init = essential("no");
         let actions = init.handle(at(5000), ended(10, end));
@@ -220,7 +220,7 @@ fn the_end_of_an_essential_daemon_shuts_the_bundle_down_and_its_code_alone_count
 }
 
 #[test]
-fn an_essential_daemon_that_is_started_again_or_stopped_on_request_ends_no_bundle() {
+fn stopping_an_essential_daemon_on_request_does_not_end_the_bundle() {
     let mut init = essential("on-failure");
     let _ = gone(&mut init, 0, 0, 10, End::Code(1));
     assert_eq!((state(&init, 0), init.state()), (DaemonState::Backoff, InitState::Running));
@@ -231,7 +231,7 @@ fn an_essential_daemon_that_is_started_again_or_stopped_on_request_ends_no_bundl
 }
 
 #[test]
-fn in_a_shutdown_on_request_the_maximum_counts_for_an_essential_daemon_too() {
+fn in_a_requested_shutdown_the_highest_code_counts_despite_essential() {
     let mut init = essential("no");
     let _ = init.handle(at(0), Event::Stop);
     let _ = gone(&mut init, 1, 0, 10, End::Code(3));
@@ -239,7 +239,7 @@ fn in_a_shutdown_on_request_the_maximum_counts_for_an_essential_daemon_too() {
 }
 
 #[test]
-fn a_process_whose_fork_was_under_way_when_an_essential_daemon_failed_is_asked_to_stop() {
+fn a_fork_under_way_when_an_essential_daemon_fails_is_asked_to_stop() {
     let (mut init, _) = begun(
         "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nessential = true\n[[daemon]]\nname = \"beta\"\ncommand = [\"b\"]\n",
     );
@@ -249,7 +249,7 @@ fn a_process_whose_fork_was_under_way_when_an_essential_daemon_failed_is_asked_t
 }
 
 #[test]
-fn a_daemon_and_its_members_are_asked_by_its_stop_signal_and_dying_of_it_is_init_s_own_doing() {
+fn a_daemon_and_its_members_get_its_stop_signal() {
     let text = "[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nstop_signal = \"INT\"\n";
     let mut init = up_all(text);
     let actions = init.handle(at(0), Event::Stop);
@@ -257,7 +257,7 @@ fn a_daemon_and_its_members_are_asked_by_its_stop_signal_and_dying_of_it_is_init
     assert_eq!(acts(actions), [kill(10, 2), kill(10, CONT)]);
     let _ = init.handle(at(1), ended(10, End::Signal(2)));
     let actions = init.handle(at(1), left(0, 10, &[13]));
-    assert_eq!(told(&actions), ["forwarding SIGINT to what alpha has left: 1 process (pid 13)"]);
+    assert_eq!(told(&actions), ["forwarding SIGINT to what is left of alpha: 1 process (pid 13)"]);
     assert_eq!(acts(actions), [member(10, 13, 2), member(10, 13, CONT), Action::Reap(10)]);
     assert_eq!(acts(init.handle(at(2), left(0, 10, &[]))), [Action::Exit(130)]);
     // -2 is less than a sibling's 0.
@@ -273,7 +273,7 @@ fn a_daemon_and_its_members_are_asked_by_its_stop_signal_and_dying_of_it_is_init
 }
 
 #[test]
-fn sockets_listen_while_a_process_serves_or_is_to_follow_and_refuse_while_none_is_or_nobody_knows_when() {
+fn sockets_listen_only_while_a_process_serves_or_is_about_to() {
     let text = ON_FAILURE.replace("command = [\"b\"]", "command = [\"b\"]\ndepends_on = [\"alpha\"]");
     let listens = |init: &Supervisor, daemon| {
         let view = init.view(daemon).unwrap();

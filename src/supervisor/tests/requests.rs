@@ -6,7 +6,7 @@ use crate::status::RequestOutcome::{
 };
 
 #[test]
-fn a_restart_on_request_is_pending_until_its_process_has_executed_and_tells_the_generation_that_it_started() {
+fn a_requested_restart_is_pending_until_its_process_has_executed() {
     let mut init = running();
     let actions = ask(&mut init, 1, "a-1 restart beta");
     assert_eq!(told(&actions), ["request a-1: restart beta", "restarting beta"]);
@@ -30,7 +30,7 @@ fn a_replacement_that_can_not_be_executed_fails_its_request() {
 }
 
 #[test]
-fn a_stopped_daemon_stays_stopped_and_keeps_the_bundle_up_until_a_request_starts_it() {
+fn a_stopped_daemon_keeps_the_bundle_up_until_a_request_starts_it() {
     let mut init = running();
     let actions = ask(&mut init, 1, "1 stop beta");
     assert_eq!(told(&actions), ["request 1: stop beta", "stopping beta"]);
@@ -46,7 +46,7 @@ fn a_stopped_daemon_stays_stopped_and_keeps_the_bundle_up_until_a_request_starts
 }
 
 #[test]
-fn a_shutdown_ends_a_bundle_whose_daemons_are_stopped_and_143_is_their_code() {
+fn a_shutdown_of_a_bundle_whose_daemons_are_stopped_exits_143() {
     let mut init = running();
     for (daemon, name, pid) in [(0, "alpha", 10), (1, "beta", 11)] {
         let _ = ask(&mut init, 1, &format!("1 stop {name}"));
@@ -56,7 +56,7 @@ fn a_shutdown_ends_a_bundle_whose_daemons_are_stopped_and_143_is_their_code() {
 }
 
 #[test]
-fn members_of_a_daemon_that_is_stopped_on_request_are_asked_and_the_stop_ends_once_they_have() {
+fn a_requested_stop_ends_once_the_members_have_ended() {
     let mut init = running();
     let _ = ask(&mut init, 1, "1 stop beta");
     let _ = init.handle(at(2), ended(11, End::Code(0)));
@@ -68,7 +68,7 @@ fn members_of_a_daemon_that_is_stopped_on_request_are_asked_and_the_stop_ends_on
 }
 
 #[test]
-fn a_daemon_that_dies_of_another_signal_than_it_was_sent_on_request_counts_as_killed_by_others() {
+fn death_by_a_signal_that_was_not_requested_counts_as_killed_by_others() {
     let mut init = running();
     assert_eq!(acts(ask(&mut init, 1, "1 signal CONT alpha")), [kill(10, CONT)]);
     let _ = gone(&mut init, 2, 0, 10, End::Signal(11));
@@ -76,7 +76,7 @@ fn a_daemon_that_dies_of_another_signal_than_it_was_sent_on_request_counts_as_ki
 }
 
 #[test]
-fn each_process_that_a_daemon_leaves_is_asked_once_whoever_else_ends_meanwhile() {
+fn each_process_that_a_daemon_leaves_is_asked_to_stop_once() {
     let mut init = running();
     let _ = ask(&mut init, 1, "1 stop beta");
     let _ = init.handle(at(2), ended(11, End::Code(0)));
@@ -99,7 +99,7 @@ fn a_stop_that_leaves_nobody_says_nothing_of_processes_that_are_left() {
 }
 
 #[test]
-fn a_strangers_end_is_no_reason_to_look_at_once_for_what_a_daemon_has_left() {
+fn an_orphans_end_does_not_hurry_the_next_look_at_a_session() {
     let mut init = running();
     let _ = ask(&mut init, 1, "1 stop beta");
     let _ = init.handle(at(2), ended(11, End::Code(0)));
@@ -109,7 +109,7 @@ fn a_strangers_end_is_no_reason_to_look_at_once_for_what_a_daemon_has_left() {
 }
 
 #[test]
-fn a_start_of_one_that_runs_and_a_stop_of_one_that_does_not_have_nothing_to_do() {
+fn starting_a_running_or_stopping_a_stopped_daemon_does_nothing() {
     let mut init = running();
     assert!(acts(ask(&mut init, 1, "1 start beta")).is_empty());
     assert_eq!(outcome(&init, 1), (Running, Some(1)));
@@ -119,7 +119,7 @@ fn a_start_of_one_that_runs_and_a_stop_of_one_that_does_not_have_nothing_to_do()
 }
 
 #[test]
-fn a_stop_of_one_in_backoff_makes_it_stopped_and_its_policy_starts_it_no_more() {
+fn a_stop_in_backoff_cancels_the_next_start() {
     let mut init = up_all("[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nrestart = \"always\"\n");
     let _ = gone(&mut init, 0, 0, 10, End::Code(1));
     let _ = ask(&mut init, 50, "1 stop alpha");
@@ -135,7 +135,7 @@ fn a_daemon_that_is_stopped_is_not_started_by_its_policy() {
 }
 
 #[test]
-fn the_latest_request_decides_and_the_one_whose_end_it_changes_is_superseded() {
+fn the_latest_request_supersedes_the_one_whose_end_it_changes() {
     let mut init = running();
     let _ = ask(&mut init, 0, "1 restart beta");
     assert!(acts(ask(&mut init, 1, "2 stop beta")).is_empty(), "no second stop signal");
@@ -254,7 +254,7 @@ fn the_page_tells_why_a_request_was_refused() {
 }
 
 #[test]
-fn a_signal_to_one_that_has_died_is_refused_because_it_does_not_run_even_if_processes_of_it_are_left() {
+fn a_signal_to_a_dead_daemon_is_refused_even_if_its_members_live() {
     let mut init = running();
     let _ = init.handle(at(1), ended(11, End::Code(1)));
     let _ = init.handle(at(1), left(1, 11, &[13]));
@@ -274,7 +274,7 @@ fn a_signal_to_one_that_waits_is_refused_because_it_waits() {
 }
 
 #[test]
-fn dying_of_a_signal_on_request_is_a_failure_for_the_policy_and_init_s_own_in_the_exit_code() {
+fn death_by_a_requested_signal_is_a_failure_but_not_in_the_exit_code() {
     let mut init = up_all("[[daemon]]\nname = \"alpha\"\ncommand = [\"a\"]\nrestart = \"on-failure\"\n");
     let _ = ask(&mut init, 0, "1 signal USR2 alpha");
     let taken = Event::Mask { daemon: 0, pid: 10, signal: Signal::USR2, disposition: Disposition::Taken };
@@ -291,7 +291,7 @@ fn dying_of_a_signal_on_request_is_a_failure_for_the_policy_and_init_s_own_in_th
 }
 
 #[test]
-fn a_signal_that_an_earlier_process_got_is_not_init_s_own_doing_for_the_next_one() {
+fn a_signal_sent_to_one_process_does_not_explain_the_death_of_the_next() {
     let mut init = running();
     let _ = ask(&mut init, 0, "1 signal WINCH beta");
     let _ = init.handle(at(0), Event::Signal(Signal::USR1));
@@ -340,7 +340,7 @@ fn however_many_requests_are_undecided_the_latest_one_is_served() {
 }
 
 #[test]
-fn requests_that_come_to_nothing_are_counted_and_told_at_most_once_a_second() {
+fn requests_that_come_to_nothing_are_logged_at_most_once_a_second() {
     let mut init = running();
     let stray = |requests| format!("{requests} ignored: not a request, or for no selected daemon");
     assert_eq!(told(&init.handle(at(0), Event::Request(None))), [stray("1 request")]);
@@ -421,7 +421,7 @@ impl System for Quick {
     fn members(&mut self, _: i32) -> Vec<i32> {
         std::mem::take(&mut self.members)
     }
-    fn ended(&mut self) -> Option<Ended> {
+    fn ended(&mut self, _: impl Fn(i32) -> bool) -> Option<Ended> {
         self.ended.take()
     }
     fn reap(&mut self, _: i32) {}
@@ -435,7 +435,7 @@ impl System for Quick {
 }
 
 #[test]
-fn an_exec_that_worked_before_a_request_counts_even_if_its_report_was_not_read_yet() {
+fn an_exec_before_a_request_counts_even_if_its_report_is_still_unread() {
     let mut init = Supervisor::new(&table(), &[1]);
     let request = crate::request::Request::parse(b"1 start beta");
     let _ = init.take(&mut Quick { pid: 10, ..Quick::default() }, [Event::Begin, Event::Request(request)]);
@@ -443,7 +443,7 @@ fn an_exec_that_worked_before_a_request_counts_even_if_its_report_was_not_read_y
 }
 
 #[test]
-fn of_the_processes_that_a_daemon_leaves_those_count_as_killed_that_the_kernel_let_init_kill() {
+fn only_processes_that_the_kernel_let_init_kill_count_as_killed() {
     let mut init = Supervisor::new(&table(), &[1]);
     let mut system = Quick { pid: 10, ..Quick::default() };
     let _ = init.take(&mut system, [Event::Begin]);

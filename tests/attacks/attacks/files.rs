@@ -52,27 +52,29 @@ fn forge(path: &Path) -> io::Result<()> {
 }
 
 pub const ATTACKS: &[Attack] = &[
-    attack("read another's secret", "EACCES", Files, |prey| read(&prey.secret)),
-    attack("read another's secret by a second mount", "EACCES", Files, |prey| read(&prey.mirror)),
-    attack("read another's secret through /proc", "EACCES", Files, |prey| {
+    attack("read a sibling's secret", "EACCES", Files, |prey| read(&prey.secret)),
+    attack("read a sibling's secret through a second mount of the same volume", "EACCES", Files, |prey| {
+        read(&prey.mirror)
+    }),
+    attack("read a sibling's secret through /proc/PID/root", "EACCES", Files, |prey| {
         read(format!("/proc/{}/root{}", prey.another, prey.secret.display()))
     }),
-    attack("read another's secret by a link of one's own", "EACCES", Files, |prey| {
+    attack("read a sibling's secret through a symlink in its own directory", "EACCES", Files, |prey| {
         let link = prey.new_name("link");
         symlink(parent(&prey.secret), &link)?;
         read(link.join(prey.secret.file_name().unwrap()))
     }),
-    attack("read another's secret by a path descriptor", "EACCES", Files, |prey| {
+    attack("open a sibling's secret as a path only, then reopen it for reading", "EACCES", Files, |prey| {
         let path = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(&prey.secret)?;
         read(format!("/proc/self/fd/{}", path.as_raw_fd()))
     }),
-    attack("read another's secret as a new root", "EACCES", Files, |prey| {
+    attack("read a sibling's secret as root of a user namespace, by chroot", "EACCES", Files, |prey| {
         as_a_new_root(|| {
             call!(libc::SYS_chroot, c(parent(&prey.secret)).as_ptr())?;
             read(Path::new("/").join(prey.secret.file_name().unwrap()))
         })
     }),
-    attack("mount another's secret into one's own directory", "EPERM", Files, |prey| {
+    attack("bind-mount a sibling's secrets into its own directory, in a user namespace", "EPERM", Files, |prey| {
         let place = prey.new_name("mount");
         fs::create_dir(&place)?;
         as_a_new_root(|| {
@@ -81,7 +83,7 @@ pub const ATTACKS: &[Attack] = &[
             read(place.join(prey.secret.file_name().unwrap()))
         })
     }),
-    attack("read another's secret by a mount without a place", "EACCES", Files, |prey| {
+    attack("read a sibling's secret in a detached mount, in a user namespace", "EACCES", Files, |prey| {
         const OPEN_TREE_CLONE: i32 = 1;
         as_a_new_root(|| {
             let from = c(parent(&prey.secret));
@@ -90,7 +92,7 @@ pub const ATTACKS: &[Attack] = &[
             call!(libc::SYS_openat, tree.as_raw_fd(), name.as_ptr(), libc::O_RDONLY).map(owned).map(drop)
         })
     }),
-    attack("link another's secret into one's own directory", "EXDEV", Files, |prey| {
+    attack("hard-link a sibling's secret into its own directory", "EXDEV", Files, |prey| {
         // What lies in another file system can't be linked, with or without a sandbox: then a name beside it.
         let name = prey.new_name("hard");
         fs::hard_link(&prey.secret, &name).or_else(|e| match fs::read(&prey.secret) {
@@ -100,24 +102,26 @@ pub const ATTACKS: &[Attack] = &[
             _ => Err(e),
         })
     }),
-    attack("read what another writes", "EACCES", Files, |prey| read(&prey.data)),
-    attack("write what another writes", "EACCES", Files, |prey| write(&prey.data)),
-    attack("list another's configuration", "EACCES", Files, |prey| fs::read_dir(parent(&prey.rules)).map(drop)),
-    attack("read another's configuration", "EACCES", Files, |prey| read(&prey.rules)),
-    attack("write another's configuration", "EACCES", Files, |prey| write(&prey.rules)),
-    attack("forge a record beside another's configuration", "EACCES", Files, |prey| {
+    attack("read a sibling's data", "EACCES", Files, |prey| read(&prey.data)),
+    attack("write to a sibling's data", "EACCES", Files, |prey| write(&prey.data)),
+    attack("list a sibling's configuration directory", "EACCES", Files, |prey| {
+        fs::read_dir(parent(&prey.rules)).map(drop)
+    }),
+    attack("read a sibling's configuration", "EACCES", Files, |prey| read(&prey.rules)),
+    attack("write to a sibling's configuration", "EACCES", Files, |prey| write(&prey.rules)),
+    attack("forge the record of a change of a sibling's configuration", "EACCES", Files, |prey| {
         forge(&beside(&prey.rules, ".", ".sidecar.x"))
     }),
-    attack("forge a kept copy of another's configuration", "EACCES", Files, |prey| {
+    attack("forge the kept old copy of a sibling's configuration", "EACCES", Files, |prey| {
         forge(&beside(&prey.rules, ".sidecar-old.", ".x"))
     }),
-    attack("write one's own configuration", "EACCES", Files, |prey| write(own_rules(prey))),
-    attack("truncate one's own configuration", "EACCES", Truncation, |prey| {
+    attack("write to its own configuration", "EACCES", Files, |prey| write(own_rules(prey))),
+    attack("truncate its own configuration", "EACCES", Truncation, |prey| {
         // To the length that it has.
         let size = fs::metadata(own_rules(prey))?.len();
         call!(libc::SYS_truncate, c(own_rules(prey)).as_ptr(), size).map(drop)
     }),
-    attack("replace one's own configuration", "EACCES", Files, |prey| {
+    attack("replace its own configuration by a rename", "EACCES", Files, |prey| {
         // In the directory itself if the attacker's own is on another file system. By the same bytes.
         let beside = beside(own_rules(prey), ".new-", &std::process::id().to_string());
         let new = prey.new_name("new");
@@ -127,59 +131,59 @@ pub const ATTACKS: &[Attack] = &[
             rename(&beside, own_rules(prey))
         })
     }),
-    attack("forge a record beside one's own configuration", "EACCES", Files, |prey| {
+    attack("forge the record of a change of its own configuration", "EACCES", Files, |prey| {
         forge(&beside(own_rules(prey), ".", ".sidecar.x"))
     }),
-    attack("forge a kept copy of one's own configuration", "EACCES", Files, |prey| {
+    attack("forge the kept old copy of its own configuration", "EACCES", Files, |prey| {
         forge(&beside(own_rules(prey), ".sidecar-old.", ".x"))
     }),
-    attack("put a link in the place of one's own directory", "EACCES", Files, |prey| {
+    attack("replace its own directory with a symlink, to widen its next sandbox", "EACCES", Files, |prey| {
         replace_by_a_link(prey.own(), parent(&prey.secret))
     }),
-    attack("put a link in the place of another's directory", "EACCES", Files, |prey| {
+    attack("replace a sibling's directory with a symlink, to widen that one's next sandbox", "EACCES", Files, |prey| {
         replace_by_a_link(&prey.others, parent(&prey.secret))
     }),
     attack("read the daemon table", "EACCES", Files, |prey| read(&prey.table)),
-    attack("write a file that is open to all", "EACCES", Files, |prey| write(prey.open.join("file"))),
-    attack("remove a file that is open to all", "EACCES", Files, |prey| {
+    attack("write to a world-writable file", "EACCES", Files, |prey| write(prey.open.join("file"))),
+    attack("delete a file in a world-writable directory", "EACCES", Files, |prey| {
         // The first that the attacks before have left.
         let all = (0..100).map(|n| prey.open.join(format!("heap/{n}"))).find(|path| path.exists());
         fs::remove_file(all.unwrap())
     }),
-    attack("make a file outside", "EACCES", Files, |prey| {
+    attack("create a file in a world-writable directory", "EACCES", Files, |prey| {
         fs::write(prey.open.join(format!("new-{}", std::process::id())), "x")
     }),
-    attack("make a directory outside", "EACCES", Files, |prey| {
+    attack("create a directory in a world-writable directory", "EACCES", Files, |prey| {
         fs::create_dir(prey.open.join(format!("dir-{}", std::process::id())))
     }),
-    attack("make a link outside", "EACCES", Files, |prey| {
+    attack("create a symlink in a world-writable directory", "EACCES", Files, |prey| {
         symlink("/", prey.open.join(format!("link-{}", std::process::id())))
     }),
-    attack("make a FIFO outside", "EACCES", Files, |prey| {
+    attack("create a FIFO in a world-writable directory", "EACCES", Files, |prey| {
         let name = prey.open.join(format!("fifo-{}", std::process::id()));
         nix::unistd::mkfifo(&name, nix::sys::stat::Mode::S_IRWXU).map_err(io::Error::from)
     }),
-    attack("make a socket outside", "EACCES", Files, |prey| {
+    attack("create a Unix socket in a world-writable directory", "EACCES", Files, |prey| {
         std::os::unix::net::UnixListener::bind(prey.open.join(format!("socket-{}", std::process::id()))).map(drop)
     }),
-    attack("share memory by a name", "EACCES", Files, |_| {
+    attack("create POSIX shared memory in /dev/shm", "EACCES", Files, |_| {
         forge(Path::new(&format!("/dev/shm/{}", std::process::id())))
     }),
-    attack("share a message queue", "EACCES", Files, |_| {
+    attack("create a POSIX message queue", "EACCES", Files, |_| {
         let name = CString::new(format!("sidecar-{}", std::process::id())).unwrap();
         // One message of one byte: a user may not have much of these.
         let attributes = [0i64, 1, 1, 0, 0, 0, 0, 0];
         call!(libc::SYS_mq_open, name.as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600, attributes.as_ptr()).map(owned)?;
         call!(libc::SYS_mq_unlink, name.as_ptr()).map(drop)
     }),
-    attack("make a device in one's own directory", "EACCES", Files, |prey| {
+    attack("create a device node in its own directory", "EACCES", Files, |prey| {
         // /dev/null by another name; the kernel lets Landlock answer before it asks for CAP_MKNOD.
         let name = c(&prey.new_name("device"));
         call!(libc::SYS_mknodat, libc::AT_FDCWD, name.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 3)).map(drop)
     })
     .without(super::Without::NeedsCapability),
-    attack("open a new terminal", "EACCES", Files, |_| super::calls::open_as_writer("/dev/ptmx")),
-    attack("list the terminals of operators", "EACCES", Files, |_| fs::read_dir("/dev/pts").map(drop)),
+    attack("open a new terminal (/dev/ptmx)", "EACCES", Files, |_| super::calls::open_as_writer("/dev/ptmx")),
+    attack("list operators' terminals (/dev/pts)", "EACCES", Files, |_| fs::read_dir("/dev/pts").map(drop)),
     attack("read what an operator types", "EACCES", Files, |prey| fs::File::open(&prey.terminal).map(drop)),
     attack("write to an operator's terminal", "EACCES", Files, |prey| super::calls::open_as_writer(&prey.terminal)),
 ];

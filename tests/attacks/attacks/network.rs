@@ -72,58 +72,62 @@ fn take(port: u16) -> io::Result<()> {
 }
 
 /// While it is attacked, the test restarts the daemon whose port it is.
-pub const TAKE_PORT: &str = "take another's port while it restarts";
+pub const TAKE_PORT: &str = "take over a sibling's port while that one restarts";
 
 pub const ATTACKS: &[Attack] = &[
-    attack("bind another's port", "EACCES", Tcp, |prey| TcpListener::bind(("127.0.0.1", prey.free_port)).map(drop)),
+    attack("bind a sibling's port", "EACCES", Tcp, |prey| TcpListener::bind(("127.0.0.1", prey.free_port)).map(drop)),
     attack(TAKE_PORT, "EACCES", Tcp, |prey| take(prey.anothers_port)),
     attack("bind any free port", "EACCES", Tcp, |_| TcpListener::bind("0.0.0.0:0").map(drop)),
     attack("connect by TCP", "EACCES", Tcp, |prey| {
         std::net::TcpStream::connect(("127.0.0.1", prey.open_port)).map(drop)
     }),
-    attack("connect by TCP to a mapped address", "EACCES", Tcp, |prey| connect_to_a_mapped_address(prey.open_port)),
-    attack("connect by MPTCP", "EPROTONOSUPPORT", Filter, |_| socket(libc::AF_INET, libc::SOCK_STREAM, 262).map(drop)),
-    attack("connect by Fast Open", "EPERM", Filter, |prey| {
+    attack("connect by TCP to an IPv4 address mapped into IPv6", "EACCES", Tcp, |prey| {
+        connect_to_a_mapped_address(prey.open_port)
+    }),
+    attack("open an MPTCP socket", "EPROTONOSUPPORT", Filter, |_| {
+        socket(libc::AF_INET, libc::SOCK_STREAM, 262).map(drop)
+    }),
+    attack("connect by TCP Fast Open (sendto)", "EPERM", Filter, |prey| {
         let socket = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
         send_to(&socket, libc::MSG_FASTOPEN, prey.open_port)
     }),
-    attack("connect by Fast Open of a message", "EPERM", Filter, |prey| fast_open_by_a_message(prey.open_port, false)),
-    attack("connect by Fast Open of many messages", "EPERM", Filter, |prey| {
-        fast_open_by_a_message(prey.open_port, true)
-    }),
-    attack("connect by a later Fast Open", "EACCES", Tcp, |prey| fast_open_later(prey.open_port)),
-    attack("send by UDP", "EACCES", Filter, |prey| {
+    attack("connect by TCP Fast Open (sendmsg)", "EPERM", Filter, |prey| fast_open_by_a_message(prey.open_port, false)),
+    attack("connect by TCP Fast Open (sendmmsg)", "EPERM", Filter, |prey| fast_open_by_a_message(prey.open_port, true)),
+    attack("connect by TCP Fast Open at the first write", "EACCES", Tcp, |prey| fast_open_later(prey.open_port)),
+    attack("send a UDP datagram", "EACCES", Filter, |prey| {
         let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
         send_to(&socket, 0, prey.free_port)
     }),
-    attack("send raw", "EACCES", Filter, |_| socket(libc::AF_INET, libc::SOCK_RAW, 255).map(drop))
+    attack("open a raw IP socket", "EACCES", Filter, |_| socket(libc::AF_INET, libc::SOCK_RAW, 255).map(drop))
         .without(super::Without::NeedsCapability),
-    attack("send packets", "EAFNOSUPPORT", Filter, |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop))
+    attack("open a packet socket", "EAFNOSUPPORT", Filter, |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop))
         .without(super::Without::NeedsCapability),
-    attack("ask for all sockets", "EPROTONOSUPPORT", Filter, |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 4).map(drop)),
-    attack("connect by io_uring", "ENOSYS", Filter, |_| {
+    attack("list all sockets of the bundle (sock_diag)", "EPROTONOSUPPORT", Filter, |_| {
+        socket(libc::AF_NETLINK, libc::SOCK_RAW, 4).map(drop)
+    }),
+    attack("set up io_uring, whose calls no filter sees", "ENOSYS", Filter, |_| {
         let mut parameters = [0u8; 120];
         call!(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()).map(owned).map(drop)
     }),
 ];
 
 pub const ON_THE_KERNEL: &[Attack] = &[
-    attack("keep a key for all of the user", "EPERM", Filter, |_| {
+    attack("add a key to a keyring", "EPERM", Filter, |_| {
         // To the keyring of this process alone.
         call!(libc::SYS_add_key, c"user".as_ptr(), c"sidecar".as_ptr(), c"x".as_ptr(), 1usize, -2).map(drop)
     }),
-    attack("open the keyring of the user", "EPERM", Filter, |_| {
+    attack("open the user's keyring, which siblings share", "EPERM", Filter, |_| {
         // KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING: keyctl(2).
         call!(libc::SYS_keyctl, 0, -4, 1).map(drop)
     }),
     #[cfg(target_arch = "x86_64")]
-    attack("call by the numbers of i386", "signal-31", Filter, |_| {
+    attack("make an i386 system call (int 0x80)", "signal-31", Filter, |_| {
         let mut result = 20i32;
         // SAFETY: i386's getpid(2) has no arguments.
         unsafe { std::arch::asm!("int 0x80", inout("eax") result, options(nostack)) };
         checked(result.into()).map(drop)
     }),
     #[cfg(target_arch = "x86_64")]
-    attack("call by the numbers of x32", "signal-31", Filter, |_| call!(0x4000_0000 | libc::SYS_getpid).map(drop))
+    attack("make an x32 system call", "signal-31", Filter, |_| call!(0x4000_0000 | libc::SYS_getpid).map(drop))
         .without(super::Without::IfKernelHas),
 ];

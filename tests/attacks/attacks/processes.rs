@@ -14,7 +14,7 @@ use super::calls::{
 use super::{Attack, Without, attack};
 
 /// What only a kernel with `dev.tty.legacy_tiocsti` lets anybody do.
-pub const PUSH_INPUT: &str = "push input into a terminal";
+pub const PUSH_INPUT: &str = "push input into a terminal (TIOCSTI)";
 
 fn group(pid: i32) -> i32 {
     nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(pid))).unwrap().as_raw()
@@ -94,125 +94,127 @@ fn count(pid: i32) -> io::Result<()> {
 }
 
 pub const ATTACKS: &[Attack] = &[
-    attack("read another's environment", "EACCES", Processes, |prey| read(format!("/proc/{}/environ", prey.another))),
-    attack("read another's memory", "EACCES", Processes, |prey| {
+    attack("read a sibling's environment", "EACCES", Processes, |prey| read(format!("/proc/{}/environ", prey.another))),
+    attack("open a sibling's memory (/proc/PID/mem)", "EACCES", Processes, |prey| {
         fs::File::open(format!("/proc/{}/mem", prey.another)).map(drop)
     }),
-    attack("read another's memory by a call", "EPERM", Filter, |prey| memory(prey.another, false)),
-    attack("write another's memory by a call", "EPERM", Filter, |prey| memory(prey.another, true)),
-    attack("read where another's memory lies", "EACCES", Processes, |prey| {
-        read(format!("/proc/{}/maps", prey.another))
-    }),
-    attack("take another's descriptor", "EPERM", Filter, |prey| {
+    attack("read a sibling's memory (process_vm_readv)", "EPERM", Filter, |prey| memory(prey.another, false)),
+    attack("write to a sibling's memory (process_vm_writev)", "EPERM", Filter, |prey| memory(prey.another, true)),
+    attack("read a sibling's memory map", "EACCES", Processes, |prey| read(format!("/proc/{}/maps", prey.another))),
+    attack("take a sibling's descriptor (pidfd_getfd)", "EPERM", Filter, |prey| {
         let pidfd = pidfd(prey.another)?;
         call!(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), 1, 0).map(owned).map(drop)
     }),
-    attack("trace another", "EPERM", Filter, |prey| seize(prey.another)),
-    attack("stop another as its tracer", "EPERM", Filter, |prey| attach(prey.another)),
-    attack("count what another does", "EACCES", Processes, |prey| count(prey.another)),
-    attack("signal another", "EPERM", Signals, |prey| call!(libc::SYS_kill, prey.another, libc::SIGWINCH).map(drop)),
-    attack("stop another", "EPERM", Signals, |prey| {
+    attack("trace a sibling (PTRACE_SEIZE)", "EPERM", Filter, |prey| seize(prey.another)),
+    attack("trace and stop a sibling (PTRACE_ATTACH)", "EPERM", Filter, |prey| attach(prey.another)),
+    attack("count a sibling's instructions (perf)", "EACCES", Processes, |prey| count(prey.another)),
+    attack("signal a sibling", "EPERM", Signals, |prey| call!(libc::SYS_kill, prey.another, libc::SIGWINCH).map(drop)),
+    attack("stop a sibling (SIGSTOP)", "EPERM", Signals, |prey| {
         call!(libc::SYS_kill, prey.another, libc::SIGSTOP)?;
         call!(libc::SYS_kill, prey.another, libc::SIGCONT).map(drop)
     }),
-    attack("signal the group of another", "EPERM", Signals, |prey| {
+    attack("signal a sibling's process group", "EPERM", Signals, |prey| {
         call!(libc::SYS_kill, -group(prey.another), libc::SIGWINCH).map(drop)
     }),
-    attack("signal a thread of another", "EPERM", Signals, |prey| {
+    attack("signal a sibling's thread (tgkill)", "EPERM", Signals, |prey| {
         call!(libc::SYS_tgkill, prey.another, prey.another, libc::SIGWINCH).map(drop)
     }),
-    attack("queue a signal for another", "EPERM", Signals, |prey| queue(prey.another)),
-    attack("have the kernel stop another", "EPERM", Filter, |prey| have_stopped(prey.another)),
-    attack("signal another by a pidfd", "EPERM", Filter, |prey| {
+    attack("queue a signal for a sibling (sigqueue)", "EPERM", Signals, |prey| queue(prey.another)),
+    attack("have the kernel signal a sibling (F_SETOWN)", "EPERM", Filter, |prey| have_stopped(prey.another)),
+    attack("signal a sibling through a pidfd", "EPERM", Filter, |prey| {
         let pidfd = pidfd(prey.another)?;
         call!(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGWINCH, 0usize, 0).map(drop)
     }),
-    attack("set the limits of another", "EPERM", Filter, |prey| limits(prey.another)),
-    attack("set the priority of another", "EPERM", Filter, |prey| prioritize(libc::PRIO_PROCESS, prey.another)),
-    attack("set the priority of another's group", "EPERM", Filter, |prey| {
+    attack("set a sibling's limits (prlimit)", "EPERM", Filter, |prey| limits(prey.another)),
+    attack("set a sibling's priority", "EPERM", Filter, |prey| prioritize(libc::PRIO_PROCESS, prey.another)),
+    attack("set the priority of a sibling's process group", "EPERM", Filter, |prey| {
         prioritize(libc::PRIO_PGRP, group(prey.another))
     }),
-    attack("set the priority of all of the user", "EPERM", Filter, |_| prioritize(libc::PRIO_USER, 0)),
-    attack("set the I/O priority of another", "EPERM", Filter, |prey| {
+    attack("set the priority of all the user's processes", "EPERM", Filter, |_| prioritize(libc::PRIO_USER, 0)),
+    attack("set a sibling's I/O priority", "EPERM", Filter, |prey| {
         call!(libc::SYS_ioprio_set, 1, prey.another, 0x4004).map(drop)
     }),
-    attack("set the I/O priority of all of the user", "EPERM", Filter, |_| {
+    attack("set the I/O priority of all the user's processes", "EPERM", Filter, |_| {
         call!(libc::SYS_ioprio_set, 3, nix::unistd::getuid().as_raw(), 0x4004).map(drop)
     }),
-    attack("set the scheduling of another", "EPERM", Filter, |prey| {
+    attack("set a sibling's scheduler (sched_setscheduler)", "EPERM", Filter, |prey| {
         let zero = 0i32;
         call!(libc::SYS_sched_setscheduler, prey.another, libc::SCHED_OTHER, &raw const zero).map(drop)
     }),
-    attack("set the scheduling parameters of another", "EPERM", Filter, |prey| {
+    attack("set a sibling's scheduling parameters (sched_setparam)", "EPERM", Filter, |prey| {
         let zero = 0i32;
         call!(libc::SYS_sched_setparam, prey.another, &raw const zero).map(drop)
     }),
-    attack("set the scheduling attributes of another", "EPERM", Filter, |prey| {
+    attack("set a sibling's scheduling attributes (sched_setattr)", "EPERM", Filter, |prey| {
         let mut attributes = [0u8; 48];
         attributes[0] = 48;
         attributes[16..20].copy_from_slice(&nice()?.to_ne_bytes());
         call!(libc::SYS_sched_setattr, prey.another, attributes.as_ptr(), 0).map(drop)
     }),
-    attack("write to another's log", "EACCES", Processes, |prey| {
+    attack("write to a sibling's stdout, to forge its log", "EACCES", Processes, |prey| {
         open_as_writer(format!("/proc/{}/fd/1", prey.another))
     }),
-    attack("ask for the end of another when memory is short", "EACCES", super::Keeper::Files, |prey| {
+    attack("make the OOM killer choose a sibling", "EACCES", super::Keeper::Files, |prey| {
         let path = format!("/proc/{}/oom_score_adj", prey.another);
         let mut old = String::new();
         let mut file = fs::OpenOptions::new().read(true).write(true).open(path)?;
         file.read_to_string(&mut old)?;
         file.write_all(old.trim().as_bytes())
     }),
-    attack("leave the session", "EPERM", Filter, |_| {
+    attack("leave its session", "EPERM", Filter, |_| {
         // No leader of a group may, so a child does.
         super::calls::forked(|| call!(libc::SYS_setsid).map(drop))
     }),
-    attack("leave the process group", "EPERM", Filter, |_| {
+    attack("leave its process group", "EPERM", Filter, |_| {
         super::calls::forked(|| call!(libc::SYS_setpgid, 0, 0).map(drop))
     }),
 ];
 
 pub const ON_INIT: &[Attack] = &[
-    attack("read the environment of PID 1", "EACCES", Processes, |_| read("/proc/1/environ")),
-    attack("read the memory of PID 1", "EACCES", Processes, |_| fs::File::open("/proc/1/mem").map(drop)),
-    attack("write the memory of PID 1 by a call", "EPERM", Filter, |_| memory(1, true)),
-    attack("take a descriptor of PID 1", "EPERM", Filter, |_| {
+    attack("read PID 1's environment", "EACCES", Processes, |_| read("/proc/1/environ")),
+    attack("open PID 1's memory (/proc/1/mem)", "EACCES", Processes, |_| fs::File::open("/proc/1/mem").map(drop)),
+    attack("write to PID 1's memory (process_vm_writev)", "EPERM", Filter, |_| memory(1, true)),
+    attack("take a descriptor of PID 1's (pidfd_getfd)", "EPERM", Filter, |_| {
         let pidfd = pidfd(1)?;
         call!(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), 1, 0).map(owned).map(drop)
     }),
-    attack("compare descriptors with PID 1", "EPERM", Filter, |_| {
+    attack("compare its descriptors with PID 1's (kcmp)", "EPERM", Filter, |_| {
         call!(libc::SYS_kcmp, std::process::id(), 1, 0, 0usize, 0usize).map(drop)
     }),
-    attack("trace PID 1", "EPERM", Filter, |_| seize(1)),
-    attack("stop PID 1 as its tracer", "EPERM", Filter, |_| attach(1)),
+    attack("trace PID 1 (PTRACE_SEIZE)", "EPERM", Filter, |_| seize(1)),
+    attack("trace and stop PID 1 (PTRACE_ATTACH)", "EPERM", Filter, |_| attach(1)),
     attack("signal PID 1", "EPERM", Filter, |_| call!(libc::SYS_kill, 1, libc::SIGWINCH).map(drop)),
-    attack("queue a signal for PID 1", "EPERM", Filter, |_| queue(1)),
-    attack("set the limits of PID 1", "EPERM", Filter, |_| limits(1)),
-    attack("set the priority of PID 1", "EPERM", Filter, |_| prioritize(libc::PRIO_PROCESS, 1)),
-    attack("enter the namespaces of PID 1", "EACCES", Processes, |_| fs::File::open("/proc/1/ns/mnt").map(drop)),
+    attack("queue a signal for PID 1 (sigqueue)", "EPERM", Filter, |_| queue(1)),
+    attack("set PID 1's limits, to end it (prlimit)", "EPERM", Filter, |_| limits(1)),
+    attack("set PID 1's priority", "EPERM", Filter, |_| prioritize(libc::PRIO_PROCESS, 1)),
+    attack("open PID 1's mount namespace, to enter it", "EACCES", Processes, |_| {
+        fs::File::open("/proc/1/ns/mnt").map(drop)
+    }),
     attack("write to the container's log past init", "EACCES", Processes, |_| {
         // To open it is enough: nothing is forged.
         open_as_writer("/proc/1/fd/1")
     }),
-    attack("read the status page past init", "EACCES", Processes, |_| read("/proc/1/fd/100")),
-    attack("read what the sandboxes are", "EACCES", Processes, |_| read("/proc/1/fd/103")),
+    attack("read init's status page from its descriptor", "EACCES", Processes, |_| read("/proc/1/fd/100")),
+    attack("read how daemons are set up and sandboxed from init's descriptor", "EACCES", Processes, |_| {
+        read("/proc/1/fd/103")
+    }),
     attack("take the apply lock", "EACCES", Processes, |_| {
         let lock = fs::OpenOptions::new().read(true).write(true).open("/proc/1/fd/102")?;
         // SAFETY: flock(2) takes numbers. It waits for another way's, which ends at once.
         checked(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) }.into()).map(drop)
     }),
-    attack("ask init for a start of another", "EACCES", Processes, |prey| {
+    attack("ask init to start a sibling", "EACCES", Processes, |prey| {
         // It runs already, so nothing comes of it.
         let line = format!("\nattack-{} start {}\n", std::process::id(), prey.another_name);
         fs::OpenOptions::new().write(true).open("/proc/1/fd/101")?.write_all(line.as_bytes())
     }),
-    attack("say that another is ready", "EPERM", Capabilities, |prey| {
+    attack("forge READY=1 for a sibling", "EPERM", Capabilities, |prey| {
         let me = nix::unistd::getuid().as_raw();
         let another = libc::ucred { pid: prey.another, uid: me, gid: nix::unistd::getgid().as_raw() };
         notify(b"READY=1", &[ControlMessage::ScmCredentials(&another.into())])
     })
     .without(Without::NeedsCapability),
-    attack("hand init a socket that lingers", "EACCES", super::Keeper::Tcp, |prey| {
+    attack("hang init with a lingering socket in a notification", "EACCES", super::Keeper::Tcp, |prey| {
         let stream = lingering(prey.open_port)?;
         notify(b"READY=1", &[ControlMessage::ScmRights(&[stream.as_raw_fd()])])
     })

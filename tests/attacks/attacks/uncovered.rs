@@ -19,30 +19,30 @@ fn c(path: &Path) -> CString {
 }
 
 pub const UNCOVERED: &[Attack] = &[
-    attack("see that a hidden file is there", "ok", Nobody, |prey| fs::metadata(&prey.secret).map(drop)),
-    attack("watch the names in a hidden directory", "ok", Nobody, |prey| {
+    attack("see that a hidden file exists", "ok", Nobody, |prey| fs::metadata(&prey.secret).map(drop)),
+    attack("watch names come and go in a hidden directory", "ok", Nobody, |prey| {
         let watch = call!(libc::SYS_inotify_init1, 0).map(owned)?;
         let directory = c(prey.rules.parent().unwrap());
         call!(libc::SYS_inotify_add_watch, watch.as_raw_fd(), directory.as_ptr(), libc::IN_CREATE).map(drop)
     }),
-    attack("set the mode of another's file", "ok", Nobody, |prey| {
+    attack("change the mode of a sibling's file", "ok", Nobody, |prey| {
         fs::set_permissions(&prey.data, fs::metadata(&prey.data)?.permissions())
     }),
-    attack("set the times of another's file", "ok", Nobody, |prey| {
+    attack("change the times of a sibling's file", "ok", Nobody, |prey| {
         call!(libc::SYS_utimensat, libc::AT_FDCWD, c(&prey.data).as_ptr(), 0usize, 0).map(drop)
     }),
-    attack("read another's command line", "ok", Nobody, |prey| read(format!("/proc/{}/cmdline", prey.another))),
-    attack("choose the processors of another", "ok", Nobody, |prey| {
+    attack("read a sibling's command line", "ok", Nobody, |prey| read(format!("/proc/{}/cmdline", prey.another))),
+    attack("choose a sibling's processors (sched_setaffinity)", "ok", Nobody, |prey| {
         let mut set = [0u64; 16];
         let size = call!(libc::SYS_sched_getaffinity, prey.another, 128, set.as_mut_ptr())?;
         call!(libc::SYS_sched_setaffinity, prey.another, size, set.as_ptr()).map(drop)
     }),
-    attack("send to an abstract socket", "ok", Nobody, |_| notify(b"STATUS=an attack", &[])),
-    attack("share memory by a key of System V", "ok", Nobody, |_| {
+    attack("send to an abstract Unix socket", "ok", Nobody, |_| notify(b"STATUS=an attack", &[])),
+    attack("create System V shared memory", "ok", Nobody, |_| {
         let id = call!(libc::SYS_shmget, std::process::id(), 4096usize, libc::IPC_CREAT | 0o600)?;
         call!(libc::SYS_shmctl, id, libc::IPC_RMID, 0usize).map(drop)
     }),
-    attack("listen on a port of the kernel's choice", "ok", Nobody, |_| {
+    attack("listen without binding, on a port that the kernel chooses", "ok", Nobody, |_| {
         let socket = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
         listen(&socket, Backlog::new(1).unwrap()).map_err(io::Error::from)
     }),

@@ -1,0 +1,554 @@
+"""The cases for Kubernetes: docs/kubernetes.md as it is written, then bundles whose bad days are to order, then a fleet.
+
+`agent-0` and `agent-1` are the page's pods. `toy` has the daemons of the matrix for containers; `fleet` is a Deployment of the page's pod.
+"""
+
+import base64
+import json
+import random
+import re
+import shlex
+import shutil
+import time
+
+import machine as machines
+import matrix
+from host import Case, World, Wrong
+from matrix import GIT_GATE, PIPELOCK, all_ready, nothing_missing, outcome, says, within
+
+PAGE = machines.REPOSITORY / "docs" / "kubernetes.md"
+FLEET = 20
+# Of what is chosen at random: which pods of the fleet are deleted, and when.
+SEED = 20261128
+
+
+def blocks():
+    """The page's code blocks, in order: (heading, language, text)."""
+    heading, found = "", []
+    for match in re.finditer(r"(?ms)^#+ (?P<heading>[^\n]+)$|^```(?P<language>\w+)\n(?P<text>.*?)^```$", PAGE.read_text()):
+        if match["heading"]:
+            heading = match["heading"]
+        else:
+            found.append((heading, match["language"], match["text"]))
+    return found
+
+
+class Cluster(World):
+    """A cluster of one node, and the directory that the page's commands are executed in."""
+
+    def __init__(self, machine, words):
+        super().__init__(machine, {"dir": "/data/files", "page": "/data/page", **words})
+        self.before = None
+        self.choices = random.Random(SEED)
+        page, files = machine.data / "page", machine.data / "files"
+        shutil.copytree(machines.REPOSITORY / "bundle", page / "bundle")
+        files.mkdir()
+        for word in ("old", "new", "newer", "bad", "dies", "unready", "picky"):
+            (files / word).write_text(word)
+        (files / "daemons.toml").write_text(matrix.TOY)
+        self.page, self.files = page, files
+
+    def run(self, command, timeout=120):
+        return super().run(f"cd {self.words['page']}\n{command}", timeout)
+
+    def apply(self, *objects):
+        """`kubectl apply` of these objects."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        (self.files / "objects.json").write_text(text)
+        self.check("kubectl apply --filename={dir}/objects.json")
+
+    def remove(self, *names):
+        self.run(f"kubectl -n agents delete pod --ignore-not-found --wait --timeout=120s {' '.join(names)}", 150)
+
+    def inside(self, pod, command, container="bundle"):
+        return self.run(f"kubectl -n agents exec {pod} -c {container} -- {command}")
+
+    def wait_ready(self, *pods):
+        names = " ".join(f"pod/{pod}" for pod in pods)
+        self.check(f"kubectl -n agents wait --for=condition=Ready --timeout=240s {names}", 260)
+
+    def status(self, pod):
+        done = self.inside(pod, "/proc/1/exe status --json")
+        try:
+            return {daemon["name"]: daemon["pid"] for daemon in json.loads(done.out)["daemons"]}
+        except (ValueError, KeyError):
+            raise Wrong(f"no status of {pod}: {done.said.strip()[-300:]}") from None
+
+    def begin(self, case):
+        self.before = None
+        if case.moves is not ANY and self.run("kubectl -n agents get pod agent-0").code == 0:
+            self.before = self.status("agent-0")
+
+    def end(self, case, done):
+        if self.before is None:
+            return
+        moved = {name for name, pid in self.status("agent-0").items() if pid != self.before[name]}
+        if moved != case.moves:
+            raise Wrong(f"another process in agent-0: {', '.join(sorted(moved)) or 'none'}; it should be {', '.join(sorted(case.moves)) or 'none'}")
+
+
+# Of cases in which agent-0 isn't looked at.
+ANY = None
+
+
+# Objects.
+
+HARDENED = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+POD_SECURITY = {"runAsUser": 1000, "runAsGroup": 1000, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def pod(name, *containers, labels=None, namespace="agents", **spec):
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+            "spec": {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 20, "securityContext": POD_SECURITY, "containers": list(containers), **spec}}
+
+
+def container(name, image, command=(), **more):
+    """`command` empty: the image's own."""
+    return {"name": name, "image": image, "securityContext": HARDENED, **({"command": list(command)} if command else {}), **more}
+
+
+def stranger(name="other"):
+    return container(name, "debian:bookworm-slim", ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"])
+
+
+def toy_pod(name, command=("/sbin/init",), labels=None, others=(), **environment):
+    """Its bundle has no probes of kubelet's: what is looked at in here are its own."""
+    variables = {"SIDECAR_CONFIG": "/table/daemons.toml", "PICKY": "no", **environment}
+    bundle = container("bundle", "sidecar-bundle:local", command, env=[{"name": key, "value": value} for key, value in variables.items()],
+                       volumeMounts=[{"name": "table", "mountPath": "/table"}, {"name": "files", "mountPath": "/etc/sidecar/pipelock"}, {"name": "tmp", "mountPath": "/tmp"}])
+    volumes = [{"name": "table", "configMap": {"name": "toy"}}, {"name": "files", "emptyDir": {}}, {"name": "tmp", "emptyDir": {"medium": "Memory"}}]
+    return pod(name, bundle, *others, labels={"sidecar.schema": "1"} if labels is None else labels, volumes=volumes)
+
+
+def outlived_toy():
+    """The same as a native sidecar of an agent that takes its time to end."""
+    made_of = toy_pod("toy")
+    bundle = made_of["spec"]["containers"].pop()
+    made_of["spec"] |= {"initContainers": [{**bundle, "restartPolicy": "Always"}], "containers": [container("agent", "debian:bookworm-slim", SLOW)]}
+    return made_of
+
+
+# What is made so before a case.
+
+def page_file(text):
+    """A block of YAML, under the name in its first line."""
+    name = re.match(r"# (\S+)\n", text)[1]
+    return lambda world: (world.page / name).write_text(text)
+
+
+def serving(world, name):
+    return world.inside(name, "cat /tmp/serving").out
+
+
+def made(*objects, ready=()):
+    """These pods in place of the last of their names."""
+    def do(world):
+        world.run("kubectl -n agents create configmap toy --from-file={dir}/daemons.toml")
+        world.remove(*(one["metadata"]["name"] for one in objects))
+        world.apply(*objects)
+        for name in ready:
+            world.machine.wait(lambda name=name: world.inside(name, "/proc/1/exe status --ready").code == 0, f"readiness of {name}", 240)
+    return do
+
+
+def toy(world):
+    """It serves `old`."""
+    ends = world.run("kubectl -n agents get pod toy --output='jsonpath={.metadata.deletionTimestamp}'")
+    if ends.code != 0 or ends.out or world.inside("toy", "/proc/1/exe status --ready").code != 0:
+        made(toy_pod("toy"), ready=["toy"])(world)
+    if serving(world, "toy") != "old":
+        world.check("apply-allowlist --via kubectl -n agents --file {dir}/old toy")
+
+
+def new_toy(*others, **more):
+    return made(toy_pod("toy", others=others, **more), ready=["toy"])
+
+
+def before(command):
+    def do(world):
+        world.check(command)
+    return do
+
+
+# What must be true afterwards.
+
+def serve(word, *names):
+    """Toys: what lies there is that word, and it is what is served."""
+    def check(world, _):
+        for name in names or ("toy",):
+            ends = time.monotonic() + 90
+            while True:
+                found = (serving(world, name), world.inside(name, "cat /etc/sidecar/pipelock/rules").out)
+                if found == (word, word):
+                    break
+                if time.monotonic() > ends:
+                    raise Wrong(f"{name} serves “{found[0]}” and has “{found[1]}”, in place of “{word}”")
+                time.sleep(0.5)
+            beside = world.inside(name, "ls -A /etc/sidecar/pipelock").out.split()
+            if set(beside) - {"rules", ".rules.sidecar"}:
+                raise Wrong(f"left beside the file of {name}: {beside}")
+    return check
+
+
+def says_not(*words):
+    def check(_, done):
+        for word in words:
+            if word in done.said:
+                raise Wrong(f"it says “{word}”")
+    return check
+
+
+def same_file(*names):
+    """What the page's pods have is config/pipelock.yaml."""
+    def check(world, _):
+        wanted = world.check("sha256sum < config/pipelock.yaml")
+        for name in names:
+            found = world.inside(name, "cat /etc/sidecar/pipelock/pipelock.yaml")
+            if world.check(f"printf %s {shlex.quote(base64.b64encode(found.out.encode()).decode())} | base64 -d | sha256sum") != wanted:
+                raise Wrong(f"the file of {name} is another")
+    return check
+
+
+def gone_within(name, seconds):
+    """Its containers end by themselves, long before the grace is over."""
+    def check(world, _):
+        began = time.monotonic()
+        world.check(f"kubectl -n agents delete pod {name} --wait --timeout=60s", 90)
+        took = time.monotonic() - began
+        if took > seconds:
+            raise Wrong(f"the deletion of {name} took {took:.0f} s")
+    return check
+
+
+def is_gone(name):
+    def check(world, _):
+        world.machine.wait(lambda: world.run(f"kubectl -n agents get pod {name}").code != 0, f"end of the pod {name}", 60)
+    return check
+
+
+def untouched(world, _):
+    """Nothing was executed in the pod `other`: its process sees no more than its own children."""
+    seen = world.inside("other", "sh -c 'cat /proc/[0-9]*/comm'", "other").out.split()
+    if set(seen) - {"sh", "sleep", "cat", "pause"}:
+        raise Wrong(f"in the container: {seen}")
+
+
+def in_the_middle(action, timeout="15s", word="unready", pods="toy"):
+    """An apply of content with which the toy is never ready; the action, once it serves that; the apply's own exit code."""
+    return f"""
+        set -m
+        apply-allowlist --via kubectl -n agents --file {{dir}}/{word} --timeout {timeout} {pods} > /tmp/said 2>&1 & apply=$!
+        for _ in $(seq 100); do [ "$(kubectl -n agents exec toy -c bundle -- cat /tmp/serving)" != {word} ] && kill -0 $apply || break; sleep 0.1; done
+        {action}
+        wait $apply; code=$?; cat /tmp/said; exit $code
+    """
+
+
+API = "kube-apiserver"
+
+
+def api_back(world, _):
+    world.run(f"rm -f /run/{API}.away")
+    world.machine.wait(lambda: world.run("kubectl get --raw /readyz").code == 0, "answer of the API server", 120)
+
+
+# A fleet.
+
+def make_fleet(world):
+    """The page's pod as a Deployment. Of the built-in table two daemons are selected, which start without Python: all else is
+    twenty times as much as two busy cores can start in minutes."""
+    text = next(text for _, language, text in blocks() if language == "yaml" and "kind: Pod" in text)
+    (world.page / "fleet.yaml").write_text(text)
+    one = json.loads(world.check("kubectl create --dry-run=client --output=json --filename=fleet.yaml"))
+    spec = one["spec"]
+    for part in spec["initContainers"]:
+        if "startupProbe" in part:
+            part["env"] = [{"name": "CLAUDE_BOTTLE_SIDECAR_DAEMONS", "value": "pipelock,git-gate"}]
+            part["startupProbe"] |= {"timeoutSeconds": 20, "periodSeconds": 5, "failureThreshold": 120}
+            part["readinessProbe"] |= {"timeoutSeconds": 20, "periodSeconds": 60}
+    template = {"metadata": {"labels": {"sidecar.schema": "1", "fleet": "yes"}}, "spec": spec}
+    world.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "fleet", "namespace": "agents"},
+                 "spec": {"replicas": FLEET, "selector": {"matchLabels": {"fleet": "yes"}}, "template": template}})
+
+
+def fleet(world):
+    """Twenty of them, all ready."""
+    if world.run("kubectl -n agents get deployment fleet").code != 0:
+        world.remove("toy", "other", "agent-0", "agent-1", "agent-cm", "agent-sub")
+        make_fleet(world)
+    world.check("kubectl -n agents rollout status deployment/fleet --timeout=600s", 620)
+    # Those that were deleted in the last case.
+    world.machine.wait(lambda: len(world.check("kubectl -n agents get pods -l fleet=yes --output=name").split()) == FLEET, "fleet of twenty", 120)
+
+
+def files_of(world, names):
+    """What each of these pods has: the sha256 of its file."""
+    script = "printf '%s ' {}; kubectl -n agents exec {} -c bundle -- cat /etc/sidecar/pipelock/pipelock.yaml | sha256sum"
+    told = world.check(f"printf '%s\\n' {' '.join(names)} | xargs -P 4 -I '{{}}' sh -c {shlex.quote(script)}", 240)
+    return {line.split()[0]: line.split()[1] for line in told.splitlines()}
+
+
+def alive(world):
+    listed = json.loads(world.check("kubectl -n agents get pods -l fleet=yes --output=json"))["items"]
+    return {one["metadata"]["name"]: "deletionTimestamp" in one["metadata"] for one in listed if one["status"]["phase"] == "Running"}
+
+
+def another_list(world):
+    """old.yaml is what all of them have now; new.yaml has another domain."""
+    names = list(alive(world))
+    files = files_of(world, names)
+    if len(set(files.values())) != 1:
+        world.check("apply-allowlist --via kubectl -n agents --file config/pipelock.yaml -l fleet=yes", 300)
+    world.check(f"kubectl -n agents exec {names[0]} -c bundle -- cat /etc/sidecar/pipelock/pipelock.yaml > old.yaml")
+    number = world.choices.randrange(10**6)
+    world.check(f"sed 's/^api_allowlist:/&\\n  - \"host-{number}.test\"/' old.yaml > new.yaml")
+
+
+def victims(count):
+    """Which pods are deleted, and how long after the apply has begun: {deletions}."""
+    def do(world):
+        names = sorted(alive(world))
+        chosen = world.choices.sample(names, count)
+        pauses = [round(world.choices.uniform(0.2, 2.0), 2) for _ in chosen]
+        world.words["deletions"] = "; ".join(f"sleep {pause}; kubectl -n agents delete pod --wait=false {name}" for pause, name in zip(pauses, chosen, strict=True))
+        world.words["victims"] = " ".join(chosen)
+        world.selected = names
+    return do
+
+
+def fleet_apply(options):
+    return f"""
+        {{ {{deletions}}; }} > /tmp/deleted 2>&1 & deletions=$!
+        apply-allowlist --via kubectl -n agents --file new.yaml --json --timeout 120s {options} -l fleet=yes > /tmp/told.json; code=$?
+        wait $deletions; cat /tmp/told.json; exit $code
+    """
+
+
+def as_told(one_state=False, terminating=None):
+    """Each pod that still lives has what its line says, and the summary says what the lines say."""
+    def check(world, done):
+        told = [json.loads(line) for line in done.out.splitlines()]
+        lines, summary = told[:-1], told[-1]
+        if summary.get("outcome") != "summary":
+            raise Wrong(f"the last object is no summary: {summary}")
+        counted = {}
+        for line in lines:
+            counted.setdefault(line["outcome"], []).append(line["bundle"])
+        if {key: sorted(names) for key, names in counted.items()} != {key: sorted(names) for key, names in summary["summary"].items()}:
+            raise Wrong(f"the summary says {summary['summary']}, and the lines {counted}")
+        if done.code != max(line["exit"] for line in lines) or summary["exit"] != done.code:
+            raise Wrong(f"exit {done.code}; of the lines {max(line['exit'] for line in lines)}, of the summary {summary['exit']}")
+        if terminating is not None and summary.get("terminating") != terminating:
+            raise Wrong(f"terminating: {summary.get('terminating')} in place of {terminating}")
+        old, new = (world.check(f"sha256sum < {name}").split()[0] for name in ("old.yaml", "new.yaml"))
+        living = [name for name, ends in alive(world).items() if not ends]
+        found = files_of(world, [line["bundle"] for line in lines if line["bundle"] in living])
+        for line in lines:
+            wanted = new if line["outcome"] in ("live", "unchanged") else old
+            if found.get(line["bundle"], wanted) != wanted:
+                raise Wrong(f"{line['bundle']} is told to be {line['outcome']}, and has {'the new' if found[line['bundle']] == new else 'the old'} file: {line}")
+        if one_state and len(set(found.values())) != 1:
+            raise Wrong("those that live have different files")
+        world.tally = {outcome: len(names) for outcome, names in counted.items()}
+        machines.say(f"       {world.tally}, {len(found)} of {len(lines)} live, {summary.get('terminating', 0)} were terminating")
+    return check
+
+
+def all_are(outcome):
+    def check(world, done):
+        if set(world.tally) != {outcome}:
+            raise Wrong(f"outcomes: {world.tally}")
+    return check
+
+
+AFTER_PAGE = {"An apply": same_file("agent-0", "agent-1"), "An operator's day": same_file("agent-0", "agent-1")}
+
+
+def is_not(outcome):
+    def check(world, _):
+        if outcome in world.tally:
+            raise Wrong(f"outcomes: {world.tally}")
+    return check
+
+
+def slow_ones(world):
+    """Three pods that are terminating, for as long as their agents take."""
+    names = ["slow-1", "slow-2", "slow-3"]
+    labels = {"sidecar.schema": "1", "fleet": "yes"}
+    made(*(pod(name, container("bundle", "debian:bookworm-slim", SLOW), labels=labels) for name in names))(world)
+    world.wait_ready(*names)
+    world.check("kubectl -n agents delete pod --wait=false " + " ".join(names))
+
+
+LINK = "sh -c 'cd /etc/sidecar/pipelock && mv pipelock.yaml real && ln -s real pipelock.yaml'"
+
+
+def odd_one(world):
+    """One of them has a link in place of its file."""
+    world.odd = world.choices.choice(sorted(alive(world)))
+    world.inside(world.odd, LINK)
+
+
+def replace_odd_one(world, _):
+    world.check(f"kubectl -n agents delete pod {world.odd}")
+
+
+def page_cases():
+    """A case for each block of commands. A block of YAML is the file that it names in its first line."""
+    cases, files, numbers = [], [], {}
+    for heading, language, text in blocks():
+        if language == "yaml":
+            files.append(page_file(text))
+        if language == "sh":
+            numbers[heading] = numbers.get(heading, 0) + 1
+            then = (AFTER_PAGE[heading],) if heading in AFTER_PAGE else ()
+            cases.append(Case(f"the page, “{heading}”, commands {numbers[heading]}", "set -euo pipefail\n" + text, 0, then, tuple(files), moves=ANY, within=400))
+            files = []
+    return cases
+
+
+# ConfigMaps that are mounted as the page says not to.
+
+def mounted(name, mount, volume):
+    """The page's pod with another mount in place of its copy of pipelock.yaml."""
+    def do(world):
+        text = (world.page / "agent.yaml").read_text().replace("name: agent-0", f"name: {name}")
+        text = text.replace("        - { name: pipelock, mountPath: /etc/sidecar/pipelock }\n", mount).replace("    - { name: egress, emptyDir: {} }\n", "    - { name: egress, emptyDir: {} }\n" + volume)
+        (world.page / f"{name}.yaml").write_text(text)
+        world.check(f"kubectl apply --filename={name}.yaml")
+        world.wait_ready(name)
+    return do
+
+
+WHOLE = mounted("agent-cm", "        - { name: list, mountPath: /etc/sidecar/pipelock }\n",
+                "    - { name: list, configMap: { name: sidecar, items: [{ key: pipelock.yaml, path: pipelock.yaml }] } }\n")
+SUBPATH = mounted("agent-sub", "        - { name: seed, mountPath: /etc/sidecar/pipelock/pipelock.yaml, subPath: pipelock.yaml }\n", "")
+# Until kubelet has brought what the ConfigMap says; how long that took is told.
+ARRIVES = """
+    sed -i 's/^api_allowlist:/&\\n  - "crates.io"/' config/pipelock.yaml
+    kubectl -n agents create configmap sidecar --from-file=config --dry-run=client --output=yaml | kubectl apply --filename=-
+    began=$SECONDS wanted=$(sha256sum < config/pipelock.yaml)
+    for _ in $(seq 300); do
+      [ "$(kubectl -n agents exec agent-cm -c bundle -- cat /etc/sidecar/pipelock/pipelock.yaml | sha256sum)" != "$wanted" ] || break
+      sleep 1
+    done
+    echo "kubelet brought it after $((SECONDS - began)) s"
+"""
+# The same of the pod whose container doesn't see it: on the node itself.
+SWAPPED = """
+    seed=/data/kubelet/pods/$(kubectl -n agents get pod agent-sub --output='jsonpath={.metadata.uid}')/volumes/kubernetes.io~configmap/seed
+    for _ in $(seq 300); do ! cmp -s config/pipelock.yaml $seed/pipelock.yaml || break; sleep 1; done
+"""
+
+
+def tell(pattern):
+    """A line of what was said goes to the run's own output."""
+    def check(_, done):
+        machines.say("       " + next((line for line in done.said.splitlines() if pattern in line), "?"))
+    return check
+
+
+def differs(name):
+    """Its file is not config/pipelock.yaml."""
+    def check(world, done):
+        try:
+            same_file(name)(world, done)
+        except Wrong:
+            return
+        raise Wrong(f"{name} has the new file")
+    return check
+
+
+LISTEN = "sed 's/127.0.0.1:8888/127.0.0.1:8889/' config/pipelock.yaml > elsewhere.yaml && "
+VIA = "apply-allowlist --via kubectl -n agents"
+KILL_CONTAINER = """ctr -n k8s.io task kill -s KILL "$(kubectl -n agents get pod toy --output='jsonpath={.status.containerStatuses[0].containerID}' | sed s,containerd://,,)" """
+# An agent that takes its time to end.
+SLOW = ["sh", "-c", "trap 'sleep 15; exit 0' TERM; sleep infinity & wait; wait"]
+
+
+def cases():
+    return [
+        *page_cases(),
+        # The page's pods.
+        Case("all four daemons are ready", "kubectl -n agents exec agent-0 -c bundle -- /proc/1/exe status --ready --json", 0, (all_ready,)),
+        Case("the kernel enforces every part of the sandboxes", "kubectl -n agents exec agent-0 -c bundle -- /proc/1/exe status --json", 0, (nothing_missing,)),
+        Case("run-as: git-gate can't read pipelock's list",
+             "kubectl -n agents exec agent-0 -c bundle -- /proc/1/exe run-as git-gate -- cat /etc/sidecar/pipelock/pipelock.yaml", 1, (says("Permission denied"),)),
+        Case("the same content again: unchanged", VIA + " --file config/pipelock.yaml agent-0", 0, (says("unchanged"),)),
+        Case("a bad file is refused by pipelock's own checker", "sed 's/^mode:/mod:/' config/pipelock.yaml > typo.yaml && " + VIA + " --file typo.yaml agent-0", 1,
+             (says("checker"), same_file("agent-0"))),
+        Case("--dry-run changes nothing", "sed 's/pypi.org/elsewhere.test/' config/pipelock.yaml > dry.yaml && " + VIA + " --file dry.yaml --dry-run agent-0", 0, (same_file("agent-0"),)),
+        Case("what pipelock passes and isn't ready with: taken back", LISTEN + VIA + " --file elsewhere.yaml --timeout 5s agent-0", 1,
+             (says("old content is back"), same_file("agent-0")), moves=PIPELOCK),
+        Case("apply-egress: live, no process moves", "sed -i 's/^routes: .*/routes: [{ host: web.test, scheme: http, headers: { Authorization: new } }]/' config/routes.yaml"
+             " && apply-egress --via kubectl -n agents --file config/routes.yaml --all", 0, (says("2 live"),)),
+        Case("--json: one object", "sed -i 's/pypi.org/files.pythonhosted.org/' config/pipelock.yaml && " + VIA + " --file config/pipelock.yaml --json agent-0", 0,
+             (outcome(outcome="live", exit=0, daemon="pipelock", siblings_moved=[]), same_file("agent-0")), moves=PIPELOCK),
+        Case("apply --daemon git-gate", "apply --via kubectl -n agents --daemon git-gate agent-0", 0, (says("live"),), moves=GIT_GATE),
+        Case("apply by a real-time signal", "apply --via kubectl -n agents --signal RTMIN+1 agent-0", 0, (says("live"),), moves=GIT_GATE),
+        Case("--signal-only", "apply-egress --via kubectl -n agents --signal-only agent-0", 0, (says("sent"),)),
+        Case("exec over SPDY, as older kubectl does", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false apply-allowlist --via kubectl -n agents agent-0", 0, (says("live"),), moves=PIPELOCK),
+        Case("the operator's Role is enough for a day", "apply-allowlist --via kubectl --context operator -n agents --file config/pipelock.yaml --all"
+             " && kubectl -n agents create configmap sidecar --from-file=config --dry-run=client --output=yaml | kubectl --context operator apply --filename=-", 0, (says("2 bundles"),), moves=ANY),
+        Case("RBAC refuses to list pods: 3", VIA + " --context nobody --file config/pipelock.yaml --all", 3, (says("orbidden"),)),
+        Case("RBAC refuses to get a pod: 3", VIA + " --context nobody --file config/pipelock.yaml agent-0", 3, (says("orbidden"),)),
+        Case("RBAC refuses the exec: 3, and nothing is sent", "kubectl create clusterrolebinding reader --clusterrole=view --user=reader && "
+             + VIA + " --context reader --file config/pipelock.yaml agent-0", 3, (says("orbidden"),)),
+        # Other mounts of a ConfigMap.
+        Case("a ConfigMap that is mounted itself: --file is refused", VIA + " --file config/pipelock.yaml agent-cm", 1, (says("is a symlink"),), (WHOLE,)),
+        Case("by subPath: --file is refused", VIA + " --file config/pipelock.yaml agent-sub", 1, (says("mount of its own"),), (SUBPATH,)),
+        Case("a ConfigMap that is mounted itself: live without --file, once kubelet has brought it", ARRIVES + VIA + " agent-cm", 0,
+             (says("live"), tell("kubelet brought"), same_file("agent-cm")), within=400),
+        Case("by subPath: the old file stays, and is refused once kubelet has the new one", SWAPPED + VIA + " agent-sub", 1,
+             (says("replaced or removed"), differs("agent-sub")), within=400),
+        Case("a pod of the page ends in much less than its grace", "kubectl -n agents delete pod agent-sub agent-cm", 0, (within(12),)),
+        # Who isn't there, and who is no bundle.
+        Case("no such pod: 3", VIA + " --file {dir}/new nobody", 3),
+        Case("no such namespace: 3", "apply-allowlist --via kubectl -n elsewhere --file {dir}/new agent-0", 3),
+        Case("a name that can't be: 2", VIA + " --file {dir}/new 'no body'", 2),
+        Case("no engine: 3", "KUBECONFIG=/nowhere " + VIA + " --file {dir}/new agent-0", 3),
+        Case("a stranger: 4, and nothing is executed in it", VIA + " --file {dir}/new other", 4, (untouched,), (made(pod("other", stranger())),)),
+        Case("a container that isn't the bundle, by -c: 4, and nothing is executed", VIA + " -c other --file {dir}/new other", 4, (untouched,),
+             (made(toy_pod("other", others=[stranger()])),)),
+        Case("no container of that name: 1, and nothing is executed", VIA + " -c nobody --file {dir}/new other", 1, (says("which container"), untouched)),
+        Case("two bundles in a pod: 1 without -c", VIA + " --file {dir}/new toy", 1, (says("which container"),),
+             (new_toy({**toy_pod("x")["spec"]["containers"][0], "name": "second"}),)),
+        Case("two bundles in a pod: live, with -c", VIA + " -c bundle --file {dir}/new toy", 0, (says("live"), serve("new"))),
+        Case("shareProcessNamespace: 4, and nothing is executed", VIA + " --file {dir}/new other", 4, (untouched,),
+             (made({**pod("other", stranger(), labels={"sidecar.schema": "1"}), "spec": {**pod("x", stranger())["spec"], "shareProcessNamespace": True}}),)),
+        Case("a pod with the label and the image's own entrypoint: live", VIA + " --file {dir}/new toy", 0, (serve("new"),), (new_toy(command=()),)),
+        Case("a pod that has ended: 3", VIA + " --file {dir}/new other", 3, (),
+             (made({**toy_pod("other", command=["/sbin/init", "--config", "/nowhere"]), "spec": {**toy_pod("other", command=["/sbin/init", "--config", "/nowhere"])["spec"],
+                                                                                               "restartPolicy": "Never"}}),
+              before("kubectl -n agents wait --for=jsonpath='{.status.phase}'=Failed pod/other --timeout=60s"))),
+        Case("a terminating pod, by name: 3, and nothing is sent", "kubectl -n agents delete pod toy --wait=false && " + VIA + " --file {dir}/new toy", 3, (says("terminating"), serve("old")),
+             (made(outlived_toy(), ready=["toy"]), toy)),
+        Case("one missing of two: 3, and the other is live", VIA + " --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (lambda world: world.remove("toy"), toy)),
+        # Bad content, and bad days in the middle.
+        Case("a daemon that dies of it: taken back", VIA + " --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("a daemon that is never ready with it: taken back", VIA + " --file {dir}/unready --timeout 2s toy", 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("Ctrl-C in the middle: taken back", in_the_middle("kill -INT $apply"), 1, (serve("old"),), (toy,)),
+        Case("the apply killed in the middle: taken back", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
+        Case("kubectl killed in the middle: taken back, and told so", in_the_middle("kill -KILL $(pgrep -P $apply)"), 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("the API server killed in the middle: told what the bundle did", in_the_middle(f"kill -KILL $(pidof {API})"), 1,
+             (says("old content is back"), api_back, serve("old")), (toy,)),
+        Case("kubelet killed in the middle: told what the bundle did", in_the_middle("kill -KILL $(pidof kubelet)"), 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("the API server gone for good: 5 once the time is up, and the bundle is as it was",
+             in_the_middle(f"touch /run/{API}.away; kill -KILL $(pidof {API})", "3s"), 5, (api_back, serve("old")), (toy,)),
+        Case("kill of the bundle in the middle: 3, back at its start", in_the_middle(KILL_CONTAINER), 3, (serve("old"),), (toy,)),
+        Case("the pod deleted in the middle: nothing is live", in_the_middle("kubectl -n agents delete pod toy --wait=false"), None, (says_not("toy: live:"), is_gone("toy")), (toy,)),
+        Case("the pod deleted in the middle, its bundle kept by a slow agent: taken back, and told so",
+             in_the_middle("kubectl -n agents delete pod toy --wait=false", "4s"), 1, (says("old content is back"),), (made(outlived_toy(), ready=["toy"]), toy)),
+        # A fleet.
+        Case("twenty pods: all live", fleet_apply(""), 0, (as_told(terminating=0), all_are("live")), (fleet, another_list, victims(0)), moves=ANY, within=400),
+        Case("twenty pods, --canary 2: all live", fleet_apply("--canary 2"), 0, (as_told(), all_are("live")), (fleet, another_list, victims(0)), moves=ANY, within=400),
+        Case("twenty pods, --rollback-all: all live", fleet_apply("--rollback-all"), 0, (as_told(one_state=True), all_are("live")), (fleet, another_list, victims(0)),
+             moves=ANY, within=400),
+        Case("twenty pods, three more are terminating: left out, and counted", fleet_apply("--rollback-all"), 0, (as_told(one_state=True, terminating=3), all_are("live")),
+             (fleet, another_list, slow_ones, victims(0)), moves=ANY, within=400),
+        Case("twenty pods, --rollback-all, one can't be changed: all have the old file", fleet_apply("--rollback-all"), 1,
+             (as_told(one_state=True), is_not("live"), replace_odd_one), (fleet, another_list, odd_one, victims(0)), moves=ANY, within=400),
+        *(Case(f"twenty pods, five deleted at random, {options or 'no option'}: each that lives has what its line says ({n})", fleet_apply(options), None,
+               (as_told(one_state="rollback" in options),), (fleet, another_list, victims(5)), moves=ANY, within=400)
+          for options, rounds in (("", 1), ("--canary 2", 3), ("--rollback-all", 3), ("--canary 2 --rollback-all", 1)) for n in range(1, rounds + 1)),
+    ]
