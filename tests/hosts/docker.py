@@ -37,9 +37,11 @@ class Docker(Host):
         pass
 
     def start_engine(self, machine):
-        process = machine.start("dockerd", ["dockerd", "--data-root", "/data/docker", *self.options])
-        machine.wait(lambda: machine.run("docker info").code == 0, "answer of dockerd", 60)
-        return process
+        machine.start("dockerd", ["dockerd", "--data-root", "/data/docker", *self.options])
+        try:
+            machine.wait(lambda: machine.run("docker info").code == 0, "answer of dockerd", 60)
+        except machines.Trouble as trouble:
+            raise machines.Trouble(f"{trouble}: {machine.log('dockerd')[-2000:]}") from None
 
     def cases(self):
         return matrix.CASES
@@ -88,9 +90,8 @@ class Docker29(Docker):
                 go.build(engine, f"{module}/cmd/{program}", directory / program)
 
     def install(self, machine):
-        for program in self.programs.iterdir():
-            shutil.copy(program, machine.data / program.name)
-            machine.run(["install", "-m", "755", f"/data/{program.name}", f"/usr/local/bin/{program.name}"], check=True)
+        shutil.copytree(self.programs, machine.data / "programs")
+        machine.run("install -m 755 /data/programs/* /usr/local/bin/", check=True)
 
     def versions(self, world):
         # A build out of modules doesn't know its version.
@@ -136,4 +137,4 @@ class Gvisor(Docker):
     def versions(self, world):
         runsc = world.check("runsc --version | head -n 1").removeprefix("runsc version ")
         inside = world.check("{docker} run --rm {base} uname -r")
-        return [("runsc", runsc), ("its kernel says", inside), *super().versions(world)]
+        return [("runsc", runsc), ("its kernel says", inside), *(version for version in super().versions(world) if version[0] != "runtime")]

@@ -282,11 +282,13 @@ class Machine:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid, os.killpg)
             out, err = process.communicate()
             err += f"\n(killed after {timeout} s)".encode()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid, os.killpg)
+            # A zombie would keep its cgroup.
+            process.communicate()
             raise
         done = Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - began)
         if check and done.code != 0:
@@ -321,9 +323,9 @@ class Machine:
         return left_over(self.layers.name)
 
 
-def kill(pid):
+def kill(pid, how=os.kill):
     try:
-        os.kill(pid, signal.SIGKILL)
+        how(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
 

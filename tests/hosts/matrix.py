@@ -82,7 +82,7 @@ class Containers(World):
     def __init__(self, machine, words, start_engine=None):
         super().__init__(machine, {**words, "dir": "/data/files"})
         self.start_engine = start_engine
-        self.before = None
+        self.before, self.hups = None, 0
         self.began = "0"
         # Which run, and which could not be had.
         self.up, self.failed = set(), set()
@@ -328,6 +328,20 @@ def soon(_, done):
         raise Wrong(f"it ended {seconds} s later")
 
 
+def hups(world):
+    """How many HUPs init has served."""
+    last = json.loads(world.check("{docker} exec real {exe} status --json"))["signals"]["HUP"]["last"]
+    return last["seq"] if last else 0
+
+
+def count_hups(world):
+    world.hups = hups(world)
+
+
+def one_more_hup(world, _):
+    world.machine.wait(lambda: hups(world) == world.hups + 1, "signal in the bundle's status", 30)
+
+
 def nothing_missing(world, done):
     missing = {daemon["name"]: daemon["sandbox"]["missing"] for daemon in json.loads(done.out)["daemons"]}
     if any(missing.values()):
@@ -387,7 +401,7 @@ CASES = [
          (says("live"), gets("200 authorization: none"), content_is("web")), (real,), moves=PIPELOCK),
     Case("the same content again: unchanged", "apply-allowlist --file {dir}/web real", 0, (says("unchanged"),), (real,)),
     Case("a bad file is refused by pipelock's own checker", "apply-allowlist --file {dir}/typo real", 1, (says("checker"), same_content), (real,)),
-    Case("--dry-run changes nothing", "apply-allowlist --file {dir}/elsewhere --dry-run real", 0, (same_content,), (real,)),
+    Case("--dry-run changes nothing", "apply-allowlist --file {dir}/elsewhere --dry-run --json real", 0, (outcome(outcome="dry-run"), same_content), (real,)),
     Case("apply-egress: the credential arrives, no process moves", "apply-egress --file {dir}/routes real", 0,
          (says("live"), gets("200 authorization: new")), (real,)),
     Case("--json: one object", "apply-allowlist --file {dir}/elsewhere --json real", 0,
@@ -396,7 +410,7 @@ CASES = [
          (says("live"), gets("200 authorization: new")), (real,), moves=PIPELOCK),
     Case("apply --daemon git-gate", "apply --daemon git-gate real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
     Case("apply by a real-time signal", "apply --signal RTMIN+1 real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
-    Case("--signal-only", "apply-egress --signal-only real", 0, (), (real,)),
+    Case("--signal-only: init has the signal", "apply-egress --signal-only real", 0, (one_more_hup,), (real, count_hups)),
     Case("kill -s USR1 alone", "{docker} kill -s USR1 real && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
     Case("two applies at once: one after the other, both live",
          "apply-allowlist --file {dir}/elsewhere real & apply-allowlist --file {dir}/both real && wait $!", 0, (says("live"), ready), (real,), moves=PIPELOCK),

@@ -28,10 +28,10 @@ def keep(host, date, versions, cells, seconds, only):
         if path.is_file():
             result = json.loads(path.read_text())
             for name, cell in cells.items():
-                # Each run sees for itself that nothing is left.
-                if name in result["cells"] or cell.kind == "wrong":
-                    result["cells"][name] = [cell.kind, cell.why]
-                    result.setdefault("again", {})[name] = f"{date}, {commit}"
+                result["cells"][name] = [cell.kind, cell.why]
+                result.setdefault("again", {})[name] = f"{date}, {commit}"
+            order = [case.name for case in host.cases()]
+            result["cells"] = dict(sorted(result["cells"].items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)))
             path.write_text(json.dumps(result, indent=1) + "\n")
         return
     result = {"title": host.title, "date": date, "commit": commit, "versions": versions, "seconds": round(seconds),
@@ -63,7 +63,7 @@ def markdown(results):
         versions = ", ".join(f"{what} {version}" for what, version in result["versions"])
         took = f"{result['seconds'] // 60} min {result['seconds'] % 60} s"
         again = [name for name in result.get("again", {}) if name != LAST]
-        commit = result["commit"] + (f"; {len(again)} cases again: {result['again'][again[-1]]}" if again else "")
+        commit = result["commit"] + (f"; {len(again)} of the cases again: {result['again'][again[-1]]}" if again else "")
         lines.append(f"| {result['title']} | {result['date']} | {commit} | {versions} | {kinds.count('ok')} of {tried} | {took} |")
     notes = []
     lines += ["", "| case | " + " | ".join(result["title"] for result in results) + " |", "| --- |" + " --- |" * len(results)]
