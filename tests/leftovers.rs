@@ -261,7 +261,7 @@ fn no_old_process_makes_a_change_live_if_its_daemon_has_no_ready() {
 }
 
 #[test]
-fn what_a_sibling_or_the_same_process_has_started_keeps_no_change_from_live() {
+fn what_a_sibling_or_the_process_itself_started_keeps_no_change_back() {
     let dir = Dir::new();
     dir.write("server.py", include_str!("leftovers/server.py"));
     std::fs::create_dir(dir.path().join("web")).unwrap();

@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_daemon_or_this_generation_has_started_may_listen_but_by_tcp() {
+    fn what_this_generation_or_another_daemon_started_may_listen() {
         for ready in ways_to_be_ready() {
             let is_probed = matches!(ready, Some(Ready::Tcp(_)));
             for mark in [("pipelock", 3), ("egress", 2), ("egress", 1), ("git-gate", 1)] {
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hides_its_generation_is_told_if_no_address_is_probed_and_there_was_an_earlier_one() {
+    fn a_process_that_hides_its_generation_is_reported() {
         for ready in ways_to_be_ready() {
             let is_probed = matches!(ready, Some(Ready::Tcp(_)));
             for mark in [None, Some(("no-daemon-of-this-table", 1))] {
