@@ -116,6 +116,8 @@ def prepare(world):
     shutil.copy(machines.REPOSITORY / "dist/sidecar", source / "dist/sidecar-x86_64")
     shutil.copy(pathlib.Path(binary) / "sidecar-aarch64", source / "dist")
     machine.run(user.MAKE, check=True)
+    # buildx locks the layout that it reads.
+    machine.run(f"chown -R {user.USER}: /data/buildx", check=True)
     machine.start("dockerd-rootless", user.command(ENGINE))
     look = user.command("docker -H unix://$XDG_RUNTIME_DIR/docker.sock info")
     machine.wait(lambda: machine.run(look).code == 0, "answer of the rootless dockerd", 60)

@@ -30,7 +30,7 @@ class Docker(Host):
         self.start_engine(machine)
         machine.run("docker load --quiet --input /data/images.tar", timeout=600, check=True)
         machine.run("rm /data/images.tar", check=True)
-        words = {"docker": "docker", "image": images.BUNDLE, "base": images.BASE, "exe": self.exe, "filter": self.filter, "run_healthcheck": ":", "events": ""}
+        words = {"docker": "docker", "image": images.BUNDLE, "base": images.BASE, "exe": self.exe, "filter": self.filter, "run_healthcheck": ":", "until_now": "--until $(($(date +%s) + 1))"}
         return matrix.Containers(machine, words, start_engine=lambda: self.start_engine(machine))
 
     def install(self, machine):
@@ -48,7 +48,7 @@ class Docker(Host):
         version = world.check("docker version --format '{{.Client.Version}} {{.Server.Version}} {{.Server.APIVersion}}'").split()
         info = world.check("docker info --format '{{.Driver}} {{.CgroupDriver}} {{.CgroupVersion}}'").split()
         runtime = world.check("runc --version | head -n 1")
-        return [("CLI", version[0]), ("Engine", version[1]), ("API", version[2]), ("storage", info[0]), ("runtime", runtime),
+        return [("CLI", version[0].split("+")[0]), ("Engine", version[1].split("+")[0]), ("API", version[2]), ("storage", info[0]), ("runtime", runtime),
                 ("compose", world.run("docker compose version --short").out.strip()), *kernel_versions(world)]
 
 

@@ -191,6 +191,23 @@ fn an_orphan_that_sigchld_names_is_reaped_by_one_call_of_four() {
     assert_eq!(calls, BTreeMap::from([(libc::SYS_read, 1), (WAITID_ONE, 1), (libc::SYS_waitid, 1)]));
 }
 
+#[test]
+fn orphans_that_end_in_quick_succession_pile_up_before_they_are_reaped() {
+    let table = TWO_THAT_REST.replace("($LEAVE &)", "for i in 1 2 3 4 5 6 7 8 9 10 $MORE; do (sleep 0 &) done");
+    let table = table.replace("$MORE", &"x ".repeat(90));
+    let bundle = at_rest(&table);
+    let before = bundle.children().len();
+    let calls = count(
+        bundle.pid(),
+        &[WAITID_ONE, libc::SYS_rt_sigtimedwait],
+        || bundle.write("go", ""),
+        || bundle.read("left") == "left\n" && bundle.children().len() == before,
+    );
+    assert!(calls[&WAITID_ONE] >= 100, "{calls:?}");
+    // It waits for them for a moment, and for any other signal.
+    assert!((1..100).contains(&calls[&libc::SYS_rt_sigtimedwait]), "{calls:?}");
+}
+
 #[cfg(target_arch = "x86_64")]
 const LOOK: i64 = libc::SYS_epoll_wait;
 #[cfg(not(target_arch = "x86_64"))]

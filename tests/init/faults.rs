@@ -53,7 +53,7 @@ command = ["/usr/bin/perl", "-e", '$| = 1; $SIG{TERM} = "IGNORE"; print "it is u
 "#;
 
 /// The errors that each call can fail with, besides EINTR and delays, which apply to all.
-const ERRORS: [(&str, &[&str]); 47] = [
+const ERRORS: [(&str, &[&str]); 48] = [
     ("clone", &["EAGAIN", "ENOMEM"]),
     ("pipe2", &["EMFILE", "ENFILE"]),
     ("memfd_create", &["EMFILE", "ENOMEM"]),
@@ -77,6 +77,7 @@ const ERRORS: [(&str, &[&str]); 47] = [
     ("close_range", &["ENOSYS", "EPERM"]),
     ("waitid", &[]),
     ("wait4", &[]),
+    ("writev", &["ENOMEM", "ENOSPC"]),
     ("kill", &["EPERM"]),
     ("openat", &["EMFILE", "ENFILE", "ENOMEM", "EACCES"]),
     ("access", &["ENOMEM"]),
@@ -152,14 +153,23 @@ impl Strace {
 
     /// Waits for it after the traced process has ended.
     fn wait(mut self) {
-        self.0.wait().unwrap();
+        let since = Instant::now();
+        while self.0.try_wait().unwrap().is_none() {
+            if since.elapsed() > PATIENCE {
+                // The kernel lets its tracees go on.
+                self.0.kill().unwrap();
+                self.0.wait().unwrap();
+                panic!("strace didn't end");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Detaches strace.
-    pub fn detach(mut self) {
+    pub fn detach(self) {
         // SAFETY: kill(2) has no memory effects; strace is not reaped yet.
         unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGINT) };
-        self.0.wait().unwrap();
+        self.wait();
     }
 }
 

@@ -250,7 +250,7 @@ fn while_a_daemon_is_stopped_its_connections_are_refused() {
     let error = waiting.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     wait_until_refused(&bundle);
-    assert_eq!(bundle.daemon(0)["state"], "stopped");
+    wait_for_state(&bundle, 0, "stopped");
     bundle.write("go", "");
     ask(&bundle, "2 start alpha");
     bundle.wait_for("out", "serving");
@@ -266,7 +266,7 @@ fn connections_to_a_daemon_that_ended_for_good_are_refused() {
     assert!(connect(&bundle).is_ok());
     bundle.write("go", "");
     wait_until_refused(&bundle);
-    assert_eq!(bundle.daemon(0)["state"], "exited");
+    wait_for_state(&bundle, 0, "exited");
     let bundle = apart(&alpha("").replace("[\"perl\", \"-e\", '''''']", "[\"/no/such\"]")).start();
     wait_for_state(&bundle, 0, "failed");
     wait_until_refused(&bundle);
