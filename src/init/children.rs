@@ -1,7 +1,7 @@
 //! What init looks up about processes: its children's ends, a session's members, a daemon's signal masks.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -85,7 +85,7 @@ fn lives(pid: i32) -> bool {
 /// there is none, and one read shows that. proc(5) warns that `children` may miss some while others are reaped: only init
 /// reaps its own, and not meanwhile.
 pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
-    if let Ok(children) = fs::read_to_string("/proc/thread-self/children") {
+    if let Ok(children) = children() {
         let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
         if pids.all(|pid| pid == sid || leaders.contains(&pid)) {
             return Vec::new();
@@ -96,6 +96,19 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     let members: Vec<i32> = pids.filter(|pid| *pid != sid && session(*pid) == Some(sid) && lives(*pid)).collect();
     // If the leader lives, it is another session that got the same number.
     if !members.is_empty() && lives(sid) { Vec::new() } else { members }
+}
+
+/// The pids of init's own children, as proc(5) lists them, read in as few pieces as the kernel allows: it looks for its place in
+/// the list anew for each.
+fn children() -> io::Result<String> {
+    let mut file = fs::File::open("/proc/thread-self/children")?;
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            n => text.extend_from_slice(piece.get(..n).unwrap_or_default()),
+        }
+    }
 }
 
 /// Sends a signal to a process if it is of this session: through a pidfd, which can't refer to another process later.

@@ -3,7 +3,7 @@
 //! `{"time":"2026-11-27T22:00:00.123Z","daemon":"pipelock","stream":"stdout","line":"..."}`; a line that is itself an
 //! object goes in as `record` in place of `line`, so that nothing has to be parsed twice and nobody can forge another's.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::IgnoredAny;
 
@@ -17,8 +17,17 @@ const OWN_WARNING: &str = r#","daemon":null,"stream":"init","level":"warn","line
 /// Now, as `2026-11-27T22:00:00.123Z`.
 pub fn time() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = clock::utc(now.as_secs());
-    format!("{}.{:03}Z", seconds.as_str().trim_end_matches('Z'), now.subsec_millis())
+    format!("{}.{:03}Z", seconds(now), now.subsec_millis())
+}
+
+/// The same in microseconds.
+pub fn time_in_micros() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:06}Z", seconds(now), now.subsec_micros())
+}
+
+fn seconds(now: Duration) -> String {
+    clock::utc(now.as_secs()).as_str().trim_end_matches('Z').to_owned()
 }
 
 /// The part of an object that all lines of a stream have. (A daemon's name needs no escapes.)

@@ -1,16 +1,13 @@
 //! init's own log: `tracing` into a bounded buffer that the poll loop hands to stderr.
 
-use std::fmt;
-use std::io;
+use std::fmt::{self, Write};
 use std::sync::Mutex;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 use super::json;
 use crate::supervisor::{End, Level, Line};
@@ -37,23 +34,44 @@ enum Form {
     Object,
 }
 
-struct Buffered;
+/// Writes what is logged into the buffer. init has no spans.
+struct Log {
+    most: LevelFilter,
+}
 
-impl io::Write for Buffered {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Ok(mut buffer) = BUFFER.lock() {
-            if buffer.lines.len() + bytes.len() <= BOUND {
-                buffer.lines.extend_from_slice(bytes);
-            } else {
-                buffer.dropped += 1;
-            }
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.most
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.most)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let Ok(mut buffer) = BUFFER.lock() else { return };
+        let mut fields = Fields { is_text: buffer.form == Form::Text, ..Fields::default() };
+        event.record(&mut fields);
+        let line = fields.line(buffer.form, event.metadata().level().as_str());
+        if buffer.lines.len() + line.len() < BOUND {
+            buffer.lines.extend_from_slice(line.as_bytes());
+            buffer.lines.push(b'\n');
+        } else {
+            buffer.dropped += 1;
         }
-        Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
     }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// Takes what was logged since the last call. If lines were dropped for lack of room, one line says how many.
@@ -90,17 +108,8 @@ pub fn set_up(output: Output) {
     if let Ok(mut buffer) = BUFFER.lock() {
         buffer.form = form;
     }
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(known.unwrap_or(LevelFilter::INFO))
-        .with_target(false)
-        .with_ansi(false)
-        .log_internal_errors(false)
-        .with_writer(|| Buffered);
-    match form {
-        Form::Text => builder.init(),
-        Form::Json => builder.json().flatten_event(true).init(),
-        Form::Object => builder.event_format(Objects).init(),
-    }
+    // It fails only if there is one already.
+    let _ = tracing::subscriber::set_global_default(Log { most: known.unwrap_or(LevelFilter::INFO) });
     if known.is_none() {
         tracing::warn!("SIDECAR_LOG={level:?} is not error, warn, info, debug or trace; using info");
     }
@@ -133,46 +142,74 @@ pub fn tell(line: &Line, daemon: Option<&str>) {
     }
 }
 
-/// A line as an object, with the keys that daemons' lines have: `daemon` is null if it concerns none.
-struct Objects;
-
-impl<S, N> FormatEvent<S, N> for Objects
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut fields = Fields { line: String::new(), daemon: Value::Null, others: Map::new() };
-        event.record(&mut fields);
-        let level = event.metadata().level().as_str().to_ascii_lowercase();
-        let text = |text: &str| Value::from(text).to_string();
-        write!(
-            writer,
-            r#"{{"time":"{}","daemon":{},"stream":"init","level":"{level}","line":{}"#,
-            json::time(),
-            fields.daemon,
-            text(&fields.line)
-        )?;
-        for (key, value) in &fields.others {
-            write!(writer, ",{}:{value}", text(key))?;
-        }
-        writer.write_str("}\n")
-    }
-}
-
+/// What one event says: its text, the daemon that it concerns, and the rest in order.
+#[derive(Default)]
 struct Fields {
-    line: String,
+    text: String,
     daemon: Value,
-    others: Map<String, Value>,
+    others: Vec<(&'static str, Value)>,
+    /// In a text, strings are quoted.
+    is_text: bool,
 }
 
 impl Fields {
     fn set(&mut self, field: &Field, value: Value) {
         match field.name() {
-            "message" => self.line = value.as_str().unwrap_or_default().to_owned(),
+            "message" => self.text = value.as_str().unwrap_or_default().to_owned(),
             "daemon" => self.daemon = value,
-            name => drop(self.others.insert(name.to_owned(), value)),
+            name => self.others.push((name, value)),
         }
+    }
+
+    /// The event as a line, without its newline.
+    fn line(mut self, form: Form, level: &str) -> String {
+        let json = |text: &str| Value::from(text).to_string();
+        let mut line = String::new();
+        let text = json(&self.text);
+        let has_daemon = !self.daemon.is_null();
+        // Writing to memory can't fail.
+        let _ = match form {
+            Form::Text => write!(line, "{} {level:>5} {}", json::time_in_micros(), Harmless(&self.text)),
+            Form::Json => {
+                write!(line, r#"{{"timestamp":"{}","level":"{level}","message":{text}"#, json::time_in_micros())
+            }
+            Form::Object => write!(
+                line,
+                r#"{{"time":"{}","daemon":{},"stream":"init","level":"{}","line":{text}"#,
+                json::time(),
+                self.daemon,
+                level.to_ascii_lowercase()
+            ),
+        };
+        match form {
+            Form::Text | Form::Json if has_daemon => self.others.insert(0, ("daemon", self.daemon)),
+            Form::Text | Form::Json => {}
+            Form::Object => self.others.sort_by_key(|(key, _)| *key),
+        }
+        for (key, value) in &self.others {
+            let _ = match (form, value) {
+                (Form::Text, Value::String(value)) => write!(line, " {key}={}", Harmless(value)),
+                (Form::Text, value) => write!(line, " {key}={value}"),
+                _ => write!(line, ",{}:{value}", json(key)),
+            };
+        }
+        if form != Form::Text {
+            line.push('}');
+        }
+        line
+    }
+}
+
+/// A text that moves no terminal's cursor.
+struct Harmless<'a>(&'a str);
+
+impl fmt::Display for Harmless<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\x07' | '\x08' | '\x0c' | '\x1b' | '\x7f' => write!(f, "\\x{:02x}", u32::from(c)),
+            '\u{80}'..='\u{9f}' => write!(f, "\\u{{{:x}}}", u32::from(c)),
+            c => f.write_char(c),
+        })
     }
 }
 
@@ -182,7 +219,8 @@ impl Visit for Fields {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, value.into());
+        let quoted = self.is_text.then(|| format!("{value:?}"));
+        self.set(field, quoted.unwrap_or_else(|| value.to_owned()).into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -195,5 +233,32 @@ impl Visit for Fields {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.set(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_its_time_and_level_its_text_and_what_else_is_known() {
+        let fields = || Fields {
+            text: "b\u{e9}ta \u{1b}[2J\u{9b}2J is \"up\"".to_owned(),
+            daemon: "beta".into(),
+            others: vec![("pid", 7.into()), ("code", 0.into())],
+            is_text: false,
+        };
+        let after = |line: &str, time: usize| line.get(time..).map(str::to_owned);
+        let (text, json) = (fields().line(Form::Text, "INFO"), fields().line(Form::Json, "WARN"));
+        let is = r#"  INFO béta \x1b[2J\u{9b}2J is "up" daemon=beta pid=7 code=0"#;
+        assert_eq!(after(&text, "2026-11-28T10:56:16.034769Z".len()).as_deref(), Some(is));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
+        assert_eq!((json["level"].as_str(), json["pid"].as_i64()), (Some("WARN"), Some(7)));
+        assert_eq!((json["message"].as_str(), json["daemon"].as_str()), (Some(&*fields().text), Some("beta")));
+        let object = fields().line(Form::Object, "DEBUG");
+        let is = r#"","daemon":"beta","stream":"init","level":"debug","line":"#;
+        let at = r#"{"time":"2026-11-28T10:56:16.034Z"#.len();
+        assert!(after(&object, at).is_some_and(|rest| rest.starts_with(is)), "{object}");
+        assert!(object.ends_with(r#","code":0,"pid":7}"#), "{object}");
     }
 }

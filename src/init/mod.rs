@@ -29,7 +29,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::request::{LOCK_FD, SETUPS_FD};
 use crate::status::{InitState, Plan, SCHEMA, Status, Wired};
-use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, select};
+use crate::supervisor::{Disposition, End, Ended, Event, Line, Moment, Sent, Supervisor, System, View, select};
 use crate::table::{Action, Daemon as Spec, Output, Signal, Table};
 
 use crate::launch::sandbox::Kernel;
@@ -39,7 +39,7 @@ use changes::Changes;
 use children::{Child, OomKills, session};
 use fixed::FixedFd;
 use probe::Probe;
-use publish::{Entry, PageFd};
+use publish::{PageFd, Parts};
 use relay::{Sink, Source, Stream};
 use requests::Requests;
 use watch::{For, Watch};
@@ -64,6 +64,8 @@ const STREAMS: u64 = 4;
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
 /// Orphans that end in quicker succession than this are reaped together: to be woken costs more than to reap one.
 const TOGETHER: Duration = Duration::from_millis(1);
+/// How much of the stack is given back: reading the table needs far more of it than all that comes after.
+const STACK: usize = 256 * 1024;
 /// How often one round continues to write what was read before, as fast as the reader takes it.
 const FEEDS: usize = 16;
 /// If init isn't PID 1: how long it waits, before it exits, for children that it has killed.
@@ -186,7 +188,9 @@ struct Shell {
     setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,
-    entries: Vec<Entry>,
+    /// What it shows of each daemon, as the data and as text.
+    views: Vec<Option<View>>,
+    parts: Parts,
     /// The published page is out of date.
     is_stale: bool,
     /// An event was handled: the page may be out of date.
@@ -199,7 +203,6 @@ struct Shell {
     /// The last wait was short and brought nothing but ends of children, of orphans alone as far as is known.
     are_orphans_many: bool,
     buffer: Vec<u8>,
-    is_pid_1: bool,
 }
 
 impl Shell {
@@ -273,7 +276,8 @@ impl Shell {
             lock,
             setups_fd,
             head: status,
-            entries: Vec::new(),
+            views: Vec::new(),
+            parts: Parts::default(),
             is_stale: true,
             changed: true,
             watch,
@@ -281,7 +285,6 @@ impl Shell {
             taken_in: 0,
             are_orphans_many: false,
             buffer: vec![0; BUFFER],
-            is_pid_1,
         })
     }
 
@@ -321,7 +324,7 @@ impl Shell {
         self.specs.iter_mut().for_each(|spec| spec.command = Vec::new());
         // Growing these by doubling would fragment the heap.
         self.streams.reserve_exact(2 * self.specs.len());
-        self.entries.reserve_exact(self.specs.len());
+        self.views.resize(self.specs.len(), None);
         self.programs.shrink_to_fit();
     }
 
@@ -373,7 +376,7 @@ impl Shell {
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
             let kernel = self.kernel.as_ref();
-            socket.answer(|| publish::public(&self.head, &self.specs, &self.entries, kernel, millis(now())));
+            socket.answer(|| publish::public(&self.head, &self.specs, &self.views, kernel, millis(now())));
         }
         let has_more =
             self.feed_rests(core) || self.taken_in == ROUND || self.requests.has_more() || !self.notes.is_empty();
@@ -570,9 +573,8 @@ impl Shell {
                 self.is_stale |= std::mem::replace(&mut wired.last, core.last(wire)) != core.last(wire);
             }
         }
-        self.entries.resize_with(self.specs.len(), Entry::default);
-        for (index, (spec, entry)) in self.specs.iter().zip(&mut self.entries).enumerate() {
-            let Some(view) = core.view(index).filter(|view| entry.view.as_ref() != Some(view)) else { continue };
+        for (index, (spec, shown)) in self.specs.iter().zip(&mut self.views).enumerate() {
+            let Some(view) = core.view(index).filter(|view| shown.as_ref() != Some(view)) else { continue };
             if let Some(sockets) = self.sockets.get_mut(index) {
                 sockets::follow(sockets, spec, &view);
             }
@@ -586,12 +588,13 @@ impl Shell {
                 is_set_up: spec.is_set_up(),
                 config: spec.config.clone(),
             };
-            *entry = Entry::new(view, &daemon, &plan);
+            self.parts.set(index, &daemon, &plan);
+            *shown = Some(view);
             self.is_stale = true;
         }
         if self.is_stale {
             let socket = self.notify.as_ref().map(|socket| socket.name.as_str());
-            self.is_stale = !self.page.put(|| publish::text(head, &self.entries, socket));
+            self.is_stale = !self.page.put(head, &self.parts, socket);
             self.changes.tell(&mut self.buffer);
         }
     }
@@ -606,7 +609,7 @@ impl Shell {
     }
 
     fn finish(&mut self, longest: Duration) {
-        if !self.is_pid_1 {
+        if self.head.pid != 1 {
             self.kill_last_children();
         }
         self.streams.iter_mut().for_each(Stream::want_no_more);
@@ -836,12 +839,20 @@ impl System for Shell {
 }
 
 /// Returns memory that was needed to read the table and start daemons to the kernel: a bundle runs for days.
+#[inline(never)]
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) releases only what is free.
     unsafe {
         libc::malloc_trim(0);
     }
+    let here = 0u8;
+    // SAFETY: sysconf(3) takes a number.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(65536);
+    let end = (&raw const here).addr().saturating_sub(2 * page) & !(page - 1);
+    let begin = std::ptr::without_provenance_mut(end.saturating_sub(STACK));
+    // SAFETY: nobody uses what lies more than a page below this frame, and the kernel keeps 1 MiB below a stack free.
+    unsafe { libc::madvise(begin, STACK, libc::MADV_DONTNEED) };
 }
 
 /// Closes the descriptors beyond stdio that init was started with: they must not reach a daemon.

@@ -1,7 +1,7 @@
 //! Publishes the status page.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -13,22 +13,42 @@ use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Page, Plan, Status};
 use crate::supervisor::View;
 use crate::table::Daemon as Spec;
 
-/// One daemon's part of the page, kept as text, so that a change of one daemon doesn't serialize four hundred.
+/// The daemons' parts of the page, kept as text: a change of one daemon serializes that one alone, and what is written to the
+/// page isn't put together before.
 #[derive(Default)]
-pub struct Entry {
-    /// The data that it was written from.
-    pub view: Option<View>,
-    daemon: Box<[u8]>,
-    plan: Box<[u8]>,
+pub struct Parts {
+    daemons: List,
+    plans: List,
 }
 
-impl Entry {
-    /// Writes it. (Neither type can fail to be written.)
-    #[must_use]
-    pub fn new(view: View, daemon: &Daemon, plan: &Plan) -> Self {
-        let daemon = serde_json::to_vec(daemon).unwrap_or_default().into_boxed_slice();
-        let plan = serde_json::to_vec(plan).unwrap_or_default().into_boxed_slice();
-        Self { view: Some(view), daemon, plan }
+impl Parts {
+    /// Writes the parts of a daemon anew. (Neither type can fail to be written.)
+    pub fn set(&mut self, index: usize, daemon: &Daemon, plan: &Plan) {
+        self.daemons.set(index, serde_json::to_vec(daemon).unwrap_or_default());
+        self.plans.set(index, serde_json::to_vec(plan).unwrap_or_default());
+    }
+}
+
+/// Items of a JSON array, each after a comma.
+#[derive(Default)]
+struct List {
+    text: Vec<u8>,
+    sizes: Vec<usize>,
+}
+
+impl List {
+    fn set(&mut self, index: usize, item: Vec<u8>) {
+        self.sizes.resize(self.sizes.len().max(index + 1), 0);
+        let from = self.sizes.iter().take(index).sum::<usize>();
+        if let Some(size) = self.sizes.get_mut(index) {
+            let to = from + std::mem::replace(size, item.len() + 1);
+            self.text.splice(from..to, std::iter::once(b',').chain(item));
+        }
+    }
+
+    /// Without the first comma.
+    fn items(&self) -> &[u8] {
+        self.text.get(1..).unwrap_or_default()
     }
 }
 
@@ -56,43 +76,25 @@ pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
 
 /// The public document, as `status --json` prints it; but init reads no record of a change, so `transaction` is null.
 #[must_use]
-pub fn public(head: &Status, specs: &[Spec], entries: &[Entry], kernel: Option<&Kernel>, now_ms: u64) -> Vec<u8> {
-    let public = |(spec, entry): (_, &Entry)| Some(daemon(spec, entry.view.as_ref()?, kernel));
-    let daemons = specs.iter().zip(entries).filter_map(public);
+pub fn public(head: &Status, specs: &[Spec], views: &[Option<View>], kernel: Option<&Kernel>, now_ms: u64) -> Vec<u8> {
+    let public = |(spec, view): (_, &Option<View>)| Some(daemon(spec, view.as_ref()?, kernel));
+    let daemons = specs.iter().zip(views).filter_map(public);
     let status = Status { daemons: daemons.collect(), ..head.clone() };
     let page = Page { status, plans: Vec::new(), socket: None };
     // It can't fail to be written.
     serde_json::to_vec(&page.aged(now_ms)).unwrap_or_default()
 }
 
-/// A [`crate::status::Page`]: `head` is its status, without daemons, and `socket` its socket.
-///
-/// # Errors
-/// None that is known.
-pub fn text(head: &Status, entries: &[Entry], socket: Option<&str>) -> io::Result<Vec<u8>> {
+/// Writes a [`Page`]: `head` is its status, without daemons, and `socket` its socket.
+fn write(to: &mut impl Write, head: &Status, parts: &Parts, socket: Option<&str>) -> io::Result<()> {
     let head = serde_json::to_vec(head)?;
     // The daemons are the last of its keys.
     let head = head.strip_suffix(b"]}").ok_or_else(|| io::Error::other("the status does not end with its daemons"))?;
-    let size = entries.iter().map(|e| e.daemon.len() + e.plan.len() + 2).sum::<usize>();
-    let mut text = Vec::with_capacity(head.len() + size + 64);
-    text.extend_from_slice(b"{\"status\":");
-    text.extend_from_slice(head);
-    join(&mut text, entries.iter().map(|e| &e.daemon));
-    text.extend_from_slice(b"]},\"plans\":[");
-    join(&mut text, entries.iter().map(|e| &e.plan));
-    text.extend_from_slice(b"],\"socket\":");
-    serde_json::to_writer(&mut text, &socket)?;
-    text.push(b'}');
-    Ok(text)
-}
-
-fn join<'a>(text: &mut Vec<u8>, parts: impl Iterator<Item = &'a Box<[u8]>>) {
-    for (index, part) in parts.enumerate() {
-        if index > 0 {
-            text.push(b',');
-        }
-        text.extend_from_slice(part);
-    }
+    let socket = serde_json::to_vec(&socket)?;
+    let (daemons, plans) = (parts.daemons.items(), parts.plans.items());
+    let all = [b"{\"status\":", head, daemons, b"]},\"plans\":[", plans, b"],\"socket\":", &socket, b"}"];
+    let size = all.iter().map(|part| part.len()).sum::<usize>();
+    if to.write_vectored(&all.map(IoSlice::new))? == size { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// The page's descriptor, [`PAGE_FD`]. Its number is kept even while there is no page.
@@ -115,8 +117,8 @@ impl PageFd {
 
     /// Replaces the page as a whole. If that fails there is no page, since the old one would be out of date. The failure
     /// is logged, and the next change tries again.
-    pub fn put(&mut self, text: impl FnOnce() -> io::Result<Vec<u8>>) -> bool {
-        let put = text().and_then(|text| sealed(&text)).and_then(|file| self.fd.set(&file));
+    pub fn put(&mut self, head: &Status, parts: &Parts, socket: Option<&str>) -> bool {
+        let put = sealed(head, parts, socket).and_then(|file| self.fd.set(&file));
         if let Err(e) = &put {
             if !self.said {
                 tracing::warn!(
@@ -131,9 +133,9 @@ impl PageFd {
 }
 
 /// It is sealed before it is put in place: a daemon of the same user could open it through /proc and rewrite it.
-fn sealed(text: &[u8]) -> io::Result<File> {
+fn sealed(head: &Status, parts: &Parts, socket: Option<&str>) -> io::Result<File> {
     let mut file = memfd(PAGE_NAME)?;
-    file.write_all(text)?;
+    write(&mut file, head, parts, socket)?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file)
@@ -145,36 +147,22 @@ mod tests {
 
     use super::*;
     use crate::sample;
-    use crate::status::DaemonState;
 
     #[test]
     fn a_page_put_together_from_its_parts_reads_as_the_whole() {
         let page: Page = sample::page();
-        let view = View {
-            state: DaemonState::Running,
-            pid: None,
-            since: None,
-            generation: 1,
-            restarts: 0,
-            revivals: 0,
-            starts_at: None,
-            waiting_for: Vec::new(),
-            requests: Vec::new(),
-            last_exit: None,
-            notified: false,
-        };
-        let entries: Vec<Entry> = page
-            .status
-            .daemons
-            .iter()
-            .zip(&page.plans)
-            .map(|(daemon, plan)| Entry::new(view.clone(), daemon, plan))
-            .collect();
+        let mut parts = Parts::default();
+        for (index, (daemon, plan)) in page.status.daemons.iter().zip(&page.plans).enumerate() {
+            parts.set(index, daemon, plan);
+        }
+        // Longer, and then what it was.
+        let longer = Daemon { name: "a longer name than it had".to_owned(), ..page.status.daemons[0].clone() };
+        parts.set(0, &longer, &page.plans[0]);
+        parts.set(0, &page.status.daemons[0], &page.plans[0]);
         let mut head = page.status.clone();
         head.daemons.clear();
-        assert_eq!(
-            serde_json::from_slice::<Page>(&text(&head, &entries, page.socket.as_deref()).unwrap()).unwrap(),
-            page
-        );
+        let mut text = Vec::new();
+        write(&mut text, &head, &parts, page.socket.as_deref()).unwrap();
+        assert_eq!(serde_json::from_slice::<Page>(&text).unwrap(), page);
     }
 }

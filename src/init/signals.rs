@@ -127,12 +127,16 @@ impl Signals {
         let bytes = unsafe { libc::read(self.fd.as_raw_fd(), infos.as_mut_ptr().cast(), size_of_val(&infos)) };
         let count = usize::try_from(bytes).unwrap_or(0) / size_of::<libc::signalfd_siginfo>();
         // What was sent to init's one thread comes before what was sent to its process, so without end of the former the
-        // latter would never come.
-        let stop = if count == ROUND { next(&self.stops, Duration::ZERO) } else { None };
+        // latter would never come. And if the descriptor can't be read, waiting for it must not go round and round.
+        let more = match count {
+            ROUND => next(&self.stops, Duration::ZERO),
+            0 => next(&self.all, Duration::ZERO),
+            _ => None,
+        };
         // SAFETY: signalfd(2) has filled in this many.
         let read = infos.iter().take(count).map(|info| Pending::from(unsafe { info.assume_init_ref() }));
         let mut others = Vec::new();
-        for Pending { number, code, pid } in stop.into_iter().chain(self.taken.take()).chain(read) {
+        for Pending { number, code, pid } in more.into_iter().chain(self.taken.take()).chain(read) {
             if number == libc::SIGCHLD {
                 self.a_child_ended = true;
                 // Whoever sends one can only name another pid.

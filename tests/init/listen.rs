@@ -250,7 +250,7 @@ fn while_a_daemon_is_stopped_its_connections_are_refused() {
     let error = waiting.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     wait_until_refused(&bundle);
-    assert_eq!(bundle.daemon(0)["state"], "stopped");
+    wait_for_state(&bundle, 0, "stopped");
     bundle.write("go", "");
     ask(&bundle, "2 start alpha");
     bundle.wait_for("out", "serving");
@@ -266,7 +266,7 @@ fn connections_to_a_daemon_that_ended_for_good_are_refused() {
     assert!(connect(&bundle).is_ok());
     bundle.write("go", "");
     wait_until_refused(&bundle);
-    assert_eq!(bundle.daemon(0)["state"], "exited");
+    wait_for_state(&bundle, 0, "exited");
     let bundle = apart(&alpha("").replace("[\"perl\", \"-e\", '''''']", "[\"/no/such\"]")).start();
     wait_for_state(&bundle, 0, "failed");
     wait_until_refused(&bundle);
@@ -348,6 +348,7 @@ fn a_start_waits_until_the_stop_before_it_has_reset_the_connections() {
 
 #[test]
 fn an_address_that_is_taken_is_reported_and_nothing_is_started() {
+    needs!(Root);
     let is_told = |setup: Setup, address: &str, why: &str| {
         let mut bundle = setup.start();
         assert_eq!(bundle.exit_code(), 1, "{}", bundle.read("err"));
@@ -381,6 +382,7 @@ fn the_status_shows_the_addresses_of_a_daemon_and_none_of_others() {
     bundle.wait_until_started();
     let (_, text, _) = bundle.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    crate::schemas::assert_fits("status", &status);
     assert_eq!(status["daemons"][0]["listen"], serde_json::json!(["0.0.0.0:9100", "[::]:9101", "127.0.0.1:80"]));
     assert!(status["daemons"][1].get("listen").is_none(), "{status}");
 }
@@ -396,6 +398,7 @@ struct Calls {
 
 /// Four callers, each of whom asks again and again, while the daemon is restarted this often.
 fn calls_over_restarts(bundle: &Bundle, rounds: u64) -> Calls {
+    bundle.wait_until_started();
     bundle.wait_until("an answer", || connect(bundle).and_then(answer).is_ok());
     let (calls, stop) = (Mutex::new(Calls::default()), AtomicBool::new(false));
     let call = || {

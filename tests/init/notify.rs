@@ -84,12 +84,12 @@ fn a_message_read_before_its_pid_became_a_daemons_does_not_count() {
 fn a_message_that_waits_when_its_pid_becomes_a_daemons_does_not_count() {
     for _ in 0..5 {
         let bundle = restarting();
-        let delay = ["--trace=wait4".to_owned(), "--inject=wait4:delay_enter=2s:when=1".to_owned()];
+        let delay = ["--trace=waitid".to_owned(), "--inject=waitid:delay_enter=2s:when=2".to_owned()];
         let strace = Strace::attach(&bundle, &delay);
         bundle.write("go", "");
         // init has read the socket, and is about to reap beta and to start it again.
         wait_for_a_zombie(&bundle);
-        bundle.wait_for("trace", "wait4(");
+        bundle.wait_until("the second look, which reaps it", || bundle.read("trace").matches("waitid(").count() == 2);
         let pid = ready_from_the_next_pid(&bundle);
         bundle.wait_for_generation(1, 2);
         strace.detach();
@@ -110,10 +110,10 @@ fn a_daemons_message_is_not_lost_when_another_daemon_starts() {
     bundle.wait_until("alpha's handler", || bundle.dir.join("alpha-is-up").exists());
     bundle.wait_for_generation(1, 1);
     bundle.write("go", "");
-    let delay = ["--trace=wait4".to_owned(), "--inject=wait4:delay_enter=2s:when=1".to_owned()];
+    let delay = ["--trace=waitid".to_owned(), "--inject=waitid:delay_enter=2s:when=2".to_owned()];
     let strace = Strace::attach(&bundle, &delay);
     bundle.signal("USR1");
-    bundle.wait_for("trace", "wait4(");
+    bundle.wait_until("the second look, which reaps it", || bundle.read("trace").matches("waitid(").count() == 2);
     let alpha = bundle.daemon(0)["pid"].as_i64().unwrap();
     inside(&bundle, &format!("kill HUP => {alpha}"));
     bundle.wait_until("alpha's word", || bundle.dir.join("said").exists());
