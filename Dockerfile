@@ -7,8 +7,8 @@
 # With a registry in reach: docker build -t sidecar-bundle . (or --target sidecar). Without one, scripts/lib.sh makes
 # each image below on the spot and passes it in. It keeps to what the legacy builder knows, which runs every stage.
 # Tried with the legacy builder of Engine 20.10 and with the BuildKit inside it, on images made on the spot; the build of
-# the binary from source in one with this machine's Rust (scripts/from-source). Not tried: a pull of the four images,
-# buildx, a machine that is aarch64 (its binary was put into the target `sidecar`, with TARGETARCH=arm64).
+# the binary from source in one with this machine's Rust (scripts/from-source); by buildx, target `sidecar` for amd64 and arm64 in
+# one go, with binaries that were there (scripts/hosts). Not tried: a pull of the four images, a machine that is aarch64.
 ARG RUST_IMAGE=rust:1.88-slim-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG PIPELOCK_IMAGE=ghcr.io/luckypipewrench/pipelock:2.3.0

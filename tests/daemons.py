@@ -9,6 +9,7 @@ import sys
 import tempfile
 import types
 import unittest
+import unittest.mock
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +127,12 @@ class Notify(unittest.TestCase):
         for _ in range(flood):
             self.assertEqual(self.init.recv(100), b"flood")
         self.assertEqual([self.init.recv(100), self.init.recv(100)], [b"RELOADING=1", b"READY=1"])
+
+    def test_a_word_for_which_there_is_room_is_sent_by_the_thread_that_says_it(self):
+        with unittest.mock.patch.object(addon.sender, "submit", side_effect=AssertionError("another thread")):
+            addon.notify("READY=1")
+        self.init.settimeout(30)
+        self.assertEqual(self.init.recv(100), b"READY=1")
 
     def test_a_queue_that_stays_full_is_given_up_and_told(self):
         self.fill()

@@ -660,11 +660,11 @@ fn a_process_that_cannot_be_made_is_an_error_with_its_line_and_the_fix() {
         ("ulimits = { core = 'unlimited' }", format!("4: invalid type: string \"unlimited\"; {ulimits}")),
         ("ulimits.core = unlimited", format!("4: an unquoted word; {ulimits}")),
         ("ulimits = 1024", format!("4: invalid type: integer `1024`; {ulimits}")),
-        ("ulimits = { LimitNOFILE = 1 }", "4: ulimits has \"LimitNOFILE\", which is no limit; write nofile".to_owned()),
-        ("ulimits = { RLIMIT_CORE = 1 }", "4: ulimits has \"RLIMIT_CORE\", which is no limit; write core".to_owned()),
+        ("ulimits = { LimitNOFILE = 1 }", "4: ulimits has \"LimitNOFILE\", which isn't a limit; write nofile".to_owned()),
+        ("ulimits = { RLIMIT_CORE = 1 }", "4: ulimits has \"RLIMIT_CORE\", which isn't a limit; write core".to_owned()),
         (
             "ulimits = { files = 1 }",
-            "4: ulimits has \"files\", which is no limit; write one of as, core, cpu, data, fsize, locks, memlock, msgqueue, \
+            "4: ulimits has \"files\", which isn't a limit; write one of as, core, cpu, data, fsize, locks, memlock, msgqueue, \
              nice, nofile, nproc, rss, rtprio, rttime, sigpending, stack"
                 .to_owned(),
         ),

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[macro_use]
+mod needs;
+mod schemas;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -296,6 +300,7 @@ fn ended(child: Child) -> Value {
     let text = String::from_utf8(output.stdout).unwrap();
     let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?} {:?}", output.stderr));
     assert_eq!(value["exit"], output.status.code().unwrap(), "{value}");
+    schemas::assert_fits("apply", &value);
     value
 }
 
@@ -308,6 +313,7 @@ fn is(report: &Value, outcome: &str, exit: i32, words: &str) {
 
 #[test]
 fn new_content_is_live_with_three_calls_of_docker() {
+    needs!(Root);
     let bundle = Bundle::start();
     fs::set_permissions(bundle.dir.join("conf/rules"), fs::Permissions::from_mode(0o640)).unwrap();
     std::os::unix::fs::chown(bundle.dir.join("conf/rules"), Some(12), Some(34)).unwrap();
@@ -387,6 +393,7 @@ fn content_that_the_daemon_dies_of_within_its_settling_time_is_taken_back() {
 
 #[test]
 fn content_with_which_the_daemon_never_becomes_ready_is_taken_back() {
+    needs!(Native("a program takes 0.1 s to start there, which is more time than this test gives"));
     let bundle = Bundle::start();
     is(&bundle.allowlist("unready", &["--timeout=500ms"]), "rolled-back", 1, "not ready in time");
     bundle.serves("old");
@@ -501,6 +508,7 @@ fn a_daemon_that_dies_after_its_proof_and_before_the_commit_is_not_live() {
 
 #[test]
 fn the_access_control_list_of_the_file_is_kept() {
+    needs!(Root);
     let bundle = Bundle::start();
     let python = |code: &str| {
         let file = bundle.dir.join("conf/rules");
@@ -773,6 +781,7 @@ fn init_settles_an_interrupted_change_before_it_starts_that_daemon() {
 
 #[test]
 fn if_the_old_content_is_lost_what_a_person_put_there_is_kept() {
+    needs!(Native("a program takes 0.1 s to start there, which is more time than this test gives"));
     let bundle = Bundle::start();
     let kept = bundle.dir.join("conf/.sidecar-old.rules");
     interrupted(&bundle);
@@ -855,6 +864,7 @@ fn a_forward_whose_daemon_died_of_what_was_interrupted_settles_that_first() {
 
 #[test]
 fn a_signal_that_comes_late_restarts_the_old_content() {
+    needs!(Native("a program takes 0.1 s to start there, which is more time than this test gives"));
     let bundle = Bundle::start();
     let mut command = bundle.command(&["apply-allowlist", "--file=-", "--timeout=1500ms"]);
     let mut host = command.env("KILL_TAKES", "2").spawn().unwrap();
@@ -1267,6 +1277,7 @@ fn a_port_that_an_old_process_holds_proves_nothing() {
 
 #[test]
 fn a_port_held_before_the_restart_by_somebody_unseen_proves_nothing() {
+    needs!(Root);
     // As in docker, root may not look at another user's descriptors, and init has adopted the server.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = format!(
@@ -1363,6 +1374,7 @@ fn what_a_person_writes_between_the_last_look_and_the_rename_is_not_lost() {
 #[test]
 fn nobody_of_the_same_user_can_speak_for_a_helper_it_has_stopped() {
     const USER: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--"];
+    needs!(Root);
     let mut bundle = Bundle::start();
     bundle.stop();
     assert!(Command::new("chown").args(["-R", "1000:1000"]).arg(&bundle.dir).status().unwrap().success());
@@ -1391,6 +1403,7 @@ fn nobody_of_the_same_user_can_speak_for_a_helper_it_has_stopped() {
 fn a_file_of_root_that_its_group_may_write_becomes_the_bundles_own() {
     // As OpenShift has it: an arbitrary user of the group root.
     const USER: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=0", "--clear-groups", "--"];
+    needs!(Root);
     let mut bundle = Bundle::start();
     bundle.stop();
     let mode = |name: &str, mode| fs::set_permissions(bundle.dir.join(name), fs::Permissions::from_mode(mode)).unwrap();

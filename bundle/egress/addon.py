@@ -10,7 +10,7 @@ import signal
 import socket
 import struct
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from mitmproxy import http
 
@@ -26,16 +26,36 @@ SEND_SECONDS = 0.25
 SEND_TRIES = 20
 # Not the proxy's own thread, where every connection would wait too. One thread, so that messages keep their order.
 sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="notify")
+# The last message that was left to that thread.
+waiting: Future[None] | None = None
 
 
 def notify(*fields: str) -> None:
-    """One datagram to NOTIFY_SOCKET, from this very process: init checks the sender's pid."""
+    """One datagram to NOTIFY_SOCKET, from this very process: init checks the sender's pid.
+
+    From this very thread too, if there is room: gVisor gives the number of the thread as the sender's pid.
+    """
+    global waiting
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    sender.submit(send, "\n".join(fields).encode(), address)
+    datagram = "\n".join(fields).encode()
+    if (waiting is None or waiting.done()) and send_at_once(datagram, address):
+        return
+    waiting = sender.submit(send, datagram, address)
+
+
+def send_at_once(datagram: bytes, address: str) -> bool:
+    """Whether there was room for it."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(datagram, socket.MSG_DONTWAIT, address)
+    except OSError:
+        # `send` tells why.
+        return False
+    return True
 
 
 def send(datagram: bytes, address: str) -> None:
@@ -43,11 +63,9 @@ def send(datagram: bytes, address: str) -> None:
         # The kernel's own time-out: waiting senders get in by turns, but one that polls a full queue, as Python's
         # settimeout does, never gets in.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, int(SEND_SECONDS * 1_000_000)))
-        # In its own words: gVisor would take this thread's number for the process's.
-        sender_is = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("3i", os.getpid(), os.getuid(), os.getgid()))
         for _ in range(SEND_TRIES):
             try:
-                sock.sendmsg([datagram], [sender_is], 0, address)
+                sock.sendto(datagram, address)
                 return
             except BlockingIOError:
                 continue

@@ -14,16 +14,16 @@ use nix::unistd::Pid;
 
 use crate::table::process::{DAEMON, GENERATION};
 
-/// How much of a program's words is kept, from their begin and from their end, in bytes. All of them are read.
+/// How much of a program's output is kept, from its beginning and from its end, in bytes. All of it is read.
 const KEPT: usize = 1024;
-/// How long whoever holds the pipe beyond the end of the process is waited for.
+/// How long to wait for more output once the process has ended: another process may still hold the pipe.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How it ended.
 pub enum Ended {
     /// By itself, with these words.
     Exited(ExitStatus, Vec<u8>),
-    /// It was killed, since it was not to go on.
+    /// It was killed because `go_on` said so.
     Stopped,
     /// It can't be executed.
     NotRun(std::io::Error),
@@ -83,7 +83,7 @@ pub fn run(command: &[String], group: Group, mut go_on: impl FnMut() -> bool) ->
 fn reap(child: &mut Child, ended: bool, words: &[Words; 2]) -> Ended {
     match child.wait() {
         Ok(status) if ended => {
-            // Who left the group may hold the pipe on: what it says is not waited for.
+            // A process that left the group may keep the pipe open. It isn't waited for.
             let until = Instant::now() + LAST_WORDS;
             while words.iter().any(|words| !words.is_over()) && Instant::now() < until {
                 thread::sleep(Duration::from_millis(1));
@@ -95,7 +95,7 @@ fn reap(child: &mut Child, ended: bool, words: &[Words; 2]) -> Ended {
     }
 }
 
-/// What a program says on one stream: all of it is read, so that it never waits, and its begin and its end are kept.
+/// What a program writes to one stream: all of it is read, so that it never blocks; its beginning and its end are kept.
 #[derive(Clone)]
 struct Words(Arc<Mutex<Kept>>);
 

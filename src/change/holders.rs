@@ -38,8 +38,8 @@ const MAX_FDS: usize = 1 << 16;
 /// As far up are ancestors looked for.
 const MAX_DEPTH: usize = 64;
 
-/// A socket to which a client can send without having been sent anything: one that listens, or one for datagrams that is bound
-/// and not connected.
+/// A socket to which anybody can send: one that listens, or one for datagrams that has an address (and, by UDP, isn't
+/// connected).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Listener {
     at: At,
@@ -109,6 +109,8 @@ struct Seen {
     holders: BTreeMap<u64, BTreeSet<i32>>,
     /// Of the processes that are left and hold one of them, and of their ancestors.
     marks: BTreeMap<i32, Mark>,
+    /// Whether a change is to be proven: then who doesn't show whose it is counts as an old process.
+    is_for_a_change: bool,
 }
 
 /// What was seen before each restart of one change.
@@ -128,7 +130,7 @@ impl Past {
         if listeners.is_empty() {
             return None;
         }
-        let now = look(listeners).with_marks(page);
+        let now = look(listeners).with_marks(page, !self.0.is_empty());
         now.judge(page, daemon).or_else(|| self.0.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then)))
     }
 
@@ -138,7 +140,7 @@ impl Past {
     pub fn newcomer(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let (_, first) = self.0.first()?;
         let (daemon, _) = super::proof::find(page, daemon)?;
-        let now = look(listeners()).with_marks(page);
+        let now = look(listeners()).with_marks(page, true);
         let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
         now.suspect(page, daemon, false, is_new)
     }
@@ -170,19 +172,22 @@ impl Seen {
         is_probed: bool,
         among: impl Fn(&&Listener) -> bool,
     ) -> Option<Shortfall> {
-        // A first process comes after none.
-        let is_first = daemon.generation <= 1;
-        let is_suspect = |listener: &Listener, pid: i32| match self.mark(page, pid) {
-            Some(Mark::Start { daemon: of, generation }) if *of == daemon.name && *generation != daemon.generation => {
-                true
+        // Nothing is left of earlier processes if there were none. Without a change it does little harm that one isn't known.
+        let in_doubt = self.is_for_a_change && daemon.generation > 1;
+        let is_suspect = |listener: &Listener, pid: i32| {
+            // If the address is known, so is who answers there.
+            let is_unknown_server = !is_probed && listener.tcp().is_some();
+            match self.mark(page, pid) {
+                Some(Mark::Start { daemon: of, generation }) if *of == daemon.name => {
+                    // Of a tcp or http probe it is known who answered: an agent of an earlier start keeps nobody waiting for that.
+                    let counts = self.is_for_a_change || !is_probed;
+                    counts && *generation != daemon.generation || is_unknown_server
+                }
+                Some(Mark::Start { .. }) => is_unknown_server,
+                Some(Mark::Past) => in_doubt || is_unknown_server,
+                // Its environment was cleared, or written over.
+                None => !is_probed && in_doubt || is_unknown_server,
             }
-            Some(Mark::Past) if !is_first => true,
-            // Who answers at its address is known.
-            _ if is_probed => false,
-            _ if listener.tcp().is_some() => true,
-            Some(_) => false,
-            // Its environment was cleared, or written over.
-            None => !is_first,
         };
         let holder = |listener: &Listener| {
             self.holders_of(listener).find(|pid| self.is_left(page, *pid) && is_suspect(listener, *pid))
@@ -270,7 +275,8 @@ impl Seen {
     }
 
     /// Reads the marks that tell whose a process is that is left.
-    fn with_marks(mut self, page: &Page) -> Self {
+    fn with_marks(mut self, page: &Page, is_for_a_change: bool) -> Self {
+        self.is_for_a_change = is_for_a_change;
         let holders: BTreeSet<i32> = self.holders.values().flatten().copied().collect();
         let left = holders.into_iter().filter(|pid| self.is_left(page, *pid));
         let lines: BTreeSet<i32> = left.flat_map(|pid| self.line(pid).map(|(pid, _)| pid)).collect();
@@ -316,11 +322,12 @@ fn listeners() -> Vec<Listener> {
 fn parse_unix(table: &str) -> Vec<Listener> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
-        let (flags, kind, state, inode) = (words.nth(3)?, words.next()?, words.next()?, words.next()?);
+        let (flags, kind, inode) = (words.nth(3)?, words.next()?, words.nth(1)?);
         // The path may hold spaces.
         let path = words.collect::<Vec<_>>().join(" ");
         let is_listening = u32::from_str_radix(flags, 16).ok()? & 0x1_0000 != 0;
-        let is_for_datagrams = (kind, state) == ("0002", "01") && !path.is_empty() && !is_chosen_by_the_kernel(&path);
+        // Its state says nothing: a client that connects to it makes it a connected one, too.
+        let is_for_datagrams = kind == "0002" && !path.is_empty() && !is_chosen_by_the_kernel(&path);
         let listener = Listener { at: At::Unix(path), user: None, inode: inode.parse().ok()? };
         (is_listening || is_for_datagrams).then_some(listener)
     };
@@ -377,7 +384,7 @@ fn look(listeners: Vec<Listener>) -> Seen {
             holders.entry(inode).or_default().insert(pid);
         }
     }
-    Seen { listeners, processes, holders, marks: BTreeMap::new() }
+    Seen { listeners, processes, holders, ..Seen::default() }
 }
 
 /// Of those that are asked for, by inode, the ones that a process holds; `None`: this user may not see that.
@@ -492,7 +499,7 @@ mod tests {
 
     /// pipelock is pid 17 and ready by 127.0.0.1:8888, egress is pid 12.
     fn seen(listeners: &[(&str, u64)], processes: &[(i32, i32, i32)], holders: &[(u64, i32)]) -> Seen {
-        let mut seen = Seen::default();
+        let mut seen = Seen { is_for_a_change: true, ..Seen::default() };
         for (addr, inode) in listeners {
             let at = match addr.strip_prefix("udp ") {
                 Some(addr) => At::Udp(addr.parse().unwrap()),
@@ -616,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_daemon_or_this_generation_has_started_may_listen_but_by_tcp() {
+    fn agents_of_a_sibling_or_of_this_generation_may_hold_sockets() {
         for ready in ways_to_be_ready() {
             let is_probed = matches!(ready, Some(Ready::Tcp(_)));
             for mark in [("pipelock", 3), ("egress", 2), ("egress", 1), ("git-gate", 1)] {
@@ -627,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hides_its_generation_is_told_if_no_address_is_probed_and_there_was_an_earlier_one() {
+    fn an_unmarked_leftover_counts_if_no_address_is_probed() {
         for ready in ways_to_be_ready() {
             let is_probed = matches!(ready, Some(Ready::Tcp(_)));
             for mark in [None, Some(("no-daemon-of-this-table", 1))] {
@@ -650,6 +657,14 @@ mod tests {
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, false); 3]);
         page.status.daemons[1].generation = 2;
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, true); 3]);
+        // Who only asks whether it is ready goes by what shows.
+        let mut seen = seen(&[("/run/old", 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
+        page.plans[1].ready = None;
+        assert!(seen.judge(&page, "pipelock").is_some());
+        seen.is_for_a_change = false;
+        assert_eq!(seen.judge(&page, "pipelock"), None);
+        seen.marks.insert(31, Mark::Start { daemon: "pipelock".to_owned(), generation: 1 });
+        assert!(seen.judge(&page, "pipelock").is_some());
     }
 
     #[test]
@@ -755,10 +770,16 @@ mod tests {
             ffff: 00000002 00000000 00000000 0002 01 4713 /run/datagrams\n\
             ffff: 00000002 00000000 00000000 0002 01 4714\n\
             ffff: 00000002 00000000 00000000 0002 01 4715 @0a1f2\n\
-            ffff: 00000002 00000000 00000000 0002 03 4716 /run/client\n\
+            ffff: 00000002 00000000 00000000 0002 03 4716 /run/connected to\n\
             ffff: 00000002 00000000 00000000 0002 01 4717 @server\n";
-        let listeners = [("/run/my socket", 4711), ("@abstract", 9), ("/run/datagrams", 4713), ("@server", 4717)]
-            .map(|(path, inode)| Listener { at: At::Unix(path.to_owned()), user: None, inode });
+        let listeners = [
+            ("/run/my socket", 4711),
+            ("@abstract", 9),
+            ("/run/datagrams", 4713),
+            ("/run/connected to", 4716),
+            ("@server", 4717),
+        ]
+        .map(|(path, inode)| Listener { at: At::Unix(path.to_owned()), user: None, inode });
         assert_eq!(parse_unix(unix), listeners);
         assert_eq!((process_of(""), process_of("1 (x"), parse("\n0: zz\n", "0A", At::Tcp)), (None, None, Vec::new()));
     }

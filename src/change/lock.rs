@@ -1,8 +1,8 @@
 //! One apply at a time in a bundle: a flock(2) on a memfd of PID 1's, opened through `/proc/1/fd/102`. It dies with its holder and
 //! leaves nothing in any directory, and a process may open it if the kernel lets it trace PID 1: proc(5), ptrace(2).
 //!
-//! Its holder writes into it who it is. Any process of the same user could write there too, so only the kernel's own list is
-//! believed when it comes to ending somebody.
+//! The holder writes into it who it is. Any process of the same user could write there too, so a process is only ever killed by
+//! what the kernel's own list of locks says.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -78,12 +78,12 @@ fn read(file: &File) -> Option<Written> {
     serde_json::from_slice(text.get(..bytes)?).ok()
 }
 
-/// Kills whoever holds it: a helper that is stopped, say. It is called for one that has had all its time.
+/// Kills the holder, for example a helper that is stopped. Called once all of the holder's time is over.
 pub fn end_holder(init: Pid) {
     let Ok(file) = file_of(init) else { return };
     // The kernel's list is read in pieces, and may lack an entry while others come and go.
     let Some(pid) = (0..LOOKS).find_map(|_| holder_in_kernel(&file)) else { return };
-    // One that took it a moment ago has not written its own words yet.
+    // A holder that took it a moment ago has not written its name yet.
     if read(&file).is_none_or(|written| written.pid != pid.as_raw()) {
         return;
     }

@@ -13,7 +13,8 @@ use crate::text::Printable;
 
 /// While a daemon is ready and settles, it is asked again this often, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
-/// A process that has run for less since a crash may be one of a loop: init's delays start over after this time, in milliseconds.
+/// A process that has run for less than this since a crash may be in a crash loop: init's delays start over after this time. In
+/// milliseconds.
 const CRASH_LOOP_MS: u64 = 10_000;
 
 /// What init does to the daemon on this signal.
@@ -396,7 +397,7 @@ impl Proof {
         probe: Option<Result<(), Shortfall>>,
         outcome: Outcome,
     ) -> Look {
-        // What the page itself says counts at once; that nobody else serves is seen by asking.
+        // A page that says "not ready" counts at once. Only a probe can tell that no other process serves in its place.
         let answer = match plan.ready {
             Some(Ready::Notify) if !plan.notified => Some(Err(Shortfall::NotReady)),
             _ => probe,
@@ -410,7 +411,7 @@ impl Proof {
         let Some((_, since)) = self.ready_since else {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
-                // It was another's port at the last look.
+                // At the last look another process held the port.
                 None if matches!(self.shortfall, Shortfall::SocketHeld { .. }) => {}
                 _ => self.shortfall = Shortfall::NotReady,
             }
@@ -614,6 +615,48 @@ mod tests {
             Reason::Unproven { shortfall, .. } => shortfall,
             other => panic!("{other}"),
         }
+    }
+
+    #[test]
+    fn what_becomes_of_a_daemon_between_proof_and_commit_is_noticed() {
+        let proven = Some(Incarnation { pid: Some(31), generation: 2 });
+        let told = |s: &Scene| undone(&s.page, "pipelock", &Trigger::Signal(Signal::USR1), proven).map(short);
+        let dead = |code| Some(Shortfall::Dead { code, killed_by: None });
+        let mut s = Scene::new(Signal::USR1);
+        s.restart(31);
+        assert_eq!(told(&s), None);
+        s.die("pipelock", 7);
+        s.daemon("pipelock").last_exit = None;
+        assert_eq!(told(&s), dead(None), "it has ended, and its page tells no more");
+        s.die("pipelock", 7);
+        s.replace(32);
+        assert_eq!(told(&s), dead(Some(7)), "its policy has started another");
+        s.daemon("pipelock").last_exit = Some(LastExit { code: Some(7), signal: None, by_init: true });
+        assert_eq!(told(&s), Some(Shortfall::Replaced), "somebody has restarted it");
+        s.daemon("pipelock").state = DaemonState::Stopped;
+        assert_eq!(told(&s), Some(Shortfall::Stopped));
+    }
+
+    #[test]
+    fn a_request_whose_start_fails_is_told_by_its_exit_code() {
+        let (page, trigger) = (sample::page(), Trigger::restart("pipelock"));
+        let target = target(&page, &trigger).unwrap();
+        let mut s = Scene { proof: Proof::new(&page, &trigger, "a", target), page };
+        s.replace(0);
+        s.die("pipelock", 127);
+        let (id, verb, generation) = ("a".to_owned(), "restart".to_owned(), Some(2));
+        let request = status::Request { why: None, id, verb, outcome: RequestOutcome::Failed, generation };
+        s.daemon("pipelock").requests.push(request);
+        s.daemon("pipelock").state = DaemonState::Failed;
+        assert_eq!(s.at(5, None), Ok(Err(Shortfall::NotExecuted { code: Some(127) })));
+    }
+
+    #[test]
+    fn a_forward_whose_process_is_ending_is_not_yet_decided() {
+        let mut s = Scene::new(Signal::HUP);
+        s.last("HUP", Served::Delivered, None);
+        s.daemon("egress").state = DaemonState::Stopping;
+        assert_eq!((s.at(5, None), s.given_up()), (Err(false), Shortfall::NotReady));
     }
 
     #[test]

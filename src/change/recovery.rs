@@ -1,8 +1,8 @@
 //! How a change is taken back: by the helper that made it, by the next one, or before init starts the daemon.
 //!
-//! From the moment at which the record says `interrupted` until it says something else, what lies at the path may never have been
-//! proven. Whoever finds it so, with nobody at work, puts the old content back. What a person wrote is never lost: what isn't
-//! known by its sha256 is left where it is, or put aside.
+//! As long as the record says `interrupted`, the file may hold content that was never proven. Whoever finds it so, with nobody
+//! at work, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
+//! is put aside.
 
 use super::reason::{FileFault, Reason, RecordedOutcome};
 use super::record::{Content, Files, Found, Name, Record};
@@ -62,7 +62,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
     let mut was_theirs = is_theirs(&now);
     if !(is_old(&now) || was_theirs && theirs == Theirs::Stays) {
         let kept = files.read(Name::Kept)?;
-        // Written to right before it was exchanged for the new, which nobody has looked at since: it is what lay there.
+        // Somebody wrote to it right before the exchange, and nobody has looked since: it is still the original file.
         let is_original = match (&kept, &files.read(Name::Staged)?) {
             (Found::File(kept), Found::File(staged)) => kept.stamp.inode == staged.stamp.inode,
             _ => false,
@@ -106,7 +106,7 @@ pub fn close(files: &mut impl Files, record: &Record) -> Tried<()> {
     Ok(())
 }
 
-/// What was neither old nor new came there by an exchange, so a person wrote it.
+/// Content that is neither the old nor the new got there by an exchange, so a person wrote it.
 fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
     let inode = |found: &Found| if let Found::File(file) = found { Some(file.stamp.inode) } else { None };
     let path = inode(&files.read(Name::Path)?);
@@ -177,7 +177,7 @@ pub fn before_start(
     let is_overdue = record.as_ref().is_some_and(|record| record.is_overdue(boot, now_ms));
     match lock(is_overdue) {
         Ok(true) => {}
-        // Whoever holds it restarts the daemon again after the way back.
+        // The holder restarts the daemon again once the old content is back.
         Ok(false) | Err(Stop::Killed) => return None,
         Err(Stop::Because(_)) if record.is_none() => return None,
         Err(Stop::Because(why)) => return failed(&why),

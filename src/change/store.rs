@@ -28,7 +28,7 @@ use crate::text::Printable;
 const MAX_OLD: u64 = 16 << 20;
 /// The largest record that is read, in bytes.
 const MAX_RECORD: u64 = 64 << 10;
-/// How often a directory's lock is tried to take before a start, every 10 ms.
+/// How many times a start tries to take a directory's lock, 10 ms apart.
 const DYING: u32 = 50;
 /// The most of a file's extended attributes that is kept, in bytes: the names, and each value (xattr(7)).
 const MAX_ATTRIBUTES: usize = 64 << 10;
@@ -74,12 +74,12 @@ impl Store {
     }
 
     fn read_as(&self, name: &OsStr, max: u64) -> io::Result<Found> {
-        // Not to hang on a FIFO that a daemon put there.
+        // O_NONBLOCK: a daemon may have put a FIFO there.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.dir, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(Errno::ENOENT) => return Ok(Found::Nothing),
-            // What can't be opened may be no file at all: a link (ELOOP), a socket (ENXIO).
+            // It may be something that can't be opened: a link (ELOOP), a socket (ENXIO).
             Err(e) => {
                 return match self.stat(name).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT) {
                     Ok(SFlag::S_IFLNK) => Ok(Found::Odd(FileFault::Symlink)),
@@ -118,7 +118,7 @@ impl Store {
         let _ = unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir);
     }
 
-    /// What is renamed is so for everybody; not to be on the disk yet matters to a power cut alone.
+    /// A rename is visible at once; only a power cut could undo one that isn't synced, so a failed sync is no error.
     fn sync(&self) {
         let _ = nix::unistd::fsync(&self.dir);
     }
@@ -142,7 +142,7 @@ impl Files for Store {
         match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
             Ok(lock) => self.lock = Some(lock),
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
-            // A file system that knows no locks can't be shared by two bundles that way.
+            // Two bundles can't share a file system that has no locks.
             Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EBADF)) => {}
             Err((_, e)) => return Err(self.failed(FileStep::Open, e)),
         }

@@ -42,7 +42,7 @@ const SHORTEST_WAY_BACK: u64 = 1000;
 const PROBE_TIMEOUT: u64 = 10_000;
 /// How often a daemon is restarted on the way back if others restart it at the same time.
 const MOST_RESTARTS: u32 = 5;
-/// By how much a helper may outlive all of its deadlines, in milliseconds.
+/// How much longer than all of its deadlines a helper may live, in milliseconds.
 const SLACK: u64 = 30_000;
 
 /// What the host asks for.
@@ -417,15 +417,15 @@ impl<'a, H: Hands> Change<'a, H> {
 
     fn recover(&mut self, name: &str, plan: &Plan, files: &mut H::Files) -> Tried<()> {
         let Some(mut record) = recovery::record(files)?.filter(Record::is_interrupted) else {
-            // What one that was killed before, or after, has left.
+            // Leftovers of a helper that was killed before it wrote its record, or after it was done.
             return recovery::sweep(files);
         };
-        // From here on it is this helper that is at work: init doesn't take it for the one before.
+        // From here on this helper is at work, so init must not take the change for abandoned.
         record.until = Some(self.until(plan));
         self.hold(plan.grace_ms)?;
         let _ = unless_killed(files.write_record(&record))?;
         if self.order.task != Task::Ask {
-            // The host waits for its go-ahead: by this much longer. Whether it has left changes nothing here.
+            // The host must wait this much longer for its go-ahead. It makes no difference here whether it has left.
             let within_ms = self.way_back_ms(plan.grace_ms);
             let _ = unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
         }
@@ -446,7 +446,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let mut outcome = RecordedOutcome::RolledBack;
         let mut why = None;
         if restored.was_theirs {
-            // It is theirs to judge, and the daemon is to serve what is on disk: but a typo leaves the running one alone.
+            // The daemon should serve what is on disk, but a person's typo must not take down the one that runs.
             outcome = RecordedOutcome::NotProven;
             why = unless_killed(self.check(name, plan, files.path(), &files.path_of(Name::Path)))?.err();
         }
@@ -458,7 +458,7 @@ impl<'a, H: Hands> Change<'a, H> {
             }
         }
         if record.home.is_some() && record.home != self.hands.home().pids {
-            // The daemon whose change it was is another bundle's, and may serve what was never proven.
+            // The change was another bundle's, and its daemon may serve what was never proven.
             outcome = RecordedOutcome::NotProven;
         }
         record.outcome = outcome;
@@ -477,16 +477,16 @@ impl<'a, H: Hands> Change<'a, H> {
         recovery::close(files, &record)
     }
 
-    /// Whether to go on although what was interrupted can't be recovered.
+    /// Whether the change may go on although an interrupted one can't be recovered.
     fn may_go_on(&self, name: &str, why: Reason) -> Tried<()> {
         let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
         if self.is_in_place() && fault == Some(&FileFault::KeptGone) {
-            // Who applies what lies there, if nothing is kept that could come back, says that it is right.
+            // Nothing is kept that could be restored, and the caller says that what lies there is right.
             return Ok(());
         }
         let is_known = fault == Some(&FileFault::RecordGone)
             || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
-        // If it isn't even known whether there is something to recover, all stays as it lies.
+        // If it isn't even known whether there is anything to recover, nothing is touched.
         Err(if is_known { Reason::Unrecovered { daemon: Printable::new(name), why: Box::new(why) } } else { why }
             .into())
     }
@@ -525,7 +525,7 @@ impl<'a, H: Hands> Change<'a, H> {
         };
         let sha256 = placed.as_ref().map(|placed| placed.sha256.clone());
         if let (Some(files), Some(sha256)) = (&mut files, &sha256) {
-            // That only informs others, so a failed write does no harm.
+            // The record only informs others here, so a failed write does no harm.
             if let Ok(last) = unless_killed(files.record())? {
                 let record = self.new_record(daemon, outcome, None, sha256.clone());
                 if unless_killed(files.write_record(&record.after(last)))?.is_ok() {
@@ -799,7 +799,7 @@ impl<'a, H: Hands> Change<'a, H> {
             let target = proof::target(&page, &trigger)?;
             let now = proof::find(&page, name).map(|(now, _)| now);
             if now.is_some_and(proof::is_stopped) {
-                // It is not for an apply to start it: whoever does gets what lies there.
+                // An apply doesn't start a stopped daemon. It reads the file when somebody does.
                 let is_ending = now.is_some_and(|now| now.state == DaemonState::Stopping);
                 if !is_ending || self.hands.now_ms() >= deadline {
                     let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
@@ -895,7 +895,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.end.check_ms = self.hands.now_ms().saturating_sub(started);
         let fault = match checked {
             Ok(Checked::Passed) => return Ok(Some(true)),
-            // It was asked about a name that nobody knows.
+            // The checker names the staged file, which nobody knows: say the real path.
             Ok(Checked::Refused { code, words }) => {
                 CheckerFault::Refused { code, words: Printable::new(&words.replace(&*file, &path)) }
             }

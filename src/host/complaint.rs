@@ -1,5 +1,5 @@
-//! What the complaints of docker, podman, nerdctl and kubectl mean. They are judged as a whole; only what a person is
-//! shown of them is cut. No I/O.
+//! What the error messages of docker, podman, nerdctl and kubectl mean. A message is judged as a whole; a person is shown only a
+//! part of a long one. No I/O.
 
 use super::docker::CallError;
 use super::engine::Engine;

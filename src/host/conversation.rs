@@ -112,7 +112,7 @@ impl Conversation<'_> {
             report.ms.signal = millis(started);
             return sent.map(|()| Ended::well(Outcome::Sent));
         }
-        // Only now: content may hold credentials, and no stranger is told those.
+        // Only now: content may hold credentials, which no stranger may see.
         session.say(&self.change.content);
         let until = Instant::now() + self.timeout * 2 + self.last_word();
         let mut talk = Talk { session, gate: self.gate, stopped: false, acked: false, until, grace: USUAL_GRACE };
@@ -120,7 +120,7 @@ impl Conversation<'_> {
             Ok(ended) => Ok(ended),
             Err(Lost::Broken(_)) if self.is_file() => self.ask(&talk, &id),
             Err(Lost::Left) if self.is_file() => Err(Reason::Unknown { words: Printable::default() }),
-            // From inside it may be out before the word of it arrives.
+            // A helper that sends the signal itself may have sent it before the host hears of it.
             Err(lost) if self.change.task == Task::InPlace && (report.sent || self.kill().is_none()) => {
                 Err(self.lost(lost.words()))
             }
@@ -253,7 +253,7 @@ impl Conversation<'_> {
         report.target = Some(target);
         talk.grace = grace.min(LONGEST_GRACE);
         let go = Instant::now();
-        // What the helper sends by itself it has sent with this word.
+        // A helper that sends the signal itself has sent it by now.
         let sent = self.kill().map_or(Ok(()), |kill| self.signal(&kill));
         report.ms.signal = millis(go);
         report.sent = sent.is_ok();
@@ -264,7 +264,7 @@ impl Conversation<'_> {
             Err(Reason::KillFailed { gone: true, .. }) if self.state() == State::Paused => {
                 return Ok(Reason::PausedMidway.into());
             }
-            // What was put in place is there, whatever docker says of the kill: the helper takes it back.
+            // Whatever docker says of the kill, the new content is in place: the helper takes it back.
             Err(why) => {
                 talk.say(HostMessage::NotSent);
                 report.kill = match why {
@@ -298,7 +298,7 @@ impl Conversation<'_> {
     /// Takes in the last word, unless it is one that the bundle can't mean.
     fn judge(&self, end: End, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, Lost> {
         let before = report.target.as_ref().map(|target| (target.action, target.before.generation));
-        // A process that was there before the signal proves nothing of a restart.
+        // A process from before the signal proves no restart.
         let is_later = before.zip(end.after).is_some_and(|((action, before), after)| match action {
             Act::Restart => after.generation > before,
             Act::Forward => after.generation >= before,
@@ -322,7 +322,7 @@ impl Conversation<'_> {
     /// that is still at work has ended, or its time is over.
     fn ask(&self, talk: &Talk<'_>, id: &Printable) -> Result<Ended, Reason> {
         let wait = talk.until.saturating_duration_since(Instant::now()) + self.last_word();
-        // What that helper has left half done is recovered first: the way back's own time.
+        // What that helper left half done is recovered first, which has a time of its own.
         let until = Instant::now() + wait + talk.grace + self.timeout + self.last_word();
         let ask = || {
             let mut session = self.open().map_err(|_| (NoLine::Left, Complaint::default()))?;
@@ -341,7 +341,7 @@ impl Conversation<'_> {
             let is_away = complaint.is_away();
             let state = match complaint.is_dead() {
                 true => State::Gone,
-                // A bundle that can't be reached can't answer that either.
+                // If the engine can't be reached, it can't say either.
                 false if is_away => State::Unknown,
                 false => self.state(),
             };
@@ -350,7 +350,7 @@ impl Conversation<'_> {
             if !may_ask || senseless > ASK_AGAIN || Instant::now() + pause >= until || stop::count() > 1 {
                 break (answer, state);
             }
-            // A bundle that is being stopped breaks off once more. Once it has, docker says so.
+            // A bundle that is being stopped breaks off again. Once it has stopped, docker says so.
             thread::sleep(pause);
             pause = if is_away { (pause * 2).min(ASK_PAUSE.1) } else { pause };
         };
@@ -461,7 +461,7 @@ impl Talk<'_> {
 
     /// It is proven: waits for what the gate says, tells the helper, and hears the last word.
     fn hold(&mut self) -> Result<HelperMessage, Lost> {
-        // The helper holds out as long as it was told to: for the time of all, if this is one of many.
+        // The helper waits as long as it was told to: as one of many, for the time of all.
         let overdue = self.until + LAST_WORD;
         while self.gate.says(Word::Hold) {
             match self.session.hear(Instant::now() + POLL_INTERVAL, self.gate, true) {

@@ -146,8 +146,7 @@ impl Session {
         Ok(Self { child, status: None, is_over: false, pause: MIN_PAUSE, stdin, to_say: Vec::new(), stdout, stderr })
     }
 
-    /// Says something with the next turns, without waiting for it to be heard. If nobody listens any more, what is
-    /// heard next shows it.
+    /// Queues what is to be said; the next turns write it. If nobody listens any more, the next `hear` shows it.
     pub fn say(&mut self, bytes: &[u8]) {
         self.to_say.extend_from_slice(bytes);
     }
@@ -239,7 +238,7 @@ impl Session {
             // Not reaped yet, so the number is still its own.
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
-        // Not for ever: one that runs as another user isn't killed.
+        // Not for ever: a process of another user can't be killed.
         let deadline = Instant::now() + EXIT_TIMEOUT;
         while self.status.is_none() && !left(deadline).is_zero() {
             self.turn(left(deadline));

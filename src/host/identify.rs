@@ -65,7 +65,7 @@ pub(super) fn our_path(program: &str) -> Option<String> {
     (program.starts_with('/') && is_our_program(program)).then(|| program.to_owned())
 }
 
-/// Whether a program of this path or name is what an engine makes PID 1 for `--init`. docker alone always says so.
+/// Whether an engine makes a program of this path or name PID 1 for `--init`. Only docker always says that it did.
 fn is_an_engines_init(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("docker-init" | "podman-init" | "catatonit" | "tini" | "tini-static"))
 }

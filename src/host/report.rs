@@ -255,7 +255,7 @@ impl Report {
 
     fn bad(&self, why: &Reason, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        // The helper was only asked to go back: why, the host alone knows.
+        // The helper was only asked to go back. Only the host knows why.
         let said = |why: &Reason| match (why, &self.because) {
             (Reason::Cancelled, Some(because)) => because.to_string(),
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
@@ -345,7 +345,7 @@ impl Report {
         if moved.is_empty() {
             return String::new();
         }
-        // A table has a handful of daemons; a bundle that names a thousand isn't believed, nor shown, at length.
+        // A table has a handful of daemons: if a bundle names a thousand, ten are enough.
         let names: Vec<&str> = moved.iter().take(10).map(Printable::as_str).collect();
         format!("; siblings that changed meanwhile: {}", names.join(", "))
     }

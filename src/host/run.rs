@@ -163,7 +163,7 @@ impl All<'_> {
             Conversation { engine, change, bundle, program, by_path, started, timeout, gate, proven: &proven };
         let mut report = conversation.apply();
         if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
-            // One that ended in the middle is no stranger. Its engine notices a moment later.
+            // A bundle that ended in the middle is no stranger: ask its engine, which notices a moment later.
             thread::sleep(NOTICE_DELAY);
             let name = match bundle {
                 BundleRef::Container(id) => id,
@@ -208,7 +208,7 @@ impl All<'_> {
 fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> (Vec<Member<'a>>, usize) {
     let here = |engine: &'a Engine| on_engine(engine, select, timeout);
     let found = thread::scope(|scope| {
-        // Engines may be far away: all are asked at once. One that gets no thread is asked from here.
+        // Engines may be far away, so all are asked at once. If one gets no thread, this one asks it.
         let ask = |engine| thread::Builder::new().spawn_scoped(scope, move || here(engine)).map_err(|_| engine);
         let asked: Vec<_> = engines.iter().map(ask).collect();
         let answer = |asked: Result<thread::ScopedJoinHandle<'_, _>, _>| match asked {
@@ -231,7 +231,7 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
             let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
             found.sort_by_key(|member| (at(member), is_missing(member)));
         }
-        // By name over all contexts; one that is missing went away after it was listed.
+        // By name over all contexts. A missing one went away after it was listed.
         Select::Labels(_) => {
             found.retain(|member| !is_missing(member));
             found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -241,7 +241,7 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
     let mut members: Vec<Member<'a>> = Vec::new();
     for mut member in found {
         if is_missing(&member) {
-            // Told once, if it is missing everywhere.
+            // Reported once, if it is missing everywhere.
             if elsewhere.contains(&member.name) || members.iter().any(|other| other.name == member.name) {
                 continue;
             }

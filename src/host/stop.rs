@@ -13,8 +13,8 @@ use signal_hook::iterator::Signals;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// From here on INT and TERM are counted. If that can't be had they end the program, which is safe too: the bundles
-/// recover by themselves.
+/// From here on INT and TERM are counted. If that isn't possible they end the program, which is safe too: the bundles recover by
+/// themselves.
 pub fn watch() {
     // Some callers (perl's `$SIG{CHLD} = 'IGNORE'`, schedulers) leave SIGCHLD ignored. The kernel then forgets how a
     // child ended. With a handler it doesn't, and what is executed has the default again.

@@ -201,7 +201,6 @@ struct Shell {
     /// How many children this round has handled.
     taken_in: usize,
     buffer: Vec<u8>,
-    is_pid_1: bool,
 }
 
 impl Shell {
@@ -283,7 +282,6 @@ impl Shell {
             next_number: STREAMS,
             taken_in: 0,
             buffer: vec![0; BUFFER],
-            is_pid_1,
         })
     }
 
@@ -608,7 +606,7 @@ impl Shell {
     }
 
     fn finish(&mut self, longest: Duration) {
-        if !self.is_pid_1 {
+        if self.head.pid != 1 {
             self.kill_last_children();
         }
         self.streams.iter_mut().for_each(Stream::want_no_more);

@@ -21,9 +21,9 @@ const ADDRESS: libc::socklen_t = 16;
 const UNSPEC: libc::sa_family_t = 0;
 /// How many connections wait to be accepted; `net.core.somaxconn` is the most.
 pub const BACKLOG: i32 = 4096;
-/// Without `close_range`(2) (before Linux 5.9) this many descriptors are closed one by one; exec closes the rest.
+/// Where `close_range`(2) is missing (before Linux 5.9), descriptors up to this one are closed one by one; exec closes the rest.
 const CLOSED_ONE_BY_ONE: i32 = 4096;
-/// What a record is read for, up to this many bytes.
+/// What a record of an interrupted change contains. At most this many bytes are searched for it.
 const INTERRUPTED: &[u8] = b"\"interrupted\"";
 const MAX_RECORD: usize = 16 * 1024;
 
@@ -45,7 +45,7 @@ pub struct Child<'a> {
 #[derive(Default)]
 pub struct Sockets<'a> {
     pub fds: Vec<Cell<i32>>,
-    /// They must not listen before this pipe is closed at its other end.
+    /// They may listen only once the other end of this pipe is closed.
     pub refusing: Option<i32>,
     pub variables: &'a [CString],
     /// `LISTEN_PID=`, and room for the pid that the child writes there.
@@ -141,7 +141,7 @@ pub unsafe fn run(child: &Child<'_>) -> ! {
 /// Why the program can't be executed.
 pub struct Failure {
     pub errno: i32,
-    /// Which of the paths it is about.
+    /// The index of the path that failed.
     pub path: u16,
     /// The file's first bytes, if its interpreter is missing.
     pub head: [u8; HEAD],
@@ -168,7 +168,7 @@ unsafe fn listen(child: &Child<'_>, refusing: i32) {
             if libc::listen(socket, BACKLOG) == 0 {
                 continue;
             }
-            // It may have connected it elsewhere.
+            // The last process may have connected it somewhere.
             let nowhere = libc::sockaddr { sa_family: UNSPEC, sa_data: [0; 14] };
             libc::connect(socket, &raw const nowhere, ADDRESS);
             if libc::listen(socket, BACKLOG) != 0 {

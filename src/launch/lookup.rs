@@ -1,4 +1,4 @@
-//! Whether a program could be executed, found out without executing it.
+//! Finds out whether a program could be executed, without executing it.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -17,7 +17,7 @@ use super::{Environment, NotStarted, Program};
 /// Looks for a command's program as a start does, with this process's PATH and user. Its interpreter must be there too.
 ///
 /// # Errors
-/// What a start would report. Only execve(2) itself knows all that can go wrong: an old kernel, another architecture.
+/// What a start would report, as far as it can be told: only execve(2) itself finds out whether the kernel can run the file.
 pub fn look_up(command: &[String]) -> Result<(), NotStarted> {
     let program = Program::new(command, &Environment::new(std::env::vars_os()), Vec::new(), None);
     let refused = |errno| NotStarted::Execute(command.first().cloned().unwrap_or_default(), errno);

@@ -1,5 +1,5 @@
-//! Starts a daemon's process. A start never blocks its caller: it forks, and the result of the exec comes through
-//! a pipe that the exec closes (`O_CLOEXEC`).
+//! Starts a daemon's process. A start never blocks its caller: it forks, and hears the result of the exec through a pipe
+//! that the exec closes (`O_CLOEXEC`).
 
 mod child;
 mod lookup;
@@ -77,22 +77,22 @@ struct Recovery {
     argv: Vec<CString>,
 }
 
-/// What every child gets from the process that starts it.
+/// What each child inherits from the process that starts it.
 #[derive(Clone, Copy)]
 pub struct Parent<'a> {
     /// /dev/null, its stdin.
     pub null: BorrowedFd<'a>,
-    /// The limits that it gets back.
+    /// The limits to restore in it.
     pub limits: &'a [Limit],
     /// How the table's daemons are set up.
     pub setups: Option<BorrowedFd<'a>>,
-    /// Those that the parent holds for it.
+    /// The sockets that the parent holds for it.
     pub sockets: Option<&'a Sockets>,
     /// The daemon that is started, and its generation; `None`: a probe.
     pub start: Option<(&'a str, u64)>,
 }
 
-/// A limit as it was.
+/// A limit, and the values to restore.
 pub type Limit = (Resource, libc::rlimit);
 
 /// An environment, which many daemons share.
@@ -100,7 +100,7 @@ pub type Limit = (Resource, libc::rlimit);
 pub struct Environment(Rc<[CString]>);
 
 impl Environment {
-    /// This one.
+    /// An environment with these variables.
     #[must_use]
     pub fn new(pairs: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let pair = |(k, v): (OsString, OsString)| [k.into_vec(), b"=".to_vec(), v.into_vec()].concat();
@@ -298,7 +298,7 @@ impl Program {
         self
     }
 
-    /// Its environment.
+    /// The environment that the program gets.
     #[must_use]
     pub fn environment(&self) -> &Environment {
         &self.envp
@@ -320,7 +320,7 @@ impl Program {
         Ok(Started { pid, stdout, stderr, report })
     }
 
-    /// The same on the caller's own stdin, stdout and stderr. Returns the process, and the report's pipe.
+    /// The same, on the caller's own stdin, stdout and stderr. Returns the process and the pipe for its report.
     ///
     /// # Errors
     /// The step that failed, and why; there is no process then.

@@ -12,16 +12,16 @@ use crate::text::Printable;
 /// The hidden applet: `probe NAME PID` exits 0 if the daemon with that process is ready, else it prints a line that says
 /// why not.
 pub const PROBE: &str = "probe";
-/// How long the page may take to show that process: init publishes it after it has started the probe.
+/// How long the page may take to show that process: init publishes the page after it has started the probe.
 const TO_SHOW: Duration = Duration::from_secs(1);
-/// How often it is looked at meanwhile.
+/// How often the page is read meanwhile.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Runs the applet.
 #[must_use]
 pub fn probe(args: &[String]) -> ExitCode {
     let Err(why) = ask(args) else { return ExitCode::SUCCESS };
-    // If nobody reads that, the exit code still counts.
+    // The exit code counts even if nobody reads the line.
     let _ = writeln!(std::io::stdout(), "{why}");
     ExitCode::FAILURE
 }

@@ -9,14 +9,14 @@ use super::{NotStarted, Refused};
 
 /// How many bytes of a program's file a child reports if the interpreter is missing.
 pub const HEAD: usize = 2048;
-/// No report is longer: what was recovered, and why the program wasn't executed.
+/// The longest report: what was recovered, and why the program wasn't executed.
 pub const MAX_REPORT: usize = 8192;
-/// The longest sentence.
+/// The longest text in a report.
 const MAX_TEXT: usize = 2048;
-/// What a failure has before [`HEAD`]: [`FAILED`], the step, the errno, the path's index.
+/// The size of what precedes the file's head in a failure: [`FAILED`], the step, the errno, the path's index.
 const FAILURE: usize = 8;
 
-/// What begins a message.
+/// The first byte of a message tells its kind.
 const FAILED: u8 = b'F';
 const RECOVERED: u8 = b'R';
 const NOT_RECOVERED: u8 = b'E';
@@ -26,15 +26,15 @@ const NOT_FOUND: u8 = b'N';
 /// What can fail in a child.
 #[derive(Clone, Copy)]
 pub enum Step {
-    /// Setting up its descriptors.
+    /// Putting its descriptors in place.
     Descriptors = 1,
-    /// The recovery of an interrupted change can't be executed.
+    /// Executing the applet that recovers an interrupted change.
     Recover,
     /// execve(2) of its program.
     Execute,
     /// Executing the applet that sets it up.
     SetUp,
-    /// Making a socket listen that init holds for it.
+    /// Making a socket that init holds for it listen.
     Listen,
 }
 
@@ -43,11 +43,11 @@ pub enum Step {
 pub struct Report {
     /// The result of recovering an interrupted change: what was done, or why it failed.
     pub recovered: Option<Result<String, String>>,
-    /// Why the program wasn't executed, if it wasn't. (Or the child was killed before.)
+    /// Why the program wasn't executed. `None`: it was, or the child was killed first.
     pub failed: Option<NotStarted>,
 }
 
-/// A failure, made without memory: called between fork and exec.
+/// A failure. This allocates nothing, since it is called between fork and exec.
 pub fn failed(step: Step, errno: i32, path: u16, head: &[u8]) -> ([u8; FAILURE + HEAD], usize) {
     let mut report = [0; FAILURE + HEAD];
     let [e0, e1, e2, e3] = errno.to_le_bytes();
@@ -81,7 +81,7 @@ fn sentence(kind: u8, text: &str) -> Vec<u8> {
     [&[kind], &size[..], text].concat()
 }
 
-/// Reads a report. Parts that can't be read are left out.
+/// Reads a report, as far as it makes sense.
 pub fn read(mut report: &[u8], paths: &[CString], argv: &[CString]) -> Report {
     let mut out = Report::default();
     loop {

@@ -1,8 +1,8 @@
 //! Sockets that init holds for a daemon across restarts: connections wait in their backlog while one process follows
 //! another.
 //!
-//! A daemon has its sockets' descriptors too, and can do with them what it likes. So once it has run, only
-//! children touch them: a call on a socket waits for its lock, and a process that sends from memory on a mount that hangs holds it.
+//! A daemon has descriptors of its sockets too, and can do with them what it likes. So once it has run, only children of init
+//! touch them: a call on a socket takes its lock, which a process that sends from memory on a hung mount never releases.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -33,7 +33,7 @@ pub struct Sockets {
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`.
     variables: Vec<CString>,
     is_listening: bool,
-    /// Ends once the last child that makes them refuse connections has done so.
+    /// A pipe that ends once the child that makes them refuse connections has done so.
     refusing: Option<OwnedFd>,
 }
 
@@ -59,7 +59,7 @@ impl Sockets {
         Ok(Self { fds, variables, is_listening: true, refusing: None })
     }
 
-    /// Its next process has been forked, and makes them listen.
+    /// Call this when the daemon's next process has been forked, which makes them listen.
     pub fn started(&mut self) {
         self.is_listening = true;
         self.refusing = None;
@@ -68,7 +68,7 @@ impl Sockets {
     /// From now on connections are refused, also those that wait; the ports stay taken. Does nothing if that is so already.
     ///
     /// # Errors
-    /// There is no child that could do it. They listen on.
+    /// No child could be forked to do it, so they keep listening.
     pub fn refuse(&mut self) -> io::Result<()> {
         if self.fds.is_empty() || !self.is_listening {
             return Ok(());
@@ -96,7 +96,7 @@ impl Sockets {
     }
 }
 
-/// How many this process was given: `sd_listen_fds`(3).
+/// How many sockets this process was given: `sd_listen_fds`(3).
 pub fn passed() -> i32 {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     let is_mine = number("LISTEN_PID") == Some(std::process::id());

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::check::At;
 use super::{Daemon, Ready};
 
-/// The most sockets that init holds for one daemon: a daemon finds them from descriptor 3 on, and each costs init one too.
+/// The most sockets that init holds for one daemon: each takes a descriptor in both.
 pub const MAX_LISTEN: usize = 64;
 /// The most for all daemons of a table.
 const MAX_IN_ALL: usize = 1000;
@@ -68,7 +68,7 @@ fn address(text: &Spanned<String>) -> At<SocketAddr> {
     Err((text.span(), message))
 }
 
-/// Whether the kernel refuses one of the two while the other is held. `[::]` takes IPv4 connections too.
+/// Whether the kernel refuses to bind one of the two while the other is bound. `[::]` takes IPv4 connections too.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let all_of_both = |ip: IpAddr| ip.is_ipv6() && ip.is_unspecified();
     let (a, b) = (one.ip(), other.ip());

@@ -34,8 +34,8 @@ pub const ULIMITS: [&str; 16] = [
 pub const DAEMON: &str = "SIDECAR_DAEMON";
 /// The variable that has the generation of a daemon's process: 1 for its first start.
 pub const GENERATION: &str = "SIDECAR_GENERATION";
-/// What init sets for a daemon by itself: the two above, and those of `sd_notify`(3) and `sd_listen_fds`(3). Only a daemon's own
-/// ever reach it: what init was given itself is nobody's.
+/// What init sets for each daemon: the two above, and those of `sd_notify`(3) and `sd_listen_fds`(3). What init was given itself
+/// is passed to nobody.
 const SET_BY_INIT: [&str; 7] =
     [DAEMON, GENERATION, "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
 /// The most variables that one daemon may state, and the most names that it may pass on.
@@ -43,7 +43,7 @@ const MAX_VARIABLES: usize = 1000;
 /// The longest name of a user or group (`LOGIN_NAME_MAX` less its NUL).
 const MAX_USER: usize = 255;
 
-/// What a daemon's process is made with. The default is init's own user, environment, directory and limits.
+/// How a daemon's process differs from init. By default it has init's user, environment, directory and limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// `None`: init's own.
@@ -60,7 +60,7 @@ pub struct Process {
     pub ulimits: Vec<Ulimit>,
 }
 
-/// As the table names it: neither part has been looked up.
+/// A user as the table names it, not looked up yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// A name or a uid.
@@ -100,7 +100,7 @@ pub(super) fn user(text: &Spanned<String>) -> At<User> {
     Ok(User { user: user.to_owned(), group: group.map(str::to_owned) })
 }
 
-/// Whether init sets this variable for daemons by itself: nothing that is stated or passed takes its place.
+/// Whether init sets this variable for daemons itself, whatever is stated or passed.
 #[must_use]
 pub fn is_set_by_init(variable: &OsStr) -> bool {
     SET_BY_INIT.iter().any(|name| variable == *name)
@@ -225,7 +225,7 @@ pub(super) fn ulimits(all: BTreeMap<Spanned<String>, Spanned<i64>>) -> At<Vec<Ul
                 Some(known) => format!("write {known}"),
                 None => format!("write one of {}", ULIMITS.join(", ")),
             };
-            return wrong(name.span(), format!("ulimits has {spelled:?}, which is no limit; {fix}"));
+            return wrong(name.span(), format!("ulimits has {spelled:?}, which isn't a limit; {fix}"));
         }
         let value = match *number.get_ref() {
             // The kernel lets nobody go beyond fs.nr_open, not even root.

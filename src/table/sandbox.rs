@@ -1,6 +1,6 @@
-//! `[daemon.sandbox]`: what a daemon may do, and which of its files are no other's to read.
+//! `[daemon.sandbox]`: what a daemon may do, and which files no other daemon may read.
 //!
-//! The checks here see names only: links and mounts are looked at when a daemon starts (`crate::launch::sandbox`).
+//! The checks here compare names only. Links and mounts are looked at when a daemon starts (`crate::launch::sandbox`).
 
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +14,7 @@ use super::{Daemon, Table};
 pub const TERMINALS: [&str; 3] = ["/dev/pts", "/dev/ptmx", "/dev/console"];
 /// The longest path that the kernel takes, in bytes (`PATH_MAX` less its NUL).
 const MAX_PATH: usize = 4095;
-/// The most paths and ports that one daemon may name: each of them costs time at its every start.
+/// The most paths and ports that one daemon may name: each of them makes every start of it take longer.
 const MAX_PATHS: usize = 100;
 const MAX_PORTS: usize = 1000;
 
@@ -47,7 +47,7 @@ pub(super) struct RawSandbox {
 
 type At<T> = Result<T, (Range<usize>, String)>;
 
-/// The sandbox and the private paths of one daemon. One that states `private` alone isn't sandboxed.
+/// The sandbox and the private paths of one daemon. A daemon that states only `private` isn't sandboxed.
 pub(super) fn check(raw: Option<RawSandbox>) -> At<(Option<Sandbox>, Vec<PathBuf>)> {
     let Some(raw) = raw else { return Ok((None, Vec::new())) };
     let states_only_private = raw.private.is_some()
@@ -161,7 +161,7 @@ pub(super) fn check_all(daemons: &[Daemon]) -> Result<(), (usize, String)> {
 
 fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(), String> {
     let Some(directory) = daemon.config_directory() else { return Ok(()) };
-    // Hidden from the others, and read-only to the daemon.
+    // It will be hidden from the others, and read-only to the daemon itself.
     if directory == Path::new("/") || directory == Path::new("/etc") {
         return Err(format!(
             "config.path lies in {}, which can't be hidden from the sandboxed daemons; put it in a directory of its own",
@@ -178,8 +178,8 @@ fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(),
     Ok(())
 }
 
-/// What is read or entered before a daemon starts may not lie where a sandboxed daemon could put something else in its
-/// place. A `working_dir` that is itself in a `write` can't be replaced: its parent isn't.
+/// What is read or entered before a daemon starts may not lie where a sandboxed daemon could replace it. A `working_dir` may be
+/// a `write` itself, since nobody may write to its parent.
 fn check_read(daemons: &[Daemon], daemon: &Daemon) -> Result<(), String> {
     let config = daemon.config.as_ref().map(|config| ("config.path", &config.path));
     let process = &daemon.process;

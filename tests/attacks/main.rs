@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[macro_use]
+#[path = "../needs/mod.rs"]
+mod needs;
+
 #[allow(unused_imports, reason = "some is for a test in a real bundle")]
 mod attacks;
 #[allow(dead_code, reason = "it belongs to another test")]
@@ -103,6 +107,7 @@ fn in_its_sandbox_each_attack_fails_with_the_expected_error() {
 
 #[test]
 fn without_a_sandbox_each_attack_succeeds_unless_init_refuses_it() {
+    needs!(Root);
     let world = World::new();
     let bundle = world.bundle("").start();
     let all = attacked(&bundle);
@@ -265,6 +270,7 @@ fn the_last_part_of_a_daemons_write_is_made_for_its_owner_alone() {
 
 #[test]
 fn a_sandbox_on_a_mount_that_hangs_holds_up_its_daemon_and_not_init() {
+    needs!(Root);
     let table = "grace = '1s'\n[[daemon]]\nname = 'alpha'\ncommand = ['sleep', '1000']\n\
                  [daemon.sandbox]\nwrite = ['DIR/hung/there']\n\
                  [[daemon]]\nname = 'beta'\ncommand = ['sleep', '1000']\n[signals]\nUSR2 = { restart = 'beta' }\n";

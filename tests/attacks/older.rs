@@ -209,6 +209,7 @@ fn holds_on(older: Older, why: Option<&str>) {
 
 #[test]
 fn without_landlock_the_report_is_true_and_the_rest_is_enforced() {
+    needs!(Root);
     holds_on(Older::Fails(libc::ENOSYS), Some("has no Landlock"));
 }
 
@@ -219,16 +220,19 @@ fn where_filters_end_no_process_the_rest_is_enforced() {
 
 #[test]
 fn with_landlock_switched_off_the_report_is_true() {
+    needs!(Root);
     holds_on(Older::Fails(libc::EOPNOTSUPP), Some("switched off"));
 }
 
 #[test]
 fn where_a_filter_refuses_landlock_the_report_is_true() {
+    needs!(Root);
     holds_on(Older::Fails(libc::EPERM), Some("upgrade the container engine"));
 }
 
 #[test]
 fn on_each_version_of_landlock_the_report_is_true() {
+    needs!(Root);
     for version in 1..=7 {
         holds_on(Older::Version(version), (version == 1).then_some("before Linux 5.19"));
     }

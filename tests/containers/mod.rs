@@ -1,4 +1,4 @@
-//! Real containers on a real Engine, for tests: each is hardened as the README shows, and goes with its handle.
+//! Real containers on a real Engine, for tests: each is hardened as docs/bundle.md shows, and goes with its handle.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
@@ -24,7 +24,7 @@ pub fn other_binary() -> Option<String> {
     std::env::var("SIDECAR_BINARY").ok().map(|path| format!("--volume={path}:/usr/local/bin/sidecar:ro"))
 }
 
-/// What a bundle is run with in the README.
+/// What a bundle is run with in docs/bundle.md.
 const HARDENED: [&str; 7] = [
     "--read-only",
     "--cap-drop=ALL",

@@ -120,7 +120,7 @@ fn the_example_of_each_key_of_the_table_is_valid() {
 }
 
 #[test]
-fn the_json_on_the_pages_is_json_and_its_status_a_status() {
+fn the_json_on_the_pages_can_be_parsed() {
     let mut found = Vec::new();
     for block in pages().iter().flat_map(|page| blocks(page, "json")) {
         let object: serde_json::Value = serde_json::from_str(&block).unwrap_or_else(|e| panic!("{e}: {block}"));
@@ -221,7 +221,7 @@ fn each_exit_code_of_an_apply_is_on_the_page_with_its_outcomes() {
 }
 
 #[test]
-fn each_script_and_test_that_a_page_names_is_there() {
+fn each_script_and_test_that_a_page_names_exists() {
     let manifest = read("Cargo.toml");
     for page in pages() {
         let text = read(&page);
@@ -241,7 +241,7 @@ fn each_script_and_test_that_a_page_names_is_there() {
 }
 
 #[test]
-fn the_picture_for_dark_screens_differs_in_its_colours_alone() {
+fn the_two_pictures_differ_only_in_their_colours() {
     let without_colours = |name: &str| {
         let text = fs::read_to_string(root().join("docs").join(name)).unwrap();
         text.split('#')

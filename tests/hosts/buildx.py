@@ -22,7 +22,7 @@ APPLETS = ("sh", "cp", "chmod", "od", "tr", "sed", "uname")
 # In front of the Engine, within its user namespace.
 DOCKERD = """#!/bin/sh
 mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-cat /data/buildx/packages/usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register
+cat /usr/share/qemu/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register
 exec "$(which -a dockerd | sed -n 2p)" "$@"
 """
 
@@ -51,9 +51,9 @@ def build():
 
 def fetch(directory):
     with machines.Machine("buildx-packages", machines.root()) as machine:
-        packages = "rootlesskit qemu-user-binfmt busybox-static busybox-static:arm64"
+        packages = "rootlesskit busybox-static busybox-static:arm64"
         machine.run(f"dpkg --add-architecture arm64 && apt-get update && cd /data && apt-get -o APT::Sandbox::User=root download {packages}"
-                    " && for p in rootlesskit qemu-user-binfmt; do dpkg -x ${p}_*.deb packages; done"
+                    " && dpkg -x rootlesskit_*.deb packages"
                     " && for a in amd64 arm64; do dpkg -x busybox-static_*_$a.deb $a; done", timeout=300, check=True)
         shutil.copytree(machine.data / "packages", directory / "packages", symlinks=True)
         busybox = {}
@@ -116,6 +116,8 @@ def prepare(world):
     shutil.copy(machines.REPOSITORY / "dist/sidecar", source / "dist/sidecar-x86_64")
     shutil.copy(pathlib.Path(binary) / "sidecar-aarch64", source / "dist")
     machine.run(user.MAKE, check=True)
+    # buildx locks the layout that it reads.
+    machine.run(f"chown -R {user.USER}: /data/buildx", check=True)
     machine.start("dockerd-rootless", user.command(ENGINE))
     look = user.command("docker -H unix://$XDG_RUNTIME_DIR/docker.sock info")
     machine.wait(lambda: machine.run(look).code == 0, "answer of the rootless dockerd", 60)

@@ -30,16 +30,18 @@ class Docker(Host):
         self.start_engine(machine)
         machine.run("docker load --quiet --input /data/images.tar", timeout=600, check=True)
         machine.run("rm /data/images.tar", check=True)
-        words = {"docker": "docker", "image": images.BUNDLE, "base": images.BASE, "exe": self.exe, "filter": self.filter, "run_healthcheck": ":", "events": ""}
+        words = {"docker": "docker", "image": images.BUNDLE, "base": images.BASE, "exe": self.exe, "filter": self.filter, "run_healthcheck": ":", "until_now": "--until $(($(date +%s) + 1))"}
         return matrix.Containers(machine, words, start_engine=lambda: self.start_engine(machine))
 
     def install(self, machine):
         pass
 
     def start_engine(self, machine):
-        process = machine.start("dockerd", ["dockerd", "--data-root", "/data/docker", *self.options])
-        machine.wait(lambda: machine.run("docker info").code == 0, "answer of dockerd", 60)
-        return process
+        machine.start("dockerd", ["dockerd", "--data-root", "/data/docker", *self.options])
+        try:
+            machine.wait(lambda: machine.run("docker info").code == 0, "answer of dockerd", 60)
+        except machines.Trouble as trouble:
+            raise machines.Trouble(f"{trouble}: {machine.log('dockerd')[-2000:]}") from None
 
     def cases(self):
         return matrix.CASES
@@ -48,7 +50,7 @@ class Docker(Host):
         version = world.check("docker version --format '{{.Client.Version}} {{.Server.Version}} {{.Server.APIVersion}}'").split()
         info = world.check("docker info --format '{{.Driver}} {{.CgroupDriver}} {{.CgroupVersion}}'").split()
         runtime = world.check("runc --version | head -n 1")
-        return [("CLI", version[0]), ("Engine", version[1]), ("API", version[2]), ("storage", info[0]), ("runtime", runtime),
+        return [("CLI", version[0].split("+")[0]), ("Engine", version[1].split("+")[0]), ("API", version[2]), ("storage", info[0]), ("runtime", runtime),
                 ("compose", world.run("docker compose version --short").out.strip()), *kernel_versions(world)]
 
 
@@ -88,9 +90,8 @@ class Docker29(Docker):
                 go.build(engine, f"{module}/cmd/{program}", directory / program)
 
     def install(self, machine):
-        for program in self.programs.iterdir():
-            shutil.copy(program, machine.data / program.name)
-            machine.run(["install", "-m", "755", f"/data/{program.name}", f"/usr/local/bin/{program.name}"], check=True)
+        shutil.copytree(self.programs, machine.data / "programs")
+        machine.run("install -m 755 /data/programs/* /usr/local/bin/", check=True)
 
     def versions(self, world):
         # A build out of modules doesn't know its version.
@@ -136,4 +137,4 @@ class Gvisor(Docker):
     def versions(self, world):
         runsc = world.check("runsc --version | head -n 1").removeprefix("runsc version ")
         inside = world.check("{docker} run --rm {base} uname -r")
-        return [("runsc", runsc), ("its kernel says", inside), *super().versions(world)]
+        return [("runsc", runsc), ("its kernel says", inside), *(version for version in super().versions(world) if version[0] != "runtime")]

@@ -99,7 +99,8 @@ class Host:
 
 
 def kernel_versions(world):
-    kernel = world.run("uname -r").out.strip()
+    # Without what its builder calls it.
+    kernel = world.run("uname -r").out.split("-")[0].strip()
     kind = world.machine.cgroup
     controllers = world.run("cat /sys/fs/cgroup/cgroup.controllers 2> /dev/null").out.split()
     return [("kernel", kernel), ("cgroup", f"{kind} ({' '.join(controllers) or 'no controllers'})" if kind == "v2" else kind)]

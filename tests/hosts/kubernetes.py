@@ -190,6 +190,8 @@ class Kubernetes(Host):
         machine.start("controllers", ["/data/kube/kube-controller-manager", f"--kubeconfig={STATE}/controller.conf",
                                       f"--service-account-private-key-file={STATE}/sa.key", f"--root-ca-file={STATE}/ca.crt",
                                       "--use-service-account-credentials=true", "--leader-elect=false"])
+        # Without it no pod is let in: what makes it in each namespace is at work.
+        machine.wait(lambda: machine.run("kubectl -n default get serviceaccount default").code == 0, "work of the controllers", 120)
         machine.start("scheduler", ["/data/kube/kube-scheduler", f"--kubeconfig={STATE}/scheduler.conf", "--leader-elect=false"])
 
     def start_kubelet(self, machine):

@@ -229,6 +229,9 @@ class Machine:
                 for part in ("cpuset.cpus", "cpuset.mems"):
                     if (made / part).is_file() and not (made / part).read_text().strip() and (made.parent / part).is_file():
                         (made / part).write_text((made.parent / part).read_text())
+            # With v1 each process of the root cgroup has as much of a busy CPU as all that is in here.
+            if (own.parent / "cpu.shares").is_file():
+                (own.parent / "cpu.shares").write_text("20480")
             inner = own / "init" if (own / "init").is_dir() else own
             (inner / "cgroup.procs").write_text("0")
 
@@ -279,11 +282,13 @@ class Machine:
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid, os.killpg)
             out, err = process.communicate()
             err += f"\n(killed after {timeout} s)".encode()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process.pid, os.killpg)
+            # A zombie would keep its cgroup.
+            process.communicate()
             raise
         done = Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - began)
         if check and done.code != 0:
@@ -310,12 +315,17 @@ class Machine:
 
     def left_over(self):
         """What of it is still there: sentences, none if all is gone."""
+        # The last of its processes may still be on their way out.
+        for _ in range(50):
+            if not left_over(self.layers.name):
+                break
+            time.sleep(0.2)
         return left_over(self.layers.name)
 
 
-def kill(pid):
+def kill(pid, how=os.kill):
     try:
-        os.kill(pid, signal.SIGKILL)
+        how(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
 
@@ -362,7 +372,7 @@ def left_over(name):
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if name in (process / "cmdline").read_text() or f"/{CGROUP}/{name}" in (process / "cgroup").read_text():
-                found.append(f"a process: {process.name}")
+                found.append(f"a process: {process.name} ({(process / 'comm').read_text().strip()})")
         except OSError:
             continue
     if (RUNS / name).exists():

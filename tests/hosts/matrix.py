@@ -82,7 +82,7 @@ class Containers(World):
     def __init__(self, machine, words, start_engine=None):
         super().__init__(machine, {**words, "dir": "/data/files"})
         self.start_engine = start_engine
-        self.before = None
+        self.before, self.hups = None, 0
         self.began = "0"
         # Which run, and which could not be had.
         self.up, self.failed = set(), set()
@@ -131,7 +131,7 @@ class Containers(World):
         self.wait_ready("real")
         self.client("web", "-d", "web.py")
         self.client("agent", "-d", "agent.py")
-        self.machine.wait(lambda: "open" in self.run("{docker} logs agent").said, "MCP session", 60)
+        self.machine.wait(lambda: "open" in self.run("{docker} logs agent").said, "MCP session", 300)
         self.check("apply-allowlist --file {dir}/elsewhere real")
         self.up.add("real")
         self.failed.clear()
@@ -155,7 +155,7 @@ class Containers(World):
             self.run("{docker} rm -f -v " + name)
             self.up.discard(name)
 
-    def wait_ready(self, name, seconds=90):
+    def wait_ready(self, name, seconds=300):
         self.machine.wait(lambda: self.run("{docker} exec " + name + " {exe} status --ready").code == 0, f"readiness of {name}", seconds)
 
     def pids(self, name):
@@ -274,7 +274,7 @@ def serve(word, *names):
         for name in names or ("toy",):
             world.wait_ready(name)
             found = (world.serving(name), world.run("{docker} exec " + name + " cat /etc/sidecar/pipelock/rules").out)
-            ends = time.monotonic() + 30
+            ends = time.monotonic() + 60
             while found != (word, word) and time.monotonic() < ends:
                 time.sleep(0.3)
                 found = (world.serving(name), world.run("{docker} exec " + name + " cat /etc/sidecar/pipelock/rules").out)
@@ -293,7 +293,7 @@ def ready(world, _):
 def untouched(world, _):
     """Nothing was executed in the container `other`, nor was it signalled, as the engine's own notes tell."""
     # Not by its name, which the one before had too.
-    events = world.check("{docker} events --since " + world.began + " --until $(($(date +%s) + 1)) --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'" + world.words.get("events", ""))
+    events = world.check("{docker} events {until_now} --since " + world.began + " --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'")
     if "start" not in events:
         raise Wrong("the engine has no notes of its start: what else it noted can't be told")
     for line in events.splitlines():
@@ -326,6 +326,20 @@ def soon(_, done):
     seconds = int(re.search(r"ended (\d+) s later", done.out)[1])
     if seconds > 8:
         raise Wrong(f"it ended {seconds} s later")
+
+
+def hups(world):
+    """How many HUPs init has served."""
+    last = json.loads(world.check("{docker} exec real {exe} status --json"))["signals"]["HUP"]["last"]
+    return last["seq"] if last else 0
+
+
+def count_hups(world):
+    world.hups = hups(world)
+
+
+def one_more_hup(world, _):
+    world.machine.wait(lambda: hups(world) == world.hups + 1, "signal in the bundle's status", 30)
 
 
 def nothing_missing(world, done):
@@ -387,7 +401,7 @@ CASES = [
          (says("live"), gets("200 authorization: none"), content_is("web")), (real,), moves=PIPELOCK),
     Case("the same content again: unchanged", "apply-allowlist --file {dir}/web real", 0, (says("unchanged"),), (real,)),
     Case("a bad file is refused by pipelock's own checker", "apply-allowlist --file {dir}/typo real", 1, (says("checker"), same_content), (real,)),
-    Case("--dry-run changes nothing", "apply-allowlist --file {dir}/elsewhere --dry-run real", 0, (same_content,), (real,)),
+    Case("--dry-run changes nothing", "apply-allowlist --file {dir}/elsewhere --dry-run --json real", 0, (outcome(outcome="dry-run"), same_content), (real,)),
     Case("apply-egress: the credential arrives, no process moves", "apply-egress --file {dir}/routes real", 0,
          (says("live"), gets("200 authorization: new")), (real,)),
     Case("--json: one object", "apply-allowlist --file {dir}/elsewhere --json real", 0,
@@ -396,7 +410,7 @@ CASES = [
          (says("live"), gets("200 authorization: new")), (real,), moves=PIPELOCK),
     Case("apply --daemon git-gate", "apply --daemon git-gate real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
     Case("apply by a real-time signal", "apply --signal RTMIN+1 real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
-    Case("--signal-only", "apply-egress --signal-only real", 0, (), (real,)),
+    Case("--signal-only: init has the signal", "apply-egress --signal-only real", 0, (one_more_hup,), (real, count_hups)),
     Case("kill -s USR1 alone", "{docker} kill -s USR1 real && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
     Case("two applies at once: one after the other, both live",
          "apply-allowlist --file {dir}/elsewhere real & apply-allowlist --file {dir}/both real && wait $!", 0, (says("live"), ready), (real,), moves=PIPELOCK),
@@ -414,14 +428,14 @@ CASES = [
     Case("no engine: 3", "DOCKER_HOST=unix:///nowhere.sock apply-allowlist --file {dir}/web real", 3, (), (real,)),
     Case("a stranger: 4, and nothing is executed in it", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("", "{base}", "sleep 1000"),)),
     Case("--pid host: 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--pid host --label sidecar.schema=1", "{base}", "sleep 1000"),)),
-    Case("--init: 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--init"),)),
+    Case("--init: 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--init --no-healthcheck"),)),
     Case("a paused bundle: 3, and nothing is sent", "{docker} pause real && { apply-allowlist --file {dir}/elsewhere real; code=$?; {docker} unpause real; exit $code; }", 3,
          (says("paused"), same_content), (real,)),
     Case("a stopped bundle: 3", "apply-allowlist --file {dir}/new other", 3, (), (container(""), before("{docker} stop -t 12 other"))),
     Case("one missing of two: 3, and the other is live", "apply-allowlist --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (toy,)),
     # Bad content, and bad days in the middle.
     Case("a daemon that dies of it: taken back", "apply-allowlist --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
-    Case("a daemon that is never ready with it: taken back", "apply-allowlist --file {dir}/unready --timeout 2s toy", 1, (says("old content is back"), serve("old")), (toy,)),
+    Case("a daemon that is never ready with it: taken back", "apply-allowlist --file {dir}/unready --timeout 6s toy", 1, (says("old content is back"), serve("old")), (toy,)),
     Case("Ctrl-C in the middle: taken back", in_the_middle("kill -INT $apply"), 1, (says("interrupted"), soon, serve("old")), (toy,)),
     Case("the apply killed in the middle: taken back", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
     Case("pause in the middle: 3, back after the unpause", in_the_middle("{docker} pause toy"), 3,
@@ -444,6 +458,6 @@ CASES = [
     Case("--rollback-all: one refuses, all go back", "apply-allowlist --file {dir}/picky --rollback-all f3 f2 f1", 1, (serve("old", "f1", "f2", "f3"),), (fleet,)),
     Case("--rollback-all: all live", "apply-allowlist --file {dir}/new --rollback-all --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
     # Last, since it takes all containers with it.
-    Case("the engine killed in the middle: nothing half-done", in_the_middle("pkill -KILL dockerd", "5s"), None,
+    Case("the engine killed in the middle: nothing half-done", in_the_middle("pkill -KILL dockerd", "8s"), None,
          (says("toy:"), engine_again, after("{docker} start toy"), serve("old")), (toy,)),
 ]

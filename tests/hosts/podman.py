@@ -38,7 +38,7 @@ class PodmanRootless(Host):
         (machine.data / user.USER / ".config/containers/containers.conf").write_text(CONFIGURATION)
         words = {"docker": "podman", "image": images.BUNDLE, "base": images.BASE, "exe": "/proc/1/exe",
                  # There is no systemd here whose timers would run it.
-                 "run_healthcheck": "podman healthcheck run real", "events": " --stream=false"}
+                 "run_healthcheck": "podman healthcheck run real", "until_now": "--stream=false"}
         world = UserContainers(machine, words)
         world.check("podman load --quiet --input /data/images.tar", 600)
         machine.run("rm /data/images.tar", check=True)

@@ -9,16 +9,34 @@ PAGE = machines.REPOSITORY / "docs" / "hosts.md"
 BEGIN = "<!-- scripts/hosts writes from here -->"
 END = "<!-- to here -->"
 RESULTS = machines.CACHE / "results"
+# The row of each run that the machine itself has.
+LAST = "nothing is left at the end"
 MARKS = {"ok": "ok", "wrong": "**no**", "not here": "–"}
 
 
-def keep(host, date, versions, cells, seconds):
-    """Of this run, in place of its last one."""
+def keep(host, date, versions, cells, seconds, only):
+    """Of this run, in place of its last one; of a run of some cases, those in the last one's."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=machines.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    path = RESULTS / f"{host.name}.json"
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=machines.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+
+    # What has to do with a result.
+    changed = git("status", "--porcelain", "--", "src", "applets", "bundle", "Dockerfile", "tests/hosts")
+    commit = git("rev-parse", "--short=10", "HEAD") + (", changed" if changed else "")
+    if only:
+        if path.is_file():
+            result = json.loads(path.read_text())
+            for name, cell in cells.items():
+                result["cells"][name] = [cell.kind, cell.why]
+                result.setdefault("again", {})[name] = f"{date}, {commit}"
+            order = [case.name for case in host.cases()]
+            result["cells"] = dict(sorted(result["cells"].items(), key=lambda row: order.index(row[0]) if row[0] in order else len(order)))
+            path.write_text(json.dumps(result, indent=1) + "\n")
+        return
     result = {"title": host.title, "date": date, "commit": commit, "versions": versions, "seconds": round(seconds),
               "cells": {name: [cell.kind, cell.why] for name, cell in cells.items()}}
-    (RESULTS / f"{host.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def write(hosts):
@@ -44,7 +62,9 @@ def markdown(results):
         tried = len(kinds) - kinds.count("not here")
         versions = ", ".join(f"{what} {version}" for what, version in result["versions"])
         took = f"{result['seconds'] // 60} min {result['seconds'] % 60} s"
-        lines.append(f"| {result['title']} | {result['date']} | {result['commit']} | {versions} | {kinds.count('ok')} of {tried} | {took} |")
+        again = [name for name in result.get("again", {}) if name != LAST]
+        commit = result["commit"] + (f"; {len(again)} of the cases again: {result['again'][again[-1]]}" if again else "")
+        lines.append(f"| {result['title']} | {result['date']} | {commit} | {versions} | {kinds.count('ok')} of {tried} | {took} |")
     notes = []
     lines += ["", "| case | " + " | ".join(result["title"] for result in results) + " |", "| --- |" + " --- |" * len(results)]
     for row in rows:

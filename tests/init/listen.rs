@@ -348,6 +348,7 @@ fn a_start_waits_until_the_stop_before_it_has_reset_the_connections() {
 
 #[test]
 fn an_address_that_is_taken_is_reported_and_nothing_is_started() {
+    needs!(Root);
     let is_told = |setup: Setup, address: &str, why: &str| {
         let mut bundle = setup.start();
         assert_eq!(bundle.exit_code(), 1, "{}", bundle.read("err"));
@@ -381,6 +382,7 @@ fn the_status_shows_the_addresses_of_a_daemon_and_none_of_others() {
     bundle.wait_until_started();
     let (_, text, _) = bundle.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    crate::schemas::assert_fits("status", &status);
     assert_eq!(status["daemons"][0]["listen"], serde_json::json!(["0.0.0.0:9100", "[::]:9101", "127.0.0.1:80"]));
     assert!(status["daemons"][1].get("listen").is_none(), "{status}");
 }
@@ -396,6 +398,7 @@ struct Calls {
 
 /// Four callers, each of whom asks again and again, while the daemon is restarted this often.
 fn calls_over_restarts(bundle: &Bundle, rounds: u64) -> Calls {
+    bundle.wait_until_started();
     bundle.wait_until("an answer", || connect(bundle).and_then(answer).is_ok());
     let (calls, stop) = (Mutex::new(Calls::default()), AtomicBool::new(false));
     let call = || {

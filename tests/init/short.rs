@@ -110,6 +110,7 @@ fn if_the_page_can_not_be_written_whole_there_is_none_until_it_can() {
 
 #[test]
 fn short_reads_and_writes_tear_double_and_lose_nothing() {
+    needs!(Native("ptrace is not there, or watches qemu"));
     for most in [100, 7, 2, 1] {
         let table = TABLE
             .replace("TO", "STDOUT")

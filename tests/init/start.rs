@@ -30,6 +30,7 @@ fn wait_for_alpha_to_hang(bundle: &Bundle) -> i32 {
 
 #[test]
 fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone() {
+    needs!(Root);
     let mut bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     assert_eq!(bundle.daemon(0)["state"], "starting");
@@ -43,6 +44,7 @@ fn a_program_on_a_mount_that_hangs_delays_its_own_daemon_alone() {
 
 #[test]
 fn a_file_on_a_mount_that_hangs_delays_its_own_daemon_alone() {
+    needs!(Root);
     let table = HANGS.replace(
         "command = [\"DIR/hung/program\"]",
         "command = [\"sleep\", \"1000\"]\nconfig = { path = \"DIR/hung/config\" }",
@@ -57,6 +59,7 @@ fn a_file_on_a_mount_that_hangs_delays_its_own_daemon_alone() {
 
 #[test]
 fn a_child_that_has_not_executed_yet_holds_no_descriptor_of_inits() {
+    needs!(Root);
     let bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     wait_for_alpha_to_hang(&bundle);
@@ -64,6 +67,7 @@ fn a_child_that_has_not_executed_yet_holds_no_descriptor_of_inits() {
 
 #[test]
 fn a_flood_in_a_start_pipe_does_not_keep_init_reading() {
+    needs!(Root);
     let bundle = Setup::new(HANGS).with_hung_mount().start();
     bundle.wait_for_generation(1, 1);
     let alpha = wait_for_alpha_to_hang(&bundle);
@@ -78,6 +82,7 @@ fn a_flood_in_a_start_pipe_does_not_keep_init_reading() {
 
 #[test]
 fn a_daemon_that_gave_up_being_root_can_open_its_stdout_and_stderr_anew() {
+    needs!(Root);
     let script = "echo out > /dev/stdout; echo err > /dev/stderr";
     let table = format!(
         "[[daemon]]\nname = \"alpha\"\ncommand = [\"setpriv\", \"--reuid=12345\", \"--regid=12345\", \

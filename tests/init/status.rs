@@ -19,6 +19,7 @@ fn status_shows_each_daemon_and_its_exit_code_is_a_health_check() {
     let (code, out, _) = bundle.status(&["--json"]);
     assert_eq!(code, 0);
     let status: Value = serde_json::from_str(&out).unwrap();
+    crate::schemas::assert_fits("status", &status);
     assert_eq!((&status["schema"], &status["pid"], &status["state"]), (&1.into(), &1.into(), &"running".into()));
     assert_eq!(status["daemons"][1]["name"], "beta");
     // An age, not a point of the clock.

@@ -20,43 +20,55 @@ pub struct Report {
     pub failed: Option<(Schedule, Broken)>,
 }
 
-/// Runs schedules until one fails.
-pub fn run_all(tables: &[Table], seed: u64, schedules: u64, threads: usize, bug: Option<Bug>) -> Report {
+/// Runs the first so many schedules in several threads, until one of them fails. `run` adds the one of that number to what its
+/// thread has come to, and says whether every promise held; `add` brings the threads together.
+pub fn run_each<R: Send>(
+    schedules: u64,
+    threads: usize,
+    new: impl Fn() -> R + Sync,
+    run: impl Fn(&mut R, u64) -> bool + Sync,
+    add: impl Fn(&mut R, R) + Sync,
+) -> R {
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let report = Mutex::new(Report { schedules: 0, events: 0, marks: [0; MARKS], failed: None });
+    let all = Mutex::new(new());
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                let (mut done, mut events, mut marks, mut failed) = (0, 0, [0; MARKS], None);
+                let mut own = new();
                 while !stop.load(Ordering::Relaxed) {
-                    let from = next.fetch_add(256, Ordering::Relaxed);
-                    if from >= schedules {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= schedules {
                         break;
                     }
-                    for i in from..(from + 256).min(schedules) {
-                        let schedule = Schedule::draw(seed.wrapping_add(i), tables);
-                        let outcome = run(&schedule, tables, bug, &mut marks);
-                        (done, events) = (done + 1, events + outcome.events);
-                        if let Some(broken) = outcome.broken {
-                            failed = Some((schedule, broken));
-                            stop.store(true, Ordering::Relaxed);
-                            break;
-                        }
+                    if !run(&mut own, number) {
+                        stop.store(true, Ordering::Relaxed);
                     }
                 }
-                let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
-                report.schedules += done;
-                report.events += events;
-                report.marks.iter_mut().zip(marks).for_each(|(sum, n)| *sum += n);
-                if let Some((schedule, broken)) = failed
-                    && report.failed.as_ref().is_none_or(|(old, _)| schedule.seed < old.seed)
-                {
-                    report.failed = Some((schedule, broken));
-                }
+                add(&mut all.lock().unwrap_or_else(PoisonError::into_inner), own);
             });
         }
     });
-    report.into_inner().unwrap_or_else(PoisonError::into_inner)
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs schedules until one fails.
+pub fn run_all(tables: &[Table], seed: u64, schedules: u64, threads: usize, bug: Option<Bug>) -> Report {
+    let new = || Report { schedules: 0, events: 0, marks: [0; MARKS], failed: None };
+    let one = |report: &mut Report, number: u64| {
+        let schedule = Schedule::draw(seed.wrapping_add(number), tables);
+        let outcome = run(&schedule, tables, bug, &mut report.marks);
+        report.schedules += 1;
+        report.events += outcome.events;
+        report.failed = outcome.broken.map(|broken| (schedule, broken));
+        report.failed.is_none()
+    };
+    let add = |all: &mut Report, own: Report| {
+        all.schedules += own.schedules;
+        all.events += own.events;
+        all.marks.iter_mut().zip(own.marks).for_each(|(sum, n)| *sum += n);
+        all.failed = all.failed.take().into_iter().chain(own.failed).min_by_key(|(schedule, _)| schedule.seed);
+    };
+    run_each(schedules, threads, new, one, add)
 }
 
 /// What is said of a failing schedule: the promise, the way to run it again, and its shortest trace.

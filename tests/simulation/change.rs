@@ -4,8 +4,6 @@
 use std::cell::{RefCell, RefMut};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sidecar::change::proof::Trigger;
 use sidecar::change::reason::Outcome as Said;
@@ -20,20 +18,15 @@ use sidecar::table::{Ready, Signal};
 use sidecar::text::Printable;
 
 use crate::bundle::{Asked, Bundle, Cause, Content, NAME, Nature, SETTLE, TICK, boot, bytes, failed};
+use crate::campaign::run_each;
 use crate::choices::Choices;
+use crate::judge::Broken;
 use crate::plants::Plant;
 
 /// How long a change may take, in milliseconds.
 const TIMEOUT: u64 = 500;
 /// How much happens in a schedule at most.
 const MOST_STEPS: u64 = 10_000;
-
-/// A promise that was not kept.
-#[derive(Clone, Debug)]
-pub struct Broken {
-    pub promise: &'static str,
-    pub how: String,
-}
 
 /// What the host is like now.
 #[derive(Debug, Default)]
@@ -106,9 +99,9 @@ pub struct Outcome {
 }
 
 impl World<'_> {
-    fn check(&mut self, is_kept: bool, promise: &'static str, how: impl FnOnce(&Self) -> String) {
+    fn check(&mut self, is_kept: bool, promise: &'static str) {
         if !is_kept && self.broken.is_none() {
-            self.broken = Some(Broken { promise, how: how(self) });
+            self.broken = Some(Broken { promise, how: self.summary() });
         }
     }
 
@@ -156,7 +149,7 @@ impl World<'_> {
 
     fn count(&mut self) -> Tried<()> {
         self.steps += 1;
-        self.check(self.steps < MOST_STEPS, "a change comes to an end", |_| "it took very many steps".to_owned());
+        self.check(self.steps < MOST_STEPS, "a change comes to an end");
         if self.steps < MOST_STEPS { Ok(()) } else { Err(Stop::Killed) }
     }
 
@@ -245,7 +238,7 @@ impl World<'_> {
     /// The helper has the daemon started.
     fn starts(&mut self) {
         let is_stopped = self.bundle.is_stopped();
-        self.check(!is_stopped, "a stopped daemon stays stopped", Self::summary);
+        self.check(!is_stopped, "a stopped daemon stays stopped");
     }
 
     /// What is called live must be so.
@@ -263,20 +256,20 @@ impl World<'_> {
             is_served && b.state == DaemonState::Running
         };
         let is_sent = self.host.sent;
-        self.check(is_own, "a generation of another start is never taken for the proof", Self::summary);
-        self.check(is_sent, "nothing counts before the signal is out", Self::summary);
-        self.check(is_so, "what is found live is live, and has settled", Self::summary);
+        self.check(is_own, "a generation of another start is never taken for the proof");
+        self.check(is_sent, "nothing counts before the signal is out");
+        self.check(is_so, "what is found live is live, and has settled");
     }
 
     /// Something is put in the place of the file.
     fn installs(&mut self) {
         let disk = self.bundle.disk.clone();
-        self.check(self.is_file(), "without new content nothing is written to the file", |_| "it is".to_owned());
-        self.check(self.is_checked, "nothing unchecked is put in place", |_| "it is".to_owned());
+        self.check(self.is_file(), "without new content nothing is written to the file");
+        self.check(self.is_checked, "nothing unchecked is put in place");
         let is_marked = disk.is_interrupted() && disk.record.as_ref().is_some_and(|r| r.id == id());
-        self.check(is_marked, "what is placed can be settled by whoever finds it", |_| format!("{disk:?}"));
+        self.check(is_marked, "what is placed can be settled by whoever finds it");
         let is_kept = disk.content(Name::Kept) == disk.content(Name::Path);
-        self.check(is_kept || self.is_disturbed, "what is placed has a way back", |_| format!("{disk:?}"));
+        self.check(is_kept || self.is_disturbed, "what is placed has a way back");
     }
 
     /// The old content is put back because the proof wasn't found.
@@ -293,7 +286,15 @@ impl World<'_> {
             && b.generation > generation
             && self.served() > seq
             && b.ready_for().is_some_and(|ready| ready > SETTLE + 4 * TICK);
-        self.check(!is_good, "what is live is found to be so", Self::summary);
+        self.check(!is_good, "what is live is found to be so");
+    }
+
+    /// Exit 5 is told, with the old content in place or not.
+    fn must_act(&mut self, is_as_it_was: bool) -> Told {
+        let b = &self.bundle;
+        let is_excused = self.is_disturbed || b.disturbed || b.is_held || b.disk.path() != Content::Old;
+        self.check(!is_as_it_was || is_excused, "exit 5 means that a person must act");
+        Told::Unknown
     }
 
     fn summary(&self) -> String {
@@ -390,35 +391,6 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What the daemon's person finds on the disk is what they left there, by a planted bug.
-    fn misread(&mut self, name: Name, found: Found) -> Found {
-        let Found::File(mut file) = found else { return found };
-        let (is_theirs, disk) = (file.bytes == bytes(Content::Theirs), &self.bundle.disk);
-        let takes_for = match self.bundle.plant {
-            Some(Plant::WritesOverAPerson)
-                if is_theirs && disk.is_interrupted() && disk.content(Name::Kept) == Some(Content::Old) =>
-            {
-                Some(Content::New)
-            }
-            Some(Plant::CallsAPersonsContentTheOld)
-                if is_theirs && name == Name::Path && self.since.is_none() && self.bundle.is_over_interrupted() =>
-            {
-                Some(Content::Old)
-            }
-            Some(Plant::ForgetsToLookAtWhatCameBack)
-                if is_theirs && name == Name::Staged && disk.content(Name::Kept) == Some(Content::Old) =>
-            {
-                file.stamp.inode = disk.at(Name::Kept).map_or(0, |kept| kept.inode);
-                Some(Content::Old)
-            }
-            _ => None,
-        };
-        if let Some(content) = takes_for {
-            file.bytes = bytes(content).to_vec();
-        }
-        Found::File(file)
-    }
-
     /// What was told must be so, now or once it is at rest; `since`: but for what a person wrote since.
     fn is_as_told(&mut self, told: Told, was_dead: bool, at_rest: bool, since: bool) {
         let b = &self.bundle;
@@ -447,7 +419,7 @@ impl World<'_> {
         } else {
             "any other exit but 5 means that content and daemon are as they were"
         };
-        self.check(is_kept, promise, |c| format!("{told:?}, {}", c.summary()));
+        self.check(is_kept, promise);
     }
 }
 
@@ -494,10 +466,10 @@ impl<'a> Sim<'a> {
             world.bundle.say(|| format!("helper: {ended:?}"));
             let is_down = ended.outcome == Said::Down;
             let stops = is_down && ended.back == Some(Reason::Stopping);
-            world.check(!stops, "a bundle that stops is no bundle that is down", |_| format!("{ended:?}"));
+            world.check(!stops, "a bundle that stops is no bundle that is down");
             let says = |why: &Option<Reason>| matches!(why, Some(Reason::File { fault: FileFault::Changed, .. }));
             let is_so = !(says(&ended.why) || says(&ended.back)) || world.bundle.disk.over.is_some();
-            world.check(is_so, "somebody wrote to the file where it says so", |_| format!("{ended:?}"));
+            world.check(is_so, "somebody wrote to the file where it says so");
             if matches!(ended.outcome, Said::Live | Said::Delivered) && !world.is_file() {
                 world.is_live();
             }
@@ -537,10 +509,7 @@ impl<'a> Sim<'a> {
                     let mut world = self.world();
                     let b = &world.bundle;
                     let is_up = b.serves == Some(Content::Old) || (was_dead || b.is_stopped()) && b.serves.is_none();
-                    let is_right =
-                        !is_up || world.is_disturbed || b.disturbed || b.is_held || b.disk.path() != Content::Old;
-                    world.check(is_right, "exit 5 means that a person must act", World::summary);
-                    Told::Unknown
+                    world.must_act(is_up)
                 }
                 _ => Told::Unknown,
             };
@@ -577,11 +546,8 @@ impl<'a> Sim<'a> {
                 Some(RecordedOutcome::RolledBack) | None => Told::AsItWas,
                 Some(RecordedOutcome::Down) => {
                     let mut world = self.world();
-                    let b = &world.bundle;
-                    let is_as_dead = was_dead && b.serves.is_none() && b.disk.path() == Content::Old;
-                    let is_right = !is_as_dead || world.is_disturbed || b.disturbed || b.is_held;
-                    world.check(is_right, "exit 5 means that a person must act", World::summary);
-                    Told::Unknown
+                    let is_as_dead = was_dead && world.bundle.serves.is_none();
+                    world.must_act(is_as_dead)
                 }
                 Some(_) => Told::Unknown,
             };
@@ -616,27 +582,27 @@ impl<'a> Sim<'a> {
             world.bundle.tick();
         }
         let disk = world.bundle.disk.clone();
-        world.check(!disk.is_interrupted(), "what was interrupted is settled by whoever comes next", World::summary);
+        world.check(!disk.is_interrupted(), "what was interrupted is settled by whoever comes next");
         let can_say = world.is_restart() || world.bundle.ready == Some(Ready::Notify);
         if world.task != Task::InPlace {
             let serves = world.bundle.serves;
             let is_over_interrupted = world.bundle.is_over_interrupted();
             let is_edited = disk.path() == Content::Theirs;
             let is_one = serves.is_none() || serves == Some(disk.path()) || !can_say || is_edited;
-            world.check(is_one, "never a mix", World::summary);
+            world.check(is_one, "never a mix");
             let left = [Name::Staged, Name::Kept, Name::NewRecord].map(|name| disk.at(name));
             let is_swept = left.iter().all(Option::is_none);
-            world.check(is_swept, "nothing is left beside the file", World::summary);
+            world.check(is_swept, "nothing is left beside the file");
             let is_new = disk.path() == Content::New;
             let is_marked = disk.record.as_ref().is_some_and(|r| r.id == id()) && is_committed(disk.outcome());
             let is_marked = is_marked && disk.over.is_none_or(|(_, record)| !is_committed(record));
             let is_left = !is_over_interrupted
                 || matches!(disk.outcome(), Some(RecordedOutcome::NotProven | RecordedOutcome::Down));
-            world.check(is_new == is_marked && is_left, "the record tells which content it is", World::summary);
+            world.check(is_new == is_marked && is_left, "the record tells which content it is");
         }
         let is_there =
             disk.over.is_none() || disk.path() == Content::Theirs || disk.content(Name::Other) == Some(Content::Theirs);
-        world.check(is_there, "what a person wrote is never lost", World::summary);
+        world.check(is_there, "what a person wrote is never lost");
         world.is_as_told(told, was_dead, true, choice > 0);
     }
 }
@@ -794,23 +760,15 @@ impl Files for Sim<'_> {
 
     fn read(&mut self, name: Name) -> Tried<Found> {
         let mut world = self.world();
-        if name == Name::Path && world.was_install_lost && world.is(Plant::ForgetsAPlaceThatFailed) {
-            return Ok(Found::Nothing);
+        let found = world.bundle.disk.read(name)?;
+        if let (Found::File(file), Name::Path) = (&found, name)
+            && file.bytes == bytes(Content::New)
+        {
+            world.placed = Some(file.clone());
         }
-        let mut found = world.bundle.disk.read(name)?;
-        if let (Found::File(file), Name::Path) = (&mut found, name) {
-            if file.bytes == bytes(Content::New) {
-                world.placed = Some(file.clone());
-            } else if let Some(placed) = world
-                .placed
-                .as_ref()
-                .filter(|_| world.is(Plant::ProvesWhatAPersonWrote) && world.since.is_some())
-                .filter(|_| file.bytes == bytes(Content::Theirs))
-            {
-                *file = placed.clone();
-            }
-        }
-        Ok(world.misread(name, found))
+        let Some(plant) = world.bundle.plant else { return Ok(found) };
+        let is_proving = world.since.is_some();
+        Ok(plant.misread(&world.bundle, name, found, is_proving, world.placed.as_ref(), world.was_install_lost))
     }
 
     fn record(&mut self) -> Tried<Option<Record>> {
@@ -837,10 +795,10 @@ impl Files for Sim<'_> {
         }
         if world.is_file() && record.id == id() && is_committed(Some(record.outcome)) {
             let (acked, offered) = (world.host.acked, world.offered);
-            world.check(acked, "it commits only once it is acknowledged", |_| "it was not".to_owned());
+            world.check(acked, "it commits only once it is acknowledged");
             let b = &world.bundle;
             let runs = b.state == DaemonState::Running && offered == Some(b.generation);
-            world.check(runs, "what was proven runs still when it is committed", World::summary);
+            world.check(runs, "what was proven runs still when it is committed");
         }
         // It is a file of its own until it is renamed. What couldn't be written isn't there.
         world.bundle.disk.put(Name::NewRecord, Content::New);
@@ -959,7 +917,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         let mut world = sim.world();
         let path = world.bundle.disk.path();
         let is_untouched = world.is_file() || path == was || path == Content::Theirs;
-        world.check(is_untouched, "without new content nothing is written to the file", World::summary);
+        world.check(is_untouched, "without new content nothing is written to the file");
     }
     let told = sim.tell(&ended, was_dead);
     {
@@ -974,6 +932,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
 }
 
 /// What a number of schedules came to.
+#[derive(Default)]
 pub struct Report {
     pub schedules: u64,
     pub steps: u64,
@@ -986,19 +945,15 @@ pub const TOLD: [Told; 7] =
     [Told::Live, Told::Delivered, Told::Checked, Told::AsItWas, Told::Gone, Told::Unknown, Told::Nobody];
 
 impl Report {
-    fn new() -> Self {
-        Self { schedules: 0, steps: 0, told: [0; 7], failed: None }
-    }
-
-    fn take(&mut self, choices: &Choices, outcome: Outcome) -> bool {
+    /// Runs one, and says whether every promise held.
+    fn run(&mut self, choices: &mut Choices, plant: Option<Plant>) -> bool {
+        let outcome = run(choices, plant, false);
         self.schedules += 1;
         self.steps += outcome.steps;
-        for (n, told) in self.told.iter_mut().zip(TOLD) {
-            *n += u64::from(told == outcome.told);
-        }
-        let Some(broken) = outcome.broken else { return true };
-        self.failed = Some((choices.made.iter().map(|(chosen, _)| *chosen).collect(), broken));
-        false
+        self.told[outcome.told as usize] += 1;
+        let made = choices.made.iter().map(|(chosen, _)| *chosen);
+        self.failed = outcome.broken.map(|broken| (made.collect(), broken));
+        self.failed.is_none()
     }
 
     fn add(&mut self, other: Self) {
@@ -1011,41 +966,17 @@ impl Report {
 
 /// Random ones, the i-th of seed S+i.
 pub fn run_random(seed: u64, schedules: u64, threads: usize, plant: Option<Plant>) -> Report {
-    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let all = Mutex::new(Report::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                let mut report = Report::new();
-                while !stop.load(Ordering::Relaxed) {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= schedules {
-                        break;
-                    }
-                    let mut choices = Choices::random(seed.wrapping_add(i));
-                    let outcome = run(&mut choices, plant, false);
-                    if !report.take(&choices, outcome) {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                }
-                all.lock().unwrap().add(report);
-            });
-        }
-    });
-    all.into_inner().unwrap()
+    let one = |report: &mut Report, number| report.run(&mut Choices::random(seed.wrapping_add(number)), plant);
+    run_each(schedules, threads, Report::default, one, Report::add)
 }
 
 /// Every one that there is with at most so many faults.
 pub fn run_all(faults: usize, plant: Option<Plant>) -> Report {
-    let mut report = Report::new();
+    let mut report = Report::default();
     let mut list = Some(Vec::new());
     while let Some(now) = list {
         let mut choices = Choices::list(now, faults);
-        let outcome = run(&mut choices, plant, false);
-        if !report.take(&choices, outcome) {
-            return report;
-        }
-        list = choices.next();
+        list = if report.run(&mut choices, plant) { choices.next() } else { None };
     }
     report
 }

@@ -4,6 +4,10 @@
 #![allow(clippy::cast_possible_truncation, reason = "of numbers that were drawn to be small")]
 #![allow(missing_docs, reason = "no library")]
 
+#[macro_use]
+#[path = "../needs/mod.rs"]
+mod needs;
+
 mod bugs;
 mod bundle;
 mod campaign;
@@ -36,6 +40,7 @@ fn threads() -> usize {
 
 #[test]
 fn every_promise_holds_over_100_000_schedules_and_they_reach_every_corner() {
+    needs!(Native("it would take minutes, and a simulated kernel is the same everywhere"));
     let tables = tables();
     let report = run_all(&tables, SEED, 100_000, threads(), None);
     if let Some((schedule, broken)) = &report.failed {
@@ -57,6 +62,7 @@ fn a_seed_replays_exactly() {
 /// `SIMULATION_REAL=3000 cargo test --test simulation real_kernel` compares more of them.
 #[test]
 fn the_simulated_kernel_ends_in_the_same_states_as_the_real_kernel() {
+    needs!(Namespaces, Native("a program that is not there counts as one that ran and exited 127: vfork is a fork"));
     let schedules = std::env::var("SIMULATION_REAL").ok().map_or(40, |n| n.parse::<u64>().unwrap());
     let next = AtomicU64::new(0);
     let states = AtomicUsize::new(0);
@@ -87,6 +93,7 @@ macro_rules! finds {
     ($($name:ident: $bug:ident, $promise:literal;)*) => {
         $(#[test]
         fn $name() {
+            needs!(Native("it would take minutes, and a simulated kernel is the same everywhere"));
             assert_eq!(found(Bug::$bug), $promise);
         })*
 
@@ -174,6 +181,7 @@ macro_rules! finds_in_changes {
     ($($name:ident: $plant:ident, $promise:literal;)*) => {
         $(#[test]
         fn $name() {
+            needs!(Native("it would take minutes, and a simulated kernel is the same everywhere"));
             assert_eq!(found_in_a_change(Plant::$plant), $promise);
         })*
 

@@ -1,8 +1,8 @@
 //! The real directory tree.
 //!
-//! It is walked from its root on, name by name, by descriptors: no link is followed by the kernel, so none can be put
-//! there between a look and the next. A look takes what is known of a file (`AT_STATX_DONT_SYNC`) and asks no server.
-//! A file that was looked at stays open, and the next look at it takes that one.
+//! It is walked from its root on, name by name, with descriptors. The kernel follows no link on the way, so nobody can slip one
+//! in between two looks. A look is content with what the kernel knows of a file (`AT_STATX_DONT_SYNC`) and asks no server.
+//! A file that was looked at stays open, and later looks at it use that descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use nix::sys::stat::{Mode, SFlag, mkdirat};
 
 use super::paths::{Entry, Found, Kind, Mount, Tree};
 
-/// How many files stay open: far fewer than a process may have (`RLIMIT_NOFILE`).
+/// The most files that stay open, which is far below what a process may have (`RLIMIT_NOFILE`).
 const MAX_KEPT: usize = 256;
 /// What is read at once of a directory. Most directories fit, and each page of it that is touched takes time.
 const CHUNK: usize = 8 * 1024;

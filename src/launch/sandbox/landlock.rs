@@ -1,5 +1,5 @@
-//! Landlock, by its three system calls: landlock(7). The structures and numbers are those of linux/landlock.h, which the
-//! kernel never changes: a later version only adds to them, and takes a shorter structure for one that ends with zeros.
+//! Landlock's three system calls: landlock(7). The structures and numbers are those of linux/landlock.h, to which later
+//! kernels only add. They take a structure that is shorter than theirs as if zeros followed.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +20,7 @@ const CHANGE_DIR: u64 = 0x1ff0;
 /// Devices, which no daemon makes, are never granted.
 const MAKE_CHAR: u64 = 1 << 6;
 const MAKE_BLOCK: u64 = 1 << 11;
-/// Moves and links between directories: version 2, and before that none is possible in a domain.
+/// Moves and links between directories: version 2. Before that a domain allows none.
 const REFER: u64 = 1 << 13;
 /// Version 3.
 const TRUNCATE: u64 = 1 << 14;
@@ -68,7 +68,7 @@ pub fn version() -> io::Result<u32> {
     u32::try_from(version).map_err(|_| io::Error::last_os_error())
 }
 
-/// Rules that no process is bound by yet.
+/// Rules that don't bind any process yet.
 pub struct Ruleset {
     fd: File,
     handled: u64,
@@ -104,7 +104,7 @@ fn rights(access: Access, is_directory: bool, handled: u64) -> u64 {
 }
 
 impl Ruleset {
-    /// Rules of ports; those of files come one by one.
+    /// A ruleset with the rules for ports. Those for files are added one by one.
     ///
     /// # Errors
     /// The kernel refused it.
@@ -134,7 +134,7 @@ impl Ruleset {
         let allowed_access = rights(access, is_directory, self.handled);
         let rule = PathBeneathAttr { allowed_access, parent_fd: file.as_raw_fd() };
         match self.add(RULE_PATH_BENEATH, (&raw const rule).cast()) {
-            // What has no name for others, as a namespace that is mounted (nsfs), takes no rule and needs none.
+            // A file of an internal file system, such as a mounted namespace (nsfs), takes no rule and needs none.
             Err(e) if e.raw_os_error() == Some(libc::EBADFD) => Ok(()),
             result => result,
         }

@@ -55,7 +55,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Asks it.
+    /// Asks the kernel.
     #[must_use]
     pub fn ask() -> Self {
         let (abi, why) = match landlock::version() {
@@ -65,7 +65,7 @@ impl Kernel {
         Self { abi, why, filters: has_filters() }
     }
 
-    /// What it can't enforce of this sandbox, and why.
+    /// Which parts of this sandbox the kernel can't enforce, and why.
     #[must_use]
     pub fn shortfall(&self, sandbox: &Sandbox) -> status::Sandbox {
         let asks_for_tcp = sandbox.bind.is_some() || sandbox.connect.is_some();
@@ -117,7 +117,7 @@ pub struct Plan {
     /// The daemon table.
     table: Option<PathBuf>,
     daemons: Vec<Entry>,
-    /// What links lead to that not every user can follow.
+    /// What symbolic links lead to, as init's user sees it: the daemon's user may lack the permission to follow them.
     #[serde(default, skip_serializing)]
     targets: Vec<PathBuf>,
 }
@@ -176,7 +176,7 @@ fn bad(e: &dyn fmt::Display) -> NotConfined {
 }
 
 impl Plan {
-    /// Those of all daemons, also of those that aren't selected: their files are there all the same.
+    /// The sandboxes of all daemons, selected or not, since their files exist either way.
     #[must_use]
     pub fn new(table: &Table) -> Self {
         let daemons = table.daemons.iter().map(Entry::new).collect();
@@ -189,13 +189,13 @@ impl Plan {
         &self.kernel
     }
 
-    /// Hides from this daemon what links in others' paths lead to, also if its user can't follow them.
+    /// Hides from this daemon what symbolic links in others' paths lead to, even if its own user can't follow them.
     pub fn follow_links(&mut self, daemon: &str) {
         let others = self.daemons.iter().filter(|entry| entry.name != daemon);
         let write = |entry: &Entry| entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default();
         let paths = others.flat_map(|entry| write(entry).into_iter().chain(entry.private.clone()));
         let targets = paths.chain(self.table.clone()).filter_map(|path| {
-            // As far as it exists.
+            // As far as the path exists.
             let (real, rest) =
                 path.ancestors().find_map(|at| Some((at.canonicalize().ok()?, path.strip_prefix(at).ok()?)))?;
             let target: PathBuf = real.join(rest).components().collect();
@@ -214,7 +214,7 @@ impl Plan {
     /// also connect to what the daemon binds to or `listen` has for it.
     ///
     /// # Errors
-    /// The process must end: it may be bound by a part.
+    /// The process must end, since part of the sandbox may be in force already.
     pub fn confine(self, daemon: &str, own_ports: bool) -> Result<(), NotConfined> {
         let mut plan = self;
         plan.daemons.iter_mut().filter(|entry| own_ports && entry.name == daemon).for_each(Entry::allow_probe);
@@ -229,7 +229,7 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     };
     let Kernel { abi, filters, .. } = plan.kernel;
     let files = Files::default();
-    // A kernel that can't keep any of this has its `write` checked and made all the same.
+    // `write` is checked and made even if the kernel can enforce nothing of this.
     let paths = paths(plan, index, &files)?;
     let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, sandbox, &files, &paths)?) };
     drop((files, paths));
@@ -244,7 +244,7 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     Ok(())
 }
 
-/// What the daemon with this index may read and write. Makes what is missing of that.
+/// What the daemon with this index may read and write. Makes the directories that are missing.
 fn paths(plan: &Plan, daemon: usize, files: &Files) -> Result<paths::Plan<Rc<Open>>, NotConfined> {
     let claims = |entry: &Entry| Claims {
         write: entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default(),
@@ -275,7 +275,7 @@ fn ruleset(
             Ok(found) if found.kind == Kind::Device => {
                 allow(&found.node, false, Access::Write).map_err(step("landlock_add_rule"))?;
             }
-            // One that isn't there, or isn't a device, isn't opened to anybody.
+            // Nobody gets access to one that isn't a device.
             Ok(_) => {}
             Err(e) if paths::is_absent(&e) => {}
             Err(e) => return Err(NotConfined::Rules(NoRules::Look(device.to_owned(), e))),
@@ -297,11 +297,11 @@ pub fn give_up_privileges() -> Result<(), (&'static str, io::Error)> {
         pid: i32,
     }
     nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", e.into()))?;
-    // This needs CAP_SETPCAP. A process without it gains nothing from the bounding set.
+    // This needs CAP_SETPCAP. Without that a process can gain nothing from the bounding set.
     for capability in 0..64u64 {
         // SAFETY: prctl(2) takes numbers here.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0u64, 0u64, 0u64) };
-        // It may drop none, or this kernel has no more.
+        // It isn't permitted, or the kernel has no more of them.
         if result != 0 {
             break;
         }

@@ -4,10 +4,10 @@
 //! level by level: of each directory on the way, every entry but the one that leads there. The directory itself gets no
 //! rule: it can't be listed, and what is created in it later is hidden as well.
 //!
-//! A rule is for an inode, not for a name. So a hidden path has more names: that on each further mount that shows the same
-//! part of the same file system. They are found in the list of mounts, and hidden as well. What that list doesn't tell is
-//! found by device and inode. To look at a file takes time, so what can't be hidden that way isn't looked at: what nothing
-//! is mounted on, in a file system that is mounted once, unless a hidden file has several hard links. (A directory has none.)
+//! A rule is for an inode, not for a name, and an inode can have several names: one on each mount that shows the same part of
+//! the same file system. The list of mounts tells these, and they are hidden as well. What the list doesn't tell is found by
+//! device and inode. Each look at a file takes time, so a file is only opened, and not looked at, if it can't be hidden by
+//! another name: nothing is mounted on it, its file system is mounted once, and no hidden file has several hard links.
 //!
 //! It is computed over a [`Tree`], so that a test can compare it with a slow computation on trees of its own.
 
@@ -18,12 +18,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// How often symbolic links are followed in one path, as the kernel does (`MAXSYMLINKS`).
+/// The most symbolic links in one path, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 
 /// A directory tree.
 pub trait Tree {
-    /// A file that is held open, whatever becomes of its name.
+    /// A file that stays open, whatever becomes of its name.
     type Node: Clone;
 
     /// Its root.
@@ -38,7 +38,7 @@ pub trait Tree {
     /// There is none, or it can't be opened.
     fn look(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Found<Self::Node>>;
 
-    /// The file of this name in a directory, which isn't looked at.
+    /// Opens the file of this name in a directory without looking at it.
     ///
     /// # Errors
     /// There is none, or it can't be opened.
@@ -199,7 +199,7 @@ impl<N> Resolved<N> {
     }
 }
 
-/// What stands at a path, by name.
+/// The claims on a path and on what is below it, as a tree of names.
 #[derive(Default)]
 struct Mark {
     claim: Option<Claim>,
@@ -324,7 +324,7 @@ fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a OsStr> {
     Some(OsStr::from_bytes(rest))
 }
 
-/// By their bytes, which is quicker than part by part.
+/// Compares bytes, which is quicker than part by part.
 fn is_same(one: &Path, other: &Path) -> bool {
     one.as_os_str() == other.as_os_str()
 }
@@ -399,7 +399,7 @@ pub struct Plan<N> {
 /// The daemon must not be started.
 pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]) -> Result<Plan<T::Node>, NoRules> {
     let mounts = tree.mounts().map_err(|e| NoRules::Look(PathBuf::from("/proc/self/mountinfo"), e))?;
-    // Here every link is followed. What a planted one leads to does no harm: whoever goes through it is refused below.
+    // Every link is followed here, which does no harm: a daemon whose paths lead through a planted one is refused below.
     let mut written: Vec<PathBuf> = Vec::new();
     for path in all.iter().flat_map(|claims| &claims.write) {
         let resolved = resolve(tree, path, |_| false)?;
@@ -414,7 +414,7 @@ pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]
         mounts,
         missing: Vec::new(),
     };
-    // What others name too is still its own.
+    // What others name as well is still its own.
     let mut mine: BTreeSet<PathBuf> = BTreeSet::new();
     let own = all.get(daemon).cloned().unwrap_or_default();
     for path in &own.private {
@@ -468,7 +468,7 @@ enum State {
 pub type Emit<'a, N> = dyn FnMut(&N, bool, Access) -> io::Result<()> + 'a;
 
 impl<N: Clone> Plan<N> {
-    /// Tells each rule to `emit`. The walk follows no link.
+    /// Passes each rule to `emit`. The walk follows no link.
     ///
     /// # Errors
     /// The daemon must not be started.
@@ -507,7 +507,7 @@ impl<N: Clone> Plan<N> {
             }
             Some(Claim::Own(Access::Read)) => State::Open,
             Some(Claim::Hidden) => State::Closed,
-            // By another name it leads to what is hidden.
+            // It is another name of something hidden, or of a directory on the way there.
             None if is_directory && self.is_hidden(found) && !hides_below => State::Closed,
             None if !is_directory && self.hidden.contains(&found.id) => State::Closed,
             None => state,
@@ -548,7 +548,7 @@ impl<N: Clone> Plan<N> {
         emit: &mut Emit<'_, N>,
     ) -> Result<(), NoRules> {
         let all = match tree.list(&found.node) {
-            // What this process can't list, its user can't list either.
+            // The daemon runs as the same user, so it couldn't list it either.
             Err(e) if e.raw_os_error() == Some(nix::libc::EACCES) => return Ok(()),
             all => all.map_err(|e| NoRules::Look(path.to_owned(), e))?,
         };
@@ -571,7 +571,7 @@ impl<N: Clone> Plan<N> {
                 Ok(Some((node, is_directory))) => emit(&node, is_directory, Access::Read).map_err(failed)?,
                 // The next rules would fail as well.
                 Err(e) if is_out_of_resources(&e) => return Err(failed(e)),
-                // If it has just gone, or can't be reached, its siblings still can.
+                // It has just gone, or this user can't reach it. Its siblings still get their rules.
                 Ok(None) | Err(_) => {}
             }
         }

@@ -242,6 +242,19 @@ impl Rules {
 /// The filter of a sandbox on a kernel with this version of Landlock (0: none).
 #[must_use]
 pub fn program(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Vec<Instruction> {
+    // A call by another architecture's convention has other numbers: i386's prlimit would go past the rules.
+    let mut program = vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)];
+    if let Some(bit) = arch.x32_bit {
+        // A tracer skips a call by the number -1, and that isn't one of x32.
+        program.extend([jump_if_equal(u32::MAX, 2, 0), jump_if_any_bit(bit, 0, 1), answer(KILL_PROCESS)]);
+    }
+    let rules: Vec<_> = rules(sandbox, abi, arch).0.into_iter().collect();
+    program.extend(Rules::search(&rules));
+    program
+}
+
+/// What it has to say of each call.
+fn rules(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Rules {
     let mut rules = Rules::default();
     if sandbox.bind.is_some() || sandbox.connect.is_some() {
         network(&mut rules, sandbox.udp, arch);
@@ -264,15 +277,7 @@ pub fn program(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Vec<Instruction> {
     if !sandbox.sessions {
         rules.refuse(&[arch.setsid, arch.setpgid], EPERM);
     }
-    // A call by another architecture's convention has other numbers: i386's prlimit would go past the rules.
-    let mut program = vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)];
-    if let Some(bit) = arch.x32_bit {
-        // A tracer skips a call by the number -1, and that isn't one of x32.
-        program.extend([jump_if_equal(u32::MAX, 2, 0), jump_if_any_bit(bit, 0, 1), answer(KILL_PROCESS)]);
-    }
-    let rules: Vec<_> = rules.0.into_iter().collect();
-    program.extend(Rules::search(&rules));
-    program
+    rules
 }
 
 /// Only sockets whose ports Landlock checks (TCP proper), UDP if it is allowed, and those that reach no network: unix
@@ -430,6 +435,26 @@ mod tests {
                     }
                     assert_eq!(program.last().map(|last| last.code), Some(6));
                     assert!(program.len() < 255, "so no body is longer than a jump: {}", program.len());
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn each_call_finds_its_own_rule_and_a_call_without_one_is_allowed() {
+        each(|arch| {
+            for abi in 0..8 {
+                let (program, rules) = (program(&closed(), abi, arch), rules(&closed(), abi, arch));
+                for number in (0..700).chain([0x3fff_ffff, u32::MAX]) {
+                    for arguments in [[0; 6], [1; 6], [2; 6], [u64::from(MSG_FASTOPEN | TIOCSTI); 6], [u64::MAX; 6]] {
+                        let alone =
+                            rules.0.get(&number).map_or(Some(Ok(())), |body| run(body, arch.audit, number, arguments));
+                        assert_eq!(
+                            run(&program, arch.audit, number, arguments),
+                            alone,
+                            "{abi}: {number} {arguments:?}"
+                        );
+                    }
                 }
             }
         });

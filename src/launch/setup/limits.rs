@@ -1,5 +1,5 @@
-//! `ulimits`. A hard limit can be raised by init's user alone, and a low one could break what is still to be set up. So there
-//! are two steps: what is above a hard limit is raised first, and all are set last.
+//! `ulimits`. Only init's user may raise a hard limit, but a low limit could break the rest of the set-up. So there are two
+//! steps: hard limits that are too low are raised first, and all limits are set last.
 
 use std::io;
 

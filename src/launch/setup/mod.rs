@@ -1,10 +1,10 @@
-//! What a daemon's process is set up with before its exec: an environment, limits, a user, a directory and a sandbox of its
-//! own, as far as the table says so.
+//! What a daemon's process gets before its exec, if the table says so: an environment, limits, a user, a directory and a
+//! sandbox of its own.
 //!
 //! The process that then executes the daemon does it: the hidden applet [`SET_UP_AND_START`], which init's child executes.
-//! Looking at files can take as long as their file system likes, and must not hold up init; and between fork and exec
-//! nothing may allocate. What it needs to know comes through a memfd that init has made once. Probes, checkers and `run-as`
-//! do the same by the same code: [`run`].
+//! Looking at files takes as long as their file system likes, which must not hold up init, and nothing may allocate memory
+//! between fork and exec. The process reads what it needs from a memfd that init has made once. Probes, checkers and `run-as`
+//! are set up by the same code: [`run`].
 
 pub mod environment;
 mod limits;
@@ -75,7 +75,7 @@ impl fmt::Display for NoSuchUser {
 }
 
 impl Setups {
-    /// Those of all daemons, also of those that aren't selected: their files are there all the same. `None`: no daemon needs one.
+    /// The setups of all daemons of a table, selected or not, since their files exist either way. `None`: no daemon needs one.
     ///
     /// # Errors
     /// A daemon's user isn't known.
@@ -100,10 +100,10 @@ impl Setups {
         Ok(Some(Self { sandboxes: Plan::new(table), processes }))
     }
 
-    /// Puts them into this memfd, which can be sealed.
+    /// Writes them to this memfd, and seals it.
     ///
     /// # Errors
-    /// There is no memory for it, or a path isn't UTF-8.
+    /// There is no memory left, or a path isn't UTF-8.
     pub fn publish(&self, mut file: File) -> io::Result<Published> {
         file.write_all(&serde_json::to_vec(self)?)?;
         let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
@@ -111,13 +111,13 @@ impl Setups {
         Ok(Published { file: file.into(), kernel: self.sandboxes.kernel().clone() })
     }
 
-    /// What init has put there.
+    /// Reads what init has published.
     ///
     /// # Errors
     /// It can't be read.
     pub fn read(published: impl AsFd) -> Result<Self, NotSetUp> {
         let read = || {
-            // By positions of its own: other children read by the same description.
+            // Other children share the open file and its position, so this reads without it.
             let file = File::from(published.as_fd().try_clone_to_owned()?);
             let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
             file.read_exact_at(&mut text, 0)?;
@@ -126,12 +126,12 @@ impl Setups {
         read().map_err(|e: io::Error| unreadable(&e))
     }
 
-    /// What the init with this pid has at [`SETUPS_FD`]; `None`: no daemon of its needs one.
+    /// Reads what the init with this pid has at [`SETUPS_FD`]. `None`: none of its daemons needs one.
     ///
     /// # Errors
     /// It can't be read, or it is something else.
     pub fn of_init(pid: i32) -> Result<Option<Self>, NotSetUp> {
-        // The link is looked at first: to open a stranger's descriptor can have effects.
+        // Look at the link first: opening a stranger's descriptor can have side effects.
         let path = PathBuf::from(format!("/proc/{pid}/fd/{SETUPS_FD}"));
         let link = path.read_link().map_err(|e| unreadable(&e))?;
         if link == Path::new("/dev/null") {
@@ -161,7 +161,7 @@ impl Setups {
     /// init sets for daemons. With `own_ports` it may also connect to what the daemon may bind to.
     ///
     /// # Errors
-    /// The process must end: it may be set up in part.
+    /// The process must end, since it may be set up in part.
     pub fn set_up(
         mut self,
         daemon: &str,
@@ -176,17 +176,17 @@ impl Setups {
         let is_sandboxed = self.sandboxes.has(daemon);
         if let Some(user) = &user {
             if is_sandboxed {
-                // That user may not be able to follow all links to what is hidden from it.
+                // That user may lack the permission to follow links to what is hidden from it.
                 self.sandboxes.follow_links(daemon);
             }
             become_user(user).map_err(|(step, e)| NotSetUp::User(user.to_string(), step, e))?;
         }
         if is_sandboxed {
-            // As the daemon's user: what that can't reach needs no rule, and a directory that is made is its own.
+            // As the daemon's user: what that user can't reach needs no rule, and the directories made here are its own.
             self.sandboxes.confine(daemon, own_ports).map_err(NotSetUp::Sandbox)?;
         }
         if let Some(directory) = &process.working_dir {
-            // It may be one that was made just now. No sandbox refuses chdir(2), which opens nothing.
+            // It may have been made just now. No sandbox refuses chdir(2), which opens nothing.
             chdir(directory).map_err(|e| NotSetUp::WorkingDir(directory.clone(), e))?;
         }
         Ok(Ready { env, limits: process.ulimits })
@@ -262,7 +262,7 @@ fn unreadable(e: &dyn fmt::Display) -> NotSetUp {
     NotSetUp::Unreadable(e.to_string())
 }
 
-/// Reads a regular file. Nothing else is waited for: not a FIFO that somebody put there.
+/// Reads a regular file. It refuses everything else, so it never waits for a FIFO that somebody put there.
 fn read_bounded(path: &Path, flags: i32) -> io::Result<Vec<u8>> {
     let file = File::options().read(true).custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if !file.metadata()?.is_file() {

@@ -11,7 +11,8 @@ use crate::change::set_up::{Task, wrapped};
 use crate::launch::{Environment, NOTIFY_SOCKET, Refused};
 use crate::status::Page;
 
-/// The command that runs this one as a daemon runs that need not be selected; itself if it isn't set up in any way.
+/// The command that runs this one as that daemon runs, whether or not the daemon is selected. It is the command itself if the
+/// daemon has no set-up.
 ///
 /// # Errors
 /// How it is set up can't be read.
@@ -30,7 +31,7 @@ pub fn set_up_and_run(args: &[String]) -> ExitCode {
 }
 
 fn set_up(init: &str, task: &str, daemon: &str) -> Result<Ready, NotSetUp> {
-    let no_init = || unreadable(&format!("{init:?} is no init"));
+    let no_init = || unreadable(&format!("{init:?} isn't an init"));
     let init = init.parse().map_err(|_| no_init())?;
     let all = Setups::of_init(init)?.ok_or_else(no_init)?;
     let inherited =

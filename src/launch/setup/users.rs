@@ -41,7 +41,7 @@ pub enum NoUser {
     Unreadable(&'static str, io::Error),
     /// The file has no such name.
     Unknown(&'static str, String),
-    /// 4294967295 means "unchanged" to the kernel.
+    /// 4294967295, which means "unchanged" to the kernel.
     Reserved(String),
 }
 
