@@ -200,8 +200,6 @@ struct Shell {
     next_number: u64,
     /// How many children this round has handled.
     taken_in: usize,
-    /// The last wait was short and brought nothing but ends of children, of orphans alone as far as is known.
-    are_orphans_many: bool,
     buffer: Vec<u8>,
 }
 
@@ -283,7 +281,6 @@ impl Shell {
             watch,
             next_number: STREAMS,
             taken_in: 0,
-            are_orphans_many: false,
             buffer: vec![0; BUFFER],
         })
     }
@@ -342,7 +339,7 @@ impl Shell {
                 self.finish(if core.state() == InitState::Stopping { DRAIN_ASKED } else { DRAIN_ALONE });
                 return code;
             }
-            self.are_orphans_many &= !self.changed;
+            self.signals.are_orphans_many &= !self.changed;
             self.publish(&core);
             self.flush();
             if !std::mem::replace(&mut is_settled, true) {
@@ -386,7 +383,7 @@ impl Shell {
         if self.watch_all(core) {
             longest = longest.into_iter().chain([WATCH_AGAIN]).min();
         }
-        if self.are_orphans_many && next.is_none() && self.launches.is_empty() {
+        if self.signals.are_orphans_many && next.is_none() && self.launches.is_empty() {
             self.signals.let_ends_pile_up(TOGETHER);
         }
         let fds = [PollFd::new(self.watch.fd(), PollFlags::POLLIN)];
@@ -414,7 +411,7 @@ impl Shell {
         if up.contains(&REQUESTS) || self.requests.has_more() {
             events.extend(self.requests.take());
         }
-        self.are_orphans_many = !is_up && events.is_empty() && now().saturating_sub(began) < 2 * TOGETHER;
+        self.signals.are_orphans_many = !is_up && events.is_empty() && now().saturating_sub(began) < 2 * TOGETHER;
         events
     }
 

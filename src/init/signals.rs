@@ -44,6 +44,8 @@ pub struct Signals {
     pub a_child_ended: bool,
     /// The child that the last SIGCHLD named; others may have ended since.
     pub told_of: Option<i32>,
+    /// The last wait was short and brought nothing but ends of orphans.
+    pub are_orphans_many: bool,
 }
 
 impl Signals {
@@ -84,7 +86,7 @@ impl Signals {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // If another program has executed init, that program's children are now init's.
         let (taken, a_child_ended, told_of) = (None, true, None);
-        Ok(Self { fd, all, others, stops, taken, a_child_ended, told_of })
+        Ok(Self { fd, all, others, stops, taken, a_child_ended, told_of, are_orphans_many: false })
     }
 
     /// Lets children's ends pile up for that long, unless another signal comes.
