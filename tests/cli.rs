@@ -320,7 +320,7 @@ fn check_here_looks_for_users_variables_and_directories() {
 }
 
 #[test]
-fn check_warns_of_a_directory_that_would_have_to_be_made_on_a_read_only_mount() {
+fn check_warns_of_a_write_that_cant_be_made_on_a_read_only_mount() {
     let dir = Dir::new();
     let parent = dir.join("parent");
     fs::create_dir(&parent).unwrap();
