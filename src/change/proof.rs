@@ -905,6 +905,25 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_never_came_is_not_blamed_on_an_earlier_death() {
+        let mut page = sample::page();
+        (page.status.daemons[1].pid, page.status.daemons[1].state) = (None, DaemonState::Exited);
+        let mut s = Scene::on(page, Signal::USR1);
+        s.last("USR1", Served::Failed, None);
+        assert_eq!(s.at(0, None), Ok(Err(Shortfall::InitRefused { why: None })));
+    }
+
+    #[test]
+    fn a_page_that_says_not_ready_counts_more_than_a_probe() {
+        let mut s = Scene::new(Signal::HUP);
+        s.last("HUP", Served::Delivered, Some(0));
+        assert_eq!((s.at(0, None), s.at(0, Some(true))), (Err(true), Err(false)));
+        s.page.plans[0].notified = false;
+        assert_eq!((s.at(300, None), s.at(300, Some(true))), (Err(true), Err(true)));
+        assert_eq!(s.given_up(), Shortfall::NotReady);
+    }
+
+    #[test]
     fn a_bundle_that_stops_or_refuses_ends_it() {
         let mut s = Scene::new(Signal::USR1);
         s.last("USR1", Served::Refused, None);
