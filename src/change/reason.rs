@@ -782,3 +782,64 @@ pub fn aside(words: &Printable) -> String {
 fn thing(is_pod: bool) -> &'static str {
     if is_pod { "pod" } else { "container" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Printable {
+        Printable::new(text)
+    }
+
+    #[test]
+    fn an_error_says_of_what_was_left_untouched_what_is_known() {
+        let is = |why: Reason, words: &str| assert_eq!(why.untouched(), words, "{why}");
+        is(Reason::NotWired { signal: text("USR1") }, "; nothing was sent");
+        is(Reason::RequestRefused { sent: text("a"), daemon: text("b"), why: text("c") }, "; nothing was done");
+        is(Reason::DockerInit, "; nothing was executed or sent");
+        is(Reason::Paused, "; nothing was sent");
+        is(Reason::PausedMidway, "");
+        is(Reason::Late, "; nothing was changed or sent");
+    }
+
+    #[test]
+    fn a_shortfall_says_what_may_yet_happen_or_what_to_do() {
+        let is = |shortfall: Shortfall, words: &str| assert!(shortfall.aftermath().contains(words), "{shortfall:?}");
+        is(Shortfall::Held, "may still take effect; check status");
+        is(Shortfall::OldStopping, "may still come up; check status");
+        is(Shortfall::NotReady, "may still become ready; check status");
+        is(Shortfall::StillStopping, "init continues with it; check status");
+        is(Shortfall::NotDone, "may still succeed; check status");
+        is(Shortfall::Stopped, "stays stopped until it is started");
+        is(Shortfall::Forgotten, "check status, then try again");
+        is(Shortfall::Dead { code: Some(1), killed_by: None }, "fix the cause and try again");
+        is(Shortfall::ReloadRefused { errno: 22 }, "fix the cause and try again");
+    }
+
+    #[test]
+    fn of_two_versions_the_older_one_is_to_be_upgraded() {
+        let why = |our, their| {
+            Reason::OtherProtocol { ours: (our, text("1.1.0")), theirs: (their, text("1.2.0")) }.to_string()
+        };
+        assert!(why(1, 2).ends_with("upgrade this program"), "{}", why(1, 2));
+        assert!(why(2, 1).ends_with("upgrade the bundle's image"), "{}", why(2, 1));
+    }
+
+    #[test]
+    fn it_is_said_why_a_daemon_is_not_up_with_what_a_person_wrote() {
+        let said = |outcome| {
+            let (daemon, by, at) = (text("a"), text("me"), text("now"));
+            Recovered { daemon, by, at, outcome, why: Some(Reason::Stopping) }.to_string()
+        };
+        let (theirs, old) = (said(RecordedOutcome::NotProven), said(RecordedOutcome::Down));
+        assert!(theirs.ends_with("which stays (a isn't up with it: the bundle is stopping)"), "{theirs}");
+        assert!(old.ends_with("doesn't come up with it (the bundle is stopping)"), "{old}");
+    }
+
+    #[test]
+    fn who_holds_the_lock_is_said_with_since_when_if_that_is_known() {
+        let said = |since: &str| Reason::Locked { by: text("me"), since: text(since) }.to_string();
+        assert!(said("").contains("by me; try"), "{}", said(""));
+        assert!(said("noon").contains("by me, since noon; try"), "{}", said("noon"));
+    }
+}

@@ -266,3 +266,44 @@ pub trait Files {
     /// The simulation's helper was killed.
     fn is_where_it_was(&mut self) -> Tried<bool>;
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// One of this id that was made live, by a helper that had until 100 ms of the boot `b`.
+    pub(in super::super) fn record(id: &str) -> Record {
+        Record {
+            schema: SCHEMA,
+            id: Printable::new(id),
+            at: Printable::default(),
+            by: Printable::new("me"),
+            old_sha256: Some(sha256(b"old")),
+            new_sha256: sha256(b"new"),
+            outcome: RecordedOutcome::Live,
+            ms: 0,
+            live_in: None,
+            past: Vec::new(),
+            was_dead: false,
+            until: Some((Printable::new("b"), 100)),
+            home: None,
+        }
+    }
+
+    #[test]
+    fn a_helper_is_overdue_after_its_time_or_in_another_boot() {
+        let is_overdue = |boot: &str, now_ms| record("1").is_overdue(&Printable::new(boot), now_ms);
+        assert_eq!([is_overdue("b", 99), is_overdue("b", 100), is_overdue("b", 101)], [false, false, true]);
+        assert!(is_overdue("c", 0));
+    }
+
+    #[test]
+    fn a_host_may_ask_for_any_of_the_last_33_changes() {
+        let last = (0..40).fold(None, |last, n| Some(record(&n.to_string()).after(last))).unwrap();
+        let known = (0..40).filter(|n| last.outcome_of(&Printable::new(&n.to_string())).is_some()).count();
+        assert_eq!(known, 1 + MAX_PAST);
+        let last = Record { outcome: RecordedOutcome::RolledBack, ..record("41") }.after(Some(last));
+        assert_eq!(last.outcome_of(&Printable::new("39")), Some(RecordedOutcome::Live));
+        assert_eq!(last.outcome_of(&Printable::new("0")), None);
+    }
+}

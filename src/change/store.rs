@@ -388,6 +388,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::super::reason::RecordedOutcome;
+    use super::super::record::tests::record;
     use super::*;
 
     #[test]
@@ -398,23 +399,11 @@ mod tests {
         std::fs::write(&path, "new").unwrap();
         std::fs::write(dir.join(".sidecar-old.rules"), "old").unwrap();
         let mut store = Store::open(&path).unwrap();
-        let record = Record {
-            schema: SCHEMA,
-            id: Printable::new("1"),
-            at: Printable::default(),
-            by: Printable::new("me"),
-            old_sha256: Some(crate::protocol::sha256(b"old")),
-            new_sha256: crate::protocol::sha256(b"new"),
-            outcome: RecordedOutcome::Interrupted,
-            ms: 0,
-            live_in: None,
-            past: Vec::new(),
-            was_dead: false,
-            until: None,
-            home: None,
-        };
-        store.write_record(&record).unwrap();
         let no_lock = |_| Err(Reason::NoLock { words: Printable::new("ENOLCK") }.into());
+        let told = recovery::before_start(&mut store, &Printable::default(), 0, no_lock);
+        assert_eq!(told, None, "nothing was interrupted");
+        let record = Record { outcome: RecordedOutcome::Interrupted, until: None, ..record("1") };
+        store.write_record(&record).unwrap();
         let told = recovery::before_start(&mut store, &Printable::default(), 0, no_lock);
         assert!(told.unwrap().unwrap_err().contains("the bundle's lock can't be taken: ENOLCK"));
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
@@ -424,6 +413,59 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "the file and its record");
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// A file with these contents of it and of what lies beside it; what is done there; what is there then, but for the record.
+    fn beside(files: &[(&str, &str)], act: impl FnOnce(&mut Store, &Path)) -> Vec<(String, String)> {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("sidecar-beside-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        files.iter().for_each(|(name, content)| std::fs::write(dir.join(name), content).unwrap());
+        act(&mut Store::open(&dir.join("rules")).unwrap(), &dir);
+        let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let read = |name: String| (std::fs::read_to_string(dir.join(&name)).unwrap(), name);
+        let mut all: Vec<_> = names.filter(|name| name != ".rules.sidecar").map(read).collect();
+        all.sort();
+        std::fs::remove_dir_all(&dir).unwrap();
+        all.into_iter().map(|(content, name)| (name, content)).collect()
+    }
+
+    fn owned(all: &[(&str, &str)]) -> Vec<(String, String)> {
+        all.iter().map(|(name, content)| ((*name).to_owned(), (*content).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_a_person_wrote_over_a_change_is_put_aside_and_told() {
+        let left = beside(&[("rules", "theirs"), (".sidecar-old.rules", "old")], |store, _| {
+            assert!(recovery::put_back(store, &record("1"), recovery::Theirs::Aside).unwrap().was_theirs);
+        });
+        assert_eq!(left, owned(&[("rules", "old"), (".sidecar-other.rules", "theirs")]));
+    }
+
+    #[test]
+    fn only_what_a_person_wrote_and_lies_nowhere_else_is_put_aside() {
+        let left = beside(&[("rules", "theirs"), (".sidecar-new.rules", "new")], |store, dir| {
+            std::fs::hard_link(dir.join("rules"), dir.join(".sidecar-old.rules")).unwrap();
+            recovery::close(store, &record("1")).unwrap();
+        });
+        assert_eq!(left, owned(&[("rules", "theirs")]));
+        let left = beside(&[("rules", "old"), (".sidecar-new.rules", "theirs")], |store, _| {
+            recovery::close(store, &record("1")).unwrap();
+        });
+        assert_eq!(left, owned(&[("rules", "old"), (".sidecar-other.rules", "theirs")]));
+    }
+
+    #[test]
+    fn a_broken_record_matters_only_if_other_content_is_kept() {
+        let is_known = |kept: &[(&str, &str)]| {
+            let mut known = false;
+            let all = [&[("rules", "new"), (".rules.sidecar", "{")], kept].concat();
+            beside(&all, |store, _| known = recovery::record(store).is_ok());
+            known
+        };
+        assert!(is_known(&[]) && is_known(&[(".sidecar-old.rules", "new")]));
+        assert!(!is_known(&[(".sidecar-old.rules", "old")]));
     }
 
     #[test]
