@@ -456,3 +456,23 @@ fn two_daemons_swap_roles_by_requests() {
         assert_eq!((state(old), state(new)), ("stopped".into(), "running".into()));
     }
 }
+
+#[test]
+fn a_leftover_whose_main_thread_has_ended_makes_no_restart_live() {
+    needs!(Native("qemu shows no threads in /proc"));
+    let bundle = Bundle::start();
+    // It has beta's mark of another start, as if it had outlived that one.
+    let socket = bundle.path("old");
+    let server = format!(
+        "import ctypes, os, socket, threading, time\n\
+        server = socket.socket(socket.AF_UNIX)\nserver.bind({socket:?})\nserver.listen()\n\
+        threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+        pthread_exit = ctypes.CDLL(None).pthread_exit\npthread_exit.argtypes = [ctypes.c_void_p]\npthread_exit(None)\n"
+    );
+    let mark = "exec env SIDECAR_DAEMON=beta SIDECAR_GENERATION=9 setsid --fork python3 -c \"$1\" < /dev/null > /dev/null 2>&1";
+    let mut left = Command::new("nsenter");
+    left.args(["-t", &bundle.init, "-p", "-m", "sh", "-c", mark, "sh", &server]);
+    assert!(left.status().unwrap().success());
+    bundle.wait_until("it listens", || socket.exists());
+    is_bad(&bundle.says(&["restart", "beta", "--timeout=2s"]), 1, "old is held by pid ");
+}
