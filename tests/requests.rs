@@ -339,7 +339,7 @@ fn another_user_may_not_ask_and_is_told_so() {
         let mut command = Command::new("nsenter");
         command.args(["-t", &bundle.init, "-p", "-m"]).args(by).arg(&copy).args([applet, "beta"]);
         let said = said(&command.stdin(Stdio::null()).output().unwrap());
-        is_bad(&said, 4, "this user may not look at PID 1");
+        is_bad(&said, 4, "this user may not ask the bundle's init: it may not look at PID 1; run it as the user");
         assert!(!said.1.contains("not a sidecar"), "{said:?}");
         assert!(said.1.contains("nothing was sent"), "{said:?}");
     }
