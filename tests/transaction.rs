@@ -1272,7 +1272,10 @@ fn a_port_that_an_old_process_holds_proves_nothing() {
     let error = report["error"].as_str().unwrap_or_default();
     assert!(error.contains(&format!("port {port} is held by pid ")) && error.contains("(python3)"), "{report}");
     assert_ne!(report["outcome"], "live");
-    assert_eq!(bundle.sidecar(&["status", "--ready", "--json"])["daemons"][0]["ready"], false);
+    let status = bundle.sidecar(&["status", "--ready", "--json"]);
+    let alpha = &status["daemons"][0];
+    let why = alpha["not_ready"].as_str().unwrap_or_default();
+    assert!(alpha["ready"] == false && why.starts_with(&format!("port {port} is held by pid ")), "{status}");
 }
 
 #[test]
