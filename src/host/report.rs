@@ -1,4 +1,4 @@
-//! What an apply came to, for one bundle and for all: one line for people, or one object of JSON.
+//! The result of an apply, for one bundle and for all: one line for people, or one JSON object.
 //!
 //! Each [`Reason`] has its sentence; the line adds the outcome, what was left as it was, and what moved.
 

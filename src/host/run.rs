@@ -1,4 +1,4 @@
-//! An apply to many bundles: who they are, then each in a thread of its own, begun and told when the [`Fleet`] says so.
+//! An apply to many bundles: finds them, then runs each in a thread of its own, begun and reported when the [`Fleet`] says so.
 
 use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
