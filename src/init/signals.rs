@@ -1,6 +1,6 @@
 //! init's signals: which ones it takes, which ones it leaves to the kernel, and how it waits for them.
 //!
-//! Every signal that init cares about stays blocked for good, and a signalfd(2) tells init that one is pending. So init has no
+//! Every signal that init cares about stays blocked for good, and init reads pending ones from a signalfd(2). So init has no
 //! handlers: nothing nests, no matter how many signals are queued; no call is ever interrupted; and a child has no handler to
 //! undo before its exec.
 
