@@ -1,4 +1,4 @@
-//! A page for tests: egress and pipelock run, HUP and USR1 are wired as in the built-in table.
+//! A page for tests: egress and pipelock run, HUP and USR1 have the rules of the built-in table.
 
 use std::collections::BTreeMap;
 

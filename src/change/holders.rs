@@ -1,17 +1,19 @@
-//! Who holds the sockets that listen: an answer on a daemon's port proves nothing if another process gave it.
+//! Which processes hold the listening sockets: an answer on a daemon's port proves nothing if another process gave it.
 //!
-//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's.
+//! A daemon's own processes are those of its session, and those that they started. A socket whose holder can't be seen counts as
+//! nobody's.
 //!
-//! Who outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is known in two ways:
-//! - Who ran and listened before a restart is remembered, for as long as the change lasts.
-//! - [`Mark`]: init writes a daemon's name and generation into the environment of its process, and fork and exec pass it on. So a
-//!   leftover of a start long ago is told from what belongs to another daemon, or to the process that runs now. Whose environment was
-//!   cleared (`env -i`, `su -`) may still have the stdout or stderr of that start, to which init doesn't listen any more.
+//! A process that has outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is recognized in
+//! two ways:
+//! - The processes that ran and listened before a restart are remembered for as long as the change lasts.
+//! - [`Mark`]: init writes a daemon's name and generation into the environment of its process, and fork and exec pass them on. That
+//!   tells a leftover of a start long ago from the processes of other daemons, and from those of the current start. A process whose
+//!   environment was cleared (`env -i`, `su -`) may still have the stdout or stderr of its start, which init no longer reads.
 //!
-//! A mark accuses a stray or clears it. It makes no process a daemon's own, since anybody can execute itself with a
-//! mark of its choice: an old process that does so on purpose to look like the current one, or like another daemon's, is
-//! taken for that unless it holds an address that is probed. That is a daemon attacking its own change. A sandbox with
-//! `sessions = false` leaves none of its processes alive.
+//! A mark can incriminate a leftover or clear it. It never makes a process a daemon's own, since any process can execute itself with
+//! a forged mark. If an old process does that to look like the current one, or like another daemon's, it is believed unless it holds
+//! an address that is probed. That is a daemon attacking its own change; a sandbox with `sessions = false` leaves none of its
+//! processes alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -33,9 +35,9 @@ use crate::text::Printable;
 const MAX_TABLE: u64 = 4 << 20;
 /// The most that the kernel takes as arguments and environment of one process: execve(2).
 const MAX_ENVIRONMENT: u64 = 6 << 20;
-/// As many descriptors of one process are looked at.
+/// How many descriptors of one process are looked at.
 const MAX_FDS: usize = 1 << 16;
-/// As far up are ancestors looked for.
+/// How far up ancestors are looked for.
 const MAX_DEPTH: usize = 64;
 
 /// A socket to which anybody can send: one that listens, or one for datagrams that has an address (and, by UDP, isn't
@@ -93,10 +95,10 @@ struct Process {
     name: String,
 }
 
-/// What shows from which start a process is.
+/// What shows which start a process is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mark {
-    /// Its environment, or that of who started it.
+    /// Its environment, or that of the process that started it.
     Start { daemon: String, generation: u64 },
     /// It prints into a pipe that init has let go of, as it does when a daemon is started for the second time after.
     Past,
@@ -111,7 +113,7 @@ struct Seen {
     holders: BTreeMap<u64, BTreeSet<i32>>,
     /// Of the processes that are left and hold one of them, and of their ancestors.
     marks: BTreeMap<i32, Mark>,
-    /// Whether a change is to be proven: then who doesn't show whose it is counts as an old process.
+    /// Whether a change is to be proven. Then a process that doesn't show which start it is of counts as an old one.
     is_for_a_change: bool,
 }
 

@@ -1,5 +1,4 @@
-//! What a change is carried out with inside a bundle, for whoever asks for it there: the helper for its host, or an applet for
-//! itself.
+//! Carries out the steps of a change inside a bundle, for the helper (on behalf of its host) or for an applet.
 
 use std::io;
 use std::path::Path;

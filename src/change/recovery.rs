@@ -1,7 +1,7 @@
 //! How a change is taken back: by the helper that made it, by the next one, or before init starts the daemon.
 //!
-//! As long as the record says `interrupted`, the file may hold content that was never proven. Whoever finds it so, with nobody
-//! at work, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
+//! As long as the record says `interrupted`, the file may hold content that was never proven. A process that finds such a record,
+//! and that no helper is at work any more, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
 //! is put aside.
 
 use super::reason::{FileFault, Reason, RecordedOutcome};

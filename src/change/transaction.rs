@@ -5,12 +5,12 @@
 //!        → install → signal and prove → offer to the host → record `live` → sweep
 //! ```
 //!
-//! Up to `install` whatever fails is a refusal, and nothing is left. From there on it is live or taken back: the host hangs up or asks
-//! for the way back, the time is up, the bundle stops, the proof isn't found. The record's change to `live` is the one moment at
-//! which the change is made. Without new content the file is checked where it lies and proven; there is no way back.
+//! Until `install`, any failure is a refusal, and leaves nothing behind. After that, the change ends live or is undone: if the host
+//! hangs up or asks to go back, the time is up, the bundle stops, or there is no proof. The change takes effect at a single moment,
+//! when the record becomes `live`. Without new content, the file in place is checked and proven, and there is no way back.
 //!
-//! This is all of the decisions: [`Hands`] carries out single steps, in a bundle or in a simulation. A kill is an error that
-//! skips what follows.
+//! All decisions are here; [`Hands`] carries out single steps, in a bundle or in a simulation. A kill is an error that skips
+//! whatever follows.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Asks an engine's CLI who is there, and in which state. What it prints is judged by `identify` and `pods`.
+//! Asks an engine's CLI which containers there are, and in which state. What it prints is judged by `identify` and `pods`.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! What ends an apply early: Ctrl-C, or another bundle of the same fleet.
 //!
-//! The first Ctrl-C asks for the way back and waits for it, the second leaves.
+//! The first Ctrl-C asks to go back and waits for that; the second one exits at once.
 
 use std::mem::MaybeUninit;
 use std::ptr;
