@@ -1116,6 +1116,28 @@ fn a_rollback_puts_the_original_file_itself_back() {
 }
 
 #[test]
+fn an_agent_from_before_the_change_makes_no_way_back_fail() {
+    // As ssh-agent does: a session of its own, and a unix socket.
+    let agent = r#"
+[ -e DIR/agent ] || setsid --fork python3 -c '
+import socket, time
+server = socket.socket(socket.AF_UNIX)
+server.bind("DIR/agent")
+server.listen()
+open("DIR/agents", "w").write("up")
+time.sleep(1000)
+' < /dev/null > /dev/null 2>&1
+rules="#;
+    let bundle = Bundle::with(|table| table.replacen("\nrules=", agent, 1));
+    bundle.wait_until("the agent is up", || !bundle.read("agents").is_empty());
+    for _ in 0..2 {
+        is(&bundle.allowlist("new", &["--timeout=2s"]), "rolled-back", 1, "agent is held by pid");
+        bundle.serves("old");
+        assert_eq!((bundle.left().len(), &bundle.daemon(0)["transaction"]["outcome"]), (0, &"rolled-back".into()));
+    }
+}
+
+#[test]
 fn two_bundles_that_mount_one_directory_are_served_one_after_the_other() {
     let one = Bundle::start();
     let shared = one.dir.join("conf").display().to_string();

@@ -119,12 +119,24 @@ struct Seen {
 
 /// What was seen before each restart of one change.
 #[derive(Debug, Default)]
-pub struct Past(Vec<(Page, Seen)>);
+pub struct Past {
+    looks: Vec<(Page, Seen)>,
+    /// Which of them came before the new content was tried.
+    before_new: Option<usize>,
+}
 
 impl Past {
-    /// Looks around before a daemon is restarted.
-    pub fn remember(&mut self, page: &Page) {
-        self.0.push((page.clone(), look(listeners())));
+    /// Looks around before a daemon is restarted, with new content or with the old.
+    pub fn remember(&mut self, page: &Page, is_new: bool) {
+        if is_new {
+            self.before_new = Some(self.looks.len());
+        }
+        self.looks.push((page.clone(), look(listeners())));
+    }
+
+    /// On a way back: what was seen before the change.
+    fn before(&self) -> Option<&(Page, Seen)> {
+        self.looks.split_last().and_then(|(_, earlier)| earlier.get(self.before_new?))
     }
 
     /// Why it can't be told that this daemon serves: another process holds a port.
@@ -134,15 +146,16 @@ impl Past {
         if listeners.is_empty() {
             return None;
         }
-        let now = look(listeners).with_marks(page, !self.0.is_empty());
-        now.judge(page, daemon).or_else(|| self.0.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then)))
+        let now = look(listeners).with_marks(page, !self.looks.is_empty());
+        let left_over = || self.looks.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then));
+        now.judge(page, daemon, self.before()).or_else(left_over)
     }
 
     /// What has begun to listen since the first look, and is no daemon's: a server that went into the background outlives the way
     /// back, too.
     #[must_use]
     pub fn newcomer(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
-        let (_, first) = self.0.first()?;
+        let (_, first) = self.looks.first()?;
         let (daemon, _) = super::proof::find(page, daemon)?;
         let now = look(listeners()).with_marks(page, true);
         let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
@@ -151,7 +164,8 @@ impl Past {
 }
 
 impl Seen {
-    fn judge(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
+    /// `before`: on a way back, what was seen before the change. What was left then is left as it was.
+    fn judge(&self, page: &Page, daemon: &str, before: Option<&(Page, Self)>) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let session = now.pid?;
         let held = |listener: &Listener, pid: i32| self.held(page, listener, pid);
@@ -165,7 +179,8 @@ impl Seen {
         let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| is_own(l, pid))).collect();
         let on_own = |listener: &&Listener| own.iter().filter_map(|own| own.tcp()).any(|own| overlap(listener, own));
         let answers = self.tcp().filter(|l| on_probed(l) || on_own(l)).find_map(others);
-        answers.or_else(|| self.suspect(page, now, probed.is_some(), |_| true))
+        let is_as_it_was = |listener: &Listener| before.is_some_and(|(was, then)| then.is_held_by_left(was, listener));
+        answers.or_else(|| self.suspect(page, now, probed.is_some(), |listener| !is_as_it_was(listener)))
     }
 
     /// Who is no daemon's, and may be what is left of an earlier process of this one.
@@ -248,6 +263,12 @@ impl Seen {
     fn is_left(&self, page: &Page, pid: i32) -> bool {
         let sessions: Vec<Option<i32>> = page.status.daemons.iter().map(|daemon| daemon.pid).collect();
         ![1, page.status.pid].contains(&pid) && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
+    }
+
+    /// Whether it listens, and only for processes that are left.
+    fn is_held_by_left(&self, page: &Page, listener: &Listener) -> bool {
+        let mut holders = self.holders_of(listener).peekable();
+        self.listeners.contains(listener) && holders.peek().is_some() && holders.all(|pid| self.is_left(page, pid))
     }
 
     fn holders_of(&self, listener: &Listener) -> impl Iterator<Item = i32> {
@@ -554,14 +575,14 @@ mod tests {
         let page = sample::page();
         for addr in ["127.0.0.1:8888", "0.0.0.0:8888", "[::]:8888", "[::ffff:127.0.0.1]:8888"] {
             let on = |pid| seen(&[(addr, 5)], &[&OURS[..], &[(31, 1, 30), (18, 17, 18)]].concat(), &[(5, pid)]);
-            assert_eq!(on(17).judge(&page, "pipelock"), None);
-            assert_eq!(on(18).judge(&page, "pipelock"), None, "what it started itself is its own");
-            assert_eq!(on(12).judge(&page, "pipelock"), Some(held(8888, 12, "egress")), "{addr}");
-            assert_eq!(on(31).judge(&page, "pipelock"), Some(held(8888, 31, "server")), "{addr}");
+            assert_eq!(on(17).judge(&page, "pipelock", None), None);
+            assert_eq!(on(18).judge(&page, "pipelock", None), None, "what it started itself is its own");
+            assert_eq!(on(12).judge(&page, "pipelock", None), Some(held(8888, 12, "egress")), "{addr}");
+            assert_eq!(on(31).judge(&page, "pipelock", None), Some(held(8888, 31, "server")), "{addr}");
         }
         let elsewhere = seen(&[("127.0.0.2:8888", 5), ("127.0.0.1:8889", 6)], &OURS, &[(5, 12), (6, 12)]);
-        assert_eq!(elsewhere.judge(&page, "pipelock"), None);
-        assert_eq!(seen(&[("127.0.0.1:8888", 5)], &OURS, &[]).judge(&page, "pipelock"), None, "nobody is seen");
+        assert_eq!(elsewhere.judge(&page, "pipelock", None), None);
+        assert_eq!(seen(&[("127.0.0.1:8888", 5)], &OURS, &[]).judge(&page, "pipelock", None), None, "nobody is seen");
     }
 
     #[test]
@@ -570,12 +591,12 @@ mod tests {
         page.status.daemons[1].listen = vec!["0.0.0.0:8888".parse().unwrap()];
         let processes = [&OURS[..], &[(1, 0, 0)]].concat();
         let ours = seen(&[("0.0.0.0:8888", 5)], &processes, &[(5, 1), (5, 17)]);
-        assert_eq!((ours.judge(&page, "pipelock"), ours.judge(&page, "egress")), (None, None));
+        assert_eq!((ours.judge(&page, "pipelock", None), ours.judge(&page, "egress", None)), (None, None));
         // Both would be ready by what answers there.
         page.plans[0].ready = page.plans[1].ready.clone();
         let between_two_processes = seen(&[("0.0.0.0:8888", 5)], &processes, &[(5, 1)]);
-        assert_eq!(between_two_processes.judge(&page, "egress"), Some(held(8888, 1, "pipelock")));
-        assert_eq!(between_two_processes.judge(&page, "pipelock"), None);
+        assert_eq!(between_two_processes.judge(&page, "egress", None), Some(held(8888, 1, "pipelock")));
+        assert_eq!(between_two_processes.judge(&page, "pipelock", None), None);
     }
 
     #[test]
@@ -585,7 +606,7 @@ mod tests {
             seen(&[("0.0.0.0:9", 5), ("0.0.0.0:9", 6)], &[&OURS[..], &[(31, 1, 30)]].concat(), &[(5, 17), (6, 31)]);
         for ready in [None, Some(Ready::Notify), Some(Ready::Exec(Vec::new())), page.plans[1].ready.clone()] {
             page.plans[1].ready = ready;
-            assert_eq!(shared.judge(&page, "pipelock"), Some(held(9, 31, "server")));
+            assert_eq!(shared.judge(&page, "pipelock", None), Some(held(9, 31, "server")));
         }
     }
 
@@ -596,7 +617,7 @@ mod tests {
         // Of no daemon's session; of a daemon's child; executed from outside.
         let on = |parent, ancestor| {
             let processes = [&OURS[..], &[(31, parent, 30), (30, ancestor, 30)]].concat();
-            seen(&[("0.0.0.0:80", 5)], &processes, &[(5, 31)]).judge(&page, "pipelock")
+            seen(&[("0.0.0.0:80", 5)], &processes, &[(5, 31)]).judge(&page, "pipelock", None)
         };
         assert_eq!(on(1, 0), Some(held(80, 31, "server")));
         assert_eq!(on(30, 1), Some(held(80, 31, "server")));
@@ -614,7 +635,7 @@ mod tests {
         let of = if listener.starts_with('/') { 30 } else { 31 };
         let mark = mark.map(|(daemon, generation)| (of, Mark::Start { daemon: daemon.to_owned(), generation }));
         seen.marks = mark.into_iter().collect();
-        seen.judge(&page, "pipelock")
+        seen.judge(&page, "pipelock", None)
     }
 
     const KINDS: [&str; 3] = ["0.0.0.0:81", "udp 0.0.0.0:53", "/run/old"];
@@ -665,9 +686,9 @@ mod tests {
         page.status.daemons[1].generation = 1;
         let on = |page: &Page, listener| {
             let mut seen = seen(&[(listener, 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
-            let unmarked = seen.judge(page, "pipelock").is_some();
+            let unmarked = seen.judge(page, "pipelock", None).is_some();
             seen.marks.insert(31, Mark::Past);
-            (unmarked, seen.judge(page, "pipelock").is_some())
+            (unmarked, seen.judge(page, "pipelock", None).is_some())
         };
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(true, true), (false, false), (false, false)]);
         page.plans[1].ready = ways_to_be_ready()[3].clone();
@@ -677,11 +698,11 @@ mod tests {
         // Who only asks whether it is ready goes by what shows.
         let mut seen = seen(&[("/run/old", 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
         page.plans[1].ready = None;
-        assert!(seen.judge(&page, "pipelock").is_some());
+        assert!(seen.judge(&page, "pipelock", None).is_some());
         seen.is_for_a_change = false;
-        assert_eq!(seen.judge(&page, "pipelock"), None);
+        assert_eq!(seen.judge(&page, "pipelock", None), None);
         seen.marks.insert(31, Mark::Start { daemon: "pipelock".to_owned(), generation: 1 });
-        assert!(seen.judge(&page, "pipelock").is_some());
+        assert!(seen.judge(&page, "pipelock", None).is_some());
     }
 
     #[test]
@@ -693,7 +714,7 @@ mod tests {
             let processes = [&OURS[..], &[(pid, 1, session)]].concat();
             let mut seen = seen(&[("127.0.0.1:8888", 5)], &processes, &[(5, pid)]);
             seen.marks.insert(pid, mark.clone());
-            assert!(seen.judge(&page, "pipelock").is_some(), "{pid}");
+            assert!(seen.judge(&page, "pipelock", None).is_some(), "{pid}");
         }
     }
 

@@ -95,8 +95,8 @@ impl<A: Asker> Hands for Inside<A> {
         Ok(probe::ready(page, daemon, Duration::from_millis(timeout_ms), &self.past))
     }
 
-    fn remember(&mut self, page: &Page) {
-        self.past.remember(page);
+    fn remember(&mut self, page: &Page, is_new: bool) {
+        self.past.remember(page, is_new);
     }
 
     fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall> {

@@ -171,8 +171,9 @@ pub trait Hands: Sized {
     fn page(&mut self) -> Tried<Page>;
     /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
-    /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
-    fn remember(&mut self, page: &Page);
+    /// Notes who runs and listens, before a restart with new content or with the old: a probe knows by it whom the restart should
+    /// have ended.
+    fn remember(&mut self, page: &Page, is_new: bool);
     /// What has begun to listen since the first such note, and is no daemon's.
     fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall>;
     /// Runs a checker. `go_on` is asked every few milliseconds.
@@ -766,7 +767,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let target = target(&page, self.order)?;
         let order = self.order;
         let proof = Proof::new(&page, &order.trigger, order.id.as_str(), target.clone());
-        self.hands.remember(&page);
+        self.hands.remember(&page, true);
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
         self.is_sent = order.is_sent_from_inside();
         if self.is_sent {
@@ -815,7 +816,7 @@ impl<'a, H: Hands> Change<'a, H> {
             self.restarts += 1;
             let id = format!("{}-{}", self.order.id, self.restarts);
             let proof = Proof::new(&page, &trigger, &id, target);
-            self.hands.remember(&page);
+            self.hands.remember(&page, false);
             self.hands.request(Some(&Request { id, verb: Verb::Restart, daemon: name.to_owned() }))?;
             tries += 1;
             match self.watch(proof, Some(deadline)) {
