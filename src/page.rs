@@ -69,7 +69,7 @@ fn open_pipe(init: i32, fd: i32, way: OFlag) -> io::Result<Option<File>> {
 
 /// Waits for the page of an init to change. What changes after this was made is told.
 pub struct Changes {
-    /// The pipe that init writes to, and what tells each time that it does; `None`: nothing tells.
+    /// What tells each time that init writes to the pipe, and the pipe; `None`: nothing tells.
     told: Option<(Epoll, File)>,
     woken: Instant,
 }
@@ -79,9 +79,14 @@ impl Changes {
     #[must_use]
     pub fn of(init: i32) -> Self {
         let told = || {
-            let pipe = open_pipe(init, CHANGES_FD, OFlag::O_RDONLY).ok()??;
+            let mut pipe = open_pipe(init, CHANGES_FD, OFlag::O_RDWR).ok()??;
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok()?;
             epoll.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).ok()?;
+            // Not every kernel tells of what is written to a pipe that isn't empty (Linux 5.5 to 5.13 doesn't).
+            for _ in 0..2 {
+                pipe.write_all(b"\n").ok()?;
+                epoll.wait(&mut [EpollEvent::empty()], PollTimeout::ZERO).ok().filter(|told| *told == 1)?;
+            }
             Some((epoll, pipe))
         };
         Self { told: told(), woken: Instant::now() }

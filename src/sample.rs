@@ -24,6 +24,7 @@ pub fn page() -> Page {
         sandbox: None,
         transaction: Some(serde_json::Value::Null),
         ready: None,
+        not_ready: None,
     };
     let plan = |ready| Plan {
         ready: Some(ready),

@@ -88,6 +88,8 @@ struct Process {
     started: u64,
     user: u32,
     group: u32,
+    /// Its main thread, or one that goes on if that has ended: then /proc shows neither descriptors nor an environment for it.
+    thread: i32,
     /// Another user's descriptors can't be seen.
     is_seen: bool,
     name: String,
@@ -434,7 +436,7 @@ fn mark_in(environment: &[u8]) -> Option<Mark> {
     Some(Mark::Start { daemon: value(DAEMON)?.to_owned(), generation: value(GENERATION)?.parse().ok()? })
 }
 
-/// What can be seen of these processes. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
+/// What can be seen of these processes, by the thread to look at. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
 /// does in a container. But `user` needs the right to become that user: as whom root looks again at what was refused.
 fn ask<T: Send>(
     processes: &BTreeMap<i32, Process>,
@@ -442,11 +444,10 @@ fn ask<T: Send>(
     look: impl Fn(i32) -> Option<T> + Sync,
 ) -> Vec<(i32, T)> {
     let (mut answers, mut refused) = (Vec::new(), Vec::new());
-    for pid in pids {
-        match (look(pid), processes.get(&pid)) {
-            (Some(answer), _) => answers.push((pid, answer)),
-            (None, Some(process)) => refused.push((pid, process)),
-            (None, None) => {}
+    for (pid, process) in pids.into_iter().filter_map(|pid| Some((pid, processes.get(&pid)?))) {
+        match look(process.thread) {
+            Some(answer) => answers.push((pid, answer)),
+            None => refused.push((pid, process)),
         }
     }
     if refused.is_empty() || !geteuid().is_root() {
@@ -455,7 +456,7 @@ fn ask<T: Send>(
     let look_as_its_user = |(pid, process): (i32, &Process)| {
         setfsgid(Gid::from_raw(process.group));
         setfsuid(Uid::from_raw(process.user));
-        Some((pid, look(pid)?))
+        Some((pid, look(process.thread)?))
     };
     // The two are a thread's own, so nothing has to be undone. If there can't be a thread, all stays refused.
     let look_again = || refused.into_iter().filter_map(look_as_its_user).collect::<Vec<_>>();
@@ -471,17 +472,30 @@ fn of(pid: i32, file: &str) -> PathBuf {
 fn process_of(pid: i32) -> Option<Process> {
     // The files in it are root's if the process has made itself undumpable, the directory isn't.
     let directory = fs::metadata(of(pid, "")).ok()?;
-    process(&read(&of(pid, "stat")), directory.uid(), directory.gid())
+    let stat = read(&of(pid, "stat"));
+    let thread = if has_ended(&stat) { other_thread(pid) } else { None };
+    Some(Process { thread: thread.unwrap_or(pid), ..process(&stat, directory.uid(), directory.gid())? })
+}
+
+fn has_ended(stat: &str) -> bool {
+    stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with(['Z', 'X']))
+}
+
+/// One that goes on of a process whose main thread has ended. A zombie has none.
+fn other_thread(pid: i32) -> Option<i32> {
+    let threads = fs::read_dir(of(pid, "task")).ok()?.flatten();
+    threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|id| !has_ended(&read(&of(*id, "stat"))))
 }
 
 /// `proc_pid_stat(5)`: `pid (name) state ppid pgrp session ...`; the name may hold anything.
 fn process(stat: &str, user: u32, group: u32) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(") ")?;
-    let (_, name) = head.split_once(" (")?;
+    let (pid, name) = head.split_once(" (")?;
     let mut words = tail.split_whitespace().skip(1);
     let (parent, session) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
     let started = words.nth(15)?.parse().ok()?;
-    Some(Process { parent, session, started, user, group, is_seen: false, name: name.to_owned() })
+    let thread = pid.parse().ok()?;
+    Some(Process { parent, session, started, user, group, thread, is_seen: false, name: name.to_owned() })
 }
 
 fn read(path: &Path) -> String {
@@ -517,6 +531,7 @@ mod tests {
                 started: 7,
                 user: 9,
                 group: 9,
+                thread: *pid,
                 is_seen: true,
                 name: "server".to_owned(),
             };
@@ -763,7 +778,8 @@ mod tests {
         let odd = "31 (a) b) (c) S 1 30 29 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99";
         let process_of = |stat| process(stat, 1000, 100);
         let name = "a) b) (c".to_owned();
-        let expected = Process { parent: 1, session: 29, started: 4711, user: 1000, group: 100, is_seen: false, name };
+        let expected =
+            Process { parent: 1, session: 29, started: 4711, user: 1000, group: 100, thread: 31, is_seen: false, name };
         assert_eq!(process_of(odd), Some(expected));
         let unix = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             ffff: 00000002 00000000 00010000 0001 01 4711 /run/my socket\n\

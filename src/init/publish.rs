@@ -71,6 +71,7 @@ pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
         sandbox: kernel.zip(spec.sandbox.as_ref()).map(|(kernel, sandbox)| kernel.shortfall(sandbox)),
         transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
         ready: None,
+        not_ready: None,
     }
 }
 

@@ -510,7 +510,7 @@ def cases():
              (says("live"), tell("kubelet brought"), same_file("agent-cm")), within=400),
         Case("by subPath: the old file stays, and is refused once kubelet has the new one", SWAPPED + VIA + " agent-sub", 1,
              (says("replaced or removed"), differs("agent-sub")), within=400),
-        Case("a pod of the page ends in much less than its grace", "kubectl -n agents delete pod agent-sub agent-cm", 0, (within(12),)),
+        Case("a pod of the page ends in much less than its grace", "kubectl -n agents delete pod --ignore-not-found agent-sub agent-cm", 0, (within(12),), (WHOLE,)),
         Case("an agent that is `sleep infinity` alone eats up the grace, and the bundle still ends by itself",
              "kubectl -n agents logs --follow late -c bundle > /tmp/log & kubectl -n agents delete pod late && wait $!; cat /tmp/log", 0,
              (says("forwarding SIGTERM"), takes(10)), (late,), moves=ANY),

@@ -1,5 +1,5 @@
-//! Checks JSON against the files of `schema/`, by as much of JSON Schema as these use. The crates that know all of it bring
-//! forty others with them. An unknown keyword fails, so that none is passed over in silence.
+//! Checks JSON against the files of `schema/`, by as much of JSON Schema as these use: the crates that know all of it bring many
+//! others with them. An unknown keyword fails, so that none is passed over in silence.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 #![allow(dead_code, reason = "not every test program needs all of it")]
