@@ -139,7 +139,7 @@ impl Past {
         self.looks.split_last().and_then(|(_, earlier)| earlier.get(self.before_new?))
     }
 
-    /// Why it can't be told that this daemon serves: another process holds a port.
+    /// Why it isn't certain that this daemon serves: another process holds a port.
     #[must_use]
     pub fn stranger(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let listeners = listeners();
@@ -183,7 +183,7 @@ impl Seen {
         answers.or_else(|| self.suspect(page, now, probed.is_some(), |listener| !is_as_it_was(listener)))
     }
 
-    /// Who is no daemon's, and may be what is left of an earlier process of this one.
+    /// A process that belongs to no daemon, and may be a leftover of an earlier process of this one.
     fn suspect(
         &self,
         page: &Page,
@@ -194,11 +194,11 @@ impl Seen {
         // Nothing is left of earlier processes if there were none. Without a change it does little harm that one isn't known.
         let in_doubt = self.is_for_a_change && daemon.generation > 1;
         let is_suspect = |listener: &Listener, pid: i32| {
-            // If the address is known, so is who answers there.
+            // If the address is known, so is the process that answers there.
             let is_unknown_server = !is_probed && listener.tcp().is_some();
             match self.mark(page, pid) {
                 Some(Mark::Start { daemon: of, generation }) if *of == daemon.name => {
-                    // Of a tcp or http probe it is known who answered: an agent of an earlier start keeps nobody waiting for that.
+                    // With a tcp or http probe it is known which process answered, so an agent of an earlier start doesn't matter then.
                     let counts = self.is_for_a_change || !is_probed;
                     counts && *generation != daemon.generation || is_unknown_server
                 }
@@ -214,8 +214,8 @@ impl Seen {
         self.listeners.iter().filter(among).find_map(|l| holder(l).map(|pid| self.held(page, l, pid)))
     }
 
-    /// Whether a process that was the daemon's own before its restart, `then`, still listens now; or whoever it is that
-    /// has listened on its address since before that, unseen.
+    /// Whether a process that was the daemon's own before its restart, at `then`, still listens now, or an unseen process has
+    /// listened on its address since before the restart.
     fn left_over(&self, page: &Page, daemon: &str, was: &Page, then: &Self) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let now = now.pid;
@@ -280,7 +280,7 @@ impl Seen {
         self.line(pid).map(|(_, process)| process.session).find(|session| sessions.contains(&Some(*session)))
     }
 
-    /// Whether it descends from init: who was executed from outside does not.
+    /// Whether it descends from init. A process that was executed from outside doesn't.
     fn is_inits(&self, pid: i32) -> bool {
         self.line(pid).any(|(_, process)| process.parent == 1)
     }
@@ -292,14 +292,14 @@ impl Seen {
         std::iter::successors(get(pid), next).take(MAX_DEPTH)
     }
 
-    /// The mark that it has, or else who started it. One of a daemon that this table doesn't have says nothing.
+    /// Its mark, or else that of the process that started it. One of a daemon that this table doesn't have says nothing.
     fn mark(&self, page: &Page, pid: i32) -> Option<&Mark> {
         let has = |name: &str| page.status.selected.iter().chain(&page.status.unselected).any(|daemon| daemon == name);
         let says = |mark: &&Mark| if let Mark::Start { daemon, .. } = mark { has(daemon) } else { true };
         self.line(pid).filter_map(|(pid, _)| self.marks.get(&pid)).find(says)
     }
 
-    /// Reads the marks that tell whose a process is that is left.
+    /// Reads the marks that show whose leftover a process is.
     fn with_marks(mut self, page: &Page, is_for_a_change: bool) -> Self {
         self.is_for_a_change = is_for_a_change;
         let holders: BTreeSet<i32> = self.holders.values().flatten().copied().collect();
@@ -397,7 +397,7 @@ fn look(listeners: Vec<Listener>) -> Seen {
     let inodes: BTreeSet<u64> = listeners.iter().map(|listener| listener.inode).collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    // Who vanishes meanwhile is skipped.
+    // A process that ends meanwhile is skipped.
     let mut processes: BTreeMap<i32, Process> = pids.filter_map(|pid| Some((pid, process_of(pid)?))).collect();
     let all: Vec<i32> = processes.keys().copied().collect();
     let mut holders: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
@@ -695,7 +695,7 @@ mod tests {
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, false); 3]);
         page.status.daemons[1].generation = 2;
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, true); 3]);
-        // Who only asks whether it is ready goes by what shows.
+        // A mere question whether it is ready goes by what shows.
         let mut seen = seen(&[("/run/old", 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
         page.plans[1].ready = None;
         assert!(seen.judge(&page, "pipelock", None).is_some());

@@ -37,7 +37,7 @@ pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Resul
     past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 
-/// The same in init's own words, for whoever waits for that daemon. init kills the caller's group when the caller has ended.
+/// The same in init's own words, for the daemons that wait for that one. init kills the caller's group when the caller has ended.
 ///
 /// # Errors
 /// Why it isn't ready, for example "connection refused on 127.0.0.1:8888".

@@ -171,8 +171,8 @@ pub trait Hands: Sized {
     fn page(&mut self) -> Tried<Page>;
     /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
-    /// Notes who runs and listens, before a restart with new content or with the old: a probe knows by it whom the restart should
-    /// have ended.
+    /// Notes which processes run and listen before a restart (`is_new`: with the new content), so that a probe knows which ones the
+    /// restart should have ended.
     fn remember(&mut self, page: &Page, is_new: bool);
     /// What has begun to listen since the first such note, and is no daemon's.
     fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall>;
@@ -216,7 +216,7 @@ pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Tried<End> {
 /// The simulation's helper was killed.
 pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Tried<Option<RecordedOutcome>> {
     let outcome = Change::new(hands, order).outcome_on_record();
-    // If that can't be told, whoever holds the lock may yet decide.
+    // If that is unknown, the holder of the lock may yet decide.
     Ok(unless_killed(outcome)?.unwrap_or(Some(RecordedOutcome::Interrupted)))
 }
 
@@ -363,7 +363,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hold(0)
     }
 
-    /// Writes into the lock who holds it, and until when at most.
+    /// Writes into the lock who holds it, and for how long at most.
     fn hold(&mut self, grace_ms: u64) -> Tried<()> {
         let (by, since) = (self.order.by.clone(), self.order.at.clone());
         let until_ms = self.until_ms(grace_ms);
@@ -465,7 +465,7 @@ impl<'a, H: Hands> Change<'a, H> {
         record.outcome = outcome;
         self.hands.log(&Line {
             daemon: name,
-            // Who recovers another's change did not make it.
+            // The recovery of somebody else's change isn't a change of its own.
             by: &record.by,
             outcome: match outcome {
                 RecordedOutcome::Down => Outcome::Down,
@@ -727,7 +727,7 @@ impl<'a, H: Hands> Change<'a, H> {
         record.live_in = None;
         let restored = match unless_killed(recovery::put_back(files, record, Theirs::Aside))? {
             Ok(restored) => restored,
-            // The record stays `interrupted`: whoever comes next tries once more.
+            // The record stays `interrupted`, so the next recovery tries once more.
             Err(back) => return Ok(Ended::down(why, back)),
         };
         let why = if restored.was_theirs { Reason::file(files.path(), FileFault::Changed) } else { why };
@@ -922,7 +922,7 @@ enum Prepared {
 /// How long to wait for another page.
 fn wait_ms(due: Option<u64>, now: u64, deadline: u64) -> u16 {
     let until = due.map_or(RARE_POLL_INTERVAL, |due| due.saturating_sub(now).clamp(POLL_INTERVAL, RARE_POLL_INTERVAL));
-    // At least one, so that whoever waits doesn't spin.
+    // At least one, so that a wait doesn't spin.
     u16::try_from(until.min(deadline.saturating_sub(now)).max(1)).unwrap_or(u16::MAX)
 }
 

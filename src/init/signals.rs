@@ -141,7 +141,7 @@ impl Signals {
         for Pending { number, code, pid } in more.into_iter().chain(self.taken.take()).chain(read) {
             if number == libc::SIGCHLD {
                 self.a_child_ended = true;
-                // Whoever sends one can only name another pid.
+                // A forged one can do no more than name another pid.
                 self.told_of = Some(pid);
             } else {
                 others.push(Caught { number, sender: Sender::of(code, pid) });
