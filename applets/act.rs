@@ -146,8 +146,11 @@ fn plan(verb: Result<Verb, String>, options: &Options) -> Result<Plan, Reason> {
         return Err(usage("no daemon named".to_owned()));
     }
     let page = page::read_when_up().map_err(|error| {
-        let words = Printable::new(&error);
-        if page::may_look() { Reason::NotInit { error: words } } else { Reason::MayNotAct { words } }
+        if page::may_look() {
+            Reason::NotInit { error: Printable::new(&error) }
+        } else {
+            Reason::MayNotAct { words: Printable::new("it may not look at PID 1") }
+        }
     })?;
     let known = || page.status.unselected.iter().chain(&page.status.selected);
     if let Some(name) = options.names.iter().find(|name| known().all(|known| known != *name)) {

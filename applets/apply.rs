@@ -30,11 +30,12 @@ pub const PROMISE: &str = "
 Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and has stayed ready
 for its settling time, or the running process took the signal and stayed up. No other daemon is touched.
 With --file, the daemon's own checker first checks the new content inside the bundle. The new content then replaces
-the old, and is taken back if it isn't proven. With any other exit code but 5, content and daemon are as they were.
-Without --file, the file is checked where it lies before anything is sent.
+the old, and is rolled back if it isn't proven. With any other exit code but 5, content and daemon are as they were.
+Without --file, the file that is in place is checked before anything is sent.
 If a daemon can't say whether it obeyed a forwarded signal, the outcome is `delivered` (exit 0), and the line says so.
 With --signal-only, exit 0 means that docker took the signal, or with --daemon that init has the request.
-The first Ctrl-C asks for the old content back and waits for it. The second leaves, and the bundle recovers by itself.
+The first Ctrl-C asks for the old content back and waits for it. The second exits at once, and the bundle
+recovers by itself.
 What an outcome means, and what to do: sidecar --explain OUTCOME.
 
 Exit codes (several bundles: the highest):
@@ -43,7 +44,7 @@ Exit codes (several bundles: the highest):
   2  usage
   3  bundle or docker unreachable: docker not installed or no answer, no such container, not running, paused
   4  not a sidecar bundle; nothing was sent
-  5  neither the new content nor the old comes up, or it can't be told: manual action needed
+  5  neither the new content nor the old comes up, or apply can't tell: manual action needed
 
 Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). It isn't used with --via kubectl.
 ";
@@ -151,7 +152,7 @@ macro_rules! applet {
 }
 options!(applet
     General,
-    "Make a change live in running bundles, by a restart of one daemon or by a signal that has a rule there, and check that it is live.",
+    "Make a change live in running bundles, by restarting one daemon or by a signal that their table has a rule for, and check that it is live.",
     [
         /// the signal to send: HUP, USR1, USR2, WINCH or RTMIN+N; the bundle's table must have a rule for it
         #[argh(option)]
@@ -215,7 +216,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<Options, Early>) -
     stop::watch();
     docker::raise_limit();
     let Ok(mut show) = Show::start(asked.clone(), options.json) else {
-        let words = Printable::new("the machine allows no further thread");
+        let words = Printable::new("the machine allows no more threads");
         return refuse(&asked, options.json, Reason::CallFailed { call: Printable::new("inspect"), words });
     };
     let together = options.rollback_all;
@@ -304,23 +305,26 @@ fn fault(options: &Options) -> Option<String> {
         ),
         no(selector.iter().any(|selector| selector.trim().is_empty()), "-l needs a selector"),
         no(ways == 0, &format!("no bundle named; give {a_bundle} or --all")),
-        no(ways > 1, "give bundles' names, --label (-l) or --all, only one of these"),
+        no(ways > 1, "give bundles' names, --label (-l) or --all, but only one of the three"),
         odd("--label ", label.iter().find(|label| !is_label(label)), "isn't KEY=VALUE"),
         odd("--context ", context.iter().find(|name| !is_context(name)), "is a name that no context can have"),
         odd("", bundles.iter().find(|name| !is_possible_name(name)), "is a name that no container can have"),
         no(options.parallel == 0 || options.canary == Some(0), "--parallel and --canary are at least 1"),
         no(
             options.rollback_all && (options.file.is_none() || options.dry_run),
-            "--rollback-all needs --file, and no --dry-run: there is nothing else to go back to",
+            "--rollback-all needs --file, without --dry-run: otherwise there is nothing to roll back",
         ),
         no(
             options.canary.is_some() && (options.signal_only || options.dry_run),
-            "--canary needs a proof: give it without --signal-only and --dry-run",
+            "--canary can't be used with --signal-only or --dry-run, which prove nothing",
         ),
         no(options.show_content && !options.dry_run, "--show-content needs --dry-run"),
         no(options.dry_run && options.file.is_none(), "--dry-run needs --file"),
         no(options.force && options.file.is_none(), "--force needs --file"),
-        no(options.signal_only && options.file.is_some(), "--signal-only sends no content: give that or --file"),
+        no(
+            options.signal_only && options.file.is_some(),
+            "--signal-only sends no content, so it can't be used with --file",
+        ),
     ];
     rules.into_iter().flatten().next()
 }
@@ -329,7 +333,7 @@ fn fault(options: &Options) -> Option<String> {
 pub fn timeout(given: &str) -> Result<Duration, String> {
     let timeout = parse_duration(given).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
     timeout.ok_or_else(|| {
-        format!("--timeout {given:?} is no time to wait; give a whole number and ms, s or m, from 1ms to 1440m")
+        format!("--timeout {given:?} is not a duration; write a whole number and ms, s or m, from 1ms to 1440m")
     })
 }
 

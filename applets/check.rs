@@ -51,7 +51,7 @@ pub fn run(args: &[String]) -> ExitCode {
     if options.here && !inside::HERE {
         return out::usage(
             "check",
-            "--here is for inside a bundle, which is Linux; leave it out to check the table alone",
+            "--here works only inside a bundle, on Linux; leave it out to check the table alone",
         );
     }
     let named = match (options.config, options.file) {

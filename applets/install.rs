@@ -35,7 +35,9 @@ fn install(directory: &Path, names: impl Iterator<Item = &'static str>) -> Resul
         std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}; no link was made"))?;
     if !program.exists() {
         let program = program.display();
-        return Err(format!("{program}, to be linked to, is gone; no link was made; run the installed one"));
+        return Err(format!(
+            "{program}, which the links would point to, is gone; no link was made; run the installed one"
+        ));
     }
     if !directory.is_dir() {
         return Err(format!("{} is not a directory; no link was made; create it first", directory.display()));

@@ -8,42 +8,42 @@ use crate::{Applet, Run, out};
 
 pub const HERE: bool = false;
 pub const INIT: Run = Run::Blocked(|_, _| {
-    out::error("init: it is PID 1 of a bundle, inside its Linux container; this build has the host's applets alone");
+    out::error("init: runs only as PID 1 of a bundle, in its Linux container; this build has only the host's applets");
     ExitCode::from(2)
 });
 pub const RUN_AS: Run = Run::Blocked(|_, _| {
     out::error(
-        "run-as: it is for inside a bundle (docker exec BUNDLE /proc/1/exe run-as); this build has the host's applets alone",
+        "run-as: runs only inside a bundle (docker exec BUNDLE /proc/1/exe run-as); this build has only the host's applets",
     );
     ExitCode::from(4)
 });
 pub const RESTART: Run = Run::Plain(|_| {
     out::error(
-        "restart: it is for inside a bundle (docker exec BUNDLE /proc/1/exe restart); this build has the host's applets alone",
+        "restart: runs only inside a bundle (docker exec BUNDLE /proc/1/exe restart); this build has only the host's applets",
     );
     ExitCode::from(4)
 });
 pub const STOP: Run = Run::Plain(|_| {
     out::error(
-        "stop: it is for inside a bundle (docker exec BUNDLE /proc/1/exe stop); this build has the host's applets alone",
+        "stop: runs only inside a bundle (docker exec BUNDLE /proc/1/exe stop); this build has only the host's applets",
     );
     ExitCode::from(4)
 });
 pub const START: Run = Run::Plain(|_| {
     out::error(
-        "start: it is for inside a bundle (docker exec BUNDLE /proc/1/exe start); this build has the host's applets alone",
+        "start: runs only inside a bundle (docker exec BUNDLE /proc/1/exe start); this build has only the host's applets",
     );
     ExitCode::from(4)
 });
 pub const SIGNAL: Run = Run::Plain(|_| {
     out::error(
-        "signal: it is for inside a bundle (docker exec BUNDLE /proc/1/exe signal); this build has the host's applets alone",
+        "signal: runs only inside a bundle (docker exec BUNDLE /proc/1/exe signal); this build has only the host's applets",
     );
     ExitCode::from(4)
 });
 pub const STATUS: Run = Run::Plain(|_| {
     out::error(
-        "status: it is for inside a bundle (docker exec BUNDLE /proc/1/exe status); this build has the host's applets alone",
+        "status: runs only inside a bundle (docker exec BUNDLE /proc/1/exe status); this build has only the host's applets",
     );
     ExitCode::from(4)
 });

@@ -30,7 +30,7 @@ impl Show {
     /// Nothing yet.
     ///
     /// # Errors
-    /// The machine allows no further thread.
+    /// The machine allows no more threads.
     pub fn start(asked: Asked, json: bool) -> io::Result<Self> {
         let (sender, told) = mpsc::channel();
         let (done, written) = mpsc::channel();
@@ -64,7 +64,7 @@ impl Show {
                 Ok(written) => return (self.exit, written),
                 Err(RecvTimeoutError::Timeout) if stop::count() < 2 => {}
                 Err(RecvTimeoutError::Timeout) if left.get_or_insert_with(Instant::now).elapsed() < TO_WRITE => {}
-                Err(_) => return (self.exit, Err(io::Error::other("its reader took nothing"))),
+                Err(_) => return (self.exit, Err(io::Error::other("nothing reads it"))),
             }
         }
     }

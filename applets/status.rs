@@ -60,8 +60,9 @@ pub fn run(args: &[String]) -> ExitCode {
         }
     }
     if let Some(ready) = ready {
-        for (daemon, ready) in status.daemons.iter_mut().zip(ready) {
-            daemon.ready = ready;
+        for ((daemon, plan), ready) in status.daemons.iter_mut().zip(&plans).zip(ready) {
+            daemon.ready = (!plan.is_oneshot).then_some(matches!(ready, Some(Ok(()))));
+            daemon.not_ready = ready.and_then(Result::err).map(|why| why.to_string());
         }
     }
     let well = status.daemons.iter().zip(&plans).all(|(daemon, plan)| is_well(daemon, plan));
@@ -117,12 +118,15 @@ fn table(status: &Status) -> String {
     if signals.len() > 1 {
         text = text + "\n" + &columns(&signals);
     }
-    if status.daemons.iter().any(|d| !d.waiting_for.is_empty()) {
+    if status.daemons.iter().any(|d| !d.waiting_for.is_empty() || d.not_ready.is_some()) {
         text.push('\n');
     }
     for d in &status.daemons {
         for for_whom in &d.waiting_for {
             let _ = writeln!(text, "{} waits for {}: {}", d.name, for_whom.daemon, for_whom.why);
+        }
+        if let Some(why) = &d.not_ready {
+            let _ = writeln!(text, "{} isn't ready: {why}", d.name);
         }
     }
     for d in &status.daemons {
@@ -235,7 +239,8 @@ mod tests {
                            "USR1":{"restart":"b","last":{"seq":2,"outcome":"restarted","age_ms":1240}}},
                 "daemons":[
                  {"name":"a","state":"running","pid":17,"generation":2,"restarts":1,"uptime_ms":1234,
-                  "last_exit":{"code":0,"signal":null,"by_init":true},"ready":true,
+                  "last_exit":{"code":0,"signal":null,"by_init":true},"ready":false,
+                  "not_ready":"HTTP 503 from http://127.0.0.1:90/",
                   "transaction":{"outcome":"live","by":"me@here","at":"2026-11-24T10:00:00Z"}},
                  {"name":"b","state":"exited","pid":null,"generation":1,"restarts":0,"uptime_ms":null,
                   "last_exit":{"code":null,"signal":9,"by_init":false},
@@ -250,7 +255,7 @@ mod tests {
         let expected = "sidecar 1.0.0, pid 1: running
 
 DAEMON  STATE           PID  GENERATION  RESTARTS  REVIVALS  UP  READY  LAST EXIT
-a       running         17   2           1         0         1s  yes    code 0, asked to
+a       running         17   2           1         0         1s  no     code 0, asked to
 b       exited          -    1           0         0         -   -      signal 9
 d       backoff, in 3s  -    5           0         4         -   -      code 1
 e       waiting         -    0           0         0         -   -      -
@@ -259,6 +264,7 @@ SIGNAL  ACTION        LAST
 HUP     forward to a  -
 USR1    restart b     restarted 1s ago (no. 2)
 
+a isn't ready: HTTP 503 from http://127.0.0.1:90/
 e waits for d: its process has ended
 e waits for b: connection refused on 127.0.0.1:80
 

@@ -17,20 +17,20 @@ class Scenario:
 
 
 SCENARIOS = [
-    Scenario("start4", "exec of init to the fourth daemon runs", "us"),
+    Scenario("start4", "from exec of init until the fourth daemon runs", "us"),
     Scenario("start4-cpu", "the same, CPU", "us"),
     Scenario("start1", "one daemon", "us"),
-    Scenario("restart", "restart: signal to the new process runs", "us"),
+    Scenario("restart", "restart: from the signal until the new process runs", "us"),
     Scenario("restart400", "the same, among 400 daemons", "us"),
-    Scenario("shutdown", "shutdown: TERM to all are gone", "us"),
+    Scenario("shutdown", "shutdown: from TERM until all are gone", "us"),
     Scenario("dirty", "memory idle, 4 daemons: private dirty", "KiB", by_floor=False),
-    Scenario("growth", "growth a daemon, to 400", "KiB", by_floor=False),
-    Scenario("idle", "idle for a minute: context switches", "", by_floor=False),
-    Scenario("idle-cpu", "idle for a minute: CPU", "us", by_floor=False),
-    Scenario("relay", "log relay: CPU of 80 MB in 100-byte lines", "us"),
-    Scenario("orphans-cpu", "orphans: CPU each", "us"),
-    Scenario("start400", "400 daemons run", "us"),
-    Scenario("sandbox", "a restart with the built-in table's sandboxes: more than without", "us", by_floor=False),
+    Scenario("growth", "growth per daemon, up to 400", "KiB", by_floor=False),
+    Scenario("idle", "a minute of idling: context switches", "", by_floor=False),
+    Scenario("idle-cpu", "a minute of idling: CPU", "us", by_floor=False),
+    Scenario("relay", "log relay: CPU for 80 MB of 100-byte lines", "us"),
+    Scenario("orphans-cpu", "orphans: CPU per orphan", "us"),
+    Scenario("start400", "until 400 daemons run", "us"),
+    Scenario("sandbox", "a restart with the built-in table's sandboxes: time added", "us", by_floor=False),
     Scenario("size", "static binary, stripped", "KiB", by_floor=False),
 ]
 #: What sidecar must not exceed.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by scripts/test and scripts/demo, which stand at the root of the repository: an Engine (ensure_engine) and
+# Sourced by scripts/test and scripts/demo, which run in the root of the repository: an Engine (ensure_engine) and
 # the images on it (ensure_images).
 
 # What both scripts need of Debian, as COMMAND:PACKAGE. `cc` links Rust programs, strace watches init in a test, python3

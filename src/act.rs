@@ -18,7 +18,7 @@ use crate::request::{KEPT, Request, Verb};
 use crate::status::{self, InitState, Page, RequestOutcome};
 use crate::text::Printable;
 
-/// How often it is looked whether whoever asked has left, in milliseconds.
+/// How often to check whether the caller has gone, in milliseconds.
 const POLL_INTERVAL: u16 = 50;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -32,7 +32,7 @@ pub struct Act {
     pub by: Printable,
     /// How long to wait: for the lock, then for the end.
     pub timeout: Duration,
-    /// Whether whoever asked doesn't want to wait any longer.
+    /// Whether the caller doesn't want to wait any longer.
     pub is_left: fn() -> bool,
 }
 
@@ -130,7 +130,7 @@ fn judged(ended: Ended, is_down: bool) -> Ended {
     }
 }
 
-/// Whoever asked, at the same terminal.
+/// The caller, at the same terminal.
 struct Person {
     is_left: fn() -> bool,
     target: Option<Target>,

@@ -1,4 +1,4 @@
-//! What PID 1 holds for others at fixed descriptors: reads its status page, and tells whether it is one; writes requests to it.
+//! What PID 1 keeps at fixed descriptors for other processes: reads the status page, checks that it is one, and writes requests.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

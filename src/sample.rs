@@ -1,4 +1,4 @@
-//! A page for tests: egress and pipelock run, HUP and USR1 are wired as in the built-in table.
+//! A page for tests: egress and pipelock run, HUP and USR1 have the rules of the built-in table.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,7 @@ pub fn page() -> Page {
         sandbox: None,
         transaction: Some(serde_json::Value::Null),
         ready: None,
+        not_ready: None,
     };
     let plan = |ready| Plan {
         ready: Some(ready),

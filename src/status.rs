@@ -232,6 +232,9 @@ pub struct Daemon {
     /// With `--ready`: whether its probe succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
+    /// With `--ready`: why not, if it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<String>,
 }
 
 /// The public document, as `status --json` prints it.

@@ -1,4 +1,4 @@
-//! Words that strangers wrote, made fit for a terminal.
+//! Text from outside, made safe for a terminal.
 
 use std::fmt;
 

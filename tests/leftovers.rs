@@ -206,11 +206,13 @@ fn changes(ready: &str, leftover: Leftover, restarts: usize) -> Vec<(String, Opt
 }
 
 fn no_leftover_makes_a_change_live(ready: &str) {
-    let rounds = std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2);
+    let rounds = std::env::var("SIDECAR_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
     let tries: Vec<_> = std::thread::scope(|scope| {
         // Every second bundle's daemons have been restarted before.
-        let round =
-            move |leftover| (0..rounds).flat_map(|round| changes(ready, leftover, round % 2 * 2)).collect::<Vec<_>>();
+        let restarts = move |round: usize, leftover: Leftover| (round + leftover as usize + ready.len()) % 2 * 2;
+        let round = move |leftover| {
+            (0..rounds).flat_map(|round| changes(ready, leftover, restarts(round, leftover))).collect::<Vec<_>>()
+        };
         let of = |leftover| scope.spawn(move || round(leftover));
         LEFTOVERS.map(of).into_iter().flat_map(|tries| tries.join().unwrap()).collect()
     });

@@ -550,7 +550,7 @@ fn what_can_not_be_replaced_is_found_out_before_anything_is_touched() {
     let bundle = Bundle::start();
     let rules = bundle.dir.join("conf/rules");
     fs::rename(&rules, bundle.dir.join("conf/elsewhere")).unwrap();
-    is(&bundle.allowlist("new", &[]), "refused", 1, "isn't there");
+    is(&bundle.allowlist("new", &[]), "refused", 1, "doesn't exist");
     symlink("elsewhere", &rules).unwrap();
     is(&bundle.allowlist("new", &[]), "refused", 1, "symlink");
     assert_eq!(bundle.read("conf/elsewhere"), "old");
@@ -1017,7 +1017,7 @@ fn a_record_that_can_not_be_read_stops_the_change_and_loses_nothing() {
     interrupted(&bundle);
     // The record is the first file that it can't open any more.
     let mut command = bundle.command(&["apply-allowlist", "--file=-"]);
-    let mut host = command.env("LIMITED", "prlimit --nofile=6").spawn().unwrap();
+    let mut host = command.env("LIMITED", "prlimit --nofile=8").spawn().unwrap();
     host.stdin.take().unwrap().write_all(b"new").unwrap();
     is(&ended(host), "refused", 1, ".rules.sidecar: ");
     assert_eq!((bundle.read("conf/rules"), bundle.read("conf/.sidecar-old.rules")), ("unready".into(), "old".into()));
@@ -1113,6 +1113,28 @@ fn a_rollback_puts_the_original_file_itself_back() {
     is(&bundle.allowlist("new", &[]), "live", 0, "");
     assert_eq!((attribute(), bundle.read("link")), (owner, "old".to_owned()));
     bundle.serves("new");
+}
+
+#[test]
+fn an_agent_from_before_the_change_makes_no_way_back_fail() {
+    // As ssh-agent does: a session of its own, and a unix socket.
+    let agent = r#"
+[ -e DIR/agent ] || setsid --fork python3 -c '
+import socket, time
+server = socket.socket(socket.AF_UNIX)
+server.bind("DIR/agent")
+server.listen()
+open("DIR/agents", "w").write("up")
+time.sleep(1000)
+' < /dev/null > /dev/null 2>&1
+rules="#;
+    let bundle = Bundle::with(|table| table.replacen("\nrules=", agent, 1));
+    bundle.wait_until("the agent is up", || !bundle.read("agents").is_empty());
+    for _ in 0..2 {
+        is(&bundle.allowlist("new", &["--timeout=2s"]), "rolled-back", 1, "agent is held by pid");
+        bundle.serves("old");
+        assert_eq!((bundle.left().len(), &bundle.daemon(0)["transaction"]["outcome"]), (0, &"rolled-back".into()));
+    }
 }
 
 #[test]
@@ -1272,16 +1294,20 @@ fn a_port_that_an_old_process_holds_proves_nothing() {
     let error = report["error"].as_str().unwrap_or_default();
     assert!(error.contains(&format!("port {port} is held by pid ")) && error.contains("(python3)"), "{report}");
     assert_ne!(report["outcome"], "live");
-    assert_eq!(bundle.sidecar(&["status", "--ready", "--json"])["daemons"][0]["ready"], false);
+    let status = bundle.sidecar(&["status", "--ready", "--json"]);
+    let alpha = &status["daemons"][0];
+    let why = alpha["not_ready"].as_str().unwrap_or_default();
+    assert!(alpha["ready"] == false && why.starts_with(&format!("port {port} is held by pid ")), "{status}");
 }
 
 #[test]
 fn a_port_held_before_the_restart_by_somebody_unseen_proves_nothing() {
     needs!(Root);
-    // As in docker, root may not look at another user's descriptors, and init has adopted the server.
+    // As in docker, root may not trace: nobody sees the descriptors of a server that makes itself undumpable. init has adopted it.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let undumpable = format!("syscall({}, {}, 0, 0, 0)", nix::libc::SYS_prctl, nix::libc::PR_SET_DUMPABLE);
     let server = format!(
-        "use IO::Socket; $s = IO::Socket::INET->new(LocalAddr => \"127.0.0.1:{port}\", Listen => 9, ReuseAddr => 1) or die $!; $s->accept while 1"
+        "{undumpable}; use IO::Socket; $s = IO::Socket::INET->new(LocalAddr => \"127.0.0.1:{port}\", Listen => 9, ReuseAddr => 1) or die $!; $s->accept while 1"
     );
     let start = "setsid sh -c \"echo \\$\\$ > DIR/parent; setpriv --reuid=1000 --clear-groups perl DIR/server & wait\" & \
                  while :; do sleep 1; done";

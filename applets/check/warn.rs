@@ -223,7 +223,8 @@ fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
         && longest.grace > daemon.grace
     {
         warnings.push(format!(
-            "in a shutdown {name:?} may end before {:?}, which depends on it: its grace is {}, the other's {}",
+            "in a shutdown {name:?} may end before {:?}, which depends on it: its grace is {}, the other's {}; make that shorter, \
+             or the first longer",
             longest.name,
             time(daemon.grace),
             time(longest.grace)
@@ -496,7 +497,8 @@ mod tests {
     fn a_dependency_with_less_time_to_stop_than_a_dependent_is_warned_of() {
         assert_eq!(
             depended_on("ready={notify=true}\ngrace='3s'"),
-            ["in a shutdown \"a\" may end before \"c\", which depends on it: its grace is 3s, the other's 8s"]
+            ["in a shutdown \"a\" may end before \"c\", which depends on it: its grace is 3s, the other's 8s; make \
+              that shorter, or the first longer"]
         );
         assert!(depended_on("ready={notify=true}\ngrace='9s'").is_empty());
     }

@@ -1,17 +1,19 @@
-//! Who holds the sockets that listen: an answer on a daemon's port proves nothing if another process gave it.
+//! Which processes hold the listening sockets: an answer on a daemon's port proves nothing if another process gave it.
 //!
-//! A daemon's own are the processes of its session, and those that they started. What can't be seen counts as nobody's.
+//! A daemon's own processes are those of its session, and those that they started. A socket whose holder can't be seen counts as
+//! nobody's.
 //!
-//! Who outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is known in two ways:
-//! - Who ran and listened before a restart is remembered, for as long as the change lasts.
-//! - [`Mark`]: init writes a daemon's name and generation into the environment of its process, and fork and exec pass it on. So a
-//!   leftover of a start long ago is told from what belongs to another daemon, or to the process that runs now. Whose environment was
-//!   cleared (`env -i`, `su -`) may still have the stdout or stderr of that start, to which init doesn't listen any more.
+//! A process that has outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is recognized in
+//! two ways:
+//! - The processes that ran and listened before a restart are remembered for as long as the change lasts.
+//! - [`Mark`]: init writes a daemon's name and generation into the environment of its process, and fork and exec pass them on. That
+//!   tells a leftover of a start long ago from the processes of other daemons, and from those of the current start. A process whose
+//!   environment was cleared (`env -i`, `su -`) may still have the stdout or stderr of its start, which init no longer reads.
 //!
-//! A mark accuses a stray or clears it. It makes no process a daemon's own, since anybody can execute itself with a
-//! mark of its choice: an old process that does so on purpose to look like the current one, or like another daemon's, is
-//! taken for that unless it holds an address that is probed. That is a daemon attacking its own change. A sandbox with
-//! `sessions = false` leaves none of its processes alive.
+//! A mark can incriminate a leftover or clear it. It never makes a process a daemon's own, since any process can execute itself with
+//! a forged mark. If an old process does that to look like the current one, or like another daemon's, it is believed unless it holds
+//! an address that is probed. That is a daemon attacking its own change; a sandbox with `sessions = false` leaves none of its
+//! processes alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -33,9 +35,9 @@ use crate::text::Printable;
 const MAX_TABLE: u64 = 4 << 20;
 /// The most that the kernel takes as arguments and environment of one process: execve(2).
 const MAX_ENVIRONMENT: u64 = 6 << 20;
-/// As many descriptors of one process are looked at.
+/// How many descriptors of one process are looked at.
 const MAX_FDS: usize = 1 << 16;
-/// As far up are ancestors looked for.
+/// How far up ancestors are looked for.
 const MAX_DEPTH: usize = 64;
 
 /// A socket to which anybody can send: one that listens, or one for datagrams that has an address (and, by UDP, isn't
@@ -86,15 +88,17 @@ struct Process {
     started: u64,
     user: u32,
     group: u32,
+    /// Its main thread, or one that goes on if that has ended: then /proc shows neither descriptors nor an environment for it.
+    thread: i32,
     /// Another user's descriptors can't be seen.
     is_seen: bool,
     name: String,
 }
 
-/// What shows from which start a process is.
+/// What shows which start a process is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mark {
-    /// Its environment, or that of who started it.
+    /// Its environment, or that of the process that started it.
     Start { daemon: String, generation: u64 },
     /// It prints into a pipe that init has let go of, as it does when a daemon is started for the second time after.
     Past,
@@ -109,36 +113,49 @@ struct Seen {
     holders: BTreeMap<u64, BTreeSet<i32>>,
     /// Of the processes that are left and hold one of them, and of their ancestors.
     marks: BTreeMap<i32, Mark>,
-    /// Whether a change is to be proven: then who doesn't show whose it is counts as an old process.
+    /// Whether a change is to be proven. Then a process that doesn't show which start it is of counts as an old one.
     is_for_a_change: bool,
 }
 
 /// What was seen before each restart of one change.
 #[derive(Debug, Default)]
-pub struct Past(Vec<(Page, Seen)>);
+pub struct Past {
+    looks: Vec<(Page, Seen)>,
+    /// Which of them came before the new content was tried.
+    before_new: Option<usize>,
+}
 
 impl Past {
-    /// Looks around before a daemon is restarted.
-    pub fn remember(&mut self, page: &Page) {
-        self.0.push((page.clone(), look(listeners())));
+    /// Looks around before a daemon is restarted, with new content or with the old.
+    pub fn remember(&mut self, page: &Page, is_new: bool) {
+        if is_new {
+            self.before_new = Some(self.looks.len());
+        }
+        self.looks.push((page.clone(), look(listeners())));
     }
 
-    /// Why it can't be told that this daemon serves: another process holds a port.
+    /// On a way back: what was seen before the change.
+    fn before(&self) -> Option<&(Page, Seen)> {
+        self.looks.split_last().and_then(|(_, earlier)| earlier.get(self.before_new?))
+    }
+
+    /// Why it isn't certain that this daemon serves: another process holds a port.
     #[must_use]
     pub fn stranger(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let listeners = listeners();
         if listeners.is_empty() {
             return None;
         }
-        let now = look(listeners).with_marks(page, !self.0.is_empty());
-        now.judge(page, daemon).or_else(|| self.0.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then)))
+        let now = look(listeners).with_marks(page, !self.looks.is_empty());
+        let left_over = || self.looks.iter().find_map(|(was, then)| now.left_over(page, daemon, was, then));
+        now.judge(page, daemon, self.before()).or_else(left_over)
     }
 
     /// What has begun to listen since the first look, and is no daemon's: a server that went into the background outlives the way
     /// back, too.
     #[must_use]
     pub fn newcomer(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
-        let (_, first) = self.0.first()?;
+        let (_, first) = self.looks.first()?;
         let (daemon, _) = super::proof::find(page, daemon)?;
         let now = look(listeners()).with_marks(page, true);
         let is_new = |listener: &&Listener| first.listeners.iter().all(|was| was.inode != listener.inode);
@@ -147,7 +164,8 @@ impl Past {
 }
 
 impl Seen {
-    fn judge(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
+    /// `before`: on a way back, what was seen before the change. What was left then is left as it was.
+    fn judge(&self, page: &Page, daemon: &str, before: Option<&(Page, Self)>) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let session = now.pid?;
         let held = |listener: &Listener, pid: i32| self.held(page, listener, pid);
@@ -161,10 +179,11 @@ impl Seen {
         let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| is_own(l, pid))).collect();
         let on_own = |listener: &&Listener| own.iter().filter_map(|own| own.tcp()).any(|own| overlap(listener, own));
         let answers = self.tcp().filter(|l| on_probed(l) || on_own(l)).find_map(others);
-        answers.or_else(|| self.suspect(page, now, probed.is_some(), |_| true))
+        let is_as_it_was = |listener: &Listener| before.is_some_and(|(was, then)| then.is_held_by_left(was, listener));
+        answers.or_else(|| self.suspect(page, now, probed.is_some(), |listener| !is_as_it_was(listener)))
     }
 
-    /// Who is no daemon's, and may be what is left of an earlier process of this one.
+    /// A process that belongs to no daemon, and may be a leftover of an earlier process of this one.
     fn suspect(
         &self,
         page: &Page,
@@ -175,11 +194,11 @@ impl Seen {
         // Nothing is left of earlier processes if there were none. Without a change it does little harm that one isn't known.
         let in_doubt = self.is_for_a_change && daemon.generation > 1;
         let is_suspect = |listener: &Listener, pid: i32| {
-            // If the address is known, so is who answers there.
+            // If the address is known, so is the process that answers there.
             let is_unknown_server = !is_probed && listener.tcp().is_some();
             match self.mark(page, pid) {
                 Some(Mark::Start { daemon: of, generation }) if *of == daemon.name => {
-                    // Of a tcp or http probe it is known who answered: an agent of an earlier start keeps nobody waiting for that.
+                    // With a tcp or http probe it is known which process answered, so an agent of an earlier start doesn't matter then.
                     let counts = self.is_for_a_change || !is_probed;
                     counts && *generation != daemon.generation || is_unknown_server
                 }
@@ -195,8 +214,8 @@ impl Seen {
         self.listeners.iter().filter(among).find_map(|l| holder(l).map(|pid| self.held(page, l, pid)))
     }
 
-    /// Whether a process that was the daemon's own before its restart, `then`, still listens now; or whoever it is that
-    /// has listened on its address since before that, unseen.
+    /// Whether a process that was the daemon's own before its restart, at `then`, still listens now, or an unseen process has
+    /// listened on its address since before the restart.
     fn left_over(&self, page: &Page, daemon: &str, was: &Page, then: &Self) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let now = now.pid;
@@ -246,6 +265,12 @@ impl Seen {
         ![1, page.status.pid].contains(&pid) && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
     }
 
+    /// Whether it listens, and only for processes that are left.
+    fn is_held_by_left(&self, page: &Page, listener: &Listener) -> bool {
+        let mut holders = self.holders_of(listener).peekable();
+        self.listeners.contains(listener) && holders.peek().is_some() && holders.all(|pid| self.is_left(page, pid))
+    }
+
     fn holders_of(&self, listener: &Listener) -> impl Iterator<Item = i32> {
         self.holders.get(&listener.inode).into_iter().flatten().copied()
     }
@@ -255,7 +280,7 @@ impl Seen {
         self.line(pid).map(|(_, process)| process.session).find(|session| sessions.contains(&Some(*session)))
     }
 
-    /// Whether it descends from init: who was executed from outside does not.
+    /// Whether it descends from init. A process that was executed from outside doesn't.
     fn is_inits(&self, pid: i32) -> bool {
         self.line(pid).any(|(_, process)| process.parent == 1)
     }
@@ -267,14 +292,14 @@ impl Seen {
         std::iter::successors(get(pid), next).take(MAX_DEPTH)
     }
 
-    /// The mark that it has, or else who started it. One of a daemon that this table doesn't have says nothing.
+    /// Its mark, or else that of the process that started it. One of a daemon that this table doesn't have says nothing.
     fn mark(&self, page: &Page, pid: i32) -> Option<&Mark> {
         let has = |name: &str| page.status.selected.iter().chain(&page.status.unselected).any(|daemon| daemon == name);
         let says = |mark: &&Mark| if let Mark::Start { daemon, .. } = mark { has(daemon) } else { true };
         self.line(pid).filter_map(|(pid, _)| self.marks.get(&pid)).find(says)
     }
 
-    /// Reads the marks that tell whose a process is that is left.
+    /// Reads the marks that show whose leftover a process is.
     fn with_marks(mut self, page: &Page, is_for_a_change: bool) -> Self {
         self.is_for_a_change = is_for_a_change;
         let holders: BTreeSet<i32> = self.holders.values().flatten().copied().collect();
@@ -372,7 +397,7 @@ fn look(listeners: Vec<Listener>) -> Seen {
     let inodes: BTreeSet<u64> = listeners.iter().map(|listener| listener.inode).collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    // Who vanishes meanwhile is skipped.
+    // A process that ends meanwhile is skipped.
     let mut processes: BTreeMap<i32, Process> = pids.filter_map(|pid| Some((pid, process_of(pid)?))).collect();
     let all: Vec<i32> = processes.keys().copied().collect();
     let mut holders: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
@@ -432,7 +457,7 @@ fn mark_in(environment: &[u8]) -> Option<Mark> {
     Some(Mark::Start { daemon: value(DAEMON)?.to_owned(), generation: value(GENERATION)?.parse().ok()? })
 }
 
-/// What can be seen of these processes. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
+/// What can be seen of these processes, by the thread to look at. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
 /// does in a container. But `user` needs the right to become that user: as whom root looks again at what was refused.
 fn ask<T: Send>(
     processes: &BTreeMap<i32, Process>,
@@ -440,11 +465,10 @@ fn ask<T: Send>(
     look: impl Fn(i32) -> Option<T> + Sync,
 ) -> Vec<(i32, T)> {
     let (mut answers, mut refused) = (Vec::new(), Vec::new());
-    for pid in pids {
-        match (look(pid), processes.get(&pid)) {
-            (Some(answer), _) => answers.push((pid, answer)),
-            (None, Some(process)) => refused.push((pid, process)),
-            (None, None) => {}
+    for (pid, process) in pids.into_iter().filter_map(|pid| Some((pid, processes.get(&pid)?))) {
+        match look(process.thread) {
+            Some(answer) => answers.push((pid, answer)),
+            None => refused.push((pid, process)),
         }
     }
     if refused.is_empty() || !geteuid().is_root() {
@@ -453,7 +477,7 @@ fn ask<T: Send>(
     let look_as_its_user = |(pid, process): (i32, &Process)| {
         setfsgid(Gid::from_raw(process.group));
         setfsuid(Uid::from_raw(process.user));
-        Some((pid, look(pid)?))
+        Some((pid, look(process.thread)?))
     };
     // The two are a thread's own, so nothing has to be undone. If there can't be a thread, all stays refused.
     let look_again = || refused.into_iter().filter_map(look_as_its_user).collect::<Vec<_>>();
@@ -469,17 +493,30 @@ fn of(pid: i32, file: &str) -> PathBuf {
 fn process_of(pid: i32) -> Option<Process> {
     // The files in it are root's if the process has made itself undumpable, the directory isn't.
     let directory = fs::metadata(of(pid, "")).ok()?;
-    process(&read(&of(pid, "stat")), directory.uid(), directory.gid())
+    let stat = read(&of(pid, "stat"));
+    let thread = if has_ended(&stat) { other_thread(pid) } else { None };
+    Some(Process { thread: thread.unwrap_or(pid), ..process(&stat, directory.uid(), directory.gid())? })
+}
+
+fn has_ended(stat: &str) -> bool {
+    stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with(['Z', 'X']))
+}
+
+/// One that goes on of a process whose main thread has ended. A zombie has none.
+fn other_thread(pid: i32) -> Option<i32> {
+    let threads = fs::read_dir(of(pid, "task")).ok()?.flatten();
+    threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|id| !has_ended(&read(&of(*id, "stat"))))
 }
 
 /// `proc_pid_stat(5)`: `pid (name) state ppid pgrp session ...`; the name may hold anything.
 fn process(stat: &str, user: u32, group: u32) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(") ")?;
-    let (_, name) = head.split_once(" (")?;
+    let (pid, name) = head.split_once(" (")?;
     let mut words = tail.split_whitespace().skip(1);
     let (parent, session) = (words.next()?.parse().ok()?, words.nth(1)?.parse().ok()?);
     let started = words.nth(15)?.parse().ok()?;
-    Some(Process { parent, session, started, user, group, is_seen: false, name: name.to_owned() })
+    let thread = pid.parse().ok()?;
+    Some(Process { parent, session, started, user, group, thread, is_seen: false, name: name.to_owned() })
 }
 
 fn read(path: &Path) -> String {
@@ -515,6 +552,7 @@ mod tests {
                 started: 7,
                 user: 9,
                 group: 9,
+                thread: *pid,
                 is_seen: true,
                 name: "server".to_owned(),
             };
@@ -537,14 +575,14 @@ mod tests {
         let page = sample::page();
         for addr in ["127.0.0.1:8888", "0.0.0.0:8888", "[::]:8888", "[::ffff:127.0.0.1]:8888"] {
             let on = |pid| seen(&[(addr, 5)], &[&OURS[..], &[(31, 1, 30), (18, 17, 18)]].concat(), &[(5, pid)]);
-            assert_eq!(on(17).judge(&page, "pipelock"), None);
-            assert_eq!(on(18).judge(&page, "pipelock"), None, "what it started itself is its own");
-            assert_eq!(on(12).judge(&page, "pipelock"), Some(held(8888, 12, "egress")), "{addr}");
-            assert_eq!(on(31).judge(&page, "pipelock"), Some(held(8888, 31, "server")), "{addr}");
+            assert_eq!(on(17).judge(&page, "pipelock", None), None);
+            assert_eq!(on(18).judge(&page, "pipelock", None), None, "what it started itself is its own");
+            assert_eq!(on(12).judge(&page, "pipelock", None), Some(held(8888, 12, "egress")), "{addr}");
+            assert_eq!(on(31).judge(&page, "pipelock", None), Some(held(8888, 31, "server")), "{addr}");
         }
         let elsewhere = seen(&[("127.0.0.2:8888", 5), ("127.0.0.1:8889", 6)], &OURS, &[(5, 12), (6, 12)]);
-        assert_eq!(elsewhere.judge(&page, "pipelock"), None);
-        assert_eq!(seen(&[("127.0.0.1:8888", 5)], &OURS, &[]).judge(&page, "pipelock"), None, "nobody is seen");
+        assert_eq!(elsewhere.judge(&page, "pipelock", None), None);
+        assert_eq!(seen(&[("127.0.0.1:8888", 5)], &OURS, &[]).judge(&page, "pipelock", None), None, "nobody is seen");
     }
 
     #[test]
@@ -553,12 +591,12 @@ mod tests {
         page.status.daemons[1].listen = vec!["0.0.0.0:8888".parse().unwrap()];
         let processes = [&OURS[..], &[(1, 0, 0)]].concat();
         let ours = seen(&[("0.0.0.0:8888", 5)], &processes, &[(5, 1), (5, 17)]);
-        assert_eq!((ours.judge(&page, "pipelock"), ours.judge(&page, "egress")), (None, None));
+        assert_eq!((ours.judge(&page, "pipelock", None), ours.judge(&page, "egress", None)), (None, None));
         // Both would be ready by what answers there.
         page.plans[0].ready = page.plans[1].ready.clone();
         let between_two_processes = seen(&[("0.0.0.0:8888", 5)], &processes, &[(5, 1)]);
-        assert_eq!(between_two_processes.judge(&page, "egress"), Some(held(8888, 1, "pipelock")));
-        assert_eq!(between_two_processes.judge(&page, "pipelock"), None);
+        assert_eq!(between_two_processes.judge(&page, "egress", None), Some(held(8888, 1, "pipelock")));
+        assert_eq!(between_two_processes.judge(&page, "pipelock", None), None);
     }
 
     #[test]
@@ -568,7 +606,7 @@ mod tests {
             seen(&[("0.0.0.0:9", 5), ("0.0.0.0:9", 6)], &[&OURS[..], &[(31, 1, 30)]].concat(), &[(5, 17), (6, 31)]);
         for ready in [None, Some(Ready::Notify), Some(Ready::Exec(Vec::new())), page.plans[1].ready.clone()] {
             page.plans[1].ready = ready;
-            assert_eq!(shared.judge(&page, "pipelock"), Some(held(9, 31, "server")));
+            assert_eq!(shared.judge(&page, "pipelock", None), Some(held(9, 31, "server")));
         }
     }
 
@@ -579,7 +617,7 @@ mod tests {
         // Of no daemon's session; of a daemon's child; executed from outside.
         let on = |parent, ancestor| {
             let processes = [&OURS[..], &[(31, parent, 30), (30, ancestor, 30)]].concat();
-            seen(&[("0.0.0.0:80", 5)], &processes, &[(5, 31)]).judge(&page, "pipelock")
+            seen(&[("0.0.0.0:80", 5)], &processes, &[(5, 31)]).judge(&page, "pipelock", None)
         };
         assert_eq!(on(1, 0), Some(held(80, 31, "server")));
         assert_eq!(on(30, 1), Some(held(80, 31, "server")));
@@ -597,7 +635,7 @@ mod tests {
         let of = if listener.starts_with('/') { 30 } else { 31 };
         let mark = mark.map(|(daemon, generation)| (of, Mark::Start { daemon: daemon.to_owned(), generation }));
         seen.marks = mark.into_iter().collect();
-        seen.judge(&page, "pipelock")
+        seen.judge(&page, "pipelock", None)
     }
 
     const KINDS: [&str; 3] = ["0.0.0.0:81", "udp 0.0.0.0:53", "/run/old"];
@@ -648,23 +686,23 @@ mod tests {
         page.status.daemons[1].generation = 1;
         let on = |page: &Page, listener| {
             let mut seen = seen(&[(listener, 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
-            let unmarked = seen.judge(page, "pipelock").is_some();
+            let unmarked = seen.judge(page, "pipelock", None).is_some();
             seen.marks.insert(31, Mark::Past);
-            (unmarked, seen.judge(page, "pipelock").is_some())
+            (unmarked, seen.judge(page, "pipelock", None).is_some())
         };
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(true, true), (false, false), (false, false)]);
         page.plans[1].ready = ways_to_be_ready()[3].clone();
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, false); 3]);
         page.status.daemons[1].generation = 2;
         assert_eq!(KINDS.map(|listener| on(&page, listener)), [(false, true); 3]);
-        // Who only asks whether it is ready goes by what shows.
+        // A mere question whether it is ready goes by what shows.
         let mut seen = seen(&[("/run/old", 5)], &[&OURS[..], &[(31, 1, 31)]].concat(), &[(5, 31)]);
         page.plans[1].ready = None;
-        assert!(seen.judge(&page, "pipelock").is_some());
+        assert!(seen.judge(&page, "pipelock", None).is_some());
         seen.is_for_a_change = false;
-        assert_eq!(seen.judge(&page, "pipelock"), None);
+        assert_eq!(seen.judge(&page, "pipelock", None), None);
         seen.marks.insert(31, Mark::Start { daemon: "pipelock".to_owned(), generation: 1 });
-        assert!(seen.judge(&page, "pipelock").is_some());
+        assert!(seen.judge(&page, "pipelock", None).is_some());
     }
 
     #[test]
@@ -676,7 +714,7 @@ mod tests {
             let processes = [&OURS[..], &[(pid, 1, session)]].concat();
             let mut seen = seen(&[("127.0.0.1:8888", 5)], &processes, &[(5, pid)]);
             seen.marks.insert(pid, mark.clone());
-            assert!(seen.judge(&page, "pipelock").is_some(), "{pid}");
+            assert!(seen.judge(&page, "pipelock", None).is_some(), "{pid}");
         }
     }
 
@@ -761,7 +799,8 @@ mod tests {
         let odd = "31 (a) b) (c) S 1 30 29 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 4711 99";
         let process_of = |stat| process(stat, 1000, 100);
         let name = "a) b) (c".to_owned();
-        let expected = Process { parent: 1, session: 29, started: 4711, user: 1000, group: 100, is_seen: false, name };
+        let expected =
+            Process { parent: 1, session: 29, started: 4711, user: 1000, group: 100, thread: 31, is_seen: false, name };
         assert_eq!(process_of(odd), Some(expected));
         let unix = "Num       RefCount Protocol Flags    Type St Inode Path\n\
             ffff: 00000002 00000000 00010000 0001 01 4711 /run/my socket\n\

@@ -1,5 +1,4 @@
-//! What a change is carried out with inside a bundle, for whoever asks for it there: the helper for its host, or an applet for
-//! itself.
+//! Carries out the steps of a change inside a bundle, for the helper (on behalf of its host) or for an applet.
 
 use std::io;
 use std::path::Path;
@@ -96,8 +95,8 @@ impl<A: Asker> Hands for Inside<A> {
         Ok(probe::ready(page, daemon, Duration::from_millis(timeout_ms), &self.past))
     }
 
-    fn remember(&mut self, page: &Page) {
-        self.past.remember(page);
+    fn remember(&mut self, page: &Page, is_new: bool) {
+        self.past.remember(page, is_new);
     }
 
     fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall> {

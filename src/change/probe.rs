@@ -37,13 +37,17 @@ pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Resul
     past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 
-/// The same in init's own words, for whoever waits for that daemon. init kills the caller's group when the caller has ended.
+/// The same in init's own words, for the daemons that wait for that one. init kills the caller's group when the caller has ended.
 ///
 /// # Errors
 /// Why it isn't ready, for example "connection refused on 127.0.0.1:8888".
 pub fn why_not(page: &Page, daemon: &str, timeout: Duration) -> Result<(), Printable> {
+    in_words(page, daemon, timeout, Group::Callers)
+}
+
+fn in_words(page: &Page, daemon: &str, timeout: Duration, group: Group) -> Result<(), Printable> {
     let Some((_, plan)) = proof::find(page, daemon) else { return Err(Printable::new("it isn't selected")) };
-    ask_of(page, daemon, plan, timeout, Group::Callers).map_err(|why| Printable::new(&why))?;
+    ask_of(page, daemon, plan, timeout, group).map_err(|why| Printable::new(&why))?;
     match Past::default().stranger(page, daemon) {
         None => Ok(()),
         Some(Shortfall::SocketHeld { socket, by: Some((pid, name)) }) => {
@@ -83,21 +87,23 @@ fn ask_as(
     }
 }
 
-/// For each daemon of the page, in its order: whether it runs and is ready; `None` for a oneshot, of which nobody asks that.
-/// All are asked side by side.
+/// For each daemon of the page, in its order: whether it is ready, or why not; `None` if nobody asks that, of a oneshot or of one
+/// that doesn't run. All are asked side by side.
 #[must_use]
-pub fn all(page: &Page) -> Vec<Option<bool>> {
+pub fn all(page: &Page) -> Vec<Option<Result<(), Printable>>> {
     thread::scope(|scope| {
         let ask = |daemon: &Daemon| {
-            let (name, runs) = (daemon.name.clone(), daemon.state == DaemonState::Running);
-            let ask = move || ready(page, &name, TIMEOUT, &Past::default()).is_ok();
+            let name = daemon.name.clone();
+            let ask = move || in_words(page, &name, TIMEOUT, Group::Own);
             // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
-            runs.then(|| thread::Builder::new().spawn_scoped(scope, ask).ok()).flatten()
+            thread::Builder::new().spawn_scoped(scope, ask)
         };
         let all = page.status.daemons.iter().zip(&page.plans);
-        let probes: Vec<_> = all.map(|(daemon, plan)| (!plan.is_oneshot).then(|| ask(daemon))).collect();
-        let answer = |probe: thread::ScopedJoinHandle<'_, bool>| probe.join().unwrap_or(false);
-        probes.into_iter().map(|asked| asked.map(|probe| probe.is_some_and(answer))).collect()
+        let is_asked = |daemon: &Daemon, plan: &Plan| !plan.is_oneshot && daemon.state == DaemonState::Running;
+        let probes: Vec<_> = all.map(|(daemon, plan)| is_asked(daemon, plan).then(|| ask(daemon))).collect();
+        let no_thread = || Err(Printable::new("it couldn't be asked: no more threads"));
+        let answer = |probe: thread::ScopedJoinHandle<'_, _>| probe.join().unwrap_or_else(|_| no_thread());
+        probes.into_iter().map(|asked| asked.map(|probe| probe.map_or_else(|_| no_thread(), answer))).collect()
     })
 }
 

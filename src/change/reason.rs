@@ -740,7 +740,7 @@ impl Shortfall {
             Self::Stopped => write!(f, "{daemon} was stopped on request meanwhile"),
             Self::Superseded => write!(f, "a later request for {daemon}{pid} came before {sent} was done"),
             Self::Forgotten => {
-                write!(f, "{sent} for {daemon}{pid} is gone from the status page, so what became of it can't be told")
+                write!(f, "{sent} for {daemon}{pid} is gone from the status page, so its result is unknown")
             }
             Self::NotDone => write!(f, "{daemon} still runs{pid} and did not exit in time; give a longer --timeout"),
             Self::Contradiction => {

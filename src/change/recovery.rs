@@ -1,7 +1,7 @@
 //! How a change is taken back: by the helper that made it, by the next one, or before init starts the daemon.
 //!
-//! As long as the record says `interrupted`, the file may hold content that was never proven. Whoever finds it so, with nobody
-//! at work, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
+//! As long as the record says `interrupted`, the file may hold content that was never proven. A process that finds such a record,
+//! and that no helper is at work any more, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
 //! is put aside.
 
 use super::reason::{FileFault, Reason, RecordedOutcome};
@@ -12,10 +12,10 @@ use crate::text::Printable;
 /// What a change may leave beside the file, and its record.
 pub const LEFTOVERS: [Name; 3] = [Name::Staged, Name::Kept, Name::NewRecord];
 
-/// What is to become of a person's content in the place of the new.
+/// What is to become of a person's content that is found in place of the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theirs {
-    /// It stays: nobody has been at work since.
+    /// It stays: the change was interrupted, and no helper is at work.
     Stays,
     /// It is put beside the file: it was written over a change under way.
     Aside,
@@ -95,7 +95,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
 }
 
 /// Closes a change that is taken back: what a person wrote is put aside, the record says what came of it, and the rest is removed. If
-/// a step of that fails the record stays `interrupted`, and whoever comes next recovers it once more.
+/// a step of that fails, the record stays `interrupted`, and the change is recovered once more later.
 ///
 /// # Errors
 /// The simulation's helper was killed.

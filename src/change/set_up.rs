@@ -1,4 +1,4 @@
-//! Commands whose process is set up as a daemon's: probes, checkers, and what `run-as` is given.
+//! Commands that run in a process set up like a daemon's: probes, checkers, and the commands of `run-as`.
 
 use super::proof;
 use crate::status::Page;

@@ -5,12 +5,12 @@
 //!        → install → signal and prove → offer to the host → record `live` → sweep
 //! ```
 //!
-//! Up to `install` whatever fails is a refusal, and nothing is left. From there on it is live or taken back: the host hangs up or asks
-//! for the way back, the time is up, the bundle stops, the proof isn't found. The record's change to `live` is the one moment at
-//! which the change is made. Without new content the file is checked where it lies and proven; there is no way back.
+//! Until `install`, any failure is a refusal, and leaves nothing behind. After that, the change ends live or is undone: if the host
+//! hangs up or asks to go back, the time is up, the bundle stops, or there is no proof. The change takes effect at a single moment,
+//! when the record becomes `live`. Without new content, the file in place is checked and proven, and there is no way back.
 //!
-//! This is all of the decisions: [`Hands`] carries out single steps, in a bundle or in a simulation. A kill is an error that
-//! skips what follows.
+//! All decisions are here; [`Hands`] carries out single steps, in a bundle or in a simulation. A kill is an error that skips
+//! whatever follows.
 
 use std::path::Path;
 
@@ -171,8 +171,9 @@ pub trait Hands: Sized {
     fn page(&mut self) -> Tried<Page>;
     /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
-    /// Notes who runs and listens, before a restart: a probe knows by it whom the restart should have ended.
-    fn remember(&mut self, page: &Page);
+    /// Notes which processes run and listen before a restart (`is_new`: with the new content), so that a probe knows which ones the
+    /// restart should have ended.
+    fn remember(&mut self, page: &Page, is_new: bool);
     /// What has begun to listen since the first such note, and is no daemon's.
     fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall>;
     /// Runs a checker. `go_on` is asked every few milliseconds.
@@ -215,7 +216,7 @@ pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Tried<End> {
 /// The simulation's helper was killed.
 pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Tried<Option<RecordedOutcome>> {
     let outcome = Change::new(hands, order).outcome_on_record();
-    // If that can't be told, whoever holds the lock may yet decide.
+    // If that is unknown, the holder of the lock may yet decide.
     Ok(unless_killed(outcome)?.unwrap_or(Some(RecordedOutcome::Interrupted)))
 }
 
@@ -362,7 +363,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hold(0)
     }
 
-    /// Writes into the lock who holds it, and until when at most.
+    /// Writes into the lock who holds it, and for how long at most.
     fn hold(&mut self, grace_ms: u64) -> Tried<()> {
         let (by, since) = (self.order.by.clone(), self.order.at.clone());
         let until_ms = self.until_ms(grace_ms);
@@ -464,7 +465,7 @@ impl<'a, H: Hands> Change<'a, H> {
         record.outcome = outcome;
         self.hands.log(&Line {
             daemon: name,
-            // Who recovers another's change did not make it.
+            // The recovery of somebody else's change isn't a change of its own.
             by: &record.by,
             outcome: match outcome {
                 RecordedOutcome::Down => Outcome::Down,
@@ -726,7 +727,7 @@ impl<'a, H: Hands> Change<'a, H> {
         record.live_in = None;
         let restored = match unless_killed(recovery::put_back(files, record, Theirs::Aside))? {
             Ok(restored) => restored,
-            // The record stays `interrupted`: whoever comes next tries once more.
+            // The record stays `interrupted`, so the next recovery tries once more.
             Err(back) => return Ok(Ended::down(why, back)),
         };
         let why = if restored.was_theirs { Reason::file(files.path(), FileFault::Changed) } else { why };
@@ -766,7 +767,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let target = target(&page, self.order)?;
         let order = self.order;
         let proof = Proof::new(&page, &order.trigger, order.id.as_str(), target.clone());
-        self.hands.remember(&page);
+        self.hands.remember(&page, true);
         self.hands.say(HelperMessage::Go { target, grace_ms: daemon.plan.grace_ms })?;
         self.is_sent = order.is_sent_from_inside();
         if self.is_sent {
@@ -815,7 +816,7 @@ impl<'a, H: Hands> Change<'a, H> {
             self.restarts += 1;
             let id = format!("{}-{}", self.order.id, self.restarts);
             let proof = Proof::new(&page, &trigger, &id, target);
-            self.hands.remember(&page);
+            self.hands.remember(&page, false);
             self.hands.request(Some(&Request { id, verb: Verb::Restart, daemon: name.to_owned() }))?;
             tries += 1;
             match self.watch(proof, Some(deadline)) {
@@ -921,7 +922,7 @@ enum Prepared {
 /// How long to wait for another page.
 fn wait_ms(due: Option<u64>, now: u64, deadline: u64) -> u16 {
     let until = due.map_or(RARE_POLL_INTERVAL, |due| due.saturating_sub(now).clamp(POLL_INTERVAL, RARE_POLL_INTERVAL));
-    // At least one, so that whoever waits doesn't spin.
+    // At least one, so that a wait doesn't spin.
     u16::try_from(until.min(deadline.saturating_sub(now)).max(1)).unwrap_or(u16::MAX)
 }
 

@@ -1,5 +1,5 @@
-//! What the error messages of docker, podman, nerdctl and kubectl mean. A message is judged as a whole; a person is shown only a
-//! part of a long one. No I/O.
+//! What the error messages of docker, podman, nerdctl and kubectl mean. A message is judged as a whole, but only a part of a
+//! long one is shown. No I/O.
 
 use super::docker::CallError;
 use super::engine::Engine;

@@ -3,7 +3,7 @@
 //! ```text
 //!   host                                             helper
 //!   request: what is to be done          ─────▶
-//!                                        ◀─────      hello (or why not): who is there
+//!                                        ◀─────      hello (or why not): what is there
 //!   the content, if there is one         ─────▶      recovers what was interrupted, checks, puts it in place
 //!                                        ◀─────      go (or the end)
 //!   the signal, through docker kill; sent ────▶      looks for the proof
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Each wait has an end that follows from `--timeout`. A connection that breaks while content is under way is not the
-//! end of it: the bundle is asked once more, in a second exec, what became of that.
+//! end of it: a second exec asks the bundle once more what became of it.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
@@ -128,7 +128,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Asks who is there. A helper that was killed before it said a word, by the OOM killer say, is asked once more.
+    /// Asks the helper what is there. If it is killed before it says a word (by the OOM killer, say), another one is asked.
     fn meet(&self, id: &Printable, report: &mut Report) -> Result<Session, Reason> {
         // Through kubectl the helper sends the signal by itself, perhaps before its first word is heard.
         let may_be_sent = matches!(self.change.task, Task::Identify | Task::InPlace) && self.kill().is_none();

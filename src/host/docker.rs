@@ -21,7 +21,7 @@ use super::stop::{self, Gate, Word};
 
 /// The variable that names another CLI.
 pub const VARIABLE: &str = "SIDECAR_DOCKER";
-/// How often a wait looks whether a process has ended, a person wants to leave, or the gate has changed.
+/// How often a wait checks whether a process has ended, somebody has asked to stop, or the gate has changed.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The shortest wait between two such looks.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
@@ -48,7 +48,7 @@ pub enum CallError {
     Spawn(io::Error),
     /// It took too long and was killed.
     TimedOut,
-    /// It was killed because a person left.
+    /// It was killed because somebody asked to stop.
     Left,
 }
 
@@ -67,7 +67,7 @@ pub fn raise_limit() {
     }
 }
 
-/// Runs it to its end, or kills it once `timeout` has passed or a person has asked `patience` times to stop.
+/// Runs it to its end, or kills it once `timeout` has passed or somebody has asked `patience` times to stop.
 ///
 /// # Errors
 /// See [`CallError`].

@@ -1,4 +1,4 @@
-//! What an engine's command line looks like: docker's, and where podman's, nerdctl's or kubectl's is another one. No I/O.
+//! What an engine's command line looks like: docker's, and how podman's, nerdctl's and kubectl's differ. No I/O.
 
 use std::ffi::OsString;
 use std::path::Path;

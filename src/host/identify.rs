@@ -1,4 +1,4 @@
-//! Who the named bundles are, judged from what `docker inspect` says of them. No I/O.
+//! What the named containers are, judged from what `docker inspect` says about them. No I/O.
 
 use serde::Deserialize;
 use serde_json::Value;

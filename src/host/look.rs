@@ -1,4 +1,4 @@
-//! Asks an engine's CLI who is there, and in which state. What it prints is judged by `identify` and `pods`.
+//! Asks an engine's CLI which containers there are, and in which state. What it prints is judged by `identify` and `pods`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const MAX_LIST: usize = 1 << 20;
 /// The most that is read of kubectl's pods, of which each may take some 20 KB.
 const MAX_PODS: usize = 1 << 26;
 
-/// Who was asked for.
+/// Which ones were asked for.
 #[derive(Debug, Default)]
 pub(super) struct Finding {
     pub found: Vec<Found>,
@@ -36,7 +36,7 @@ pub(super) enum State {
     Unknown,
 }
 
-/// Who is there.
+/// What was found.
 pub(super) fn find(engine: &Engine, select: &Select, timeout: Duration) -> Result<Finding, Reason> {
     Look { engine, timeout, patience: 1 }.find(select)
 }

@@ -1,4 +1,4 @@
-//! Who the pods are, judged from what `kubectl get pods --output=json` says of them. No I/O.
+//! What the pods are, judged from what `kubectl get pods --output=json` says about them. No I/O.
 //!
 //! An image's own label and entrypoint don't show there. So a container is a bundle if the manifest gives it a `command`
 //! whose program is named `init` or `sidecar`, or if it is the only container of a pod with the label [`LABEL`]. Nothing

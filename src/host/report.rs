@@ -1,4 +1,4 @@
-//! What an apply came to, for one bundle and for all: one line for people, or one object of JSON.
+//! The result of an apply, for one bundle and for all: one line for people, or one JSON object.
 //!
 //! Each [`Reason`] has its sentence; the line adds the outcome, what was left as it was, and what moved.
 
@@ -246,7 +246,7 @@ impl Report {
                 // What was recovered first was changed, and sent for.
                 let is_untouched = self.end.recovered.is_empty();
                 let untouched =
-                    if is_untouched { "nothing was changed or sent" } else { "nothing of this change was made" };
+                    if is_untouched { "nothing was changed or sent" } else { "this change itself was not made" };
                 format!("dry run: {passes}; {diff}; {untouched}; {ms} ms")
             }
             _ => format!("sent: {signal} for {daemon}, by {tool}; the result was not checked; {ms} ms"),
@@ -267,7 +267,7 @@ impl Report {
         }
         // What was recovered first was changed, and sent for.
         let untouched =
-            if self.end.recovered.is_empty() { why.untouched() } else { "; nothing of this change was made" };
+            if self.end.recovered.is_empty() { why.untouched() } else { "; this change itself was not made" };
         match (self.end.ended.outcome, why) {
             (Outcome::Untouched, _) => format!("untouched: {why_said}{untouched}"),
             (Outcome::Refused, Reason::Unproven { shortfall, .. }) => {
@@ -604,7 +604,7 @@ mod tests {
             assert!(report.line(&asked()).contains("nothing was changed or sent"), "{}", report.line(&asked()));
             report.end.recovered = vec![one.clone()];
             let line = report.line(&asked());
-            assert!(line.contains("nothing of this change was made") && !line.contains("nothing was"), "{line}");
+            assert!(line.contains("this change itself was not made") && !line.contains("nothing was"), "{line}");
             assert!(
                 line.contains("an earlier change of pipelock by me@here, at 2026-11-28, was interrupted"),
                 "{line}"

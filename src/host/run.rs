@@ -1,4 +1,4 @@
-//! An apply to many bundles: who they are, then each in a thread of its own, begun and told when the [`Fleet`] says so.
+//! An apply to many bundles: finds them, then runs each in a thread of its own, begun and reported when the [`Fleet`] says so.
 
 use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
@@ -97,7 +97,7 @@ pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut
                     Action::Begin(n) => {
                         let (all, sender) = (&all, sender.clone());
                         if thread::Builder::new().spawn_scoped(scope, move || all.serve(n, &sender)).is_err() {
-                            let words = Printable::new("the machine allows no further thread");
+                            let words = Printable::new("the machine allows no more threads");
                             tell(all.failed(n, Reason::CallFailed { call: Printable::new("exec"), words }));
                             todo.extend(fleet.on(Event::Ended(n, false)));
                         }

@@ -1,6 +1,6 @@
 //! What ends an apply early: Ctrl-C, or another bundle of the same fleet.
 //!
-//! The first Ctrl-C asks for the way back and waits for it, the second leaves.
+//! The first Ctrl-C asks to go back and waits for that; the second one exits at once.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -32,7 +32,7 @@ pub fn watch() {
 
 fn is_ignored(signal: libc::c_int) -> bool {
     let mut now = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: sigaction(2) with no new action changes nothing, and fills in `now` where it returns 0.
+    // SAFETY: sigaction(2) with no new action changes nothing, and fills in `now` if it returns 0.
     unsafe {
         libc::sigaction(signal, ptr::null(), now.as_mut_ptr()) == 0 && now.assume_init().sa_sigaction == libc::SIG_IGN
     }

@@ -1,9 +1,8 @@
-//! Wakes who waits for the status page to change: a helper, or `restart` and its like.
+//! Wakes the processes that wait for the status page to change: a helper, or `restart` and the like.
 //!
-//! Each of them has the pipe behind [`CHANGES_FD`] open and is woken, edge by edge, by what is written to it: epoll(7),
-//! `EPOLLET`. Nobody takes the bytes out, since that would take them from the others. Whoever may open the pipe could
-//! fill it or empty it all the same; that costs init a bounded number of calls, and the others a wake-up: they look now and then
-//! anyway.
+//! Each of them has the pipe behind [`CHANGES_FD`] open, and epoll(7) wakes it at each write (`EPOLLET`). None of them reads the
+//! bytes, since that would take them from the others. A process that may open the pipe could still fill it or empty it. That
+//! costs init a bounded number of calls, and the others a wake-up; they also look at intervals, so they don't depend on it.
 
 use std::os::fd::{AsFd, OwnedFd};
 

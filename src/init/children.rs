@@ -81,9 +81,9 @@ fn lives(pid: i32) -> bool {
 
 /// The living processes of a session whose leader has ended; `leaders` are those of the daemons.
 ///
-/// What is left of a daemon is an orphan, or descends from one. So if all of init's children are daemons' own processes,
-/// there is none, and one read shows that. proc(5) warns that `children` may miss some while others are reaped: only init
-/// reaps its own, and not meanwhile.
+/// A process that is left of a daemon is an orphan, or descends from one. So if all of init's children are daemons' own processes,
+/// nothing is left, and one read shows that. proc(5) warns that `children` may miss some while others are reaped, but only init
+/// reaps its children, and it doesn't do so during the read.
 pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     if let Ok(children) = children() {
         let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
@@ -98,8 +98,8 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     if !members.is_empty() && lives(sid) { Vec::new() } else { members }
 }
 
-/// The pids of init's own children, as proc(5) lists them, read in as few pieces as the kernel allows: it looks for its place in
-/// the list anew for each.
+/// The pids of init's own children, as proc(5) lists them. They are read in as few pieces as the kernel allows, since it searches for
+/// its place in the list anew for each piece.
 fn children() -> io::Result<String> {
     let mut file = fs::File::open("/proc/thread-self/children")?;
     let (mut text, mut piece) = (Vec::new(), [0; 4096]);
@@ -183,7 +183,7 @@ impl OomKills {
     }
 }
 
-/// The container's cgroup is mounted there, as version 2 or 1 (cgroups(7)); 0 if it isn't.
+/// Read from the container's cgroup, version 2 or 1 (cgroups(7)); 0 if it isn't mounted.
 fn oom_kills() -> u64 {
     let files = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
     let text = files.iter().find_map(|file| fs::read_to_string(file).ok()).unwrap_or_default();

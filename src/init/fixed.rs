@@ -1,4 +1,4 @@
-//! init's descriptors that others find by their number, through `/proc/1/fd/N`.
+//! Descriptors of init's that other processes find by their number, through `/proc/1/fd/N`.
 
 use std::fs::File;
 use std::io;
@@ -10,8 +10,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::request::{LOCK_NAME, LOCK_SIZE};
 
-/// A descriptor with a fixed number. It is taken before anything else could get it: with some forty daemons another
-/// descriptor would.
+/// A descriptor with a fixed number. init takes it early: with some forty daemons, another descriptor would get that number
+/// otherwise.
 pub struct FixedFd {
     number: RawFd,
     /// What it refers to unless something else was [`set`](Self::set).
@@ -34,8 +34,8 @@ impl FixedFd {
         &self.usual
     }
 
-    /// Takes the number if it isn't taken yet, as it can't be while `RLIMIT_NOFILE` is too low. To be called before
-    /// something else is opened that could get it.
+    /// Takes the number unless that is done; while `RLIMIT_NOFILE` is too low, it can't. Call this before anything is opened
+    /// that could get the number.
     pub fn reserve(&mut self) {
         if !self.is_ours {
             let _ = self.dup(self.usual.as_raw_fd());
@@ -97,8 +97,8 @@ pub fn memfd(name: &str) -> io::Result<File> {
     Ok(File::from(fd))
 }
 
-/// The file whose flock(2) is the apply lock. Its holder writes its own name into it; its size is sealed, so that
-/// nobody fills memory through it, and that it can be written to is, too.
+/// The file whose flock(2) is the apply lock. Its holder writes its name into it. Its size is sealed, so that nobody can fill
+/// memory through it; so are further seals, so that it stays writable.
 ///
 /// # Errors
 /// The kernel refuses it.

@@ -1,7 +1,7 @@
 //! `output = "json"`: every line is an object.
 //!
-//! `{"time":"2026-11-27T22:00:00.123Z","daemon":"pipelock","stream":"stdout","line":"..."}`; a line that is itself an
-//! object goes in as `record` in place of `line`, so that nothing has to be parsed twice and nobody can forge another's.
+//! `{"time":"2026-11-27T22:00:00.123Z","daemon":"pipelock","stream":"stdout","line":"..."}`. If a line is itself an object, it
+//! appears as `record` instead of `line`, so that a reader needn't parse twice and a daemon can't forge another's lines.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -5,9 +5,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::launch::Limit;
 
-/// How many queued signals init lets its user have while there is one more for init. Without an effect on kill(2): a
-/// signal that can't be queued is still pending then, only its sender is unknown (`__sigqueue_alloc` in the kernel: it
-/// is the target's limit that counts).
+/// How many signals init's user may have queued before the kernel stops queueing more for init: the target's limit counts
+/// (`__sigqueue_alloc` in the kernel). It has no effect on kill(2): a signal that can't be queued still becomes pending; only its
+/// sender is unknown.
 const MAX_QUEUED: u64 = 128;
 
 /// Changes them, and tells what they were. Only the soft limits: a hard one can't be raised again without privilege.

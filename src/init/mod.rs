@@ -1,4 +1,4 @@
-//! The shell around the supervisor: the only place of init with system calls. It decides nothing.
+//! The shell around the supervisor, which makes all of init's system calls. It decides nothing.
 //!
 //! One thread, one poll loop: gather events, let the supervisor decide, act.
 
@@ -48,12 +48,12 @@ use watch::{For, Watch};
 pub const SELECTION: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
 /// How long init waits, before it exits, for a reader of the log that reads nothing.
 const DRAIN: Duration = Duration::from_millis(500);
-/// The same for a slow reader: after a shutdown that somebody waits for, and otherwise.
+/// The same for a reader that is slow: after a shutdown, which somebody waits for, and in all other cases.
 const DRAIN_ASKED: Duration = Duration::from_millis(800);
 const DRAIN_ALONE: Duration = Duration::from_secs(5);
 /// How many children one round handles, so that an endless stream of them can't delay a signal.
 const ROUND: usize = 256;
-/// The most that is read at once. It is so large that malloc maps it from the kernel, and it takes no memory until used.
+/// The most that is read at once. malloc maps a buffer of this size from the kernel, so it takes no memory until it is used.
 const BUFFER: usize = 256 * 1024;
 /// The numbers that descriptors are watched under; each stream has its own.
 const NOTIFY: u64 = 0;
@@ -62,11 +62,11 @@ const REQUESTS: u64 = 3;
 const STREAMS: u64 = 4;
 /// How soon init tries again to watch a descriptor that the kernel refused.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
-/// Orphans that end in quicker succession than this are reaped together: to be woken costs more than to reap one.
+/// Orphans that end in quicker succession than this are reaped together: waking up costs more than reaping one.
 const TOGETHER: Duration = Duration::from_millis(1);
 /// How much of the stack is given back: reading the table needs far more of it than all that comes after.
 const STACK: usize = 256 * 1024;
-/// How often one round continues to write what was read before, as fast as the reader takes it.
+/// How many times one round goes on writing what was read before, if the reader keeps taking it.
 const FEEDS: usize = 16;
 /// If init isn't PID 1: how long it waits, before it exits, for children that it has killed.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
@@ -349,8 +349,8 @@ impl Shell {
         }
     }
 
-    /// Has the supervisor take in what has happened. A notification is known by its sender's pid, so each is taken in by
-    /// itself, and not at all if another process has got that pid meanwhile.
+    /// Passes what has happened to the supervisor. A notification names its sender by pid, so each is passed on by itself, and not
+    /// at all if another process has got that pid meanwhile.
     fn serve(&mut self, core: &mut Supervisor, events: Vec<Event>) -> Option<i32> {
         let mut others = Vec::new();
         for event in events {
@@ -368,8 +368,7 @@ impl Shell {
         core.take(self, others)
     }
 
-    /// Answers who asked for the status, waits for something to happen, passes on daemons' output, and returns what else
-    /// happened.
+    /// Answers requests for the status, waits for something to happen, passes on daemons' output, and returns what else happened.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
             let kernel = self.kernel.as_ref();
@@ -490,7 +489,7 @@ impl Shell {
         self.sinks.get_mut(stream.sink).map_or(0, |sink| stream.pump(&mut self.buffer, sink, may_drop))
     }
 
-    /// As long as a child has a copy of a descriptor, epoll(7) would go on watching it even after init has closed it.
+    /// Needed because epoll(7) would go on watching a descriptor that init has closed, as long as a child has a copy of it.
     fn let_go_of_ended_streams(&mut self) {
         for stream in self.streams.iter().filter(|s| s.ended && s.is_watched) {
             self.watch.set(stream.fd(), stream.number, For::Reading, false);
@@ -541,8 +540,8 @@ impl Shell {
         events
     }
 
-    /// Prints what the old process wrote, an unfinished line too, before the new one starts. If a process outside of the
-    /// old group still holds a pipe, it stays open for one more generation only, so that such pipes can't pile up.
+    /// Prints what the old process wrote, even an unfinished line, before the new one starts. If a process outside of the old group
+    /// still holds a pipe, the pipe stays open for just one more generation, so that such pipes can't pile up.
     fn let_go_of_old_streams(&mut self, daemon: usize, generation: u64) {
         for index in 0..self.streams.len() {
             let Some(old) = self.streams.get(index).filter(|s| s.daemon == daemon) else { continue };

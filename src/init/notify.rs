@@ -1,10 +1,9 @@
-//! The `sd_notify`(3) socket. The helper of a change writes to it too: a line can't land in the middle
-//! of another line of the log only if it goes through init's own queue. And a daemon that may not look at PID 1 asks here
-//! for the status.
+//! The `sd_notify`(3) socket. The helper of a change writes to it too: its log line goes through init's own queue, so it can't land
+//! in the middle of another line. And a daemon that may not look at PID 1 asks here for the status.
 //!
-//! Anybody in the network namespace can send to it. So a stranger's datagram may cost init no
-//! more than a check of who sent it, and init must never close a descriptor that came with one: the last close of a TCP socket
-//! with `SO_LINGER` blocks for as long as its sender chose (socket(7)).
+//! Any process in the network namespace can send to it. So a datagram from outside the bundle may cost init no more than a check of
+//! its sender, and init must never close a descriptor that came with one: the last close of a TCP socket with `SO_LINGER` blocks for
+//! as long as its sender chose (socket(7)).
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,8 +29,8 @@ use crate::text::Printable;
 const SO_PASSRIGHTS: libc::c_int = 83;
 /// How many datagrams one round handles, so that an endless stream of them can't delay a signal.
 const ROUND: usize = 256;
-/// How many are taken before a start. Those that were there before fit into the socket's queue, which holds far fewer
-/// (`net.unix.max_dgram_qlen`); the rest came meanwhile.
+/// How many are taken before a start. The socket's queue holds far fewer (`net.unix.max_dgram_qlen`), so this covers all that were
+/// there before; any others came in the meantime.
 const QUEUE: usize = 1024;
 /// What asks for the status.
 const ASKS: &[u8] = b"STATUS?";
@@ -117,8 +116,8 @@ impl Notify {
         self.take_some(ROUND)
     }
 
-    /// Takes all that is there, right before a start: a process that gets its number from the kernel then can't be taken for
-    /// an earlier sender.
+    /// Takes all that is there, right before a start, so that the new process can't be taken for an earlier sender that had the same
+    /// pid.
     pub fn empty(&mut self) -> Vec<Event> {
         self.take_some(QUEUE)
     }

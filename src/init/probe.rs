@@ -5,9 +5,9 @@ use nix::unistd::read;
 use crate::launch::{Environment, MAX_REPORT, NotStarted, PROBE, Parent, Program, Started, Streams};
 use crate::text::Printable;
 
-/// So much of a probe's output is read: as much as its pipe holds by default. Ours prints one line.
+/// How much of a probe's output is read, which is what its pipe holds by default. Ours prints one line.
 const MAX_OUTPUT: usize = 64 * 1024;
-/// So much of its end is kept.
+/// How much of its end is kept.
 const KEPT: usize = 4096;
 
 /// A probe that isn't reaped yet.
@@ -34,8 +34,8 @@ impl Probe {
         self.started.pid
     }
 
-    /// The last line that it printed, or why it could not be executed. It is read once the probe has ended: until then
-    /// nobody needs it, and the pipe holds more than a probe prints.
+    /// The last line that it printed, or why it could not be executed. This is read only once the probe has ended: nothing needs it
+    /// before, and the pipe holds more than a probe prints.
     #[must_use]
     pub fn words(&self) -> String {
         let (mut bytes, mut said, mut size) = ([0; KEPT], Vec::new(), 0);

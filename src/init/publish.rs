@@ -13,8 +13,8 @@ use crate::status::{Daemon, PAGE_FD, PAGE_NAME, Page, Plan, Status};
 use crate::supervisor::View;
 use crate::table::Daemon as Spec;
 
-/// The daemons' parts of the page, kept as text: a change of one daemon serializes that one alone, and what is written to the
-/// page isn't put together before.
+/// The daemons' parts of the status page, kept as text. If one daemon changes, only its part is serialized again, and the parts are
+/// written to the page without being joined first.
 #[derive(Default)]
 pub struct Parts {
     daemons: List,
@@ -52,7 +52,7 @@ impl List {
     }
 }
 
-/// What the page shows of a daemon: points of the clock in place of ages.
+/// What the status page shows of a daemon, with points of the clock instead of ages.
 #[must_use]
 pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
     Daemon {
@@ -71,6 +71,7 @@ pub fn daemon(spec: &Spec, view: &View, kernel: Option<&Kernel>) -> Daemon {
         sandbox: kernel.zip(spec.sandbox.as_ref()).map(|(kernel, sandbox)| kernel.shortfall(sandbox)),
         transaction: spec.config.as_ref().map(|_| serde_json::Value::Null),
         ready: None,
+        not_ready: None,
     }
 }
 
@@ -115,8 +116,8 @@ impl PageFd {
         self.fd.reserve();
     }
 
-    /// Replaces the page as a whole. If that fails there is no page, since the old one would be out of date. The failure
-    /// is logged, and the next change tries again.
+    /// Replaces the status page as a whole. If that fails, there is no page, since the old one would be out of date; the failure is
+    /// logged, and the next change tries again.
     pub fn put(&mut self, head: &Status, parts: &Parts, socket: Option<&str>) -> bool {
         let put = sealed(head, parts, socket).and_then(|file| self.fd.set(&file));
         if let Err(e) = &put {
@@ -132,7 +133,7 @@ impl PageFd {
     }
 }
 
-/// It is sealed before it is put in place: a daemon of the same user could open it through /proc and rewrite it.
+/// It is sealed before it is put in place, since a daemon of the same user could open it through /proc and rewrite it.
 fn sealed(head: &Status, parts: &Parts, socket: Option<&str>) -> io::Result<File> {
     let mut file = memfd(PAGE_NAME)?;
     write(&mut file, head, parts, socket)?;

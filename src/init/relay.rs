@@ -14,7 +14,7 @@ use crate::table::Output;
 
 /// Longer lines are split at this many bytes, prefix not counted.
 pub const LINE_MAX: usize = 8192;
-/// A sink with this much in its queue takes no more from daemons that run.
+/// If a sink has this much in its queue, it takes no more from running daemons.
 const HIGH: usize = 256 * 1024;
 /// Room beyond that for init's own lines: a daemon that is faster than the reader must not crowd them out.
 const RESERVE: usize = 64 * 1024;
@@ -132,7 +132,7 @@ impl Sink {
     }
 
     /// Takes a line without its newline, in three parts. In its text, the last two, each carriage return except one at the
-    /// end becomes the two characters `\r`: otherwise a terminal would show what follows in place of the prefix.
+    /// end becomes the two characters `\r`: otherwise a terminal would show what follows over the prefix.
     fn line(&mut self, [prefix, begun, rest]: [&[u8]; 3], has_cr: bool) {
         let size = prefix.len() + begun.len() + rest.len();
         if !self.has_room_for(if has_cr { 2 * size } else { size }, true) {

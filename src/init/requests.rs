@@ -32,7 +32,7 @@ impl Requests {
     /// No descriptor is left.
     pub fn open() -> nix::Result<Self> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-        // Who opens the pipe through /proc gets a description of their own, which blocks while the pipe is full.
+        // A process that opens the pipe through /proc gets a description of its own, which blocks while the pipe is full.
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let fd = FixedFd::new(REQUEST_FD, reader);
         Ok(Self { fd, writer, is_watched: false, lines: Lines::default() })

@@ -1,4 +1,4 @@
-//! How the daemons' processes are set up, as the table asks for it, and what the kernel enforces of their sandboxes.
+//! How the table says that the daemons' processes are set up, and what the kernel can enforce of their sandboxes.
 
 use super::CannotBegin;
 use super::fixed::memfd;

@@ -1,8 +1,8 @@
 //! init's signals: which ones it takes, which ones it leaves to the kernel, and how it waits for them.
 //!
-//! Every signal that init cares about stays blocked for good, and init reads what is pending from a signalfd(2). So there
-//! are no handlers: nothing nests, however many are queued, no call is ever interrupted, and a child has no disposition to
-//! undo before it executes.
+//! Every signal that init cares about stays blocked for good, and init reads pending ones from a signalfd(2). So init has no
+//! handlers: nothing nests, no matter how many signals are queued; no call is ever interrupted; and a child has no handler to
+//! undo before its exec.
 
 use std::fmt;
 use std::io;
@@ -40,7 +40,7 @@ pub struct Signals {
     stops: libc::sigset_t,
     /// One that was taken while init waited without descriptors, or for ends to pile up.
     taken: Option<Pending>,
-    /// A SIGCHLD came, or one may have: whoever looks and finds no child that has ended takes it back.
+    /// A SIGCHLD came, or one may have. It is cleared by the next look that finds no ended child.
     pub a_child_ended: bool,
     /// The child that the last SIGCHLD named; others may have ended since.
     pub told_of: Option<i32>,
@@ -98,7 +98,7 @@ impl Signals {
 
     /// Waits for one of these descriptors or a signal; returns which of the two came.
     ///
-    /// ppoll(2) goes on by itself after a SIGSTOP or at a debugger's coming, unlike `epoll_wait`(2).
+    /// ppoll(2) continues by itself after a SIGSTOP or if a debugger attaches, unlike `epoll_wait`(2).
     pub fn wait(&mut self, fds: &[PollFd<'_>], longest: Option<Duration>) -> (bool, bool) {
         let signals = PollFd::new(self.fd.as_fd(), PollFlags::POLLIN);
         let mut all: Vec<PollFd<'_>> = fds.iter().cloned().chain([signals]).collect();
@@ -141,7 +141,7 @@ impl Signals {
         for Pending { number, code, pid } in more.into_iter().chain(self.taken.take()).chain(read) {
             if number == libc::SIGCHLD {
                 self.a_child_ended = true;
-                // Whoever sends one can only name another pid.
+                // A forged one can do no more than name another pid.
                 self.told_of = Some(pid);
             } else {
                 others.push(Caught { number, sender: Sender::of(code, pid) });
@@ -166,7 +166,7 @@ impl From<&libc::signalfd_siginfo> for Pending {
     }
 }
 
-/// Made bit by bit: nix's own sets hold no real-time signals.
+/// Made bit by bit, since nix's own sets hold no real-time signals.
 fn set_of(numbers: &[i32]) -> libc::sigset_t {
     let bits = numbers.iter().fold(0u64, |bits, number| bits | 1 << (number - 1));
     let mut set = *SigSet::empty().as_ref();

@@ -1,6 +1,6 @@
 //! Between fork and exec: nothing but async-signal-safe calls (signal-safety(7)) on memory that was made before the fork.
 //!
-//! Whatever blocks here (a command or a file on a mount that hangs, a SIGSTOP) blocks this child alone.
+//! If anything blocks here (a command or a file on a hung mount, a SIGSTOP), it blocks only this child.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -10,8 +10,8 @@ use nix::libc;
 use super::Limit;
 use super::report::{HEAD, Step};
 
-/// A child's first descriptor after stdio. Its sockets come first, as `sd_listen_fds`(3) has them, then the pipe for its report, then
-/// how daemons are set up, if it is to set itself up.
+/// A child's first descriptor after stdio. First come its sockets, as `sd_listen_fds`(3) wants them, then the pipe for its report, then
+/// (if it has to set itself up) the memfd that says how daemons are set up.
 pub const FIRST_FD: i32 = 3;
 /// No descriptor.
 const NONE: i32 = -1;

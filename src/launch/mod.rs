@@ -1,5 +1,5 @@
-//! Starts a daemon's process. A start never blocks its caller: it forks, and hears the result of the exec through a pipe
-//! that the exec closes (`O_CLOEXEC`).
+//! Starts a daemon's process. A start never blocks its caller: it forks, and the result of the exec comes through a pipe that the
+//! exec closes (`O_CLOEXEC`).
 
 mod child;
 mod lookup;

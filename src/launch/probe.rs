@@ -1,4 +1,4 @@
-//! The process that asks a daemon whether it is ready, in init's place: init does no network I/O.
+//! The process that asks a daemon whether it is ready. init itself does no network I/O.
 
 use std::io::Write;
 use std::process::ExitCode;

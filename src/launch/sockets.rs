@@ -1,8 +1,9 @@
 //! Sockets that init holds for a daemon across restarts: connections wait in their backlog while one process follows
 //! another.
 //!
-//! A daemon has descriptors of its sockets too, and can do with them what it likes. So once it has run, only children of init
-//! touch them: a call on a socket takes its lock, which a process that sends from memory on a hung mount never releases.
+//! The daemon has descriptors of these sockets too, and can do with them what it likes. A call on a socket takes the socket's lock,
+//! and a process that sends from memory on a hung mount never releases it. So once the daemon has run, init leaves all calls on its
+//! sockets to children.
 
 use std::cell::Cell;
 use std::ffi::CString;

@@ -1,4 +1,4 @@
-//! The bundle as a whole: who is started, what a signal does, the shutdown, and the exit code.
+//! The bundle as a whole: which daemons are started, what a signal does, the shutdown, and the exit code.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_secs(1);
 /// RTMIN+3: the STOPSIGNAL of images made for systemd, which a bundle's image may have inherited.
 const RTMIN_3: Signal = Signal::RealTime(3);
-/// How often the log tells of requests that came to nothing.
+/// How often the log reports requests that came to nothing.
 const REPORT_STRAYS: Duration = Duration::from_secs(1);
 
-/// How far init is.
+/// How far init has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Nothing was started yet.
@@ -38,7 +38,7 @@ struct Strays {
 }
 
 impl Strays {
-    /// When the log is to tell of them.
+    /// When the log is to report them.
     fn next(self) -> Option<Moment> {
         let due = self.told.map_or(Moment::ZERO, |told| told + REPORT_STRAYS);
         (self.count > 0).then_some(due)
@@ -189,8 +189,8 @@ impl Supervisor {
         actions
     }
 
-    /// Grace is time in which a daemon can do something, and while the container is paused it can't. An answer that takes
-    /// long is no pause, but a look at very many processes: else whoever makes these would move the end of a stop.
+    /// Grace is time in which a daemon can act, and while the container is paused it can't. An answer to an action that takes long
+    /// is not a pause, only a look at very many processes; otherwise a daemon could put off the end of its stop by making them.
     fn make_up_for_a_pause(&mut self, now: Moment, event: &Event) -> Vec<Action> {
         let is_answer = matches!(event, Event::Members { .. } | Event::MembersKilled { .. } | Event::Mask { .. });
         let asked = self.next().map(|next| next.max(self.last)).filter(|_| !is_answer);
@@ -291,7 +291,7 @@ fn is_met(daemon: usize, daemons: &[Daemon], order: &Order) -> bool {
     order.dependencies(daemon).iter().filter_map(|index| daemons.get(*index)).all(Daemon::was_ready)
 }
 
-/// Starts the daemons that depend on nobody; the others wait.
+/// Starts the daemons without dependencies; the others wait.
 fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
     for (index, dependency) in order.unselected() {
         let name = daemons.get(*index).map_or("", Daemon::name);
@@ -325,7 +325,7 @@ fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
     }
 }
 
-/// Starts the daemons whose dependencies are all ready by now, and asks those that others wait for.
+/// Starts the daemons whose dependencies are all ready by now, and probes those that others still wait for.
 fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
     if !daemons.iter().any(|daemon| daemon.is_waiting() || daemon.is_probed()) {
         return;
@@ -362,7 +362,7 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
     }
 }
 
-/// The kernel gives the number of a session to no new process while one of the session is left.
+/// The kernel doesn't reuse the number of a session as a pid while a process of that session is left.
 fn sessions_are_gone(event: &Event, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
     if let Event::Started { pid, .. } | Event::ProbeStarted { pid, .. } = event {
         for daemon in daemons {
@@ -409,7 +409,7 @@ fn end_one(index: usize, dependent: Option<usize>, daemons: &mut [Daemon], turn:
 const OVER: &str = "every daemon has ended and init is about to exit";
 pub(super) const STOPPING: &str = "a shutdown is under way";
 
-/// A daemon that waits for others is started all the same, and the log says so.
+/// A daemon that waits for others is started anyway, and the log says so.
 fn tell_of_early_start(index: usize, daemons: &[Daemon], order: &Order, turn: &mut Turn<'_>) {
     if let Some(daemon) = daemons.get(index).filter(|d| d.is_waiting()) {
         let unready = listed(&unready(index, daemons, order));

@@ -63,7 +63,7 @@ enum State {
     Running(Process),
     Stopping(Process, Exec, Stop),
     Clearing(Clearing),
-    /// It has ended by itself, and is started again then.
+    /// It has ended by itself, and is started again at this time.
     Backoff(Moment),
     Exited,
     Failed,
@@ -111,10 +111,10 @@ pub(super) struct Daemon {
     ready_by: ReadyBy,
     state: State,
     generation: u64,
-    /// How many of its starts its policy did.
+    /// How many of its starts were by its policy.
     revivals: u64,
     delay: Delay,
-    /// It was ready once. So its dependents may start, whatever becomes of it.
+    /// It was ready once. So its dependents may start, no matter what becomes of it.
     was_ready: bool,
     probes: Probes,
     requests: Requests,
@@ -263,7 +263,7 @@ impl Daemon {
         next.into_iter().chain(self.probes.next()).min()
     }
 
-    /// For so long init could not run: nobody loses that time.
+    /// Init could not run for this long, so deadlines move by it.
     pub(super) fn move_deadlines(&mut self, lost: Duration) {
         if let Some(stop) = self.stop_mut() {
             stop.move_by(lost);

@@ -3,9 +3,9 @@
 //! The time comes with the event, as a point of the monotonic clock. Each deadline is stored in the state that it belongs to,
 //! so a deadline of an earlier stop can't fire in a later one.
 //!
-//! `daemon` is the life of one daemon and `stop` its end; `policy` says whether and when it is started again, `probe` whether it is
-//! ready, `requests` what became of what was asked of it. `bundle` is what concerns them all, `order` who depends on whom, and `turn`
-//! the handling of one event. `driver` carries the actions out on a [`System`]: init itself, or the simulated kernel of the tests.
+//! `daemon` is the life of one daemon and `stop` its end. `policy` says whether and when it is started again, `probe` whether it is
+//! ready, and `requests` what became of requests to it. `bundle` handles what concerns all daemons, `order` their dependencies, and
+//! `turn` the handling of one event. `driver` carries out the actions on a [`System`]: init itself, or the tests' simulated kernel.
 
 mod bundle;
 mod daemon;
@@ -324,11 +324,11 @@ pub struct View {
     pub generation: u64,
     /// How many of those were requested, after the first.
     pub restarts: u64,
-    /// How many of those its restart policy did.
+    /// How many of those were by its restart policy.
     pub revivals: u64,
     /// In backoff: when it is started again.
     pub starts_at: Option<Moment>,
-    /// Waiting: for whom, and why they aren't ready.
+    /// Waiting: for which daemons, and why they aren't ready.
     pub waiting_for: Vec<WaitingFor>,
     /// The last requests.
     pub requests: Vec<status::Request>,
@@ -339,9 +339,9 @@ pub struct View {
 }
 
 impl View {
-    /// Whether its sockets listen, so that connections wait for its process or for the next one. A daemon that nothing is
-    /// going to start refuses them, since a client would wait for ever; so does one whose first start waits for others, since there
-    /// is no limit to that.
+    /// Whether its sockets listen, so that connections wait for its process or for the next one. If nothing is going to start the
+    /// daemon, connections are refused, since a client would wait forever. They are also refused while its first start waits for
+    /// other daemons, since that has no time limit.
     #[must_use]
     pub fn listens(&self) -> bool {
         match self.state {

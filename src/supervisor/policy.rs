@@ -8,7 +8,7 @@ use crate::table::RestartPolicy;
 /// The first delay; each further death doubles it.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
-/// Once a process has run for so long, the next delay is the first one again.
+/// Once a process has run for this long, the next delay is the first one again.
 const LONG_RUN: Duration = Duration::from_secs(10);
 
 /// The delay between the next death and the start that follows it.

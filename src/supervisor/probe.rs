@@ -1,4 +1,4 @@
-//! Whether a daemon is ready, asked of a process that init starts for it, and only while another daemon waits for it.
+//! Whether a daemon is ready. init starts a process that finds out, and does so only while another daemon waits for the answer.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ impl Probes {
         }
     }
 
-    /// For so long init could not run, and neither could the probe.
+    /// Init could not run for this long, and neither could the probe.
     pub(super) fn move_deadlines(&mut self, lost: Duration) {
         if let State::Running { until, .. } = &mut self.state {
             *until += lost;
@@ -96,7 +96,7 @@ impl Probes {
         };
     }
 
-    /// A shutdown doesn't wait for it: its end is a stranger's from here on.
+    /// A shutdown doesn't wait for it: from here on, its end is handled as an orphan's.
     pub(super) fn forget(&mut self, turn: &mut Turn<'_>) {
         if let State::Running { pid, .. } | State::Killed { pid, .. } = self.state {
             kill(pid, turn);
@@ -157,7 +157,7 @@ impl Probes {
         self.pause = LONGEST_PAUSE.min(self.pause * 2);
     }
 
-    /// Each reason is told once, not at each probe.
+    /// Each reason is logged once, not at each probe.
     fn tell(&mut self, name: &str, why: String, turn: &mut Turn<'_>) {
         if self.why.as_ref() != Some(&why) {
             turn.tell(Line::info(format!("{name} isn't ready yet: {why}")).of(self.daemon));

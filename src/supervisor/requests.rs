@@ -42,7 +42,7 @@ impl Requests {
         self.0.iter_mut().filter(is_held).filter(move |entry| entry.verb == Verb::Signal(signal))
     }
 
-    /// Adds one that isn't decided. The oldest decided ones make room for it; whoever asked last can still read its outcome.
+    /// Adds one that isn't decided. The oldest decided ones make room for it, so that the latest outcomes can still be read.
     pub(super) fn push(&mut self, id: String, verb: Verb) {
         while self.0.len() >= KEPT
             && let Some(oldest) = self.0.iter().position(|entry| entry.outcome.is_final())

@@ -135,7 +135,7 @@ impl Stop {
         let waits = seconds(turn.now.saturating_sub(self.since));
         let left = seconds(self.phase.due().saturating_sub(turn.now));
         let next = match self.phase {
-            Phase::Spared { .. } => format!("it is asked in {left}, or once its dependents have ended"),
+            Phase::Spared { .. } => format!("its stop signal follows in {left}, or once its dependents have ended"),
             Phase::Asked { .. } => format!("KILL follows in {left}"),
             Phase::Killed { .. } => format!("it was killed; init continues without it in {left}"),
         };

@@ -1,4 +1,4 @@
-//! The handling of one event: what it may touch besides the daemon that it is about, and what follows from it.
+//! The handling of one event: what it may change besides the daemon that it is about, and the actions that follow.
 
 use super::{Action, Line, Moment};
 use crate::status::{Last, Outcome};

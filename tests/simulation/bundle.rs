@@ -709,6 +709,7 @@ impl Bundle {
             sandbox: None,
             transaction: None,
             ready: None,
+            not_ready: None,
         };
         let settle_ms = if self.plant == Some(Plant::NothingSettles) { 0 } else { SETTLE };
         let notified = self.is_ready();

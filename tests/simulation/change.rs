@@ -704,7 +704,7 @@ impl Hands for Sim<'_> {
         Ok(())
     }
 
-    fn remember(&mut self, _: &Page) {}
+    fn remember(&mut self, _: &Page, _: bool) {}
 
     fn newcomer(&mut self, _: &Page, _: &str) -> Option<Shortfall> {
         None

@@ -1,8 +1,8 @@
 //! The real directory tree.
 //!
-//! It is walked from its root on, name by name, with descriptors. The kernel follows no link on the way, so nobody can slip one
-//! in between two looks. A look is content with what the kernel knows of a file (`AT_STATX_DONT_SYNC`) and asks no server.
-//! A file that was looked at stays open, and later looks at it use that descriptor.
+//! It is walked from its root, name by name, with descriptors. The kernel follows no link on the way, so no process can slip one in
+//! between two looks. A look uses what the kernel knows about a file (`AT_STATX_DONT_SYNC`) and asks no file server. A file that was
+//! looked at stays open, and later looks at it use that descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,13 +1,13 @@
 //! Which files a sandboxed daemon may read and write, as the rules that Landlock takes.
 //!
-//! Landlock has allow rules only, each for an inode and all that is below it. So what is around a hidden path is allowed
-//! level by level: of each directory on the way, every entry but the one that leads there. The directory itself gets no
-//! rule: it can't be listed, and what is created in it later is hidden as well.
+//! Landlock has only allow rules, each for an inode and everything below it. So everything around a hidden path is allowed level by
+//! level: in each directory on the way, every entry but the one that leads there. The directory itself gets no rule, so it can't be
+//! listed, and what is created in it later is hidden as well.
 //!
-//! A rule is for an inode, not for a name, and an inode can have several names: one on each mount that shows the same part of
-//! the same file system. The list of mounts tells these, and they are hidden as well. What the list doesn't tell is found by
-//! device and inode. Each look at a file takes time, so a file is only opened, and not looked at, if it can't be hidden by
-//! another name: nothing is mounted on it, its file system is mounted once, and no hidden file has several hard links.
+//! A rule is for an inode, not for a name, and an inode can have several names: one on each mount that shows the same part of the
+//! same file system. The list of mounts shows these names, and they are hidden as well; any others are found by device and inode.
+//! Each look at a file takes time. So a file is opened without a look if it can't be another name of a hidden file: nothing is
+//! mounted on it, its file system is mounted once, and no hidden file has several hard links.
 //!
 //! It is computed over a [`Tree`], so that a test can compare it with a slow computation on trees of its own.
 
@@ -287,7 +287,7 @@ fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -
     Ok(Resolved { path, chain, missing: 0, is_through_written })
 }
 
-/// The next file of a chain; `None`: there is none, or who starts the daemon can't reach it. Any other error would leave
+/// The next file of a chain; `None`: there is none, or the process that starts the daemon can't reach it. Any other error would leave
 /// unknown what is there, and whether it is a link.
 fn look<T: Tree>(
     tree: &T,
@@ -303,7 +303,7 @@ fn look<T: Tree>(
     }
 }
 
-/// Whether this error of a look says that there is no such file, at least for who looks.
+/// Whether this error of a look says that there is no such file, at least for the process that looks.
 pub fn is_absent(e: &io::Error) -> bool {
     use nix::libc::{EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
     matches!(e.raw_os_error(), Some(ENOENT | ENOTDIR | EACCES | ENAMETOOLONG | ELOOP))

@@ -1,5 +1,5 @@
-//! `ulimits`. Only init's user may raise a hard limit, but a low limit could break the rest of the set-up. So there are two
-//! steps: hard limits that are too low are raised first, and all limits are set last.
+//! `ulimits`. They are set in two steps. Only init's user may raise a hard limit, so hard limits that are too low are raised first. A
+//! low limit could break the rest of the set-up, so the limits themselves are set last.
 
 use std::io;
 

@@ -1,10 +1,9 @@
 //! What a daemon's process gets before its exec, if the table says so: an environment, limits, a user, a directory and a
 //! sandbox of its own.
 //!
-//! The process that then executes the daemon does it: the hidden applet [`SET_UP_AND_START`], which init's child executes.
-//! Looking at files takes as long as their file system likes, which must not hold up init, and nothing may allocate memory
-//! between fork and exec. The process reads what it needs from a memfd that init has made once. Probes, checkers and `run-as`
-//! are set up by the same code: [`run`].
+//! init's child does this by executing a hidden applet, [`SET_UP_AND_START`], which then executes the daemon. init can't do it
+//! itself, since looking at files can take long on a slow file system, and between fork and exec nothing may allocate memory. The
+//! applet reads what it needs from a memfd that init has made once. The same code sets up probes, checkers and `run-as`: [`run`].
 
 pub mod environment;
 mod limits;

@@ -1,4 +1,4 @@
-//! What is asked of a daemon: restarts, by a signal too, and requests.
+//! Requests to a daemon, and restarts by a signal.
 
 use super::{Cause, Daemon, Process, State};
 use crate::request::Verb;

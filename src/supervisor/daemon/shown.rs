@@ -1,4 +1,4 @@
-//! What is shown of a daemon.
+//! What the status page shows of a daemon.
 
 use super::{Daemon, ReadyBy, State};
 use crate::status::{DaemonState, LastExit};

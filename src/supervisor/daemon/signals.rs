@@ -127,7 +127,7 @@ impl Daemon {
         self.requests.signal_ends(signal, RequestOutcome::NeverCaught, None, 0);
     }
 
-    /// Sends a signal, for all who wait for that.
+    /// Sends a signal, for all that wait for it.
     pub(super) fn deliver(&mut self, pid: i32, signal: Signal, turn: &mut Turn<'_>) {
         self.held.retain(|held| held.signal != signal);
         self.deliveries += 1;
