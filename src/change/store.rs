@@ -421,7 +421,9 @@ mod tests {
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("sidecar-beside-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        files.iter().for_each(|(name, content)| std::fs::write(dir.join(name), content).unwrap());
+        for (name, content) in files {
+            std::fs::write(dir.join(name), content).unwrap();
+        }
         act(&mut Store::open(&dir.join("rules")).unwrap(), &dir);
         let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let read = |name: String| (std::fs::read_to_string(dir.join(&name)).unwrap(), name);
