@@ -275,7 +275,13 @@ impl World<'_> {
     /// The old content is put back because the proof wasn't found.
     fn goes_back(&mut self) {
         let (b, host) = (&self.bundle, &self.host);
-        let Some((at, generation, seq)) = self.since.filter(|_| self.offered.is_none()) else { return };
+        if let Some(offered) = self.offered {
+            let goes_on = host.acked && !host.is_cut_off && !host.cancels && !self.is_disturbed && !b.is_stopping;
+            let is_up = b.state == DaemonState::Running && b.generation == offered && !b.is_stopped();
+            let is_wanted = goes_on && is_up && !b.disturbed && b.disk.path() == Content::New;
+            return self.check(!is_wanted, "what was proven and acknowledged isn't taken back");
+        }
+        let Some((at, generation, seq)) = self.since else { return };
         let is_late = b.now >= at + TIMEOUT && !host.is_cut_off && !host.cancels && !self.is_disturbed && host.sent;
         let is_good = self.is_restart()
             && self.is_own_process()
