@@ -46,7 +46,7 @@ def own_calls(name: str) -> dict[str, float]:
     """docker's own, those of an apply but for the inspect."""
     return {
         "docker exec": timed("docker", "exec", "-i", name, "/bench/sidecar", "--version")[0],
-        # It is wired to nothing: init takes it and does nothing more.
+        # No signal rule names it: init takes it and does nothing more.
         "docker kill": timed("docker", "kill", "--signal", "WINCH", name)[0],
     }
 
