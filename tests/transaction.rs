@@ -344,6 +344,10 @@ fn without_a_file_what_lies_there_is_checked_before_anything_is_sent() {
     fs::write(bundle.dir.join("conf/rules"), "dies").unwrap();
     is(&bundle.in_place(&[]), "not-proven", 1, "exited with code 3");
     assert_eq!(bundle.read("conf/rules"), "dies");
+    // Without its directory there is nothing to recover, and only new content needs one.
+    fs::remove_dir_all(bundle.dir.join("conf")).unwrap();
+    is(&bundle.allowlist("new", &[]), "refused", 1, "conf/rules doesn't exist");
+    is(&bundle.in_place(&[]), "live", 0, "");
 }
 
 #[test]
@@ -432,6 +436,8 @@ fn egress_obeys_refuses_or_dies_of_it() {
     assert_eq!((bundle.read("beta/routes"), bundle.read("beta-serving")), ("new".to_owned(), "new".to_owned()));
     assert_eq!(bundle.daemon(1)["generation"], 3);
     assert_eq!(bundle.generation(), 1);
+    fs::write(bundle.dir.join("beta/routes"), "refused").unwrap();
+    is(&ended(bundle.command(&["apply-egress"]).spawn().unwrap()), "refused", 1, "errno 22");
 }
 
 #[test]
@@ -1269,8 +1275,13 @@ fn a_file_replaced_under_its_own_bind_mount_is_refused() {
     };
     inside(&["mount", "--bind", source.to_str().unwrap(), rules.to_str().unwrap()]);
     is(&bundle.in_place(&[]), "live", 0, "");
+    // It is still there by another name, and then by none.
+    let other = bundle.dir.join("other");
+    fs::hard_link(&source, &other).unwrap();
     fs::write(bundle.dir.join("next"), "next").unwrap();
     fs::rename(bundle.dir.join("next"), &source).unwrap();
+    is(&bundle.in_place(&[]), "refused", 1, "conf/rules is a bind mount of a file that was replaced");
+    fs::remove_file(other).unwrap();
     let report = bundle.in_place(&[]);
     is(&report, "refused", 1, "conf/rules is a bind mount of a file that was replaced");
     is(&report, "refused", 1, "mount its directory instead");
@@ -1557,6 +1568,8 @@ exit 3"""] }"#;
     let words = "was not ready in time (`sh -c ...` exited 3: the database is away); see its log";
     is(&bundle.allowlist("unready", &["--timeout=3s"]), "rolled-back", 1, words);
     bundle.serves("old");
+    // It answers nothing at all.
+    is(&bundle.allowlist("unready", &["--timeout=1s"]), "rolled-back", 1, "(`sh -c ...` did not end within ");
 }
 
 #[test]
