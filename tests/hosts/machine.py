@@ -27,7 +27,7 @@ PACKAGES = """ca-certificates tini iproute2 iptables nftables procps slirp4netns
 
 PATH = "/opt/sidecar/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# What PID 1 of the machine does first. $1: its name, $2: its root, $3: v1 or v2, $4: the file that it reports to.
+# What PID 1 of the machine does first. $1: the machine's name, $2: the directory of its layers, $3: v1 or v2, $4: the cached root below them.
 BEGIN = r"""
 set -e
 name=$1 layers=$2 cgroup=$3
@@ -218,18 +218,18 @@ class Machine:
         self._wait(lambda: "10.0.2.100" in self.run("ip -4 addr show tap0").out, "a way out of the machine", network)
 
     def _prepare(self):
-        """Before the cgroup namespace: what the machine makes is below a cgroup of its own, and can be found at its end."""
+        """Runs before there is a cgroup namespace: the machine gets a cgroup of its own, so that everything in it can be found at the end."""
         # A shell that runs this in the background makes it ignore Ctrl-C; what is tested here must not inherit that.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for directory, _ in hierarchies():
             own = directory / CGROUP / self.layers.name
             for made in (own.parent, own):
                 made.mkdir(exist_ok=True)
-                # Of cpuset's, nothing can join one that says nothing.
+                # No process can join a cpuset whose cpus or mems are empty.
                 for part in ("cpuset.cpus", "cpuset.mems"):
                     if (made / part).is_file() and not (made / part).read_text().strip() and (made.parent / part).is_file():
                         (made / part).write_text((made.parent / part).read_text())
-            # With v1 each process of the root cgroup has as much of a busy CPU as all that is in here.
+            # With v1, each process of the root cgroup would otherwise get as much of a busy CPU as the whole machine.
             if (own.parent / "cpu.shares").is_file():
                 (own.parent / "cpu.shares").write_text("20480")
             inner = own / "init" if (own / "init").is_dir() else own

@@ -70,7 +70,8 @@ def markdown(results):
     for row in rows:
         cells = [mark(result, row, notes) for result in results]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    lines += ["", "ok: the exit code is right, and so is everything that must be true afterwards. –: the case can't run in this environment. Blank: the environment has no such case."]
+    lines += ["", "ok: the exit code is right, and so is everything that must be true afterwards. –: the case can't run in this",
+              "environment. Blank: the environment has no such case."]
     lines += [""] + [f"{number}. {note}" for number, note in enumerate(notes, 1)] if notes else []
     return "\n".join(lines) + "\n"
 
