@@ -191,7 +191,7 @@ impl Conversation<'_> {
         }
         if first.is_err() && was_killed {
             return exec_failed(Printable::new(
-                "its process in the bundle was killed before it said a word (exit code 137), for want of memory perhaps",
+                "its process in the bundle was killed before it sent anything (exit code 137), for want of memory perhaps",
             ));
         }
         // A bundle of protocol 3 doesn't know the helper by this name.
