@@ -266,8 +266,8 @@ fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<R
     let meta = file.metadata()?;
     let mut owner_was = None;
     if (meta.uid(), meta.gid()) != (like.uid, like.gid) && fchown(&file, Some(like.uid), Some(like.gid)).is_err() {
-        // Files of root's that their group may write, as OpenShift has them: with the same group and mode whoever could write
-        // to the old one can write to the new.
+        // OpenShift has files that belong to root and that their group may write to. With the same group and mode, whoever could
+        // write to the old file can write to the new one.
         let is_kept = like.mode & 0o020 != 0 && fchown(&file, None, Some(like.gid)).is_ok();
         if !is_kept {
             return Ok(Err(FileFault::Owner { uid: like.uid, gid: like.gid }));
