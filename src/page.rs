@@ -50,7 +50,9 @@ pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
     while let Err(e) = pipe.write(request.to_string().as_bytes()) {
         match e.kind() {
             io::ErrorKind::WouldBlock if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-            io::ErrorKind::WouldBlock => return Err(io::Error::other("it isn't reading its requests, and there is no room for another")),
+            io::ErrorKind::WouldBlock => {
+                return Err(io::Error::other("it isn't reading its requests, and there is no room for another"));
+            }
             io::ErrorKind::Interrupted => {}
             _ => return Err(e),
         }

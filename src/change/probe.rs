@@ -298,7 +298,10 @@ mod tests {
         let addr = serve(b"HTTP/1.1 503 no\r\n\r\n");
         assert_eq!(why(Ready::Http { addr, path: "/up".to_owned() }), format!("HTTP 503 from http://{addr}/up"));
         let addr = serve(b"SSH-2.0-OpenSSH_9.2\r\n");
-        assert_eq!(why(Ready::Http { addr, path: "/".to_owned() }), format!("the answer from http://{addr}/ is not HTTP"));
+        assert_eq!(
+            why(Ready::Http { addr, path: "/".to_owned() }),
+            format!("the answer from http://{addr}/ is not HTTP")
+        );
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = silent.local_addr().unwrap();
         let plan_of_silent = plan(Some(Ready::Http { addr, path: "/".to_owned() }));

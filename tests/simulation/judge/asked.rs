@@ -239,7 +239,11 @@ impl Judge {
             return;
         };
         if last.is_some_and(|last| last > since && now < last + 10 && now < since + HOLD) {
-            broken!(self, "while a signal is held, init checks for a handler every 10 to 50 ms", "pid {pid}, signal {signal}, at {last:?}");
+            broken!(
+                self,
+                "while a signal is held, init checks for a handler every 10 to 50 ms",
+                "pid {pid}, signal {signal}, at {last:?}"
+            );
         }
     }
 }

@@ -21,7 +21,12 @@ impl Judge {
             let Some(process) = self.slots[at].process.clone() else { continue };
             let is_stopping = process.is_waited_for() || process.reaped.is_none() && process.is_being_ended();
             if is_stopping && now > process.silent + SILENT {
-                broken!(self, "a long stop logs which processes it waits for", "not that of daemon {at} since {}", process.silent);
+                broken!(
+                    self,
+                    "a long stop logs which processes it waits for",
+                    "not that of daemon {at} since {}",
+                    process.silent
+                );
             }
             if process.reaped.is_none() {
                 must_wake |= self.rest_of_the_living(at, &process, now, next);
@@ -109,7 +114,11 @@ impl Judge {
                 broken!(self, "a signal is held for 20 s", "for daemon {at}, since {since}, now {now}");
             }
             if next.is_none_or(|next| next > now + LOOK) {
-                broken!(self, "while a signal is held, init checks for a handler every 10 to 50 ms", "daemon {at} is not looked at again");
+                broken!(
+                    self,
+                    "while a signal is held, init checks for a handler every 10 to 50 ms",
+                    "daemon {at} is not looked at again"
+                );
             }
             if self.no_masks || *always {
                 broken!(self, "`always` sends a signal at once", "a signal is held for daemon {at}");
