@@ -46,7 +46,7 @@ pub struct Done {
 }
 
 impl Act {
-    /// Acts on a daemon.
+    /// Acts on a daemon, and waits for the result.
     #[must_use]
     pub fn on(&self, daemon: &str) -> Done {
         let trigger = Trigger::Request { verb: self.verb, daemon: daemon.to_owned() };

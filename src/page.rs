@@ -176,8 +176,8 @@ fn read_at(path: &Path) -> Result<Page, String> {
     is_ours(&path.read_link().map_err(|e| unreadable(&e))?)?;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let mut file = File::from(open(path, flags, Mode::empty()).map_err(|e| unreadable(&e.into()))?);
-    // It may have been replaced since, by a page or by something else; and a file on disk can have that name, but
-    // only what the kernel calls sealed can't have been rewritten by a daemon of the same user.
+    // The descriptor may have been replaced since, and a file on disk can have that name. But if the kernel says that a file is
+    // sealed, no daemon of the same user can have rewritten it.
     let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     is_ours(&link.read_link().map_err(|e| unreadable(&e))?)?;
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);

@@ -107,7 +107,7 @@ impl Environment {
         Self(pairs.map(pair).filter_map(|pair| CString::new(pair).ok()).collect())
     }
 
-    /// What the init with this pid was started with, proc(5), without what init itself sets for daemons.
+    /// The environment that the init with this pid was started with (proc(5)), without the variables that init itself sets for daemons.
     ///
     /// # Errors
     /// The kernel doesn't let this user look.
@@ -125,8 +125,8 @@ impl Environment {
         Ok(pairs.into_iter())
     }
 
-    /// That of a bundle's daemons: init's own, but with its `sd_notify`(3) socket, and without what init was given itself by
-    /// `sd_listen_fds`(3).
+    /// The environment of a bundle's daemons: init's own, with init's `sd_notify`(3) socket, and without the `sd_listen_fds`(3) variables
+    /// that init itself may have been given.
     #[must_use]
     pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
         let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
@@ -338,7 +338,7 @@ impl Program {
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
-            // Of two variables with one name most programs take the first.
+            // If a variable occurs twice, most programs take the first one.
             envp: sockets
                 .variables()
                 .chain(start.iter().map(|text| text.as_ptr()))
