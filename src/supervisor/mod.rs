@@ -138,7 +138,7 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// A request came through PID 1's descriptor. `None`: a line that is no request.
+    /// A request came through PID 1's descriptor. `None` for a line that isn't a request.
     Request(Option<Request>),
     /// The answer to an [`Action::Kill`] that the kernel refused.
     NotSent {
@@ -175,7 +175,7 @@ pub enum Event {
         pid: i32,
         /// The signal in question.
         signal: Signal,
-        /// What it would do with it.
+        /// What the process would do with it.
         disposition: Disposition,
     },
     /// An `sd_notify`(3) message from this process.
@@ -251,7 +251,7 @@ impl Line {
     }
 }
 
-/// What is to be done, in this order.
+/// What to do. Actions are carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
@@ -346,7 +346,7 @@ impl View {
     pub fn listens(&self) -> bool {
         match self.state {
             DaemonState::Starting | DaemonState::Running | DaemonState::Stopping | DaemonState::Backoff => true,
-            // It is to be started right after init has begun.
+            // init starts it as soon as it begins.
             DaemonState::Exited => self.generation == 0,
             DaemonState::Failed | DaemonState::Waiting | DaemonState::Stopped | DaemonState::Done => false,
         }

@@ -83,12 +83,12 @@ pub enum Ready {
     Notify,
 }
 
-/// The file that a daemon reads its rules from.
+/// A daemon's configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Its absolute path in the bundle.
     pub path: PathBuf,
-    /// The daemon's own checker, with `{}` in place of the file; `None`: unchecked.
+    /// The command that checks such a file, with `{}` in place of the file's path; `None` if there is no checker.
     pub check: Option<Vec<String>>,
 }
 
@@ -126,7 +126,7 @@ pub struct Daemon {
     pub grace: Duration,
     /// Signals that are ignored when it starts.
     pub ignore: Vec<Signal>,
-    /// Its rules.
+    /// Its configuration file, if `apply --file` may replace it.
     pub config: Option<Config>,
     /// How to tell whether it is ready; `None`: it is ready while its process lives.
     pub ready: Option<Ready>,
@@ -148,7 +148,7 @@ pub struct Daemon {
     pub listen: Vec<SocketAddr>,
     /// What it may do; `None`: whatever its user may.
     pub sandbox: Option<sandbox::Sandbox>,
-    /// What no other sandboxed daemon may read, beside what is private anyway: [`Daemon::own_paths`].
+    /// Paths that no other sandboxed daemon may read, besides those that are private anyway: [`Daemon::own_paths`].
     pub private: Vec<PathBuf>,
 }
 
