@@ -388,8 +388,8 @@ mod tests {
         for shortfall in [Shortfall::Superseded, Shortfall::Stopped, Shortfall::Replaced] {
             assert_eq!(judged(unproven(shortfall), false).outcome, Outcome::Superseded);
         }
-        assert_eq!(judged(unproven(Shortfall::NotReady), false).outcome, Outcome::NotProven);
-        assert_eq!(judged(unproven(Shortfall::NotReady), true).outcome.exit(), 5);
+        assert_eq!(judged(unproven(Shortfall::NotReady { why: None }), false).outcome, Outcome::NotProven);
+        assert_eq!(judged(unproven(Shortfall::NotReady { why: None }), true).outcome.exit(), 5);
         assert_eq!(judged(Ended::well(Outcome::Live), true).outcome, Outcome::Live);
         let denied = Reason::MayNotAct { words: Printable::new("no") };
         assert_eq!(judged(denied.into(), false).outcome.exit(), 4);

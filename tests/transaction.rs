@@ -1545,6 +1545,21 @@ fn a_process_that_dies_while_it_is_proven_is_a_failure() {
 }
 
 #[test]
+fn a_rollback_tells_what_the_daemon_answered_last() {
+    // It answers once, and the time that is up cuts the next probe short.
+    let probe = r#"ready = { exec = ["sh", "-c", """
+[ "$(cat DIR/conf/rules)" = unready ] || exit 0
+[ ! -e DIR/asked ] || exec sleep 1000
+touch DIR/asked
+echo the database is away
+exit 3"""] }"#;
+    let bundle = Bundle::with(|table| table.replace(ALPHA_READY, probe));
+    let words = "was not ready in time (`sh -c ...` exited 3: the database is away); see its log";
+    is(&bundle.allowlist("unready", &["--timeout=3s"]), "rolled-back", 1, words);
+    bundle.serves("old");
+}
+
+#[test]
 fn a_daemon_in_backoff_with_the_old_content_again_is_as_it_was() {
     let bundle = Bundle::with(|table| table.replace("SETTLE", "100ms\"\nrestart = \"on-failure"));
     fs::write(bundle.dir.join("conf/rules"), "dies").unwrap();

@@ -30,10 +30,9 @@ const SHOWN: usize = 40;
 /// # Errors
 /// What is missing.
 pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Result<(), Shortfall> {
-    let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady) };
-    if ask_of(page, daemon, plan, timeout, Group::Own).is_err() {
-        return Err(Shortfall::NotReady);
-    }
+    let Some((_, plan)) = proof::find(page, daemon) else { return Err(Shortfall::NotReady { why: None }) };
+    ask_of(page, daemon, plan, timeout, Group::Own)
+        .map_err(|why| Shortfall::NotReady { why: Some(Printable::new(&why)) })?;
     past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 

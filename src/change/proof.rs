@@ -16,6 +16,8 @@ const ASK_AGAIN_MS: u64 = 50;
 /// After a crash, a process that has run for less than this may be in a crash loop; init's delays start over after this time.
 /// In milliseconds.
 const CRASH_LOOP_MS: u64 = 10_000;
+/// The daemon isn't ready, and it isn't known why.
+const NOT_READY: Shortfall = Shortfall::NotReady { why: None };
 
 /// What init does to the daemon when it gets the signal or the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -302,6 +304,10 @@ impl Proof {
         if daemon.generation < before.generation {
             return self.short(Shortfall::Contradiction);
         }
+        if daemon.generation > before.generation {
+            // The answer of an earlier process says nothing about this one.
+            self.shortfall = NOT_READY;
+        }
         let judged = match &self.seen.trigger {
             Trigger::Signal(signal) => {
                 let last = page.status.signals.get(&signal.to_string()).and_then(|rule| rule.last);
@@ -348,6 +354,12 @@ impl Proof {
         self.verdict(Err(self.seen.unproven(self.shortfall.clone())))
     }
 
+    /// Whether the daemon's last answer says why it isn't ready.
+    #[must_use]
+    pub fn knows_why(&self) -> bool {
+        matches!(self.shortfall, Shortfall::SocketHeld { .. } | Shortfall::NotReady { why: Some(_) })
+    }
+
     /// The signal's outcome is failed: the command could not be executed or, if no start was counted, init may not end the old process.
     fn failed(&self, daemon: &Daemon) -> Judged {
         let is_later = daemon.generation > self.seen.target.before.generation;
@@ -375,7 +387,7 @@ impl Proof {
             status::Outcome::NeverCaught => return Judged::Final(Shortfall::NeverCaught),
             status::Outcome::Held => return Judged::NotYet(Shortfall::Held),
             // Its process is ending; a later page shows how it ended.
-            _ if daemon.state != DaemonState::Running => return Judged::NotYet(Shortfall::NotReady),
+            _ if daemon.state != DaemonState::Running => return Judged::NotYet(NOT_READY),
             _ => {}
         }
         if plan.ready != Some(Ready::Notify) {
@@ -399,7 +411,7 @@ impl Proof {
     ) -> Look {
         // A page that says "not ready" counts at once. But only a probe can tell that no other process serves in its place.
         let answer = match plan.ready {
-            Some(Ready::Notify) if !plan.notified => Some(Err(Shortfall::NotReady)),
+            Some(Ready::Notify) if !plan.notified => Some(Err(NOT_READY)),
             _ => probe,
         };
         let since = self.ready_since.filter(|(generation, _)| *generation == daemon.generation);
@@ -411,9 +423,9 @@ impl Proof {
         let Some((_, since)) = self.ready_since else {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
-                // At the last look another process held the port.
-                None if matches!(self.shortfall, Shortfall::SocketHeld { .. }) => {}
-                _ => self.shortfall = Shortfall::NotReady,
+                // Its last answer still holds.
+                None if self.knows_why() => {}
+                _ => self.shortfall = NOT_READY,
             }
             self.asked = Some(daemon.generation);
             return Look::Wait { probe: true };
@@ -495,7 +507,7 @@ fn started(generation: u64, daemon: &Daemon, plan: &Plan) -> Judged {
         // A process that died may have left others, or there is a further restart. Both end.
         (None, DaemonState::Stopping) => Judged::NotYet(Shortfall::OldStopping),
         // Its command hasn't been executed yet.
-        (None, _) => Judged::NotYet(Shortfall::NotReady),
+        (None, _) => Judged::NotYet(NOT_READY),
     }
 }
 
@@ -598,7 +610,7 @@ mod tests {
 
         /// What was found, or whether it waits (`false`) or asks (`true`).
         fn at(&mut self, now: u64, probe: Option<bool>) -> Result<Result<Outcome, Shortfall>, bool> {
-            let answer = probe.map(|is_ready| if is_ready { Ok(()) } else { Err(Shortfall::NotReady) });
+            let answer = probe.map(|is_ready| if is_ready { Ok(()) } else { Err(refused()) });
             match self.proof.observe(now, &self.page, true, answer) {
                 Look::Wait { probe } => Err(probe),
                 Look::Done(verdict) => Ok(verdict.proven.map_err(short)),
@@ -608,6 +620,10 @@ mod tests {
         fn given_up(&self) -> Shortfall {
             short(self.proof.give_up().proven.unwrap_err())
         }
+    }
+
+    fn refused() -> Shortfall {
+        Shortfall::NotReady { why: Some(Printable::new("connection refused on 127.0.0.1:8888")) }
     }
 
     fn short(why: Reason) -> Shortfall {
@@ -656,7 +672,7 @@ mod tests {
         let mut s = Scene::new(Signal::HUP);
         s.last("HUP", Served::Delivered, None);
         s.daemon("egress").state = DaemonState::Stopping;
-        assert_eq!((s.at(5, None), s.given_up()), (Err(false), Shortfall::NotReady));
+        assert_eq!((s.at(5, None), s.given_up()), (Err(false), NOT_READY));
     }
 
     #[test]
@@ -805,7 +821,7 @@ mod tests {
         assert_eq!(s.at(1, Some(true)), Err(false));
         assert_eq!(s.at(51, None), Err(true));
         assert_eq!(s.at(52, Some(false)), Err(true));
-        assert_eq!(s.given_up(), Shortfall::NotReady);
+        assert_eq!(s.given_up(), refused());
         assert_eq!(s.at(400, Some(true)), Err(false));
         assert_eq!(s.given_up(), Shortfall::NotSettled);
         assert_eq!(s.at(700, None), Err(true));
@@ -841,7 +857,14 @@ mod tests {
         assert_eq!(s.given_up(), Shortfall::OldStopping);
         s.restart(31);
         assert_eq!(s.at(10, None), Err(true));
-        assert_eq!(s.given_up(), Shortfall::NotReady);
+        assert_eq!(s.given_up(), NOT_READY);
+        assert_eq!(s.at(15, Some(false)), Err(true));
+        assert_eq!(s.given_up(), refused());
+        assert_eq!(s.at(20, None), Err(true));
+        assert_eq!(s.given_up(), refused(), "it is asked once more, and hasn't answered yet");
+        s.restart(32);
+        assert_eq!(s.at(25, None), Err(true));
+        assert_eq!(s.given_up(), NOT_READY, "another process answered that");
         let mut s = Scene::new(Signal::HUP);
         s.last("HUP", Served::Held, None);
         assert_eq!(s.at(0, None), Err(false));
@@ -920,7 +943,7 @@ mod tests {
         assert_eq!((s.at(0, None), s.at(0, Some(true))), (Err(true), Err(false)));
         s.page.plans[0].notified = false;
         assert_eq!((s.at(300, None), s.at(300, Some(true))), (Err(true), Err(true)));
-        assert_eq!(s.given_up(), Shortfall::NotReady);
+        assert_eq!(s.given_up(), NOT_READY);
     }
 
     #[test]

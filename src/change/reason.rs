@@ -339,7 +339,11 @@ pub enum Shortfall {
     NotExecuted {
         code: Option<i32>,
     },
-    NotReady,
+    /// `why` is the probe's last answer, for example "connection refused on 127.0.0.1:8888".
+    NotReady {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<Printable>,
+    },
     NotSettled,
     /// `by` is the pid and the name of the process that holds it, if that can be seen.
     SocketHeld {
@@ -702,8 +706,12 @@ impl Shortfall {
                 write!(f, "the command of {daemon} could not be executed ({code})")
             }
             Self::NotExecuted { code: None } => write!(f, "the command of {daemon} could not be executed"),
-            Self::NotReady => {
-                write!(f, "{daemon} runs{pid} but was not ready in time; see its log, or give a longer --timeout")
+            Self::NotReady { why } => {
+                write!(f, "{daemon} runs{pid} but was not ready in time")?;
+                if let Some(why) = why {
+                    write!(f, " ({why})")?;
+                }
+                f.write_str("; see its log, or give a longer --timeout")
             }
             Self::NotSettled => write!(
                 f,
@@ -758,7 +766,7 @@ impl Shortfall {
             Self::OldStopping => {
                 "; its replacement starts once it has ended, and may still come up; check status later"
             }
-            Self::NotReady | Self::NotSettled => "; it may still become ready; check status later",
+            Self::NotReady { .. } | Self::NotSettled => "; it may still become ready; check status later",
             Self::StillStopping => "; init continues with it; check status later",
             Self::NotDone => "; it may still succeed; check status later",
             Self::Stopped => "; it stays stopped until it is started",
@@ -808,7 +816,7 @@ mod tests {
         let is = |shortfall: Shortfall, words: &str| assert!(shortfall.aftermath().contains(words), "{shortfall:?}");
         is(Shortfall::Held, "may still take effect; check status");
         is(Shortfall::OldStopping, "may still come up; check status");
-        is(Shortfall::NotReady, "may still become ready; check status");
+        is(Shortfall::NotReady { why: None }, "may still become ready; check status");
         is(Shortfall::StillStopping, "init continues with it; check status");
         is(Shortfall::NotDone, "may still succeed; check status");
         is(Shortfall::Stopped, "stays stopped until it is started");

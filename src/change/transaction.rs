@@ -867,6 +867,11 @@ impl<'a, H: Hands> Change<'a, H> {
         }
         let time = deadline.saturating_sub(now).min(PROBE_TIMEOUT);
         let answer = self.hands.probe(&page, proof.daemon(), time)?;
+        let is_late = self.hands.now_ms() >= deadline;
+        if is_late && proof.knows_why() && matches!(answer, Err(Shortfall::NotReady { .. })) {
+            // The deadline has cut this probe short, so the answer before it says more.
+            return Ok(None);
+        }
         // A good answer is judged with a page that was read after it, a bad one with the page that led to the probe.
         let page = match answer {
             Ok(()) => unless_killed(self.hands.page())?.ok(),

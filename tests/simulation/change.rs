@@ -664,7 +664,7 @@ impl Hands for Sim<'_> {
         if b.is_held && !trusts {
             return Ok(Err(Shortfall::SocketHeld { socket: Printable::new("port 1"), by: None }));
         }
-        Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady) })
+        Ok(if b.is_ready() || b.is_held { Ok(()) } else { Err(Shortfall::NotReady { why: None }) })
     }
 
     fn check(&mut self, _: &str, _: &[String], go_on: &mut dyn FnMut(&mut Self) -> Tried<()>) -> Tried<Checked> {
