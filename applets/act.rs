@@ -130,7 +130,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<(Result<Verb, Stri
     apply::exit((told.exit, told.written))
 }
 
-/// What is to be done, once the command line is known to be right.
+/// What to do, once the command line is known to be right.
 struct Plan {
     verb: Verb,
     timeout: Duration,

@@ -152,7 +152,7 @@ macro_rules! applet {
 }
 options!(applet
     General,
-    "Make a change live in running bundles, by restarting one daemon or by a signal that their table has a rule for, and check that it is live.",
+    "Make a change live in running bundles, by restarting a daemon or by sending a signal that has a rule in their table, and check that it is live.",
     [
         /// the signal to send: HUP, USR1, USR2, WINCH or RTMIN+N; the bundle's table must have a rule for it
         #[argh(option)]
@@ -360,7 +360,7 @@ fn select(options: &Options) -> Select {
     }
 }
 
-/// What is to be done, and the new content if there is one.
+/// What to do, and the new content if there is one.
 fn task(options: &Options, timeout: Duration) -> Result<(Task, Vec<u8>), String> {
     let Some(file) = &options.file else {
         return Ok((if options.signal_only { Task::Identify } else { Task::InPlace }, Vec::new()));

@@ -195,7 +195,7 @@ fn read_at(path: &Path) -> Result<Page, String> {
 /// Reads the text of a page.
 ///
 /// # Errors
-/// It isn't a page, or not one of this version.
+/// It isn't a page, or isn't of this version.
 pub fn parse(text: &[u8]) -> Result<Page, String> {
     let page: Page = serde_json::from_slice(text).map_err(|e| {
         format!("the status page of PID 1 can't be read by this version: {e}; use /proc/1/exe, the very program that wrote it")

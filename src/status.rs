@@ -252,9 +252,9 @@ pub struct Status {
     pub selected: Vec<String>,
     /// In table order.
     pub unselected: Vec<String>,
-    /// By the signal's name.
+    /// The signal rules, by the signal's name.
     pub signals: BTreeMap<String, Wired>,
-    /// The selected ones, in table order.
+    /// The selected daemons, in table order.
     pub daemons: Vec<Daemon>,
 }
 

@@ -23,12 +23,12 @@ pub struct LocalPorts {
 }
 
 impl LocalPorts {
-    /// The kernel's default.
+    /// The kernel's default ports.
     pub fn usual() -> Self {
         Self { range: 32768..=60999, reserved: Vec::new() }
     }
 
-    /// Those of this kernel, in this network namespace.
+    /// The ports of this kernel, in this network namespace.
     pub fn here() -> Self {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
         Self::parse(&read("ip_local_port_range"), &read("ip_local_reserved_ports")).unwrap_or_else(Self::usual)

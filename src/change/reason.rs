@@ -122,7 +122,7 @@ impl Ended {
     }
 }
 
-/// Nothing was changed or sent.
+/// The end of a change for which nothing was changed or sent.
 impl From<Reason> for Ended {
     fn from(why: Reason) -> Self {
         Self::badly(why.outcome(), why)

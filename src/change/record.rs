@@ -105,7 +105,7 @@ impl Record {
         if self.id == *id { Some(self.outcome) } else { past() }
     }
 
-    /// As `status` shows it.
+    /// The form in which `status` shows it.
     #[must_use]
     pub fn shown(&self) -> serde_json::Value {
         serde_json::json!({
@@ -182,7 +182,7 @@ pub struct Attributes {
     pub gid: u32,
     /// Its permissions.
     pub mode: u32,
-    /// Its extended attributes, the access control list among them.
+    /// Its extended attributes, the access control list included.
     pub extended: Vec<(std::ffi::CString, Vec<u8>)>,
 }
 

@@ -52,7 +52,7 @@ const KILLED: i32 = 137;
 /// Its exit codes if the helper could not be executed.
 const NOT_EXECUTED: [i32; 2] = [126, 127];
 
-/// One bundle, and what is wanted of it.
+/// One bundle, and what it is asked to do.
 pub(super) struct Conversation<'a> {
     pub engine: &'a Engine,
     pub change: &'a Change,

@@ -16,7 +16,7 @@ pub fn is_possible_name(name: &str) -> bool {
     bytes.len() <= 255 && bytes.first().is_some_and(u8::is_ascii_alphanumeric) && bytes.iter().all(rest)
 }
 
-/// One container that was asked for.
+/// One container that the caller named, or that a label found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The name or id that the caller gave.

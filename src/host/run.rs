@@ -42,7 +42,7 @@ pub enum Told {
     Terminating(usize),
 }
 
-/// One bundle that was asked for.
+/// One bundle of this apply.
 struct Member<'a> {
     engine: &'a Engine,
     context: Option<String>,

@@ -67,7 +67,7 @@ impl Gate {
         Self(AtomicU8::new(word as u8))
     }
 
-    /// From here on it says this.
+    /// From now on it says this.
     pub fn say(&self, word: Word) {
         self.0.store(word as u8, Ordering::SeqCst);
     }

@@ -56,7 +56,7 @@ pub struct Notify {
     /// Children that each take a datagram with descriptors, including one that may not have taken its datagram yet.
     children: Vec<i32>,
     late: Option<i32>,
-    /// Who asked for the status.
+    /// The addresses of those who have asked for the status.
     asking: Vec<UnixAddr>,
     buffer: Box<[u8; 4096]>,
 }
@@ -122,7 +122,7 @@ impl Notify {
         self.take_some(QUEUE)
     }
 
-    /// One from outside of this pid namespace costs a single call.
+    /// Takes at most `most` datagrams. One from outside this pid namespace costs a single call.
     fn take_some(&mut self, most: usize) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..most {
@@ -190,7 +190,7 @@ impl Notify {
         Ok(Received { size: message.bytes, pid, uid, has_descriptors, from: message.address })
     }
 
-    /// Has a child take the next datagram; the descriptors in it are closed when the child exits.
+    /// Makes a child take the next datagram; the descriptors in it are closed when the child exits.
     fn give_to_a_child(&mut self) {
         let Ok((told, tell)) = pipe2(OFlag::O_CLOEXEC) else { return };
         let (socket, tell_fd) = (self.fd.as_raw_fd(), tell.as_raw_fd());

@@ -50,7 +50,7 @@ pub struct Sink {
     queue: Vec<u8>,
     sent: usize,
     dropped: u64,
-    /// Whether it is waited for.
+    /// Whether epoll watches it.
     pub is_watched: bool,
     /// How many bytes of init's own log were queued since it was full.
     beyond: usize,
@@ -249,7 +249,7 @@ pub struct Stream {
     head: String,
     /// The line that was begun.
     partial: Vec<u8>,
-    /// Whether it has a carriage return, or what is being fed may have one.
+    /// Whether that line has a carriage return, or the bytes being fed may have one.
     has_cr: bool,
     /// Which part of its line the next object holds.
     part: Part,
@@ -267,9 +267,9 @@ pub struct Stream {
     pub generation: u64,
     /// Which sink it goes to.
     pub sink: usize,
-    /// The number that it is watched under.
+    /// The number under which it is watched.
     pub number: u64,
-    /// Whether it is watched.
+    /// Whether epoll watches it.
     pub is_watched: bool,
     /// Whether it has ended.
     pub ended: bool,

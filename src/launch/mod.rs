@@ -140,7 +140,7 @@ pub struct Started {
     pub pid: i32,
     /// Its stdout.
     pub stdout: OwnedFd,
-    /// Its stderr, unless it goes where its stdout goes.
+    /// Its stderr; `None` if that goes to the same pipe as its stdout.
     pub stderr: Option<OwnedFd>,
     /// Closes once it has executed its program or ended; before that it may carry a [`Report`].
     pub report: OwnedFd,
@@ -149,7 +149,7 @@ pub struct Started {
 /// Where the process's stdout and stderr go.
 #[derive(Clone, Copy)]
 pub enum Streams {
-    /// To a pipe each.
+    /// Each to a pipe of its own.
     Two,
     /// Both to the same pipe.
     One,
@@ -160,7 +160,7 @@ pub enum Streams {
 pub enum NotStarted {
     /// A step before execve(2) failed.
     Before(&'static str, Errno),
-    /// It couldn't be set up, or executed after that.
+    /// Its process couldn't be set up, or couldn't execute the program after that.
     Refused(Refused),
     /// execve(2) failed for this program.
     Execute(String, Errno),

@@ -373,7 +373,7 @@ fn sessions_are_gone(event: &Event, daemons: &mut [Daemon], turn: &mut Turn<'_>)
     }
 }
 
-/// For each daemon, one that has to end before it in a shutdown.
+/// For each daemon, another one that has to end before it in a shutdown, if any.
 fn living_dependents(daemons: &[Daemon], order: &Order) -> Vec<Option<usize>> {
     order.living_dependents(&daemons.iter().map(|d| !d.is_over(true)).collect::<Vec<bool>>())
 }

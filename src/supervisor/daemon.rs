@@ -76,7 +76,7 @@ enum State {
 /// Why a daemon is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It is its turn, or a request.
+    /// Its turn has come, or a request or signal asked for it.
     Asked,
     Policy,
 }
@@ -178,12 +178,12 @@ impl Daemon {
         }
     }
 
-    /// Its process, if nothing is known of its exec yet and nobody has asked it to end.
+    /// Its process, if it isn't known yet whether it has executed its command, and nobody has asked it to end.
     pub(super) fn starting(&self) -> Option<i32> {
         if let State::Starting(process, Exec::Pending) = self.state { Some(process.pid) } else { None }
     }
 
-    /// Its process, if that was asked to end before anything was known of its exec.
+    /// Its process, if it was asked to end before it was known whether it has executed its command.
     pub(super) fn stopping_before_its_exec(&self) -> Option<i32> {
         if let State::Stopping(process, Exec::Pending, _) = self.state { Some(process.pid) } else { None }
     }
@@ -633,7 +633,7 @@ impl Daemon {
         }
     }
 
-    /// Nothing of its session is left to wait for.
+    /// No process of its session is left to wait for.
     fn go_on(&mut self, turn: &mut Turn<'_>) {
         if let Some(after) = self.stop().map(|stop| stop.after) {
             self.follow(after, turn);

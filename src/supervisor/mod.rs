@@ -162,9 +162,9 @@ pub enum Event {
         daemon: usize,
         /// The session.
         sid: i32,
-        /// Those that were sent SIGKILL.
+        /// The processes that were sent SIGKILL.
         killed: Vec<i32>,
-        /// Those that the kernel doesn't let init kill.
+        /// The processes that the kernel doesn't let init kill.
         refused: Vec<i32>,
     },
     /// The answer to [`Action::LookAtMask`].
@@ -217,7 +217,7 @@ pub struct Line {
     pub daemon: Option<usize>,
     /// The process that it concerns.
     pub pid: Option<i32>,
-    /// How that ended, or what it counts as.
+    /// How that process ended, or what its end counts as.
     pub end: Option<End>,
 }
 

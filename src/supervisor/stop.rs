@@ -61,7 +61,7 @@ pub(super) enum After {
 /// What becomes of a daemon that has ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Its policy starts it again then.
+    /// Its policy starts it again at this time.
     Backoff(Moment),
     Exited,
     Failed,

@@ -122,7 +122,7 @@ pub struct Daemon {
     pub name: String,
     /// Program and arguments for `execve`; no shell. A program without a slash is looked up in PATH.
     pub command: Vec<String>,
-    /// From its stop signal to SIGKILL.
+    /// The time from its stop signal to SIGKILL.
     pub grace: Duration,
     /// Signals that are ignored when it starts.
     pub ignore: Vec<Signal>,
@@ -136,9 +136,9 @@ pub struct Daemon {
     pub restart: RestartPolicy,
     /// The daemons that must be ready before its first start, as indices into [`Table::daemons`]. There is no circle.
     pub depends_on: Vec<usize>,
-    /// It runs once to its end.
+    /// Whether it runs once to its end.
     pub is_oneshot: bool,
-    /// When it ends for good, the bundle ends.
+    /// Whether the bundle ends when it ends for good.
     pub is_essential: bool,
     /// The signal that asks it to stop.
     pub stop_signal: Signal,
@@ -155,9 +155,9 @@ pub struct Daemon {
 /// A checked daemon table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// In start order; never empty, and at most [`MAX_DAEMONS`].
+    /// The daemons in start order: at least one, at most [`MAX_DAEMONS`].
     pub daemons: Vec<Daemon>,
-    /// At most one per signal, ordered by signal.
+    /// The signal rules: at most one per signal, ordered by signal.
     pub wiring: Vec<SignalRule>,
     /// How lines are written.
     pub output: Output,

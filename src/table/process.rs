@@ -72,7 +72,7 @@ pub struct User {
 /// One limit of setrlimit(2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
-    /// As Compose names it, `nofile` for example.
+    /// The limit's name, as in Compose: `nofile`, for example.
     pub name: String,
     /// Soft and hard, in the unit of setrlimit(2); `None`: unlimited.
     pub value: Option<u64>,

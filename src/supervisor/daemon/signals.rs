@@ -26,7 +26,7 @@ pub(super) struct Held {
     pub(super) always: bool,
     pub(super) until: Moment,
     pub(super) look: Moment,
-    /// In how many checks in a row the daemon blocked every signal.
+    /// In how many checks in a row the daemon has blocked every signal.
     blocked: u32,
 }
 
