@@ -471,10 +471,10 @@ fn what_is_live_is_what_was_checked_whoever_else_writes_to_the_file() {
 fn a_rollback_to_content_that_somebody_else_wrote_to_is_none() {
     let bundle = Bundle::start();
     fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
-    is(&bundle.allowlist("dies", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    is(&bundle.allowlist("dies", &[]), "down", 5, "going back failed too: somebody else wrote");
     assert_eq!(bundle.read("conf/rules"), "writesmore\n");
     fs::write(bundle.dir.join("conf/rules"), "writes").unwrap();
-    is(&bundle.allowlist("writes", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    is(&bundle.allowlist("writes", &[]), "down", 5, "going back failed too: somebody else wrote");
     assert_eq!(bundle.left(), [".sidecar-other.rules"]);
 }
 
@@ -684,7 +684,7 @@ fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
         signal(&host, "INT");
         std::thread::sleep(Duration::from_millis(100));
     }
-    is(&ended(host), "unsettled", 5, "settles it by itself");
+    is(&ended(host), "unsettled", 5, "finishes or undoes it by itself");
     bundle.wait_until("settled", || bundle.helpers().is_empty());
     bundle.serves("stubborn");
 }
@@ -1457,7 +1457,7 @@ fn a_file_of_root_that_its_group_may_write_becomes_the_bundles_own() {
     assert_eq!((of("conf/rules"), report["owner_was"].to_string()), ((1000, 0, 0o664), "[0,0]".to_owned()));
     bundle.serves("new");
     // What its group may not write is its owner's.
-    is(&apply("apply-egress", "new"), "refused", 1, "beta/routes (0:0) can't be kept");
+    is(&apply("apply-egress", "new"), "refused", 1, "can't keep the owner of");
     assert_eq!(bundle.read("beta/routes"), "old");
 }
 
