@@ -199,7 +199,7 @@ fn meta(args: &[OsString]) -> ExitCode {
         args => {
             match args.first() {
                 Some(first) => out::error(&format!("sidecar: no applet {first:?}")),
-                None => out::error("sidecar: no applet named"),
+                None => out::error("sidecar: which applet? name one of these"),
             }
             help().lines().for_each(out::error);
             ExitCode::from(2)

@@ -225,7 +225,9 @@ fn unreadable(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::NotFound => not_ours(),
         io::ErrorKind::PermissionDenied => {
-            "this user may not look at PID 1; run it as the user that PID 1 runs as".to_owned()
+            "this user may not look at PID 1; run it inside the bundle (docker exec NAME /proc/1/exe status), as the user that PID 1 \
+             runs as"
+                .to_owned()
         }
         _ => format!("cannot read the status page of PID 1: {e}"),
     }

@@ -474,6 +474,10 @@ fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
         ("priority = 1", "write depends_on = [\"NAME\"]"),
         ("stopwaitsecs = 10", "write grace"),
         ("startsecs = 1", "write settle"),
+        ("stdout_logfile_maxbytes = 0", "what a daemon prints goes to the container's log"),
+        ("minfds = 1024", "write ulimits = { nofile = 1024 }"),
+        ("[supervisorctl]\nserverurl = \"a\"", "like docker exec NAME /proc/1/exe status"),
+        ("[program.web]", "write a [[daemon]] with name and command for each"),
         ("autostart = false", "CLAUDE_BOTTLE_SIDECAR_DAEMONS names in the container's environment"),
         ("dependencies = [\"a\"]", "write depends_on"),
     ] {
@@ -507,6 +511,18 @@ fn a_key_of_systemd_or_compose_is_told_with_ours() {
         let error = error(&format!("{DAEMON}{line}\n"));
         assert!(error.starts_with("f:4: unknown field `") && error.ends_with(fix), "{error}");
     }
+}
+
+#[test]
+fn a_configuration_of_supervisord_is_called_that() {
+    let conf =
+        "; of a container\n[supervisord]\nnodaemon=true\n[program:web]\ncommand=gunicorn\nenvironment=PORT=\"80\"\n";
+    let said = error(conf);
+    assert!(
+        said.starts_with("f:2: this is supervisord's configuration, not a daemon table; write a file with a"),
+        "{said}"
+    );
+    assert!(error("[program:web]\ncommand=a\n").starts_with("f:1: this is supervisord's configuration"));
 }
 
 #[test]

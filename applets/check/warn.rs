@@ -68,6 +68,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     warnings.extend(as_root(table));
     warnings.extend(super::sandbox::warnings(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
+        warnings.extend(about_its_command(daemon));
         warnings.extend(about_its_end(daemon));
         warnings.extend(about_its_variables(daemon));
         warnings.extend(about_its_sockets(daemon, local_ports));
@@ -148,6 +149,23 @@ fn about_its_variables(daemon: &Daemon) -> Vec<String> {
         )
     };
     variables.filter(|variable| DAEMON_KEYS.contains(variable)).map(warning).collect()
+}
+
+/// Warns about a variable in a command that no shell reads: the program would get its name, not its value.
+fn about_its_command(daemon: &Daemon) -> Option<String> {
+    let has_shell = daemon.command.iter().any(|word| word.starts_with('-') && word.ends_with('c'));
+    let is_variable = |rest: &str| rest.trim_start_matches('{').starts_with(|c: char| c.is_ascii_uppercase());
+    let variable = |word: &&String| {
+        // supervisord's spelling, or the shell's.
+        word.contains("%(ENV_") || !has_shell && word.split('$').skip(1).any(is_variable)
+    };
+    let word = daemon.command.iter().find(variable)?;
+    Some(format!(
+        "command of {:?} has {}, and the program gets it as it is written, since no shell reads a command; to have a variable's \
+         value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]",
+        daemon.name,
+        quoted(word)
+    ))
 }
 
 fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
@@ -341,6 +359,23 @@ mod tests {
         let text = "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\n\
                     [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\n";
         assert!(of(text).concat().contains("\"a\" and \"b\" may both write to /w"));
+    }
+
+    #[test]
+    fn a_variable_that_no_shell_expands_is_warned_of() {
+        let of = |command: &str| of(&format!("[[daemon]]\nname='a'\ncommand={command}\n"));
+        assert_eq!(
+            of("['web', '--port', '%(ENV_PORT)s']"),
+            [
+                "command of \"a\" has %(ENV_PORT)s, and the program gets it as it is written, since no shell reads a command; to \
+              have a variable's value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]"
+            ]
+        );
+        assert_eq!(of("['web', '--url=http://${HOST}/']").len(), 1);
+        assert_eq!(of("['sh', '-c', 'exec web --port %(ENV_PORT)s']").len(), 1);
+        assert!(of("['sh', '-c', 'exec web --port $PORT']").is_empty());
+        assert!(of("['bash', '-lc', 'exec web --port $PORT']").is_empty());
+        assert!(of("['web', '^a$', '$1', 'price: $']").is_empty());
     }
 
     #[test]

@@ -15,6 +15,10 @@ const MAX_KEY_PARTS: usize = 80;
 /// How serde shows a date to those who don't expect one.
 const DATE: &str = "$__toml_private_datetime";
 
+/// Said of a whole file that is another tool's.
+const SUPERVISORD: &str = "this is supervisord's configuration, not a daemon table; write a file with a [[daemon]] for each \
+                           program (docs/moving.md has supervisord's keys beside those of a table)";
+
 /// Why a text is not a valid table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TableError {
@@ -49,12 +53,21 @@ impl TableError {
             None if error.message() == "recursion limit" => deep_key(text),
             None => None,
         };
+        if let Some(index) = text.lines().position(is_of_supervisord) {
+            return Self::new(source, Some(index + 1), SUPERVISORD);
+        }
         let value = error.span().and_then(|span: Range<usize>| text.get(span)).unwrap_or_default();
         let above = line.map_or(0, |line| line - 1);
         let content = text.lines().nth(above).unwrap_or_default().trim();
         let section = text.lines().take(above).filter(|line| line.starts_with('[')).last().unwrap_or_default();
         Self::new(source, line, &with_fix(error.message(), value, content, section))
     }
+}
+
+/// Whether a header is one that only supervisord's files have: a name with a colon has to be quoted in TOML.
+fn is_of_supervisord(line: &str) -> bool {
+    let line = line.trim();
+    line == "[supervisord]" || line.starts_with("[program:")
 }
 
 /// The number of the line that holds the byte at `offset`.
