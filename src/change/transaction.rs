@@ -616,7 +616,7 @@ impl<'a, H: Hands> Change<'a, H> {
             self.end.owner_was = None;
             return Ok(Prepared::Over(Outcome::DryRun));
         }
-        // Make sure that what was checked is what is put in place.
+        // Make sure that what was checked is what is put in place, and that what is kept is what was there.
         if files.read(Name::Staged)? != Found::File(staged.clone()) || staged.bytes != content {
             return Err(changed(files));
         }
