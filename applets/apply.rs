@@ -71,7 +71,7 @@ macro_rules! options {
             /// who makes the change, for the record and the log (default: user@host)
             #[argh(option)]
             by: Option<String>,
-            /// limits the wait for another change, and again everything from the check to the proof: 500ms, 30s, 2m (default: 30s)
+            /// limits the wait for another change and, separately, everything from the check to the proof: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object per bundle on stdout, also for errors

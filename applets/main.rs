@@ -59,7 +59,7 @@ const APPLETS: &[Applet] = &[
     },
     Applet {
         name: "apply",
-        about: "the same for any daemon or signal: apply --daemon NAME, apply --signal SIG",
+        about: "puts a changed file into effect: apply --daemon NAME, or apply --signal SIG",
         inside: false,
         run: Run::Plain(apply::general),
     },

@@ -564,7 +564,7 @@ impl fmt::Display for Reason {
                 }
                 f.write_str(
                     " is a bundle; give the bundle's container the `command` [\"/sbin/init\"], \
-                     or the pod the label sidecar.schema if it has one container",
+                     or, if it is the pod's only container, give the pod the label sidecar.schema",
                 )
             }
             Self::WhichContainer { of } => {

@@ -487,7 +487,7 @@ def cases():
         Case("pipelock's own checker refuses a bad file", "sed 's/^mode:/mod:/' config/pipelock.yaml > typo.yaml && " + VIA + " --file typo.yaml agent-0", 1,
              (says("checker"), same_file("agent-0"))),
         Case("--dry-run changes nothing", "sed 's/docs.example.com/elsewhere.test/' config/pipelock.yaml > dry.yaml && " + VIA + " --file dry.yaml --dry-run agent-0", 0, (same_file("agent-0"),)),
-        Case("content that passes the check, but pipelock isn't ready with, is undone", LISTEN + VIA + " --file elsewhere.yaml --timeout 5s agent-0", 1,
+        Case("content that passes the check, but with which pipelock isn't ready, is undone", LISTEN + VIA + " --file elsewhere.yaml --timeout 5s agent-0", 1,
              (says("old content is back"), same_file("agent-0")), moves=PIPELOCK),
         Case("apply-egress: live, and no daemon is restarted", "sed -i 's/^routes: .*/routes: [{ host: web.test, scheme: http, headers: { Authorization: new } }]/' config/routes.yaml"
              " && apply-egress --via kubectl -n agents --file config/routes.yaml --all", 0, (says("2 live"),)),
