@@ -98,7 +98,7 @@ macro_rules! options {
             /// the docker context through which to reach the bundles (if repeated: names are looked up in each)
             #[argh(option)]
             context: Vec<String>,
-            /// only `kubectl`: bundles are pods, and contexts are kubectl's
+            /// the only value is `kubectl`: bundles are pods, and contexts are kubectl's
             #[argh(option)]
             via: Option<String>,
             /// with --via kubectl: the pods' namespace (default: the context's)

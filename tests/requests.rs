@@ -340,7 +340,11 @@ fn another_user_may_not_ask_and_is_told_so() {
         let mut command = Command::new("nsenter");
         command.args(["-t", &bundle.init, "-p", "-m"]).args(by).arg(&copy).args([applet, "beta"]);
         let said = said(&command.stdin(Stdio::null()).output().unwrap());
-        is_bad(&said, 4, "this user may not ask the bundle's init: it may not look at PID 1; run it as the user");
+        is_bad(
+            &said,
+            4,
+            "this user may not send requests to the bundle's init: it may not look at PID 1; run it as the user",
+        );
         assert!(!said.1.contains("not a sidecar"), "{said:?}");
         assert!(said.1.contains("nothing was sent"), "{said:?}");
     }
@@ -417,7 +421,11 @@ fn a_full_request_pipe_delays_its_sender_alone() {
     let mut pipe = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(pipe).unwrap();
     while pipe.write(b"\nx\n").is_ok() {}
     let before = Instant::now();
-    is_bad(&bundle.says(&["stop", "beta", "--timeout=300ms"]), 1, "refused: beta: cannot ask the bundle's init: ");
+    is_bad(
+        &bundle.says(&["stop", "beta", "--timeout=300ms"]),
+        1,
+        "refused: beta: cannot send a request to the bundle's init: ",
+    );
     assert!(before.elapsed() < Duration::from_secs(10));
     assert!(Command::new("kill").args(["-CONT", &bundle.init]).status().unwrap().success());
     is_good(&bundle.says(&["stop", "beta"]), "stopped: beta ");

@@ -138,17 +138,17 @@ fn a_oneshot_has_no_readiness_no_config_and_no_signal_rule() {
     let oneshot = |lines: &str| error(&daemon("a", &format!("oneshot = true\n{lines}")));
     assert_eq!(
         oneshot("ready = { notify = true }"),
-        "f:5: a oneshot has no `ready`: it is ready once it has exited 0; remove `ready`, or oneshot = true"
+        "f:5: a oneshot has no `ready`: it is ready once it has exited 0; remove either `ready` or oneshot = true"
     );
     assert_eq!(
         oneshot("config = { path = \"/a\" }"),
-        "f:5: a oneshot has no `config`: apply proves a new file with a daemon that runs on; remove `config`, or oneshot \
-         = true"
+        "f:5: a oneshot has no `config`: apply proves a new file with a daemon that runs on; remove either `config` or \
+         oneshot = true"
     );
     for action in ["restart", "forward"] {
         assert_eq!(
             oneshot(&format!("[signals]\nHUP = {{ {action} = \"a\" }}")),
-            "f:6: HUP names \"a\", which is a oneshot; remove the rule, or oneshot = true there"
+            "f:6: HUP names \"a\", which is a oneshot; remove either the rule or oneshot = true there"
         );
     }
 }
@@ -738,8 +738,8 @@ fn a_socket_that_init_cannot_hold_is_an_error_with_line_and_fix() {
         ("listen = [{ tcp = '0.0.0.0:65536' }]", no_address("0.0.0.0:65536")),
         (
             "oneshot = true\nlisten = [{ tcp = '0.0.0.0:80' }]",
-            "5: a oneshot has no `listen`: nobody would accept a connection once it has ended; remove `listen`, or oneshot = \
-             true"
+            "5: a oneshot has no `listen`: nobody would accept a connection once it has ended; remove either `listen` or \
+             oneshot = true"
                 .to_owned(),
         ),
     ] {

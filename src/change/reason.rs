@@ -466,10 +466,10 @@ impl fmt::Display for Reason {
             Self::RequestRefused { sent, daemon, why } => write!(f, "{sent} for {daemon} was refused: {why}"),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotAct { words } => {
-                write!(f, "this user may not ask the bundle's init: {words}; run it as the user that the container runs as")
+                write!(f, "this user may not send requests to the bundle's init: {words}; run it as the user that the container runs as")
             }
             Self::NotAsked { words } => {
-                write!(f, "cannot ask the bundle's init: {words}; see the bundle's log, then try again")
+                write!(f, "cannot send a request to the bundle's init: {words}; see the bundle's log, then try again")
             }
             Self::Locked { by, since } => {
                 write!(f, "another change is under way, by {by}")?;
@@ -753,7 +753,10 @@ impl Shortfall {
             }
             Self::NotDone => write!(f, "{daemon} still runs{pid} and did not exit in time; give a longer --timeout"),
             Self::Contradiction => {
-                write!(f, "the bundle's status page contradicts itself: a generation of {daemon}{pid} went down")
+                write!(
+                    f,
+                    "the bundle's status page contradicts itself: the generation of {daemon}{pid} is lower than before"
+                )
             }
         }
     }

@@ -29,7 +29,7 @@ pub(super) fn resolve(daemons: &mut [Daemon], lists: &[Vec<RawListen>]) -> At<()
             let wrong = |message: String| Err((tcp.span(), message));
             if daemon.is_oneshot {
                 let message = "a oneshot has no `listen`: nobody would accept a connection once it has ended; \
-                               remove `listen`, or oneshot = true";
+                               remove either `listen` or oneshot = true";
                 return wrong(message.to_owned());
             }
             if let Some((other, owner)) = held.iter().find(|(other, _)| overlap(addr, *other)) {
