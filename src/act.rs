@@ -39,7 +39,8 @@ pub struct Act {
 /// The result for one daemon.
 #[derive(Debug)]
 pub struct Done {
-    /// What init does to which daemon, and the daemon's state before; `None` if init would do nothing.
+    /// What init does to which daemon, and the daemon's state before; `None` if the table has no such daemon, or there is no status
+    /// page.
     pub target: Option<Target>,
     /// How it ended.
     pub end: End,

@@ -218,7 +218,7 @@ fn is_ours(link: &Path) -> Result<(), String> {
 }
 
 fn not_ours() -> String {
-    "PID 1 is not `sidecar init`, or it runs without a status page (if so, its log says it)".to_owned()
+    "PID 1 is not `sidecar init`, or it runs without a status page (then its log says so)".to_owned()
 }
 
 fn unreadable(e: &io::Error) -> String {

@@ -220,7 +220,7 @@ pub enum Reply {
     Refused {
         /// Why not.
         why: Reason,
-        /// What the signal's rule says, if there is one.
+        /// What the signal or the request is about, if the table has a rule or a daemon for it.
         target: Option<Target>,
     },
     /// What became of the change that the host asked about.

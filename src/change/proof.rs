@@ -16,6 +16,8 @@ const ASK_AGAIN_MS: u64 = 50;
 /// After a crash, a process that has run for less than this may be in a crash loop; init's delays start over after this time.
 /// In milliseconds.
 const CRASH_LOOP_MS: u64 = 10_000;
+/// If the deadline cuts a probe short before this time, in milliseconds, its silence says nothing.
+const A_MOMENT_MS: u64 = 1000;
 /// The daemon isn't ready, and it isn't known why.
 const NOT_READY: Shortfall = Shortfall::NotReady { why: None };
 
@@ -354,13 +356,24 @@ impl Proof {
         self.verdict(Err(self.seen.unproven(self.shortfall.clone())))
     }
 
-    /// Whether the daemon's last answer says why it isn't ready.
-    #[must_use]
-    pub fn knows_why(&self) -> bool {
-        matches!(self.shortfall, Shortfall::SocketHeld { .. } | Shortfall::NotReady { why: Some(_) })
+    /// Takes in that the deadline cut a probe short after `ms` milliseconds. The daemon's last answer still counts; a longer silence is
+    /// told after it.
+    pub fn cut_short(&mut self, why: &Printable, ms: u64) {
+        // Two silences differ only in how long the probes could wait.
+        let unlimited = |words: &Printable| words.as_str().split(" within ").next().map(str::to_owned);
+        let why = match &self.shortfall {
+            Shortfall::NotReady { why: None } => why.clone(),
+            Shortfall::NotReady { why: Some(before) } if ms >= A_MOMENT_MS && unlimited(before) != unlimited(why) => {
+                Printable::new(&format!("{before}; then {why}"))
+            }
+            Shortfall::NotSettled if ms >= A_MOMENT_MS => why.clone(),
+            _ => return,
+        };
+        self.shortfall = Shortfall::NotReady { why: Some(why) };
     }
 
-    /// The signal's outcome is failed: the command could not be executed or, if no start was counted, init may not end the old process.
+    /// The signal or the request has failed: the command could not be executed or, if no start was counted, init may not end the old
+    /// process.
     fn failed(&self, daemon: &Daemon) -> Judged {
         let is_later = daemon.generation > self.seen.target.before.generation;
         Judged::Final(down(daemon).filter(|_| is_later).unwrap_or(Shortfall::InitRefused { why: None }))
@@ -411,7 +424,7 @@ impl Proof {
     ) -> Look {
         // A page that says "not ready" counts at once. But only a probe can tell that no other process serves in its place.
         let answer = match plan.ready {
-            Some(Ready::Notify) if !plan.notified => Some(Err(NOT_READY)),
+            Some(Ready::Notify) if !plan.notified => Some(probe.filter(Result::is_err).unwrap_or(Err(NOT_READY))),
             _ => probe,
         };
         let since = self.ready_since.filter(|(generation, _)| *generation == daemon.generation);
@@ -424,7 +437,7 @@ impl Proof {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
                 // Its last answer still holds.
-                None if self.knows_why() => {}
+                None if matches!(self.shortfall, Shortfall::SocketHeld { .. } | Shortfall::NotReady { .. }) => {}
                 _ => self.shortfall = NOT_READY,
             }
             self.asked = Some(daemon.generation);
@@ -829,6 +842,41 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_that_the_deadline_cuts_hides_no_answer_before_it() {
+        let silence = |within: &str| Printable::new(&format!("no answer from 127.0.0.1:8888 within {within}"));
+        let told = |answers: &[bool], ms| {
+            let mut s = Scene::new(Signal::USR1);
+            s.restart(31);
+            assert_eq!(s.at(0, None), Err(true));
+            for is_ready in answers {
+                let _ = s.at(1, Some(*is_ready));
+            }
+            s.proof.cut_short(&silence("9s"), ms);
+            match s.given_up() {
+                Shortfall::NotReady { why } => why.unwrap().to_string(),
+                other => format!("{other:?}"),
+            }
+        };
+        let refused = "connection refused on 127.0.0.1:8888";
+        assert_eq!(told(&[], 5), silence("9s").as_str());
+        assert_eq!(told(&[false], 999), refused);
+        assert_eq!(told(&[false], 1000), format!("{refused}; then {}", silence("9s")));
+        assert_eq!(told(&[true], 999), "NotSettled");
+        assert_eq!(told(&[true], 1000), silence("9s").as_str());
+        let mut s = Scene::new(Signal::USR1);
+        s.restart(31);
+        for shortfall in [
+            Shortfall::NotReady { why: Some(silence("10s")) },
+            Shortfall::SocketHeld { socket: Printable::new("port 8888"), by: None },
+        ] {
+            assert_eq!(s.at(0, None), Err(true));
+            let _ = s.proof.observe(1, &s.page, true, Some(Err(shortfall.clone())));
+            s.proof.cut_short(&silence("9s"), 9000);
+            assert_eq!(s.given_up(), shortfall);
+        }
+    }
+
+    #[test]
     fn a_replacement_that_dies_is_not_proven_at_once() {
         let mut s = Scene::new(Signal::USR1);
         s.restart(31);
@@ -944,6 +992,8 @@ mod tests {
         s.page.plans[0].notified = false;
         assert_eq!((s.at(300, None), s.at(300, Some(true))), (Err(true), Err(true)));
         assert_eq!(s.given_up(), NOT_READY);
+        assert_eq!((s.at(305, None), s.at(305, Some(false))), (Err(true), Err(true)));
+        assert_eq!(s.given_up(), refused(), "the probe says why");
     }
 
     #[test]

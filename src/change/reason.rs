@@ -741,7 +741,7 @@ impl Shortfall {
             ),
             Self::ReloadRefused { errno } => write!(f, "{daemon} took {sent} and refused to reload (errno {errno})"),
             Self::Replaced => {
-                write!(f, "another process of {daemon}{pid} replaced the one that {sent} was sent to; check status")
+                write!(f, "the process to be proven was replaced by another process of {daemon}{pid}; check status")
             }
             Self::StillStopping => {
                 write!(f, "{daemon} is still being stopped{pid}; give a --timeout longer than its grace")

@@ -34,7 +34,7 @@ pub struct Record {
     pub outcome: RecordedOutcome,
     /// How long the change took, in milliseconds.
     pub ms: u64,
-    /// The process that proved it, and the file that this process read.
+    /// The process in which it was proven, and the file that this process read.
     #[serde(default)]
     pub live_in: Option<LiveIn>,
     /// Ids and outcomes of earlier changes, the latest first. A host whose connection broke asks for one by its id.

@@ -50,7 +50,7 @@ const SLACK: u64 = 30_000;
 pub struct Order {
     /// The identifier of this change. No other change has it.
     pub id: Printable,
-    /// Who makes the change, as `user@host`.
+    /// Who makes the change: `user@host`, or what the caller gave with `--by`.
     pub by: Printable,
     /// When the change began, in UTC.
     pub at: Printable,
@@ -108,7 +108,7 @@ pub struct Home {
 /// Who holds the lock, as the holder writes it into the lock's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Who makes the change, as `user@host`.
+    /// Who makes the change.
     pub by: Printable,
     /// When the change began, in UTC.
     pub since: Printable,
@@ -616,7 +616,7 @@ impl<'a, H: Hands> Change<'a, H> {
             self.end.owner_was = None;
             return Ok(Prepared::Over(Outcome::DryRun));
         }
-        // Make sure that what was checked is what is put in place.
+        // Make sure that what was checked is what is put in place, and that what is kept is what was there.
         if files.read(Name::Staged)? != Found::File(staged.clone()) || staged.bytes != content {
             return Err(changed(files));
         }
@@ -867,9 +867,11 @@ impl<'a, H: Hands> Change<'a, H> {
         }
         let time = deadline.saturating_sub(now).min(PROBE_TIMEOUT);
         let answer = self.hands.probe(&page, proof.daemon(), time)?;
-        let is_late = self.hands.now_ms() >= deadline;
-        if is_late && proof.knows_why() && matches!(answer, Err(Shortfall::NotReady { .. })) {
-            // The deadline has cut this probe short, so the answer before it says more.
+        let ended = self.hands.now_ms();
+        if let Err(Shortfall::NotReady { why: Some(why) }) = &answer
+            && ended >= deadline
+        {
+            proof.cut_short(why, ended.saturating_sub(now));
             return Ok(None);
         }
         // A good answer is judged with a page that was read after it, a bad one with the page that led to the probe.

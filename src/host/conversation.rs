@@ -461,7 +461,7 @@ impl Talk<'_> {
 
     /// The change is proven: waits until the gate says commit or go back, tells the helper, and waits for its last message.
     fn hold(&mut self) -> Result<HelperMessage, Lost> {
-        // The helper waits for the timeout that it was given: with several bundles, the time for all of them.
+        // The helper waits for the timeout that it was given: with `--rollback-all`, the time for all bundles.
         let overdue = self.until + LAST_WORD;
         while self.gate.says(Word::Hold) {
             match self.session.hear(Instant::now() + POLL_INTERVAL, self.gate, true) {

@@ -156,7 +156,7 @@ impl Fleet {
     }
 
     /// From now on no further bundle begins. If a person asked for it, those under way go back too; with `--rollback-all`, also if one
-    /// failed.
+    /// failed or the time is up.
     fn halt(&mut self, why: Why, actions: &mut Vec<Action>) {
         self.halted.get_or_insert(why);
         if !self.decided && (self.plan.together || why == Why::Stopped) {

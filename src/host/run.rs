@@ -47,7 +47,7 @@ struct Member<'a> {
     engine: &'a Engine,
     context: Option<String>,
     name: Option<String>,
-    /// The engine where it was found.
+    /// An identifier that no other bundle has; `None` if it wasn't found.
     id: Option<String>,
     bundle: Result<BundleRef, Reason>,
     /// The path of the program that it was started with, if that is one of ours.
@@ -163,7 +163,7 @@ impl All<'_> {
             Conversation { engine, change, bundle, program, by_path, started, timeout, gate, proven: &proven };
         let mut report = conversation.apply();
         if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
-            // If a bundle ended in the middle, that isn't a container that never was one. Ask its engine, which may notice it a moment later.
+            // A bundle that ended in the middle gives no answer either. Ask its engine, which may notice that a moment later.
             thread::sleep(NOTICE_DELAY);
             let name = match bundle {
                 BundleRef::Container(id) => id,
