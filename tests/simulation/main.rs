@@ -13,6 +13,8 @@ mod bundle;
 mod campaign;
 mod change;
 mod choices;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod judge;
 mod kernel;
 mod plants;
