@@ -5,6 +5,7 @@
 mod harness;
 #[macro_use]
 mod needs;
+mod rng;
 mod schemas;
 
 use std::fs;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use harness::{Bundle, SIDECAR, Setup, end_of, stat, with_more_time};
+use rng::Rng;
 use serde_json::Value;
 use sidecar::protocol::PROTOCOL;
 
@@ -839,9 +841,9 @@ fn random_kills(victim: fn(&Bundle, &mut Child)) {
     for seed in 1..=rounds() {
         let new = format!("content {seed}");
         let mut host = bundle.begin(&new, &["--timeout=60s"]);
-        let micros = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let micros = Rng::new(seed).below(450_000);
         // No condition: at any moment.
-        std::thread::sleep(Duration::from_micros(micros % 450_000));
+        std::thread::sleep(Duration::from_micros(micros));
         victim(&bundle, &mut host);
         let output = end_of(host);
         bundle.wait_until("settled", || bundle.helpers().is_empty());
@@ -851,7 +853,7 @@ fn random_kills(victim: fn(&Bundle, &mut Child)) {
         }
         let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let now = bundle.read("conf/rules");
-        println!("seed {seed}: {} after {} ms: {now}", said["outcome"], micros % 450_000 / 1000);
+        println!("seed {seed}: {} after {} ms: {now}", said["outcome"], micros / 1000);
         match said["outcome"].as_str() {
             Some("live") => assert_eq!(now, new),
             Some("rolled-back" | "refused" | "unreachable" | "not-a-sidecar-bundle") => assert_eq!(now, live),

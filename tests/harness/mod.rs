@@ -1,5 +1,6 @@
 //! A bundle without a container: init under `unshare --pid`. And how a test waits: for a condition, never for a time.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
 #![allow(dead_code, reason = "not every test program needs all of it")]
 
 use std::fs;

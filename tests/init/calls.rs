@@ -199,23 +199,30 @@ fn an_orphan_that_sigchld_names_is_reaped_by_one_call_of_four() {
 
 #[test]
 fn orphans_that_end_in_quick_succession_pile_up_before_they_are_reaped() {
-    let loop_ = format!("for i in {}; do (sleep 1000 &) done", "x ".repeat(100));
-    let bundle = at_rest(&TWO_THAT_REST.replace("($LEAVE &)", &loop_));
-    let before = bundle.children();
-    let mut are_killed = false;
-    let end_them_all = || {
-        let orphans: Vec<i32> = bundle.children().into_iter().filter(|pid| !before.contains(pid)).collect();
-        if !are_killed && orphans.len() == 100 {
-            // SAFETY: kill(2) has no memory effects, and init has reaped none of them.
-            are_killed = orphans.iter().all(|pid| unsafe { libc::kill(*pid, libc::SIGKILL) } == 0);
+    let leave = format!("for i in {}; do (sleep 1000 &) done", "x ".repeat(100));
+    let table = TWO_THAT_REST.replace("($LEAVE &)", &leave);
+    // On a loaded machine the ends may come too slowly, or all before the first look.
+    for _ in 0..5 {
+        let bundle = at_rest(&table);
+        let before = bundle.children();
+        let mut are_killed = false;
+        let end_them_all = || {
+            let orphans: Vec<i32> = bundle.children().into_iter().filter(|pid| !before.contains(pid)).collect();
+            if !are_killed && orphans.len() == 100 {
+                // SAFETY: kill(2) has no memory effects, and init has reaped none of them.
+                are_killed = orphans.iter().all(|pid| unsafe { libc::kill(*pid, libc::SIGKILL) } == 0);
+            }
+            are_killed && orphans.is_empty()
+        };
+        let counted = [WAITID_ONE, libc::SYS_rt_sigtimedwait];
+        let calls = count(bundle.pid(), &counted, || bundle.write("go", ""), end_them_all);
+        assert!(calls[&WAITID_ONE] >= 100, "{calls:?}");
+        // It waits for them for a moment, and for any other signal.
+        if let Some(waits) = calls.get(&libc::SYS_rt_sigtimedwait) {
+            return assert!(*waits < 100, "{calls:?}");
         }
-        are_killed && orphans.is_empty()
-    };
-    let counted = [WAITID_ONE, libc::SYS_rt_sigtimedwait];
-    let calls = count(bundle.pid(), &counted, || bundle.write("go", ""), end_them_all);
-    assert!(calls[&WAITID_ONE] >= 100, "{calls:?}");
-    // It waits for them for a moment, and for any other signal.
-    assert!((1..100).contains(&calls[&libc::SYS_rt_sigtimedwait]), "{calls:?}");
+    }
+    panic!("it never waited for them");
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -19,6 +19,8 @@ mod judge;
 mod kernel;
 mod plants;
 mod real;
+#[path = "../rng/mod.rs"]
+mod rng;
 mod schedule;
 mod world;
 

@@ -12,7 +12,8 @@ use sidecar::table::Table;
 use crate::harness::{self, Bundle, stat};
 use crate::judge::MARKS;
 use crate::kernel::{CONT, End, Exec, HUP, KILL, Kind, Members, Millis, Nature, SEGV, STOP, TERM, USR1, USR2};
-use crate::schedule::{Ask, Rng, Schedule, Step, What, When};
+use crate::rng::Rng;
+use crate::schedule::{Ask, Schedule, Step, What, When};
 use crate::world::World;
 
 /// Longer than any grace of these tables that is used up; of the simulated clock.
