@@ -11,8 +11,8 @@ use sidecar::table::Table;
 use crate::args::{self, Early};
 use crate::out;
 
-/// Starts and supervises the selected daemons. Exits with the highest of its daemons' last exit codes, 128+N
-/// for a signal N; 2 if the daemon table is invalid.
+/// Starts and supervises the selected daemons. Exits with the highest of its daemons' last exit codes (128+N
+/// for a daemon that signal N killed), or with 2 if the daemon table is invalid.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Init {
@@ -23,7 +23,7 @@ pub struct Init {
     config: Option<PathBuf>,
 }
 
-/// Runs init; every signal is blocked, and `init` undoes that for its daemons.
+/// Runs init. Every signal is blocked; init unblocks them for its daemons.
 pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
     let init: Init = match args::parse("init", args) {
         Ok(init) => init,

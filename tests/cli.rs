@@ -552,7 +552,10 @@ fn a_helper_that_is_killed_before_it_answers_is_asked_once_more() {
     assert_eq!(dir.calls(), ["inspect", "exec", "exec", "kill"]);
     let dir = Dir::new();
     let (code, _, err) = run(&mut dir.docker("exit 137"), &["apply-allowlist", "b1"]);
-    assert!(code == 3 && err.contains("was killed before it said a word") && err.contains("nothing was sent"), "{err}");
+    assert!(
+        code == 3 && err.contains("was killed before it sent anything") && err.contains("nothing was sent"),
+        "{err}"
+    );
     assert_eq!(dir.calls(), ["inspect", "exec", "exec"]);
 }
 

@@ -323,7 +323,7 @@ fn in_a_shutdown_a_request_is_refused_and_one_that_waits_is_not_proven() {
     for applet in ["restart", "stop", "start"] {
         is_bad(&bundle.says(&[applet, "slow"]), 1, "refused: slow: the bundle is stopping; nothing was sent");
     }
-    is_bad(&ended(stop), 1, "not proven: slow: the bundle is stopping, and nothing that was asked for is carried out");
+    is_bad(&ended(stop), 1, "not proven: slow: the bundle is stopping, so init no longer carries out the request");
 }
 
 #[test]

@@ -142,6 +142,8 @@ fn what_is_plainly_wrong_in_a_table_is_against_the_schema_too() {
         "user = 1000",
         "[daemon.sandbox]\nbind = [0]",
         "[daemon.sandbox]\nconnect = [65536]",
+        "[signals]\nUSR1 = { restart = \"a\", forward = \"a\" }",
+        "[signals]\nUSR1 = { restart = \"a\", when = \"always\" }",
     ];
     for line in lines {
         let text = format!("[[daemon]]\nname = \"a\"\ncommand = [\"a\"]\n{line}\n");

@@ -415,10 +415,10 @@ fn what_is_live_is_what_was_checked_whoever_else_writes_to_the_file() {
 fn a_rollback_to_content_that_somebody_else_wrote_to_is_none() {
     let bundle = start();
     bundle.write("conf/rules", "writes");
-    is(&bundle.allowlist("dies", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    is(&bundle.allowlist("dies", &[]), "down", 5, "going back failed too: somebody else wrote");
     assert_eq!(bundle.read("conf/rules"), "writesmore\n");
     bundle.write("conf/rules", "writes");
-    is(&bundle.allowlist("writes", &[]), "down", 5, "the way back failed too: somebody else wrote");
+    is(&bundle.allowlist("writes", &[]), "down", 5, "going back failed too: somebody else wrote");
     assert_eq!(bundle.left(), [".sidecar-other.rules"]);
 }
 
@@ -621,7 +621,7 @@ fn the_second_ctrl_c_leaves_and_the_bundle_settles_by_itself() {
     signal(&host, "INT");
     bundle.wait_until("on the way back", || bundle.read("conf/rules") == "stubborn");
     signal(&host, "INT");
-    is(&ended(host), "unsettled", 5, "settles it by itself");
+    is(&ended(host), "unsettled", 5, "finishes or undoes it by itself");
     kill_all(&[bundle.outside(&bundle.daemon(0)["pid"])]);
     bundle.wait_until("settled", || bundle.helpers().is_empty());
     bundle.serves("stubborn");
@@ -1382,7 +1382,7 @@ fn a_file_of_root_that_its_group_may_write_becomes_the_bundles_own() {
     assert_eq!((of("conf/rules"), report["owner_was"].to_string()), ((1000, 0, 0o664), "[0,0]".to_owned()));
     bundle.serves("new");
     // What its group may not write is its owner's.
-    is(&apply("apply-egress", "new"), "refused", 1, "beta/routes (0:0) can't be kept");
+    is(&apply("apply-egress", "new"), "refused", 1, "can't keep the owner of");
     assert_eq!(bundle.read("beta/routes"), "old");
 }
 
@@ -1458,6 +1458,24 @@ fn a_lone_daemon_that_dies_of_new_content_comes_back_with_the_old() {
 fn a_process_that_dies_while_it_is_proven_is_a_failure() {
     let bundle = with(|table| table.replace("SETTLE", "1500ms\"\nrestart = \"on-failure"));
     is(&bundle.allowlist("late", &[]), "rolled-back", 1, "exited with code 4");
+    bundle.serves("old");
+}
+
+#[test]
+fn a_rollback_tells_what_the_daemon_answered_last() {
+    // It answers once, and the time that is up cuts the next probe short.
+    let probe = r#"ready = { exec = ["sh", "-c", """
+[ "$(cat DIR/conf/rules)" = unready ] || exit 0
+[ ! -e DIR/asked ] || exec sleep 1000
+touch DIR/asked
+echo the database is away
+exit 3"""] }"#;
+    let bundle = with(|table| table.replace(ALPHA_READY, probe));
+    let words = "was not ready in time (`sh -c ...` exited 3: the database is away); see its log";
+    is_in_time("rolled-back", 1, words, |timeout| {
+        let _ = fs::remove_file(bundle.dir.join("asked"));
+        bundle.allowlist("unready", &[timeout])
+    });
     bundle.serves("old");
 }
 

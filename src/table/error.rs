@@ -42,7 +42,7 @@ impl TableError {
         Self { source: source.to_owned(), line, message: shortened(&one_line(message)) }
     }
 
-    /// The TOML parser's message, with the line if the parser doesn't know it, and with what to write instead.
+    /// Makes an error from the TOML parser's: adds the line if the parser doesn't know it, and what to write instead.
     pub(super) fn from_toml(error: &toml::de::Error, text: &str, source: &str) -> Self {
         let line = match error.span() {
             Some(span) => Some(line_of(text.as_bytes(), span.start)),
@@ -104,7 +104,7 @@ fn with_fix(message: &str, value: &str, line: &str, section: &str) -> String {
     }
     let Some(fix) = spelling::fix_of(line, section) else { return whole() };
     let message = match message {
-        // What the parser takes a word for depends on its first letter: `no` begins as nan does.
+        // The parser guesses from the first letter what an unquoted word is: `no` begins like nan.
         "string values must be quoted" | "invalid boolean" | "invalid float" => "an unquoted word",
         other => other,
     };

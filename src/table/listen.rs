@@ -13,7 +13,7 @@ pub const MAX_LISTEN: usize = 64;
 /// The most for all daemons of a table.
 const MAX_IN_ALL: usize = 1000;
 
-/// As the table has it.
+/// An entry of `listen` as it stands in the table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListen {

@@ -1,4 +1,4 @@
-//! What people write who know another tool or another version, and what to write here.
+//! What people who know another tool or another version may write, and what to write instead.
 
 use super::signal::Signal;
 
@@ -134,7 +134,7 @@ pub const DAEMON_KEYS: [&str; 20] = [
 const TABLE_KEYS: [&str; 2] = ["output", "require_sandbox"];
 const SANDBOX_KEYS: [&str; 6] = ["write", "private", "bind", "connect", "udp", "sessions"];
 
-/// Where a key belongs that stands in another table of the file: below a header all that follows belongs to it.
+/// Where a known key belongs that stands in the wrong place. (All lines below a header belong to that header.)
 fn place_of(key: &str, expected: &str) -> Option<&'static str> {
     let expects = |known: &str| expected.contains(&format!("`{known}`"));
     let (is_table, is_daemon, is_sandbox) = (expects("require_sandbox"), expects("command"), expects("sessions"));
@@ -151,10 +151,10 @@ fn place_of(key: &str, expected: &str) -> Option<&'static str> {
     }
 }
 
-/// What to write in place of an unknown key; `expected` is the parser's list of those that are known there.
+/// What to write instead of an unknown key. `expected` is the parser's list of the keys that are known there.
 pub(super) fn instead_of(key: &str, expected: &str) -> Option<String> {
     let letters = |word: &str| word.replace(['-', '_'], "").to_ascii_lowercase();
-    // Every second piece is in backticks.
+    // Every second piece was in backticks.
     let known = expected.split('`').skip(1).step_by(2).find(|known| letters(known) == letters(key));
     let place = || place_of(key, expected).map(str::to_owned);
     let elsewhere = || KEYS.iter().find(|(keys, _)| keys.contains(&key)).map(|(_, fix)| (*fix).to_owned());

@@ -230,7 +230,7 @@ fn of_page(page: Page) {
                     now,
                     &page,
                     true,
-                    probe.map(|ready| if ready { Ok(()) } else { Err(Shortfall::NotReady) }),
+                    probe.map(|ready| if ready { Ok(()) } else { Err(Shortfall::NotReady { why: None }) }),
                 );
             }
             let verdict = proof.give_up();

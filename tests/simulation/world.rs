@@ -414,9 +414,10 @@ impl World {
             What::Read => {
                 self.judge.mark(Mark::PageRead);
                 if self.page.0 != self.page.1 {
-                    self.judge
-                        .broken
-                        .get_or_insert(Broken { promise: "a page is read whole", how: format!("{:?}", self.page) });
+                    self.judge.broken.get_or_insert(Broken {
+                        promise: "a status page is read as a whole",
+                        how: format!("{:?}", self.page),
+                    });
                 }
             }
         }
