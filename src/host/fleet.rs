@@ -195,19 +195,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A small generator of choices, so that a schedule is told by its seed.
-    struct Choices(u64);
-
-    impl Choices {
-        fn pick(&mut self, n: usize) -> usize {
-            // xorshift64
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            usize::try_from(self.0 % (n as u64)).unwrap()
-        }
-    }
+    use crate::rng::Rng;
 
     /// What a bundle really is, whatever the fleet believes of it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,15 +275,15 @@ mod tests {
         }
 
         /// One bundle takes a step of its own.
-        fn step(&mut self, n: usize, choices: &mut Choices) {
+        fn step(&mut self, n: usize, rng: &mut Rng) {
             let goes_back = matches!(self.told, Some(Action::GoBack(_)));
             let event = match self.real[n] {
-                Real::Changing if choices.pick(12) == 0 || goes_back && choices.pick(3) > 0 => {
+                Real::Changing if rng.index(12) == 0 || goes_back && rng.index(3) > 0 => {
                     self.real[n] = Real::WentBack;
                     Event::Ended(n, false)
                 }
                 // The content was live already, or nothing holds it.
-                Real::Changing if !self.plan.together || choices.pick(12) == 0 => {
+                Real::Changing if !self.plan.together || rng.index(12) == 0 => {
                     self.real[n] = Real::Changed;
                     Event::Ended(n, true)
                 }
@@ -308,7 +296,7 @@ mod tests {
                     Event::Ended(n, true)
                 }
                 // It is stopped, or its connection breaks.
-                Real::Offering if goes_back || choices.pick(60) == 0 => {
+                Real::Offering if goes_back || rng.index(60) == 0 => {
                     self.real[n] = Real::WentBack;
                     Event::Ended(n, false)
                 }
@@ -332,22 +320,19 @@ mod tests {
     fn over_20_000_schedules_each_bundle_is_served_or_spared_exactly_once() {
         let mut whole = 0;
         for seed in 1..=20_000 {
-            let mut choices = Choices(seed);
-            for _ in 0..4 {
-                choices.pick(2);
-            }
-            let bundles = choices.pick(12);
+            let mut rng = Rng::new(seed);
+            let bundles = rng.index(12);
             let plan = Plan {
-                parallel: 1 + choices.pick(5),
-                canary: if choices.pick(2) == 0 { 0 } else { choices.pick(bundles + 3) },
-                together: choices.pick(2) == 0,
+                parallel: 1 + rng.index(5),
+                canary: if rng.index(2) == 0 { 0 } else { rng.index(bundles + 3) },
+                together: rng.index(2) == 0,
             };
             let (fleet, real) = (Fleet::new(plan, bundles), vec![Real::Untouched; bundles]);
             let mut world =
                 World { plan, fleet, real, told: None, stopped: false, late: false, failed: Vec::new(), seed };
             for n in 0..bundles {
                 // One that isn't there.
-                if choices.pick(40) == 0 {
+                if rng.index(40) == 0 {
                     world.real[n] = Real::WentBack;
                     world.happens(Event::Ended(n, false));
                 }
@@ -355,10 +340,10 @@ mod tests {
             world.happens(Event::Start);
             let mut steps = 0;
             while !world.fleet.is_over() {
-                match choices.pick(100) {
-                    0 if choices.pick(4) == 0 => world.happens(Event::Stop),
-                    1 if choices.pick(4) == 0 => world.happens(Event::Late),
-                    _ => world.step(choices.pick(bundles), &mut choices),
+                match rng.index(100) {
+                    0 if rng.index(4) == 0 => world.happens(Event::Stop),
+                    1 if rng.index(4) == 0 => world.happens(Event::Late),
+                    _ => world.step(rng.index(bundles), &mut rng),
                 }
                 steps += 1;
                 assert!(steps < 10_000, "it hangs: {world:?}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::time::Instant;
 
-use super::bundle::PATIENCE;
+use super::harness::PATIENCE;
 use super::{Bundle, Setup, TWO};
 
 /// alpha's program is on a file system that answers nobody.

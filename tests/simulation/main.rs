@@ -13,10 +13,14 @@ mod bundle;
 mod campaign;
 mod change;
 mod choices;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod judge;
 mod kernel;
 mod plants;
 mod real;
+#[path = "../rng/mod.rs"]
+mod rng;
 mod schedule;
 mod world;
 

@@ -9,7 +9,8 @@ use sidecar::table::{RestartPolicy, Signal, Table};
 use crate::bugs::{Bug, Planted};
 use crate::judge::{Broken, Judge, MARKS, Mark};
 use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, Role, SEGV, TERM, bit};
-use crate::schedule::{Ask, Note, Rng, Schedule, Step, What, When};
+use crate::rng::Rng;
+use crate::schedule::{Ask, Note, Schedule, Step, What, When};
 
 /// No schedule takes longer than this after its last step: the longest grace and some.
 const LONGEST: Millis = 120_000;
