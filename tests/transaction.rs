@@ -291,6 +291,10 @@ fn without_a_file_what_lies_there_is_checked_before_anything_is_sent() {
     bundle.write("conf/rules", "dies");
     is(&bundle.in_place(&[]), "not-proven", 1, "exited with code 3");
     assert_eq!(bundle.read("conf/rules"), "dies");
+    // Without its directory there is nothing to recover, and only new content needs one.
+    fs::remove_dir_all(bundle.dir.join("conf")).unwrap();
+    is(&bundle.allowlist("new", &[]), "refused", 1, "conf/rules doesn't exist");
+    is(&bundle.in_place(&[]), "live", 0, "");
 }
 
 #[test]
@@ -376,6 +380,8 @@ fn egress_obeys_refuses_or_dies_of_it() {
     assert_eq!((bundle.read("beta/routes"), bundle.read("beta-serving")), ("new".to_owned(), "new".to_owned()));
     assert_eq!(bundle.daemon(1)["generation"], 3);
     assert_eq!(bundle.generation(), 1);
+    fs::write(bundle.dir.join("beta/routes"), "refused").unwrap();
+    is(&ended(bundle.command(&["apply-egress"]).spawn().unwrap()), "refused", 1, "errno 22");
 }
 
 #[test]
@@ -1203,8 +1209,13 @@ fn a_file_replaced_under_its_own_bind_mount_is_refused() {
     };
     inside(&["mount", "--bind", source.to_str().unwrap(), rules.to_str().unwrap()]);
     is(&bundle.in_place(&[]), "live", 0, "");
+    // It is still there by another name, and then by none.
+    let other = bundle.dir.join("other");
+    fs::hard_link(&source, &other).unwrap();
     bundle.write("next", "next");
     fs::rename(bundle.dir.join("next"), &source).unwrap();
+    is(&bundle.in_place(&[]), "refused", 1, "conf/rules is a bind mount of a file that was replaced");
+    fs::remove_file(other).unwrap();
     let report = bundle.in_place(&[]);
     is(&report, "refused", 1, "conf/rules is a bind mount of a file that was replaced");
     is(&report, "refused", 1, "mount its directory instead");
@@ -1477,6 +1488,8 @@ exit 3"""] }"#;
         bundle.allowlist("unready", &[timeout])
     });
     bundle.serves("old");
+    // It answers nothing at all.
+    is(&bundle.allowlist("unready", &["--timeout=1s"]), "rolled-back", 1, "(`sh -c ...` did not end within ");
 }
 
 #[test]

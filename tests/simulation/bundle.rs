@@ -284,6 +284,8 @@ pub struct Bundle {
     pub is_held: bool,
     /// The daemon died, or was restarted, by another's doing.
     pub disturbed: bool,
+    /// Somebody restarts it again and again.
+    pub is_restarted_often: bool,
     /// Starts since the file was last put back.
     pub starts_since_back: u64,
     pub plant: Option<Plant>,
@@ -330,6 +332,7 @@ impl Bundle {
             boots: 0,
             is_held: false,
             disturbed: false,
+            is_restarted_often: false,
             starts_since_back: 0,
             plant,
             log: None,
@@ -351,15 +354,15 @@ impl Bundle {
         self.natures[content as usize]
     }
 
-    /// A person saves the file, whatever lies there: one that is good as a new file, one that the daemon dies of in place.
-    pub fn save(&mut self, nature: Nature) {
-        self.say(|| format!("a person saves the file: {nature:?}"));
+    /// A person saves the file, whatever lies there: as a new file, or in place.
+    pub fn save(&mut self, nature: Nature, is_new: bool) {
+        self.say(|| format!("a person saves {}: {nature:?}", if is_new { "a new file" } else { "the file in place" }));
         // Who wrote over the old content once is told of that.
         if self.disk.path() != Content::Theirs && !matches!(self.disk.over, Some((Content::Old, _))) {
             self.disk.over = Some((self.disk.path(), self.disk.outcome()));
         }
         self.natures[Content::Theirs as usize] = nature;
-        if nature == Nature::Good {
+        if is_new {
             self.disk.put(Name::Path, Content::Theirs);
         } else {
             self.disk.touch(Name::Path, Some(Content::Theirs));
@@ -412,7 +415,7 @@ impl Bundle {
         self.say(|| "the bundle starts again".to_owned());
         (self.is_up, self.is_stopping, self.starts_again, self.generation) = (true, false, false, 0);
         self.boots += 1;
-        self.is_held = false;
+        (self.is_held, self.is_restarted_often) = (false, false);
         self.next_causes.clear();
         (self.restart, self.forward, self.last_exit) = (None, None, None);
         self.requests.clear();
@@ -605,6 +608,10 @@ impl Bundle {
         if self.is_stopping && self.now >= self.ends_at {
             self.kill();
             return;
+        }
+        if self.is_restarted_often && self.state == DaemonState::Running {
+            self.disturbed = true;
+            self.ask(Asked::Restart, 0);
         }
         let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|(_, at)| *at <= self.now);
         self.pending = later;

@@ -65,12 +65,30 @@ pub enum Told {
     Nobody,
 }
 
+/// What the helper that is at work came for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Helper {
+    /// The change.
+    Changes,
+    /// Only to ask what became of it.
+    Asks,
+    /// Another host's dry run.
+    RunsDry,
+}
+
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of the world, not a mode")]
 struct World<'a> {
     bundle: Bundle,
     choices: &'a mut Choices,
     task: Task,
     begun_by: Asked,
+    /// The helper signals init, not the host.
+    from_inside: bool,
+    helper: Helper,
+    /// The host was told how long a recovery takes.
+    is_told_to_wait: bool,
+    /// What the bundle's log was told last.
+    logged: Option<Said>,
     host: Host,
     /// Of the daemon, when the proof began: when, its generation, and how many signals were served.
     since: Option<(u64, u64, u64)>,
@@ -80,8 +98,14 @@ struct World<'a> {
     /// What the disk, or a person, did to the change.
     is_disturbed: bool,
     was_install_lost: bool,
+    /// A person wrote to the new content before the helper had looked at it.
+    was_written_over_at_once: bool,
     /// The new content, as it was seen in place.
     placed: Option<record::Content>,
+    /// How often the helper has waited for less than 5 ms.
+    short_waits: u64,
+    /// How often it has had the daemon restarted, but for the change itself.
+    restarts_back: u64,
     steps: u64,
     broken: Option<Broken>,
 }
@@ -120,7 +144,7 @@ impl World<'_> {
     /// Time goes on, and anything may happen in it.
     fn step(&mut self) -> Tried<()> {
         self.count()?;
-        match self.choices.fault(15) {
+        match self.choices.fault(16) {
             1 => return self.die("the helper is killed"),
             2 => self.bundle.kill(),
             3 => self.bundle.stop(true),
@@ -141,10 +165,28 @@ impl World<'_> {
             }
             12 => self.bundle.person_asks(Verb::Stop),
             13 => self.bundle.person_asks(Verb::Restart),
-            n => self.person(n.saturating_sub(13)),
+            14 => {
+                self.bundle.say(|| "somebody restarts the daemon again and again".to_owned());
+                self.bundle.is_restarted_often = true;
+            }
+            n => self.person(n.saturating_sub(14)),
         }
         self.bundle.tick();
         if self.bundle.is_up { Ok(()) } else { Err(Stop::Killed) }
+    }
+
+    /// The helper has init act.
+    fn is_by_the_helper(&self) -> bool {
+        self.from_inside || matches!(self.begun_by, Asked::Request(_))
+    }
+
+    /// The helper waits. Right before a deadline, it may do so for a moment only.
+    fn wait(&mut self, ms: u16) -> Tried<()> {
+        self.short_waits += u64::from(ms < 5);
+        self.check(self.short_waits <= 3, "a change that waits doesn't spin");
+        let is_unsent = self.since.is_some() && self.is_by_the_helper() && !self.host.sent;
+        self.check(!is_unsent, "the signal is sent by whoever is to send it");
+        self.step()
     }
 
     fn count(&mut self) -> Tried<()> {
@@ -153,12 +195,13 @@ impl World<'_> {
         if self.steps < MOST_STEPS { Ok(()) } else { Err(Stop::Killed) }
     }
 
-    /// Nothing, or a person saves the file: one that is good, or one that the daemon dies of.
+    /// Nothing, or a person saves the file: one that is good, as a new file or in place, or one that the daemon dies of.
     fn person(&mut self, choice: usize) {
         match choice {
             0 => return,
-            1 => self.bundle.save(Nature::Good),
-            _ => self.bundle.save(Nature::Dies),
+            1 => self.bundle.save(Nature::Good, true),
+            2 => self.bundle.save(Nature::Dies, false),
+            _ => self.bundle.save(Nature::Good, false),
         }
         self.is_disturbed = true;
     }
@@ -349,7 +392,7 @@ impl World<'_> {
         if self.is(Plant::TakesTheOldProcessForTheNew) {
             self.bundle.lie(&asked);
         }
-        if matches!(asked, Asked::Request(_)) {
+        if self.is_by_the_helper() {
             return;
         }
         let (said, lands) = match self.choices.fault(5) {
@@ -409,8 +452,9 @@ impl World<'_> {
         let is = |content| ends || serves == Some(content) || serves.is_none() && (is_excused || was_as_dead(content));
         // What a person wrote lies there, which the daemon may have died of.
         let is_theirs = path == Content::Theirs && serves != Some(Content::New);
-        // Over the old content: nothing was placed any more.
-        let is_over_old = is_theirs && b.disk.over.is_some_and(|(over, _)| over == Content::Old);
+        // Over the old content, or over the new before it was looked at: nothing of the change is there any more.
+        let is_early = |over| over == Content::Old || self.was_written_over_at_once;
+        let is_over_old = is_theirs && b.disk.over.is_some_and(|(over, _)| is_early(over));
         let is_kept = match told {
             _ if since => !matches!(told, Told::AsItWas | Told::Gone) || path != Content::New,
             Told::Live => path == Content::New && is(Content::New),
@@ -433,6 +477,10 @@ fn id() -> Printable {
     Printable::new("1")
 }
 
+fn dry_run() -> Task {
+    Task::DryRun { bytes: 3, sha256: Printable::default(), show: false }
+}
+
 fn own_request() -> Request {
     Request { id: id().to_string(), verb: Verb::Restart, daemon: NAME.to_owned() }
 }
@@ -452,7 +500,7 @@ impl<'a> Sim<'a> {
             by,
             at: Printable::default(),
             trigger: world.trigger(),
-            from_inside: false,
+            from_inside: world.from_inside,
             starts_stopped: false,
             timeout_ms: TIMEOUT,
             task,
@@ -486,17 +534,30 @@ impl<'a> Sim<'a> {
     /// One that only looks what became of it.
     fn asks(&mut self) -> Tried<Option<RecordedOutcome>> {
         let order = Order { task: Task::Ask, content: None, ..self.order() };
+        self.comes_later(Helper::Asks, |sim| transaction::what_became_of(sim, &order))
+    }
+
+    /// Another's dry run, which recovers what was interrupted.
+    fn runs_dry(&mut self) -> Tried<End> {
+        let (task, content) = (dry_run(), Some(bytes(Content::New).to_vec()));
+        let order = Order { id: Printable::new("2"), task, content, ..self.order() };
+        self.comes_later(Helper::RunsDry, |sim| transaction::change(sim, &order))
+    }
+
+    /// Another helper, for a host of its own.
+    fn comes_later<T>(&mut self, which: Helper, work: impl FnOnce(&mut Self) -> Tried<T>) -> Tried<T> {
         let (own, since, offered) = {
             let mut world = self.world();
+            (world.short_waits, world.restarts_back, world.helper) = (0, 0, which);
             (std::mem::take(&mut world.host), world.since.take(), world.offered.take())
         };
-        let outcome = transaction::what_became_of(self, &order);
+        let done = work(self);
         let mut world = self.world();
         (world.host, world.since, world.offered) = (own, since, offered);
-        if outcome.is_ok() {
+        if done.is_ok() {
             world.bundle.locked = None;
         }
-        outcome
+        done
     }
 
     /// What the host makes of it.
@@ -570,6 +631,7 @@ impl<'a> Sim<'a> {
             world.choices.end_faults();
             world.host = Host::default();
             world.bundle.is_held = false;
+            world.bundle.is_restarted_often = false;
             for _ in 0..40 {
                 world.bundle.tick();
             }
@@ -582,7 +644,8 @@ impl<'a> Sim<'a> {
             choice
         };
         // Whoever comes next.
-        let _ = self.asks();
+        let is_dry_run = matches!(self.world().begun_by, Asked::Request(_));
+        let _ = if is_dry_run { self.runs_dry().map(drop) } else { self.asks().map(drop) };
         let mut world = self.world();
         for _ in 0..40 {
             world.bundle.tick();
@@ -592,7 +655,7 @@ impl<'a> Sim<'a> {
         let can_say = world.is_restart() || world.bundle.ready == Some(Ready::Notify);
         if world.task != Task::InPlace {
             let serves = world.bundle.serves;
-            let is_over_interrupted = world.bundle.is_over_interrupted();
+            let is_over_interrupted = world.bundle.is_over_interrupted() && !world.was_written_over_at_once;
             let is_edited = disk.path() == Content::Theirs;
             let is_one = serves.is_none() || serves == Some(disk.path()) || !can_say || is_edited;
             world.check(is_one, "never a mix");
@@ -688,7 +751,13 @@ impl Hands for Sim<'_> {
     }
 
     fn signal(&mut self, _: Signal) -> Tried<()> {
-        Err(failed(FileStep::Open))
+        let mut world = self.world();
+        let is_its_own = world.from_inside;
+        world.check(is_its_own, "the signal is sent by whoever is to send it");
+        world.host.sent = true;
+        let asked = world.begun_by.clone();
+        world.bundle.ask(asked, 0);
+        Ok(())
     }
 
     fn request(&mut self, request: Option<&Request>) -> Tried<()> {
@@ -699,6 +768,11 @@ impl Hands for Sim<'_> {
                 let is_own = *request == own_request();
                 world.host.sent |= is_own;
                 world.starts();
+                world.restarts_back += u64::from(!is_own);
+                let is_told = world.helper != Helper::RunsDry || world.is_told_to_wait;
+                world.check(is_told, "a host that waits is told how long a recovery takes, and no other");
+                let few = world.restarts_back <= 5;
+                world.check(few, "a way back restarts the daemon five times at most");
                 let asked = Asked::Request(request.clone());
                 if !is_own && world.is(Plant::GoesBackWithoutARestart) {
                     world.bundle.lie(&asked);
@@ -727,7 +801,12 @@ impl Hands for Sim<'_> {
                 world.is_live();
                 world.offer()?;
             }
-            HelperMessage::Sent | HelperMessage::Recovering { .. } | HelperMessage::End(_) => {}
+            HelperMessage::Recovering { .. } => {
+                let waits = world.helper != Helper::Asks;
+                world.check(waits, "a host that waits is told how long a recovery takes, and no other");
+                world.is_told_to_wait = true;
+            }
+            HelperMessage::Sent | HelperMessage::End(_) => {}
         }
         Ok(())
     }
@@ -735,20 +814,22 @@ impl Hands for Sim<'_> {
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>> {
         let mut world = self.world();
         if ms > 0 {
-            world.step()?;
+            world.wait(ms)?;
         }
         world.heard()
     }
 
-    fn pause(&mut self, _: u16) -> Tried<()> {
-        self.world().step()
+    fn pause(&mut self, ms: u16) -> Tried<()> {
+        self.world().wait(ms)
     }
 
     fn diff(&mut self, _: &[u8], _: &[u8], _: bool) -> Diff {
         Diff { hunks: Vec::new(), more: 0 }
     }
 
-    fn log(&mut self, _: &Line<'_>) {}
+    fn log(&mut self, line: &Line<'_>) {
+        self.world().logged = Some(line.outcome);
+    }
 }
 
 impl Files for Sim<'_> {
@@ -806,6 +887,12 @@ impl Files for Sim<'_> {
             let runs = b.state == DaemonState::Running && offered == Some(b.generation);
             world.check(runs, "what was proven still runs when it is committed");
         }
+        if world.helper != Helper::Changes && !record.is_interrupted() {
+            // Both are known by the same words.
+            let logged = serde_json::to_value(world.logged).unwrap();
+            let is_so = logged == serde_json::to_value(record.outcome).unwrap();
+            world.check(is_so, "the log tells of a recovery what the record does");
+        }
         // It is a file of its own until it is renamed. What couldn't be written isn't there.
         world.bundle.disk.put(Name::NewRecord, Content::New);
         let what = format!("the record says {:?}", record.outcome);
@@ -844,6 +931,11 @@ impl Files for Sim<'_> {
         if world.bundle.disk.at(name).is_none() {
             return Ok(());
         }
+        if name == Name::Staged {
+            let choice = world.choices.fault(3);
+            world.person(choice);
+            world.was_written_over_at_once |= choice > 0;
+        }
         world.disk(&format!("removes {name:?}"), 2, FileStep::Keep, |b| b.disk.remove(name))
     }
 
@@ -881,9 +973,10 @@ fn is_committed(record: Option<RecordedOutcome>) -> bool {
 /// One schedule, from its first choice on.
 pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outcome {
     let file = || Task::File { bytes: 3, sha256: Printable::default(), force: false };
-    let dry_run = || Task::DryRun { bytes: 3, sha256: Printable::default(), show: false };
     let task = [file(), Task::InPlace, dry_run()][choices.pick_mostly_first(3)].clone();
-    let begun_by = [Asked::Restart, Asked::Forward, Asked::Request(own_request())][choices.pick(3)].clone();
+    let begun_by = [Asked::Restart, Asked::Forward, Asked::Request(own_request()), Asked::Restart];
+    let how = choices.pick(4);
+    let (begun_by, from_inside) = (begun_by[how].clone(), how == 3);
     let ready = [None, Some(Ready::Tcp(([127, 0, 0, 1], 1).into())), Some(Ready::Notify)][choices.pick(3)].clone();
     let new = [Nature::Good, Nature::Dies, Nature::DiesSoon, Nature::NeverReady, Nature::Refuses][choices.pick(5)];
     let was_dead = choices.pick(2) == 1;
@@ -898,7 +991,7 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
     bundle.log = with_log.then(Vec::new);
     bundle.say(|| {
         format!(
-            "{task:?} by {begun_by:?}; new {new:?}, old {old:?}, was dead: {was_dead}, revived: {is_revived}, slow {slow}, {is_modern}"
+            "{task:?} by {begun_by:?}, from inside: {from_inside}; new {new:?}, old {old:?}, was dead: {was_dead}, revived: {is_revived}, slow {slow}, {is_modern}"
         )
     });
     let was = bundle.disk.path();
@@ -907,13 +1000,20 @@ pub fn run(choices: &mut Choices, plant: Option<Plant>, with_log: bool) -> Outco
         choices,
         task,
         begun_by,
+        from_inside,
+        helper: Helper::Changes,
+        is_told_to_wait: false,
+        logged: None,
         host: Host::default(),
         since: None,
         offered: None,
         is_checked: false,
         is_disturbed: false,
         was_install_lost: false,
+        was_written_over_at_once: false,
         placed: None,
+        short_waits: 0,
+        restarts_back: 0,
         steps: 0,
         broken: None,
     };

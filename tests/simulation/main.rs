@@ -204,7 +204,7 @@ finds_in_changes! {
     an_init_that_recovers_under_the_lock_is_found: InitRecoversUnderTheLock, "if it says that somebody else wrote to the file, somebody did";
     a_proof_without_settling_is_found: NothingSettles, "a daemon that is found live is live, and has settled";
     a_proof_by_the_restart_of_another_is_found: CountsBeforeItIsSent, "nothing counts before the signal is sent";
-    an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "exit 0 means that the new content is live";
+    an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "a generation of another start is never taken for the proof";
     a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "whoever comes next recovers an interrupted change";
     a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "any other exit but 5 means that content and daemon are as they were";
     a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
