@@ -41,7 +41,7 @@ pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
     let named = init.config.or_else(|| std::env::var_os("SIDECAR_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from));
     let table = match Table::load(named.as_deref()) {
         Ok((table, _)) => table,
-        Err(e) => return out::usage("init", &e.to_string()),
+        Err(e) => return out::usage("init", &format!("{e}; no daemon was started")),
     };
     match init::run(table) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),

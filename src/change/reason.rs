@@ -480,7 +480,11 @@ impl fmt::Display for Reason {
             }
             Self::NoLock { words } => write!(f, "the bundle's lock can't be taken: {words}"),
             Self::NoConfig { daemon } => {
-                write!(f, "{daemon} has no `config` in the bundle's table, so there is no file to change")
+                write!(
+                    f,
+                    "{daemon} has no `config` in the bundle's table, so there is no file to change; give it one there, like \
+                     config = {{ path = \"/etc/{daemon}.conf\" }}"
+                )
             }
             Self::File { path, fault } => fault.tell(path, f),
             Self::Checker { path, fault } => match fault {
