@@ -2,26 +2,27 @@
 #   sidecar   the static binary alone: COPY --from=THIS /sidecar /sbin/init
 #   bundle    egress, pipelock, git-gate and supervise, with sidecar as PID 1 (the default)
 #
-# `podman build` drops the HEALTHCHECK, which OCI images don't have, unless it is told --format docker.
+# OCI images have no HEALTHCHECK, so `podman build` drops it unless you add --format docker.
 #
-# With a registry in reach: docker build -t sidecar-bundle . (or --target sidecar). Without one, scripts/lib.sh makes
-# each image below on the spot and passes it in. It keeps to what the legacy builder knows, which runs every stage.
-# Tried with the legacy builder of Engine 20.10 and with the BuildKit inside it, on images made on the spot; the build of
-# the binary from source in one with this machine's Rust (scripts/from-source); by buildx, target `sidecar` for amd64 and arm64 in
-# one go, with binaries that were there (scripts/hosts). Not tried: a pull of the four images, a machine that is aarch64.
+# If you can reach a registry: docker build -t sidecar-bundle . (or --target sidecar). Otherwise scripts/lib.sh makes each
+# image below itself and passes it in. This file uses only what the legacy builder supports, which runs every stage.
+# Tried: the legacy builder of Engine 20.10 and the BuildKit inside it, with base images that scripts/lib.sh made; a build from
+# source in an image with this machine's Rust (scripts/from-source); and buildx, for target `sidecar` on amd64 and arm64 in one
+# go, with prebuilt binaries (scripts/hosts). Not tried: pulling the four images, and an aarch64 machine.
 ARG RUST_IMAGE=rust:1.88-slim-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG PIPELOCK_IMAGE=ghcr.io/luckypipewrench/pipelock:2.3.0
 ARG GITLEAKS_IMAGE=ghcr.io/gitleaks/gitleaks:v8.30.1
 
 FROM ${RUST_IMAGE} AS build
-# A binary that is in the build context already (dist/sidecar, by scripts/build; dist/sidecar-aarch64, by scripts/cross):
-# then RUST_IMAGE needs no more than a shell. For several architectures in one go: dist/sidecar-ARCHITECTURE, as it stands here.
+# The path of a prebuilt binary in the build context: dist/sidecar (from scripts/build), dist/sidecar-aarch64 (from
+# scripts/cross). RUST_IMAGE then needs only a shell. For several architectures in one go, write dist/sidecar-ARCHITECTURE
+# literally.
 ARG SIDECAR_BINARY=
-# The architecture that the image is for, amd64 or arm64: BuildKit sets it; for the legacy builder, --platform and
-# --build-arg TARGETARCH. One that the binary isn't for is found here: the first bytes of a program name its machine.
+# The image's architecture, amd64 or arm64. BuildKit sets it; with the legacy builder, use --platform and --build-arg
+# TARGETARCH. The build fails here if the binary is for another one: the first bytes of a program name its machine.
 ARG TARGETARCH
-# What --version tells, since the context holds no .git: --build-arg SIDECAR_COMMIT="$(git rev-parse HEAD)".
+# The commit that --version shows, since the context has no .git: --build-arg SIDECAR_COMMIT="$(git rev-parse HEAD)".
 ARG SIDECAR_COMMIT=
 WORKDIR /src
 COPY . .
@@ -41,8 +42,8 @@ FROM ${PIPELOCK_IMAGE} AS pipelock
 
 FROM ${GITLEAKS_IMAGE} AS gitleaks
 
-# Whatever of the machine's own (its CA, an index with a password in its URL) is needed to fetch the Python programs
-# stays in this stage: of it only /opt is taken.
+# What the machine's configuration adds to fetch the Python programs (its CA, an index with a password in its URL) stays in
+# this stage: only /opt is copied from it.
 FROM ${BASE_IMAGE} AS python
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3-venv \
@@ -66,7 +67,7 @@ RUN python3 -m venv /opt/supervise \
  && /opt/supervise/bin/pip install --no-deps --only-binary :all: -r /tmp/supervise/requirements.txt \
  && /opt/supervise/bin/pip check \
  && /opt/supervise/bin/pip uninstall -y setuptools pip
-# Modes are set here, whatever umask the clone was made under.
+# Set the modes here, since they depend on the umask under which the clone was made.
 COPY bundle /bundle
 RUN cd /bundle \
  && mkdir -p /rootfs/opt /rootfs/usr/local/bin \
@@ -77,10 +78,10 @@ RUN cd /bundle \
  && install -D -m 644 -t /rootfs/usr/local/lib/git-gate git-gate/env git-gate/findings.tmpl git-gate/gitconfig \
  && install -D -m 755 -t /rootfs/usr/local/lib/git-gate/hooks git-gate/hooks/pre-receive
 
-# /tmp/egress and /tmp/git-gate: where no tmpfs is mounted at /tmp, a daemon's sandbox can't make its directory there if the root
-# is read-only, and a sandbox with a part missing starts nothing.
+# /tmp/egress and /tmp/git-gate: if the root is read-only and no tmpfs is mounted at /tmp, a daemon's sandbox can't make its
+# directory there, and the daemon isn't started.
 FROM ${BASE_IMAGE} AS bundle
-# Debian packages that the program at /pipelock needs. The official one is static and needs none; tinyproxy does.
+# Debian packages that the program at /pipelock needs. The official one is static and needs none; tinyproxy needs some.
 ARG PIPELOCK_PACKAGES=
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates git python3 $PIPELOCK_PACKAGES \
@@ -94,19 +95,19 @@ RUN apt-get update \
 COPY --from=python /rootfs/ /
 COPY --from=gitleaks /usr/bin/gitleaks /usr/local/bin/gitleaks
 COPY --from=pipelock /pipelock /usr/local/bin/pipelock
-# Owned by the user who runs the daemons: `apply-* --file` puts a new file beside the old one, then renames it.
+# These belong to the user who runs the daemons, since `apply-* --file` puts a new file beside the old one, then renames it.
 COPY --chown=1000:1000 bundle/egress/routes.yaml /etc/sidecar/egress/
 COPY --chown=1000:1000 bundle/pipelock/pipelock.yaml /etc/sidecar/pipelock/
 COPY --from=sidecar /sidecar /usr/local/bin/sidecar
 USER sidecar
-# A program for another machine, a checker that refuses its own default: found here rather than in the first container.
+# Find out now, rather than in the first container, if a program is for another machine or a checker refuses its own default.
 RUN sidecar check && gitleaks version \
  && egress-check /etc/sidecar/egress/routes.yaml && pipelock check --config /etc/sidecar/pipelock/pipelock.yaml
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 LABEL sidecar.schema="1"
 EXPOSE 9080 9100 9418
 STOPSIGNAL SIGTERM
-# Healthy: each selected daemon runs and is ready; of a table of one's own, a oneshot runs or is done. A daemon that waits for
-# another, is in backoff, was stopped, or has ended makes it unhealthy.
+# Healthy: each selected daemon runs and is ready (a oneshot: runs or is done). A daemon that waits for another, is in backoff,
+# was stopped or has ended makes the container unhealthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["/usr/local/bin/sidecar", "status", "--ready"]
 ENTRYPOINT ["/sbin/init"]

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// What of the repository goes into the binary.
+/// The parts of the repository that go into the binary.
 const SOURCES: [&str; 6] = ["src", "applets", "bundle/daemons.toml", "build.rs", "Cargo.toml", "Cargo.lock"];
 
 fn main() {
@@ -13,7 +13,7 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     for name in ["HEAD", "logs/HEAD"] {
-        // A path that isn't there would run this again at every build.
+        // If a path doesn't exist, cargo runs this script at every build.
         if let Some(path) =
             git(&["rev-parse", "--git-path", name]).filter(|path| std::fs::exists(path).is_ok_and(|is| is))
         {
@@ -22,13 +22,13 @@ fn main() {
     }
 }
 
-/// What is built where there is no repository, as in an image, is told from outside: `SIDECAR_COMMIT`.
+/// The commit. If there is no repository, as in an image's build, `SIDECAR_COMMIT` names it.
 fn commit() -> String {
     if let Some(told) = std::env::var("SIDECAR_COMMIT").ok().filter(|told| !told.is_empty()) {
         return told;
     }
     let unknown = || "unknown".to_owned();
-    // A tarball that lies in somebody else's repository is no commit of theirs.
+    // An unpacked tarball may lie in somebody else's repository, whose commit it isn't.
     if git(&["rev-parse", "--show-prefix"]) != Some(String::new()) {
         return unknown();
     }
@@ -42,7 +42,7 @@ fn commit() -> String {
 }
 
 fn git(arguments: &[&str]) -> Option<String> {
-    // Not to write the index, which a person's own git may be writing.
+    // So that git doesn't write the index, which another git may be writing.
     let output = Command::new("git").arg("--no-optional-locks").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim_end().to_owned())

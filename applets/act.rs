@@ -35,11 +35,11 @@ Exit codes (several daemons: the highest):
   0  live, stopped or delivered; or there was nothing to do: a start of a daemon that runs, a stop of one that doesn't
   1  refused, failed, superseded by a later request, or not proven; the line says which
   2  usage, or the table has no such daemon; nothing was done for any
-  4  PID 1 is not `sidecar init`, or this user may not ask it; the line says which
+  4  PID 1 is not `sidecar init`, or this user may not send it requests; the line says which
   5  an earlier change of the daemon was interrupted, and it doesn't come up with the old content: manual action needed
 ";
 
-/// Gives an applet what all four take.
+/// Gives an applet the arguments that all four take.
 macro_rules! applet {
     ($name:ident, $about:literal, [$($own:tt)*]) => {
         #[doc = $about]
@@ -47,7 +47,7 @@ macro_rules! applet {
         #[argh(help_triggers("-h", "--help"))]
         pub struct $name {
             $($own)*
-            /// how long to wait: 500ms, 30s, 2m (default: 30s), for each daemon: for a change that is under way, then for the result
+            /// how long to wait for each daemon, first for a change that is under way, then for the result: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object per daemon on stdout, also for errors
@@ -115,7 +115,7 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<(Result<Verb, Stri
         Err(Early::Help(text)) => return out::exit(0, out::print(&(text + CODES))),
         Err(Early::Usage(message)) => return apply::usage(applet, raw.iter().map(String::as_str), &message),
     };
-    // So a daemon of the same user can't read what this process holds of another daemon's file.
+    // So that a daemon of the same user can't read another daemon's file in this process's memory.
     let _ = nix::sys::prctl::set_dumpable(false);
     let mut told = Told { applet, json: options.json, exit: 0, written: Ok(()) };
     match plan(verb, &options) {
@@ -130,11 +130,11 @@ fn serve(applet: &'static str, raw: &[String], parsed: Result<(Result<Verb, Stri
     apply::exit((told.exit, told.written))
 }
 
-/// What is to be done, once nothing can be wrong with the command line.
+/// What to do, once the command line is known to be right.
 struct Plan {
     verb: Verb,
     timeout: Duration,
-    /// In the table's order; the unselected ones first, since they are refused.
+    /// In the table's order. Unselected ones come first, since they are refused.
     names: Vec<String>,
 }
 
@@ -179,7 +179,7 @@ impl Plan {
     }
 }
 
-/// What was told so far.
+/// What was printed so far.
 struct Told {
     applet: &'static str,
     json: bool,

@@ -27,8 +27,8 @@ use crate::show::{self, Show};
 
 /// What `--help` adds to argh's text.
 pub const PROMISE: &str = "
-Exit 0 means that the change is live and was seen to be: the daemon's next process is ready and has stayed ready
-for its settling time, or the running process took the signal and stayed up. No other daemon is touched.
+Exit 0 means that the change is live, and that this was verified: the daemon's next process is ready and has stayed
+ready for its settling time, or the running process took the signal and stayed up. No other daemon is touched.
 With --file, the daemon's own checker first checks the new content inside the bundle. The new content then replaces
 the old, and is rolled back if it isn't proven. With any other exit code but 5, content and daemon are as they were.
 Without --file, the file that is in place is checked before anything is sent.
@@ -48,7 +48,7 @@ Exit codes (several bundles: the highest):
 
 Environment: SIDECAR_DOCKER names another docker CLI (podman, nerdctl). It isn't used with --via kubectl.
 ";
-/// A day: nobody waits longer, and no clock overflows.
+/// The longest --timeout, a day: nobody waits longer, and no clock overflows.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Gives a macro what all three applets take.
@@ -71,7 +71,7 @@ macro_rules! options {
             /// who makes the change, for the record and the log (default: user@host)
             #[argh(option)]
             by: Option<String>,
-            /// how long to wait for another change to end, and again from the check to the proof: 500ms, 30s, 2m (default: 30s)
+            /// limits the wait for another change and, separately, everything from the check to the proof: 500ms, 30s, 2m (default: 30s)
             #[argh(option, default = "String::from(\"30s\")")]
             timeout: String,
             /// one JSON object per bundle on stdout, also for errors
@@ -92,13 +92,13 @@ macro_rules! options {
             /// change the first N bundles, and the others only if all of those succeed
             #[argh(option)]
             canary: Option<usize>,
-            /// with --file: all bundles or none; none is committed before the last is proven, and --timeout is for all together
+            /// with --file: change all bundles or none; none is committed before the last one is proven, and --timeout is for all together
             #[argh(switch)]
             rollback_all: bool,
-            /// the docker context that reaches the bundles (if repeated: names are looked up in each)
+            /// the docker context through which to reach the bundles (if repeated: names are looked up in each)
             #[argh(option)]
             context: Vec<String>,
-            /// kubectl: the names are those of pods, and contexts are kubectl's
+            /// the only value is `kubectl`: bundles are pods, and contexts are kubectl's
             #[argh(option)]
             via: Option<String>,
             /// with --via kubectl: the pods' namespace (default: the context's)
@@ -107,7 +107,7 @@ macro_rules! options {
             /// with --via kubectl, instead of names: the running pods with the label sidecar.schema that match (may be repeated)
             #[argh(option, short = 'l')]
             selector: Vec<String>,
-            /// with --via kubectl: the bundle's container, if the pod has more than one that could be it
+            /// with --via kubectl: the bundle's container, if more than one container of the pod could be it
             #[argh(option, short = 'c')]
             container: Option<String>,
             /// names or ids of the bundles' containers
@@ -129,8 +129,8 @@ macro_rules! parsed {
 }
 options!(parsed);
 
-/// An applet's arguments: those of all three, and what makes init act if that isn't preset. (A `ty` fragment would hide from argh
-/// what is an `Option`.)
+/// An applet's arguments: those of all three, and, if that isn't preset, what makes init act. (The macro doesn't take types as `ty`
+/// fragments, since argh couldn't see then which ones are an `Option`.)
 macro_rules! applet {
     ($name:ident, $about:literal, [$($own:tt)*], $trigger:expr; $($(#[$($attribute:tt)*])* $field:ident: $type:ident $(<$of:ident>)?,)*) => {
         #[doc = $about]
@@ -152,7 +152,7 @@ macro_rules! applet {
 }
 options!(applet
     General,
-    "Make a change live in running bundles, by restarting one daemon or by a signal that their table has a rule for, and check that it is live.",
+    "Make a change live in running bundles, by restarting a daemon or by sending a signal that has a rule in their table, and check that it is live.",
     [
         /// the signal to send: HUP, USR1, USR2, WINCH or RTMIN+N; the bundle's table must have a rule for it
         #[argh(option)]
@@ -237,7 +237,7 @@ fn change(options: &Options, asked: &mut Asked) -> Result<Change, String> {
     Ok(Change { trigger, timeout, task, content, by })
 }
 
-/// Arguments that could not be read as a whole; whether JSON was asked for shows in them all the same.
+/// Reports a usage error of arguments that could not be parsed. It is JSON if `--json` is among them.
 pub fn usage<'a>(applet: &'static str, mut args: impl Iterator<Item = &'a str>, message: &str) -> ExitCode {
     let json = args.by_ref().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     let asked = Asked { applet, trigger: None, tool: Printable::default() };
@@ -249,7 +249,7 @@ fn refuse(asked: &Asked, json: bool, why: Reason) -> ExitCode {
     exit((report.exit(), show::report(asked, json, &report)))
 }
 
-/// The exit code is that of the change, also if it couldn't be written what came of it.
+/// The exit code is that of the change, even if its result couldn't be written.
 pub fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
     if let Err(e) = written {
         out::error(&format!("sidecar: cannot write to stdout: {e}; the exit code, {code}, is that of the change"));
@@ -257,7 +257,7 @@ pub fn exit((code, written): (u8, io::Result<()>)) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// A restart of this daemon.
+/// The request that restarts this daemon.
 fn daemon(name: &str) -> Result<Trigger, String> {
     let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_name = name.bytes().next().is_some_and(is_word) && name.bytes().all(|b| is_word(b) || b == b'-');
@@ -279,7 +279,7 @@ fn signal(name: &str) -> Result<Trigger, String> {
         .ok_or_else(|| format!("--signal {name:?} can't have a rule; give HUP, USR1, USR2, WINCH or RTMIN+N"))
 }
 
-/// What is wrong with the command line, if anything; docker isn't called then.
+/// What is wrong with the command line, if anything. If so, docker isn't called.
 fn fault(options: &Options) -> Option<String> {
     let Options { bundles, label, selector, all, via, namespace, container, context, .. } = options;
     let is_kubectl = via.is_some();
@@ -287,12 +287,12 @@ fn fault(options: &Options) -> Option<String> {
     let ways = ways.into_iter().filter(|way| *way).count();
     let a_bundle = if is_kubectl { "a pod's name, -l SELECTOR" } else { "a container's name, --label KEY=VALUE" };
     let is_label = |label: &&String| label.split_once('=').is_some_and(|(key, _)| !key.is_empty());
-    // kubectl's can be anything: a cluster's address is one.
+    // A kubectl context can have any name, for example a cluster's address.
     let is_context = |name: &&String| is_possible_name(name) || is_kubectl && !name.is_empty();
     let no = |is_wrong: bool, message: &str| is_wrong.then(|| message.to_owned());
     let odd = |before: &str, name: Option<&String>, after: &str| name.map(|name| format!("{before}{name:?} {after}"));
     let rules = [
-        odd("--via ", via.iter().find(|via| *via != "kubectl"), "isn't known: kubectl is"),
+        odd("--via ", via.iter().find(|via| *via != "kubectl"), "isn't known; write --via kubectl"),
         no(is_kubectl && !label.is_empty(), "--label is docker's: give -l SELECTOR with --via kubectl"),
         no(
             !is_kubectl && (namespace.is_some() || !selector.is_empty() || container.is_some()),
@@ -329,7 +329,7 @@ fn fault(options: &Options) -> Option<String> {
     rules.into_iter().flatten().next()
 }
 
-/// A time to wait, as it was given.
+/// Reads `--timeout`.
 pub fn timeout(given: &str) -> Result<Duration, String> {
     let timeout = parse_duration(given).filter(|t| !t.is_zero() && *t <= MAX_TIMEOUT);
     timeout.ok_or_else(|| {
@@ -337,7 +337,7 @@ pub fn timeout(given: &str) -> Result<Duration, String> {
     })
 }
 
-/// One for each context, or for the program's own default.
+/// One engine for each context, or one for the program's default context.
 fn engines(options: &Options) -> Vec<Engine> {
     let Options { via, namespace, container, context, .. } = options;
     let (program, kind) = if via.is_some() {
@@ -360,7 +360,7 @@ fn select(options: &Options) -> Select {
     }
 }
 
-/// What is to be done, and the new content if there is one.
+/// What to do, and the new content if there is one.
 fn task(options: &Options, timeout: Duration) -> Result<(Task, Vec<u8>), String> {
     let Some(file) = &options.file else {
         return Ok((if options.signal_only { Task::Identify } else { Task::InPlace }, Vec::new()));
@@ -375,13 +375,13 @@ fn task(options: &Options, timeout: Duration) -> Result<(Task, Vec<u8>), String>
     Ok((task, content))
 }
 
-/// Reads the content: no more than its bound, and a pipe that never ends not for ever.
+/// Reads the content, up to its largest size. A pipe that never ends is given up at the timeout.
 fn content(file: &str, timeout: Duration) -> Result<Vec<u8>, String> {
-    // A person types as long as it takes.
+    // A person at the terminal may take as long as they like.
     let timeout = if file == "-" && io::stdin().is_terminal() { MAX_TIMEOUT } else { timeout };
     let (sender, receiver) = mpsc::channel();
     let file = file.to_owned();
-    // A FIFO that nobody writes to holds up the open, fifo(7).
+    // Opening a FIFO blocks until somebody writes to it: fifo(7).
     let all = move || {
         let stream: Box<dyn Read> = if file == "-" { Box::new(io::stdin()) } else { Box::new(File::open(file)?) };
         let mut bytes = Vec::new();
@@ -399,7 +399,7 @@ fn content(file: &str, timeout: Duration) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// user@host of whoever runs this.
+/// Who runs this, as user@host.
 pub fn caller() -> String {
     let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());

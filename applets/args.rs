@@ -2,9 +2,9 @@
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfoKind, FromArgs};
 
-/// Why an applet isn't run.
+/// Why an applet doesn't run.
 pub enum Early {
-    /// It was asked for its help, which is this.
+    /// The caller asked for help; this is the text.
     Help(String),
     /// The arguments make no sense.
     Usage(String),
@@ -23,8 +23,7 @@ pub fn parse<T: FromArgs + ArgsInfo>(applet: &str, args: &[String]) -> Result<T,
     })
 }
 
-/// Splits `--option=value` where the applet has that option. Values of options, and what comes after `--`, stay as
-/// they are.
+/// Splits `--option=value` if the applet has that option. Values of options, and what comes after `--`, stay as they are.
 fn normalise(info: &CommandInfoWithArgs, args: &[String]) -> Result<Vec<String>, String> {
     let takes_value = |option: &str| {
         let is_short = |short: char| option.strip_prefix('-').is_some_and(|name| name.chars().eq([short]));

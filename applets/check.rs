@@ -82,7 +82,7 @@ pub fn run(args: &[String]) -> ExitCode {
     }
 }
 
-/// As the table would spell it.
+/// A duration, as the table would spell it.
 fn time(duration: Duration) -> String {
     match duration.as_millis() {
         ms if ms % 60_000 == 0 && ms > 0 => format!("{}m", ms / 60_000),

@@ -13,7 +13,7 @@ pub fn run(words: &[&str]) -> ExitCode {
         return out::exit(0, out::print(&format!("{text}\n")));
     }
     let known: Vec<&str> = sections().map(|(name, _)| name).collect();
-    out::usage("sidecar", &format!("{word:?} is neither an outcome nor a state; known are {}", known.join(", ")))
+    out::usage("sidecar", &format!("{word:?} is neither an outcome nor a state; known words: {}", known.join(", ")))
 }
 
 fn section(word: &str) -> Option<&'static str> {

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 
 use argh::{ArgsInfo, FromArgs};
 use nix::sys::signal::SigSet;
-use sidecar::init;
+use nix::unistd::getppid;
 use sidecar::table::Table;
+use sidecar::{init, page};
 
 use crate::args::{self, Early};
 use crate::out;
 
-/// Starts and supervises the selected daemons. Exits with the highest of its daemons' last exit codes, 128+N
-/// for a signal N; 2 if the daemon table is invalid.
+/// Starts and supervises the selected daemons. Exits with the highest of its daemons' last exit codes (128+N
+/// for a daemon that signal N killed), or with 2 if the daemon table is invalid or the bundle
+/// has an init already.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(help_triggers("-h", "--help"))]
 pub struct Init {
@@ -23,17 +25,23 @@ pub struct Init {
     config: Option<PathBuf>,
 }
 
-/// Runs init; every signal is blocked, and `init` undoes that for its daemons.
+/// Runs init. Every signal is blocked; init unblocks them for its daemons.
 pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
     let init: Init = match args::parse("init", args) {
         Ok(init) => init,
         Err(Early::Help(text)) => return out::exit(0, out::print(&text)),
         Err(Early::Usage(message)) => return out::usage("init", &message),
     };
+    // A process whose parent isn't in this pid namespace came by `docker exec` or the like; a daemon may start an init of its own.
+    if std::process::id() != 1 && getppid().as_raw() == 0 && page::read().is_ok() {
+        let message = "PID 1 is sidecar init already and runs this bundle's daemons; nothing was started; to see them: \
+                       /proc/1/exe status, to restart one: /proc/1/exe restart NAME";
+        return out::usage("init", message);
+    }
     let named = init.config.or_else(|| std::env::var_os("SIDECAR_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from));
     let table = match Table::load(named.as_deref()) {
         Ok((table, _)) => table,
-        Err(e) => return out::usage("init", &e.to_string()),
+        Err(e) => return out::usage("init", &format!("{e}; no daemon was started")),
     };
     match init::run(table) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(255)),

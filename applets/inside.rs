@@ -1,4 +1,4 @@
-//! What only Linux has: the applets that are part of a bundle, or look into it from inside.
+//! The applets that exist on Linux only: those that are part of a bundle or look into it from inside.
 
 #[path = "act.rs"]
 pub mod act;
@@ -27,7 +27,7 @@ pub const START: Run = Run::Plain(act::start);
 pub const SIGNAL: Run = Run::Plain(act::signal);
 pub const STATUS: Run = Run::Plain(status::run);
 pub const HELPER: Run = Run::Plain(helper::run);
-/// What init has its children execute, and nobody calls by hand.
+/// Applets that init has its children execute. Nobody calls them by hand.
 pub const OF_INIT: &[Applet] = &[
     Applet {
         name: sidecar::launch::RECOVER,

@@ -1,6 +1,6 @@
 //! `--install`: a link for each applet.
 //!
-//! All of them or none: what stands in the way is looked for before the first link is made.
+//! It makes all links or none: it looks for files that are in the way before it makes the first link.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -10,12 +10,12 @@ use std::process::ExitCode;
 
 use crate::out;
 
-/// What is to be done for one name.
+/// What must be done for one name.
 enum Todo {
     /// Nothing: it is there.
     Nothing,
     Create,
-    /// A link of an older sidecar's is there.
+    /// A link to an older sidecar is there.
     Replace,
 }
 
@@ -68,7 +68,7 @@ fn install(directory: &Path, names: impl Iterator<Item = &'static str>) -> Resul
     Ok(())
 }
 
-/// `None`: what is there isn't ours.
+/// What must be done for this path; `None` if the file there isn't ours.
 fn look(path: &Path, program: &Path) -> io::Result<Option<Todo>> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -87,7 +87,7 @@ fn look(path: &Path, program: &Path) -> io::Result<Option<Todo>> {
     Ok(is_sidecar(&points_to, program).then_some(Todo::Replace))
 }
 
-/// Whether a link to it is one of ours, by the name alone: an older program may be gone.
+/// Whether a link is one of ours, judged by the name that it points to, since an older program may be gone.
 fn is_sidecar(points_to: &Path, program: &Path) -> bool {
     let Some(name) = points_to.file_name() else { return false };
     let version = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
@@ -95,7 +95,7 @@ fn is_sidecar(points_to: &Path, program: &Path) -> bool {
         || name.to_str().is_some_and(|n| n == "sidecar" || n.strip_prefix("sidecar-").is_some_and(version))
 }
 
-/// At no moment is there no link: an image's entrypoint may be one.
+/// Replaces a link in one step, so that the name never disappears: it may be an image's entrypoint.
 fn replace(program: &Path, path: &Path) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".sidecar-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! One binary, many applets: the name that it is called by tells which, or else the first argument.
+//! One binary, many applets: the name by which it is called selects the applet, or else the first argument does.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -16,24 +16,25 @@ mod out;
 #[cfg(feature = "pages")]
 mod pages;
 mod show;
-// The one place that parts what only Linux has from the rest. (`host_only` makes a Linux build behave so: a test.)
+// This is the only place that separates the Linux-only applets from the rest. (With `host_only`, which a test sets, a Linux build
+// has only the host's.)
 #[cfg_attr(any(host_only, not(target_os = "linux")), path = "outside.rs")]
 mod inside;
 
-/// An applet: what `--list` and `--install` know it by.
+/// An applet, as `--list`, `--install` and `--help` know it.
 struct Applet {
     name: &'static str,
     about: &'static str,
-    /// Whether it runs nowhere but inside a bundle.
+    /// Whether it runs only inside a bundle.
     inside: bool,
     run: Run,
 }
 
 /// How it is run.
 enum Run {
-    /// With its arguments, under the signal mask that was inherited.
+    /// It gets its arguments, and runs with the inherited signal mask.
     Plain(fn(&[String]) -> ExitCode),
-    /// With every signal still blocked, and told which mask was inherited.
+    /// It gets its arguments and the inherited signal mask, and runs with every signal still blocked.
     Blocked(fn(&[String], SigSet) -> ExitCode),
 }
 
@@ -58,7 +59,7 @@ const APPLETS: &[Applet] = &[
     },
     Applet {
         name: "apply",
-        about: "the same for any daemon or signal: apply --daemon NAME, apply --signal SIG",
+        about: "puts a changed file into effect: apply --daemon NAME, or apply --signal SIG",
         inside: false,
         run: Run::Plain(apply::general),
     },
@@ -106,14 +107,14 @@ const APPLETS: &[Applet] = &[
     },
 ];
 
-/// What the apply applets run inside a bundle. Nobody calls it by hand: it is neither listed nor installed.
-/// A host of protocol 3 calls it `witness`, and hears which side to upgrade.
+/// What the apply applets run inside a bundle. Nobody calls it by hand, so it is neither listed nor installed.
+/// A host that speaks protocol 3 calls it `witness`, and is told which side to upgrade.
 const HELPER: &[Applet] = &[
     Applet { name: sidecar::protocol::HELPER, about: "", inside: true, run: inside::HELPER },
     Applet { name: "witness", about: "", inside: true, run: inside::HELPER },
 ];
 
-/// The applets that run on this system: `init` is found elsewhere too, and says where it belongs.
+/// The applets that run on this system. (On other systems `init` is found too, but only says where it runs.)
 fn here() -> impl Iterator<Item = &'static Applet> {
     APPLETS.iter().filter(|applet| inside::HERE || !applet.inside)
 }
@@ -150,7 +151,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// As any other usage error of that applet, in the form that was asked for.
+/// Reports this like any other usage error of that applet, as JSON if `--json` is given.
 fn not_utf_8(applet: &'static str, args: &[OsString]) -> ExitCode {
     let message = "an argument is not UTF-8; names and paths must be UTF-8";
     if applet.starts_with("apply") || ["restart", "stop", "start", "signal"].contains(&applet) {
@@ -174,7 +175,7 @@ fn find(args: &[OsString]) -> Option<(&'static Applet, &[OsString])> {
     Some((named(first)?, rest))
 }
 
-/// What the binary does itself.
+/// The options of the binary itself.
 fn meta(args: &[OsString]) -> ExitCode {
     let args: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or("\u{fffd}")).collect();
     match args.as_slice() {
@@ -183,7 +184,7 @@ fn meta(args: &[OsString]) -> ExitCode {
             out::exit(0, out::print(&names))
         }
         ["--version"] => out::exit(0, out::print(VERSION)),
-        ["--help" | "-h"] => out::exit(0, out::print(&help())),
+        ["--help" | "-h" | "help"] => out::exit(0, out::print(&help())),
         ["--explain", words @ ..] if !words.is_empty() => explain::run(words),
         [one] if one.starts_with("--explain=") => explain::run(&[one.trim_start_matches("--explain=")]),
         ["--install", directory] => install::run(Path::new(directory), here().map(|applet| applet.name)),
@@ -198,7 +199,7 @@ fn meta(args: &[OsString]) -> ExitCode {
         args => {
             match args.first() {
                 Some(first) => out::error(&format!("sidecar: no applet {first:?}")),
-                None => out::error("sidecar: no applet named"),
+                None => out::error("sidecar: which applet? name one of these"),
             }
             help().lines().for_each(out::error);
             ExitCode::from(2)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use sidecar::text::one_line;
 
-/// Writes to stdout, all at once. A reader that has gone away is no error: it has what it wanted.
+/// Writes to stdout, all at once. It is no error if the reader has closed the pipe: it has what it wanted.
 pub fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -14,13 +14,13 @@ pub fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Writes a line to stderr, with what moves a cursor escaped: it may quote a file or the command line. If that fails,
-/// there is nobody left to tell.
+/// Writes a line to stderr. Since it may quote a file or the command line, control characters are escaped. If the write fails, it is
+/// ignored: there is nobody left to tell.
 pub fn error(line: &str) {
     let _ = writeln!(io::stderr(), "{}", one_line(line));
 }
 
-/// The exit code of an applet that wrote: `code`, but never 0 if what it wrote is lost.
+/// The exit code of an applet that wrote to stdout: `code`, but not 0 if the write failed.
 pub fn exit(code: u8, written: io::Result<()>) -> ExitCode {
     match written {
         Ok(()) => ExitCode::from(code),

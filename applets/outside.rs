@@ -1,4 +1,4 @@
-//! In place of `inside.rs` where there is no Linux: the same names, which say where they run.
+//! Takes the place of `inside.rs` on systems other than Linux: the same names, but each only says where it runs.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Manual pages and shell completions, from what the parser knows of its arguments: argh describes, clap's generators write.
+//! Manual pages and shell completions, made from argh's description of the arguments by clap's generators.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::inside::{act, init, run_as, status};
 use crate::{APPLETS, Applet, apply, check, out};
 
-/// What of an applet's is described elsewhere: by argh, and by the text that its `--help` adds.
+/// How an applet is described: by argh, and by the text that its `--help` adds.
 type Described = (fn() -> CommandInfoWithArgs, &'static str);
 
 fn described(name: &str) -> Option<Described> {
@@ -91,12 +91,12 @@ fn write(directory: &Path) -> io::Result<()> {
     fs::write(man.join("sidecar.1"), manual(&overview(sidecar), "sidecar", "")?)
 }
 
-/// Pages are called otherwise than the applets, whose list is written by [`manual`].
+/// The main page without clap's list of applets: their pages have other names, so [`manual`] writes the list.
 fn overview(sidecar: Command) -> Command {
     sidecar.mut_subcommands(|applet| applet.hide(true)).override_usage("sidecar APPLET [ARGUMENT]...")
 }
 
-/// A command without what clap adds to it by itself.
+/// A command without the options that clap adds by itself.
 fn bare(name: &'static str, about: &'static str) -> Command {
     let help = Arg::new("help").short('h').long("help").action(ArgAction::Help).help("print help");
     let command = Command::new(name).about(about).arg(help);

@@ -46,7 +46,7 @@ pub struct Options {
     command: Vec<String>,
 }
 
-/// Runs the applet; every signal is blocked.
+/// Runs the applet. Every signal is blocked.
 pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
     let Options { name, command } = match args::parse("run-as", args) {
         Ok(options) => options,
@@ -91,10 +91,10 @@ fn not_started(e: &NotStarted) -> ExitCode {
     failed(u8::try_from(e.code()).unwrap_or(126), &e.to_string())
 }
 
-/// Waits for the command's end, and passes on signals meanwhile.
+/// Waits until the command ends, and passes on signals until then.
 fn wait(pid: i32, report: OwnedFd, program: &Program) -> ExitCode {
     let mut said = Vec::new();
-    // It is closed by the exec or by the child's end.
+    // The pipe is closed when the child executes the command or ends.
     let _ = File::from(report).take(MAX_REPORT as u64).read_to_end(&mut said);
     if let Some(why) = program.read_report(&said).failed {
         return not_started(&why);

@@ -1,5 +1,5 @@
-//! What an apply shows: a line or an object for each bundle as it comes, a summary where there are several, and on a
-//! terminal how far it is.
+//! What an apply shows: a line or an object for each bundle as soon as it is done, a summary if there are several, and the progress
+//! if stderr is a terminal.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -15,10 +15,10 @@ use sidecar::host::stop;
 
 use crate::out;
 
-/// How long a person who leaves waits for a slow reader of stdout.
+/// How long an apply that a person ends with Ctrl-C waits for a slow reader of stdout.
 const TO_WRITE: Duration = Duration::from_secs(2);
 
-/// Shows it in a thread of its own, so that a reader that takes nothing (a pager, say) delays no bundle and no Ctrl-C.
+/// Writes in a thread of its own, so that a stalled reader (a pager, say) delays no bundle and no Ctrl-C.
 pub struct Show {
     told: Sender<Told>,
     written: Receiver<io::Result<()>>,
@@ -27,7 +27,7 @@ pub struct Show {
 }
 
 impl Show {
-    /// Nothing yet.
+    /// Starts the thread.
     ///
     /// # Errors
     /// The machine allows no more threads.
@@ -45,7 +45,7 @@ impl Show {
         Ok(Self { told: sender, written, counts: None, exit: 0 })
     }
 
-    /// Shows it, when its turn comes.
+    /// Queues this for the thread to show.
     pub fn tell(&mut self, told: Told) {
         match &told {
             Told::Report(report) => self.exit = self.exit.max(report.exit()),
@@ -55,7 +55,8 @@ impl Show {
         let _ = self.told.send(told);
     }
 
-    /// The exit code, and whether all of it could be written. A person who leaves waits a moment for that.
+    /// Waits until all is written, or for a moment only if a person has pressed Ctrl-C. Returns the exit code, and whether everything
+    /// could be written.
     pub fn end(self) -> (u8, io::Result<()>) {
         drop(self.told);
         let mut left = None;
@@ -70,13 +71,13 @@ impl Show {
     }
 }
 
-/// What is shown of one apply.
+/// What is shown of one apply, and where.
 struct Screen {
     asked: Asked,
     json: bool,
-    /// stderr is a terminal that can take a line back.
+    /// Whether stderr is a terminal on which a line can be erased.
     live: bool,
-    /// What stands on the terminal's last line, to be taken back.
+    /// The progress on the terminal's last line, which is erased before the next output.
     progress: Option<String>,
     summary: Summary,
     started: Instant,
@@ -161,13 +162,13 @@ impl Screen {
 
     fn erase(&mut self) {
         if self.progress.take().is_some() {
-            // To the line's beginning, and clear from there.
+            // Return to the beginning of the line, and erase it.
             let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
 }
 
-/// One bundle's line or object, to the stream where it belongs.
+/// Writes one bundle's line or object to the stream where it belongs.
 pub fn report(asked: &Asked, json: bool, report: &Report) -> io::Result<()> {
     if json {
         return out::print(&(report.json(asked) + "\n"));

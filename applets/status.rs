@@ -1,4 +1,4 @@
-//! `status`: what each daemon is doing, as a table for people or as JSON. Its exit code is a health check's.
+//! `status`: what each daemon is doing, as a table for people or as JSON. A health check can use its exit code.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -75,7 +75,7 @@ pub fn run(args: &[String]) -> ExitCode {
     out::exit(u8::from(!well), out::print(&text))
 }
 
-/// What a health check asks of a daemon.
+/// Whether a daemon is well, as a health check sees it.
 fn is_well(daemon: &Daemon, plan: &Plan) -> bool {
     let is_up = match daemon.state {
         DaemonState::Running => true,

@@ -15,7 +15,7 @@ fail() {
   exit 1
 }
 
-# The Debian packages of those COMMAND:PACKAGE whose command is missing.
+# missing_packages COMMAND:PACKAGE…: prints the Debian packages whose command is missing.
 missing_packages() {
   local need
   for need in "$@"; do
@@ -28,7 +28,7 @@ engine_answers() { docker version --format '{{.Server.Version}}' > /dev/null 2>&
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; }
 
-# install PACKAGE…: says so, asks first on a terminal.
+# install_packages PACKAGE…: says what it installs, and asks first if this is a terminal.
 install_packages() {
   local answer package
   say "to be installed from Debian: $*"
@@ -45,7 +45,7 @@ install_packages() {
     || fail "apt-get could not install: $*"
 }
 
-# ensure_commands COMMAND:PACKAGE…: those commands are there; as root on Debian what is missing is installed.
+# ensure_commands COMMAND:PACKAGE…: makes sure that these commands exist. As root on Debian it installs what is missing.
 ensure_commands() {
   local packages
   mapfile -t packages < <(missing_packages "$@")
@@ -54,8 +54,8 @@ ensure_commands() {
   install_packages "${packages[@]}"
 }
 
-# A usable Docker Engine, and the commands that the tests need. If one is missing: as root on Debian it is
-# installed, and an Engine that isn't running is started (and left running); otherwise this fails and says what to do.
+# Makes sure that there are a usable Docker Engine and the commands that the tests need. As root on Debian it installs what is
+# missing, and starts an Engine that isn't running (and leaves it running). Otherwise it fails and says what to do.
 ensure_engine() {
   local log=/var/log/sidecar-dockerd.log pid tries needs=("${SIDECAR_NEEDS[@]}")
   command -v cargo > /dev/null || fail "cargo is missing: install Rust 1.88 or newer (rustup)"
@@ -75,7 +75,7 @@ ensure_engine() {
   fi
   for ((tries = 0; tries < 300; tries++)); do
     if engine_answers; then return; fi
-    # A systemd unit has no pid here, and systemctl has waited for it.
+    # If systemd has started it, there is no pid here, and systemctl has waited for it.
     if [ -n "${pid-}" ] && ! kill -0 "$pid" 2> /dev/null; then
       break
     fi
@@ -87,7 +87,7 @@ ensure_engine() {
 
 have_image() { docker image inspect "$1" > /dev/null 2>&1; }
 
-# pulled IMAGE: it's here, or a registry has it. No registry in reach answers within a second.
+# pulled IMAGE: whether the image is here or could be pulled. If no registry can be reached, that fails within a second.
 pulled() {
   local said
   if have_image "$1"; then return; fi
@@ -97,7 +97,7 @@ pulled() {
   return 1
 }
 
-# import_file FILE PATH TAG: an image that holds FILE alone, executable, as PATH.
+# import_file FILE PATH TAG: makes an image that holds only FILE, executable, at PATH.
 import_file() (
   root=$(mktemp -d)
   trap 'rm -rf "$root"' EXIT
@@ -105,8 +105,8 @@ import_file() (
   tar -C "$root" --owner=0 --group=0 -c . | docker import - "$3" > /dev/null
 )
 
-# apt_mirror main|security: where this machine's apt finds Debian, or its security updates; nothing if that isn't known.
-# Without the password that it may have: the image would keep it.
+# apt_mirror main|security: prints where this machine's apt finds Debian, or its security updates; nothing if that is unknown.
+# A password in it is left out, since the image would keep it.
 # shellcheck disable=SC2016 # apt's own variables
 apt_mirror() {
   local uri release component kind
@@ -121,7 +121,7 @@ apt_mirror() {
   done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' 2> /dev/null)
 }
 
-# The official image, else debootstrap's smallest Debian.
+# Makes sure that there is a base image: the official one, else debootstrap's smallest Debian.
 ensure_base() (
   if have_image sidecar-base:bookworm; then exit; fi
   if pulled debian:bookworm-slim; then
@@ -135,7 +135,7 @@ ensure_base() (
   fi
   [ "$(id -u)" = 0 ] || fail "no base image: debian:bookworm-slim can't be pulled, and debootstrap needs root"
   say "making the base image with debootstrap instead (about a minute)"
-  # A list that was never fetched has no origin.
+  # If the lists were never fetched, apt doesn't know their origin.
   apt-get -qq update > /dev/null 2>&1 || true
   mirror=$(apt_mirror main)
   security=$(apt_mirror security)
@@ -148,7 +148,7 @@ ensure_base() (
   [ -z "$security" ] || echo "deb $security bookworm-security main" >> "$root/etc/apt/sources.list"
   # debootstrap copies these from this machine.
   rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
-  # As in the official slim image, packages that are installed later bring no manuals either.
+  # As in the official slim image, packages that are installed later don't bring manuals either.
   {
     printf 'path-exclude /usr/share/%s/*\n' doc man locale
     echo 'path-include /usr/share/doc/*/copyright'
@@ -159,7 +159,7 @@ ensure_base() (
   rm "$root.log"
 )
 
-# Sets gitleaks_image: the official one, else built from the Go module.
+# Sets gitleaks_image: the official image, else one built from the Go module.
 ensure_gitleaks() {
   local official
   gitleaks_image=sidecar-gitleaks:$GITLEAKS_VERSION
@@ -211,7 +211,7 @@ ensure_pipelock() {
   fi
 }
 
-# What pip in the build needs of this machine's configuration: optional, and gone again after the build.
+# Passes this machine's configuration of pip to the build, if there is one. It isn't left in the image.
 copy_pip_configuration() {
   rm -rf dist/build-input
   mkdir -p dist
@@ -235,12 +235,12 @@ build_image() (
   target=$1 tag=$2 status=0 start=$SECONDS
   shift 2
   log=$(mktemp)
-  # If the build fails the log is kept for reading; if Ctrl-C ends it, it isn't.
+  # If the build fails, the log is kept; if Ctrl-C ends it, it isn't.
   trap 'rm -f "$log"' EXIT
-  # docker ends at Ctrl-C by an exit of its own, which bash would take for a failure.
+  # On Ctrl-C docker exits with a code of its own, which bash would take for a failure.
   trap 'exit 130' INT
   say "building $tag"
-  # --network=host: where the machine's own resolver or proxy is on loopback, a bridge doesn't reach it.
+  # --network=host: if the machine's resolver or proxy is on loopback, a container on a bridge can't reach it.
   docker build --network=host --target "$target" --tag "$tag" \
     --build-arg RUST_IMAGE=sidecar-base:bookworm --build-arg SIDECAR_BINARY=dist/sidecar \
     --build-arg BASE_IMAGE=sidecar-base:bookworm "$@" . > "$log" 2>&1 || status=$?
@@ -263,7 +263,7 @@ ensure_images() {
   build_image sidecar sidecar:local
   local arguments=(--build-arg "PIPELOCK_IMAGE=$pipelock_image" --build-arg "PIPELOCK_PACKAGES=$pipelock_packages"
     --build-arg "GITLEAKS_IMAGE=$gitleaks_image")
-  # Without a value, docker takes it from the environment. In the final image's history none of them appears.
+  # Without a value, docker takes them from the environment. None of them appears in the final image's history.
   for name in PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
     [ -z "${!name-}" ] || arguments+=(--build-arg "$name")
   done
@@ -272,7 +272,7 @@ ensure_images() {
     copy_pip_configuration
     build_image bundle "sidecar-bundle:$filter_tag" "${arguments[@]}"
   )
-  # The id: another build, from another clone, may move the tag meanwhile.
+  # Use the id, since a build from another clone may move the tag meanwhile.
   SIDECAR_BUNDLE_IMAGE=$(docker image inspect --format '{{.Id}}' "sidecar-bundle:$filter_tag")
   SIDECAR_IMAGE=$(docker image inspect --format '{{.Id}}' sidecar:local)
   export SIDECAR_IMAGE SIDECAR_BUNDLE_IMAGE SIDECAR_FILTER

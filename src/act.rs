@@ -1,8 +1,8 @@
 //! Acts on one daemon from inside its bundle, by a request: `restart`, `start`, `stop`, `signal`.
 //!
-//! A restart and a start are changes without new content. So the lock, what was interrupted before, the check of the daemon's file
-//! and the proof are those of an apply: [`transaction`]. A stop and a signal take no lock, and are over once the status page says
-//! what became of them: [`Watch`].
+//! A restart and a start are changes without new content. So they take the lock, recover what was interrupted, check the daemon's
+//! file and prove the result as an apply does: [`transaction`]. A stop and a signal take no lock, and are over once the status page
+//! shows what became of them: [`Watch`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,30 +23,31 @@ const POLL_INTERVAL: u16 = 50;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// What is to be done.
+/// What the caller asks for.
 #[derive(Clone, Debug)]
 pub struct Act {
-    /// What is asked for.
+    /// What to do.
     pub verb: Verb,
-    /// Who asks.
+    /// Who asks for it.
     pub by: Printable,
-    /// How long to wait: for the lock, then for the end.
+    /// How long to wait for the lock, and then again for the result.
     pub timeout: Duration,
-    /// Whether the caller doesn't want to wait any longer.
+    /// Returns true once the caller no longer wants to wait.
     pub is_left: fn() -> bool,
 }
 
-/// What came of it, for one daemon.
+/// The result for one daemon.
 #[derive(Debug)]
 pub struct Done {
-    /// The daemon, as it was.
+    /// What init does to which daemon, and the daemon's state before; `None` if the table has no such daemon, or there is no status
+    /// page.
     pub target: Option<Target>,
     /// How it ended.
     pub end: End,
 }
 
 impl Act {
-    /// Acts on a daemon.
+    /// Acts on a daemon, and waits for the result.
     #[must_use]
     pub fn on(&self, daemon: &str) -> Done {
         let trigger = Trigger::Request { verb: self.verb, daemon: daemon.to_owned() };
@@ -93,7 +94,7 @@ impl Act {
             let ended = match seen {
                 Ok(Some(ended)) => ended,
                 _ if (self.is_left)() => Ended::badly(Outcome::NotProven, Reason::Cancelled),
-                // A page that can't be read is passed over: the next one tells, or the deadline does.
+                // If a page can't be read, the next one will do, or the deadline passes.
                 _ if started.elapsed() < self.timeout => {
                     changes.wait(POLL_INTERVAL);
                     continue;
@@ -111,8 +112,8 @@ fn id() -> String {
     format!("{}-{}-{count}", std::process::id(), page::now_ms())
 }
 
-/// What a change ended as, as a request: one that another has decided is superseded, and a daemon that isn't up after its
-/// interrupted change was taken back needs a person.
+/// Turns the end of a change into that of a request: if another request replaced it, it is superseded; and if the daemon isn't up
+/// after its interrupted change was undone, it is down.
 fn judged(ended: Ended, is_down: bool) -> Ended {
     match (&ended.outcome, ended.why) {
         (Outcome::NotProven, Some(why)) if is_down => Ended { outcome: Outcome::Down, why: Some(why), back: None },
@@ -130,7 +131,7 @@ fn judged(ended: Ended, is_down: bool) -> Ended {
     }
 }
 
-/// The caller, at the same terminal.
+/// The caller, who runs this applet.
 struct Person {
     is_left: fn() -> bool,
     target: Option<Target>,
@@ -159,19 +160,19 @@ impl From<Stop> for Ended {
     }
 }
 
-/// Waits for what becomes of a stop or a signal. No I/O: pages come in.
+/// Finds the outcome of a stop or a signal. No I/O: pages come in.
 #[derive(Debug)]
 pub struct Watch {
     id: String,
     seen: Seen,
-    /// The requests that the page showed before this one.
+    /// The ids of the requests that the page showed before this one.
     others: Vec<String>,
     is_known: bool,
     shortfall: Shortfall,
 }
 
 impl Watch {
-    /// Starts with a page from before the request.
+    /// Begins with a page from before the request.
     #[must_use]
     pub fn new(page: &Page, id: &str, trigger: Trigger, target: Target) -> Self {
         let before = proof::find(page, target.daemon.as_str()).into_iter();
@@ -180,7 +181,7 @@ impl Watch {
         Self { id: id.to_owned(), seen, others, is_known: false, shortfall: Shortfall::Unserved }
     }
 
-    /// Takes in a page; `None`: it isn't decided yet.
+    /// Takes in a page. `None` if there is no outcome yet.
     #[must_use]
     pub fn observe(&mut self, page: &Page) -> Option<Ended> {
         let (daemon, _) = self.seen.look(page)?;
@@ -190,7 +191,7 @@ impl Watch {
             Some(request) => self.decided(request),
             None if self.is_known => Some(self.badly(Outcome::NotProven, Shortfall::Forgotten)),
             None => {
-                // So many others have come since that this one may have come and gone between two looks.
+                // So many other requests have come since that this one may have appeared and gone between two looks.
                 let is_others = daemon.requests.iter().any(|request| self.others.contains(&request.id));
                 let is_gone = daemon.requests.len() >= KEPT && !is_others;
                 self.shortfall = if is_gone { Shortfall::Forgotten } else { Shortfall::Unserved };
@@ -225,14 +226,14 @@ impl Watch {
                 .into(),
                 None => self.badly(Outcome::Refused, Shortfall::InitRefused { why: None }),
             },
-            // No stop and no signal ends so.
+            // A stop or a signal can't have these outcomes.
             RequestOutcome::Started | RequestOutcome::Running => {
                 self.badly(Outcome::NotProven, Shortfall::InitRefused { why: None })
             }
         })
     }
 
-    /// What is to be said when the time is up.
+    /// The result if the time is up.
     #[must_use]
     pub fn give_up(&self) -> Ended {
         self.badly(Outcome::NotProven, self.shortfall.clone())

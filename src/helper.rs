@@ -1,8 +1,8 @@
-//! The host's helper in the bundle: says who PID 1 is and what it would do, then carries out the change from inside.
+//! The host's helper in the bundle: says who PID 1 is and what init would do, then carries out the change from inside.
 //!
-//! It decides nothing (that is [`transaction`]'s), works as any user that may read the status page,
-//! and needs nothing of the image. Whatever becomes of the host, of docker or of their connection, it comes to an end
-//! by itself: every wait has a deadline, and nothing waits for its stdout.
+//! It decides nothing ([`transaction`] does), runs as any user that may read the status page, and needs nothing from the image.
+//! Whatever happens to the host, docker or their connection, it ends by itself: every wait has a deadline, and it never blocks on
+//! its stdout.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -25,16 +25,15 @@ use crate::status::Page;
 use crate::table::Signal;
 use crate::text::Printable;
 
-/// How long the host may take to say what it wants, or to take what is said.
+/// How long the host may take to send its request, or to read what the helper sends.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long init may take to make room for a request.
+/// How long to wait for init to make room for a request.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves one host over stdin and stdout. Returns false if the host said nothing that could be understood, or
-/// hung up.
+/// Serves one host over stdin and stdout. Returns false if the host's request could not be understood, or the host hung up.
 #[must_use]
 pub fn run() -> bool {
-    // A daemon of the same user can't read what comes in, or write into what goes out. That it can't be had is no reason not to go on.
+    // So that a daemon of the same user can't read what comes in or forge what goes out. If this fails, the helper goes on.
     let _ = nix::sys::prctl::set_dumpable(false);
     let mut inside = Inside::new(Host { heard: Vec::new() }, ASK_TIMEOUT);
     let Some(line) = inside.asker.line(Instant::now() + REQUEST_TIMEOUT) else { return false };
@@ -77,7 +76,7 @@ fn serve(inside: &mut Inside<Host>, request: Request) -> bool {
             };
         }
         Ok(_) => {}
-        // It may have died of what was interrupted: then that is recovered first, by a restart.
+        // The interrupted change may be what killed the daemon. If so, it is recovered first, by a restart.
         Err(why) => match (&why, order.trigger.target(&page)) {
             (Reason::NotRunning { .. }, Some(target))
                 if order.task != Task::Identify && is_interrupted(inside, &page, &target) =>
@@ -114,7 +113,7 @@ impl Asker for Host {
     }
 }
 
-/// The last word of one that nothing came of.
+/// The last message of a change that put nothing in place.
 fn end(stop: Stop) -> bool {
     let why = match stop {
         Stop::Because(why) => why,
@@ -131,7 +130,8 @@ fn say(message: &HelperMessage) -> bool {
     write(&protocol::line(message))
 }
 
-/// Says it, or gives the host up: a pipe that poll(2) calls writable takes `PIPE_BUF` bytes without a wait.
+/// Writes a line to the host, or gives the host up if it doesn't read. A pipe that poll(2) reports as writable takes `PIPE_BUF` bytes
+/// without blocking.
 fn write(line: &str) -> bool {
     let stdout = io::stdout();
     let until = Instant::now() + REQUEST_TIMEOUT;
@@ -147,7 +147,7 @@ fn write(line: &str) -> bool {
     })
 }
 
-/// The host is gone, or says more than it may.
+/// The host has hung up, or sent more than it may.
 struct HungUp;
 
 /// The other end of stdin and stdout.
@@ -165,7 +165,7 @@ impl Host {
         None
     }
 
-    /// The content that follows: an end of file in its middle is no short content.
+    /// Reads the content that follows. An end of file in its middle is an error, not a shorter content.
     fn content(&mut self, bytes: u64, digest: &Printable, deadline: Instant) -> Result<Vec<u8>, Reason> {
         let size = usize::try_from(bytes).ok().filter(|_| bytes <= MAX_CONTENT).ok_or(Reason::Garbled)?;
         while self.heard.len() < size {
@@ -178,7 +178,7 @@ impl Host {
         if sha256(&content) == *digest { Ok(content) } else { Err(Reason::Garbled) }
     }
 
-    /// Waits for at most `millis` for a line of the host's, or until the page changes.
+    /// Waits for a line from the host, until `millis` milliseconds have passed or the page has changed.
     fn poll(&mut self, millis: u16, changes: Option<&mut Changes>) -> Result<Option<Vec<u8>>, HungUp> {
         if let Some(line) = self.take_line() {
             return Ok(Some(line));
@@ -187,11 +187,11 @@ impl Host {
         if self.heard.len() > MAX_BYTES { Err(HungUp) } else { Ok(self.take_line()) }
     }
 
-    /// Waits for at most `millis` for the host to say something, or until the page changes.
+    /// Waits until the host has sent something, `millis` milliseconds have passed, or the page has changed.
     fn read(&mut self, millis: u16, changes: Option<&mut Changes>) -> Result<(), HungUp> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
         let millis = changes.as_ref().map_or(millis, |changes| changes.longest(millis));
-        // Of stdout nothing is asked: that its reader is gone is told all the same.
+        // No event is asked of stdout: poll(2) reports all the same that its reader is gone.
         let mut fds =
             vec![PollFd::new(stdout.as_fd(), PollFlags::empty()), PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
         fds.extend(changes.as_ref().and_then(|changes| changes.fd()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));

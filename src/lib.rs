@@ -23,6 +23,9 @@ pub mod host;
 pub mod protocol;
 pub mod request;
 #[cfg(test)]
+#[path = "../tests/rng/mod.rs"]
+mod rng;
+#[cfg(test)]
 pub mod sample;
 pub mod status;
 pub mod supervisor;

@@ -1,4 +1,4 @@
-//! What PID 1 keeps at fixed descriptors for other processes: reads the status page, checks that it is one, and writes requests.
+//! Reads the status page that PID 1 keeps at a fixed descriptor, checks that it is one, and writes requests to PID 1.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -17,39 +17,42 @@ use nix::time::{ClockId, clock_gettime};
 use crate::request::{CHANGES_FD, REQUEST_FD, Request};
 use crate::status::{PAGE_FD, PAGE_NAME, Page, SCHEMA};
 
-/// The largest page that is read, in bytes: some times the largest table.
+/// The largest page that is read, in bytes: several times what the largest table needs.
 const MAX_BYTES: u64 = 16 << 20;
 /// How long init may take from its start to its first page.
 const TO_COME_UP: Duration = Duration::from_secs(1);
-/// How often it is looked for meanwhile.
+/// How often to look for it until then.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How often the page is looked at if nothing tells of its changes, in milliseconds.
+/// How often to read the page if nothing reports its changes, in milliseconds.
 const UNTOLD_INTERVAL: u16 = 5;
-/// The shortest time between two wake-ups: not every one of them need be init's.
+/// The shortest time between two wake-ups, since another process than init may cause them.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Reads the page of PID 1.
 ///
 /// # Errors
-/// Why PID 1 is no `sidecar init`, or why that can't be told.
+/// Why PID 1 isn't `sidecar init`, or why its page can't be read.
 pub fn read() -> Result<Page, String> {
     read_at(Path::new(&format!("/proc/1/fd/{PAGE_FD}")))
 }
 
-/// Asks init, which may take so long to make room for it. `None`: only sees whether it can be asked.
+/// Sends init a request, and waits for at most `timeout` until there is room for it. With `None` it only checks that this user may
+/// send one.
 ///
 /// # Errors
-/// This user may not, PID 1 takes no requests, or it has taken none in that time.
+/// This user may not, PID 1 takes no requests, or there was no room in time.
 pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
     let mut pipe =
         open_pipe(1, REQUEST_FD, OFlag::O_WRONLY)?.ok_or_else(|| io::Error::other("PID 1 takes no requests"))?;
     let Some(request) = request else { return Ok(()) };
     let until = Instant::now() + timeout;
-    // One write of less than PIPE_BUF: as a whole or not at all.
+    // A write of less than PIPE_BUF goes into the pipe as a whole or not at all.
     while let Err(e) = pipe.write(request.to_string().as_bytes()) {
         match e.kind() {
             io::ErrorKind::WouldBlock if Instant::now() < until => thread::sleep(Duration::from_millis(5)),
-            io::ErrorKind::WouldBlock => return Err(io::Error::other("its requests pile up, and it takes none")),
+            io::ErrorKind::WouldBlock => {
+                return Err(io::Error::other("it isn't reading its requests, and there is no room for another"));
+            }
             io::ErrorKind::Interrupted => {}
             _ => return Err(e),
         }
@@ -57,7 +60,7 @@ pub fn ask(request: Option<&Request>, timeout: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// The pipe that an init has at this descriptor; `None`: what is there is no pipe.
+/// Opens the pipe that an init has at this descriptor. `None` if there is no pipe.
 fn open_pipe(init: i32, fd: i32, way: OFlag) -> io::Result<Option<File>> {
     let path = PathBuf::from(format!("/proc/{init}/fd/{fd}"));
     // The link is checked first, since opening a stranger's descriptor can have side effects.
@@ -67,22 +70,22 @@ fn open_pipe(init: i32, fd: i32, way: OFlag) -> io::Result<Option<File>> {
     Ok(Some(File::from(open(&path, way | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())?)))
 }
 
-/// Waits for the page of an init to change. What changes after this was made is told.
+/// Waits for the page of an init to change. No change after this value was made is missed.
 pub struct Changes {
-    /// What tells each time that init writes to the pipe, and the pipe; `None`: nothing tells.
+    /// An epoll that reports each write of init to the pipe, and the pipe. `None` if they couldn't be opened.
     told: Option<(Epoll, File)>,
     woken: Instant,
 }
 
 impl Changes {
-    /// Begins to listen to the init with this pid. If it can't, a wait is so short that no change is missed for long.
+    /// Begins to watch the init with this pid. If it can't, each wait is so short that no change is missed for long.
     #[must_use]
     pub fn of(init: i32) -> Self {
         let told = || {
             let mut pipe = open_pipe(init, CHANGES_FD, OFlag::O_RDWR).ok()??;
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok()?;
             epoll.add(&pipe, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0)).ok()?;
-            // Not every kernel tells of what is written to a pipe that isn't empty (Linux 5.5 to 5.13 doesn't).
+            // Linux 5.5 to 5.13 doesn't report a write to a pipe that isn't empty.
             for _ in 0..2 {
                 pipe.write_all(b"\n").ok()?;
                 epoll.wait(&mut [EpollEvent::empty()], PollTimeout::ZERO).ok().filter(|told| *told == 1)?;
@@ -92,19 +95,19 @@ impl Changes {
         Self { told: told(), woken: Instant::now() }
     }
 
-    /// What a wait of this many milliseconds is to last at most.
+    /// How long a wait of this many milliseconds may really last.
     #[must_use]
     pub fn longest(&self, ms: u16) -> u16 {
         if self.told.is_some() { ms } else { ms.min(UNTOLD_INTERVAL) }
     }
 
-    /// Readable once the page has changed.
+    /// A descriptor that is readable once the page has changed.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.told.as_ref().map(|(epoll, _)| epoll.0.as_fd())
     }
 
-    /// To be called once [`Self::fd`] is readable, before the page is looked at: later changes make it readable anew.
+    /// Call this once [`Self::fd`] is readable, before reading the page. Later changes make it readable again.
     pub fn take(&mut self) {
         if let Some((epoll, _)) = &self.told {
             let _ = epoll.wait(&mut [EpollEvent::empty()], PollTimeout::ZERO);
@@ -141,7 +144,7 @@ pub fn read_of_parent() -> Result<Page, String> {
     read_at(Path::new(&format!("/proc/{}/fd/{PAGE_FD}", nix::unistd::getppid())))
 }
 
-/// Reads the page of PID 1. If PID 1 is this very program and has just been started, it waits for the page to come.
+/// Reads the page of PID 1. If PID 1 is this very program and was started a moment ago, it waits for the page.
 ///
 /// # Errors
 /// As of [`read`].
@@ -155,7 +158,7 @@ pub fn read_when_up() -> Result<Page, String> {
     }
 }
 
-/// Whether the kernel lets this user look at PID 1 at all.
+/// Whether the kernel lets this user look at PID 1's descriptors.
 #[must_use]
 pub fn may_look() -> bool {
     let link = Path::new(&format!("/proc/1/fd/{PAGE_FD}")).read_link();
@@ -173,8 +176,8 @@ fn read_at(path: &Path) -> Result<Page, String> {
     is_ours(&path.read_link().map_err(|e| unreadable(&e))?)?;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let mut file = File::from(open(path, flags, Mode::empty()).map_err(|e| unreadable(&e.into()))?);
-    // It may have been replaced since, by a page or by something else; and a file on disk can have that name, but
-    // only what the kernel calls sealed can't have been rewritten by a daemon of the same user.
+    // The descriptor may have been replaced since, and a file on disk can have that name. But if the kernel says that a file is
+    // sealed, no daemon of the same user can have rewritten it.
     let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     is_ours(&link.read_link().map_err(|e| unreadable(&e))?)?;
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
@@ -192,7 +195,7 @@ fn read_at(path: &Path) -> Result<Page, String> {
 /// Reads the text of a page.
 ///
 /// # Errors
-/// It is none, or not one of this version.
+/// It isn't a page, or isn't of this version.
 pub fn parse(text: &[u8]) -> Result<Page, String> {
     let page: Page = serde_json::from_slice(text).map_err(|e| {
         format!("the status page of PID 1 can't be read by this version: {e}; use /proc/1/exe, the very program that wrote it")
@@ -215,14 +218,16 @@ fn is_ours(link: &Path) -> Result<(), String> {
 }
 
 fn not_ours() -> String {
-    "PID 1 is not `sidecar init`, or it runs without a status page (its log says so then)".to_owned()
+    "PID 1 is not `sidecar init`, or it runs without a status page (then its log says so)".to_owned()
 }
 
 fn unreadable(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::NotFound => not_ours(),
         io::ErrorKind::PermissionDenied => {
-            "this user may not look at PID 1; run it as the user that PID 1 runs as".to_owned()
+            "this user may not look at PID 1; run it inside the bundle (docker exec NAME /proc/1/exe status), as the user that PID 1 \
+             runs as"
+                .to_owned()
         }
         _ => format!("cannot read the status page of PID 1: {e}"),
     }

@@ -1,8 +1,7 @@
 //! What the host and the helper in the bundle say to each other: JSON, one object a line.
 //!
-//! The first line each way carries the protocol's number. A side that hears a number that it doesn't know says what
-//! to upgrade. Keys may be added within a number; what is there is parsed strictly, and every text that came from
-//! the other side is [`Printable`].
+//! The first line each way has the protocol's number. A side that gets a number that it doesn't know says which side to upgrade.
+//! Keys may be added without a new number. Known keys are parsed strictly, and every text from the other side is [`Printable`].
 
 use std::fmt::Write;
 
@@ -18,11 +17,11 @@ use crate::text::Printable;
 pub const PROTOCOL: u32 = 5;
 /// The hidden applet that is the helper. Protocol 3 called it `witness`.
 pub const HELPER: &str = "helper";
-/// The most that one side reads of the other, in bytes, all lines together.
+/// The most that one side reads from the other, in bytes, all lines together.
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The largest content, in bytes.
 pub const MAX_CONTENT: u64 = 1 << 20;
-/// The version that each side tells.
+/// The version that each side sends.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The host's first line: what it is about to do.
@@ -32,124 +31,124 @@ pub struct Request {
     pub protocol: u32,
     /// The host's version.
     pub version: Printable,
-    /// The signal that it would send, as the table names it.
+    /// The signal that the host would send, as the table names it.
     #[serde(default)]
     pub signal: Option<String>,
-    /// Instead of a signal: the daemon that init is to be asked to restart, by the helper.
+    /// Instead of a signal: the daemon that the helper asks init to restart.
     #[serde(default)]
     pub daemon: Option<String>,
-    /// The helper sends the signal by itself: the host can't.
+    /// Whether the helper sends the signal, since the host can't.
     #[serde(default)]
     pub from_inside: bool,
-    /// How long it may take: the wait for another apply, then the time from the check to the proof.
+    /// In milliseconds. It limits the wait for another apply, and again the time from the check to the proof.
     pub timeout_ms: u64,
-    /// What is to be done.
+    /// What to do.
     pub task: Task,
-    /// The transaction's own name, by which it is asked after.
+    /// The change's identifier, by which the host can ask later what became of it.
     pub id: Printable,
-    /// Who asks for it.
+    /// Who makes the change.
     pub by: Printable,
 }
 
-/// What is to be done.
+/// What the helper must do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "kebab-case")]
 pub enum Task {
-    /// Say who is there, no more.
+    /// Only say what is there.
     Identify,
-    /// Prove a file that was changed by other means.
+    /// Prove the file in place, which was changed by other means.
     InPlace,
-    /// Make this content live. It follows the helper's first line, raw.
+    /// Make new content live. The host sends it as raw bytes after the helper's first line.
     File {
-        /// Its length.
+        /// The content's length, in bytes.
         bytes: u64,
-        /// Its digest.
+        /// The content's sha256.
         sha256: Printable,
-        /// Even where it is live already.
+        /// Whether to apply it even if it is live already.
         force: bool,
     },
-    /// Say what this content would change.
+    /// Check new content, and say which lines it would change.
     DryRun {
-        /// Its length.
+        /// The content's length, in bytes.
         bytes: u64,
-        /// Its digest.
+        /// The content's sha256.
         sha256: Printable,
-        /// With the lines' text.
+        /// Whether to send the text of those lines too.
         show: bool,
     },
-    /// Recover what was interrupted, and say what became of the change of that id.
+    /// Recover what was interrupted, and say what became of the change with the request's id.
     Ask,
 }
 
-/// What the host says after its first line.
+/// What the host sends after its first line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub enum HostMessage {
-    /// docker took the signal, so init has it pending at least.
+    /// docker accepted the signal, so it is at least pending for init.
     Sent,
-    /// docker did not, as far as can be told.
+    /// docker failed to send the signal, as far as the host knows.
     NotSent,
-    /// The proof was heard: commit.
+    /// The host has received the proof: commit.
     Ack,
-    /// Go back.
+    /// Undo the change.
     Cancel,
 }
 
-/// What the helper says after its first line.
+/// What the helper sends after its first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum HelperMessage {
-    /// An earlier, interrupted change is recovered first: its daemon's grace and the time-out again.
+    /// An earlier, interrupted change is recovered first.
     Recovering {
-        /// How long that may take.
+        /// How long that may take, in milliseconds: its daemon's grace and the timeout again.
         within_ms: u64,
     },
     /// Send the signal now.
     Go {
-        /// What it would act on, as that stands now.
+        /// What init does to which daemon, and the daemon's state now.
         target: Target,
-        /// From a SIGTERM to a SIGKILL of it.
+        /// The daemon's grace, in milliseconds: from its stop signal to SIGKILL.
         grace_ms: u64,
     },
-    /// The signal was sent from inside, and no more was asked for.
+    /// The helper has sent the signal or the request, and won't prove anything.
     Sent,
-    /// It is proven; committed once it is acknowledged.
+    /// The change is proven. The helper commits it once the host acknowledges.
     Proven,
-    /// The last word.
+    /// The last message.
     End(Box<End>),
 }
 
-/// How it ended, and what was seen.
+/// How a change ended, and what was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How, and why.
+    /// How it ended, and why.
     #[serde(flatten)]
     pub ended: Ended,
-    /// What was recovered first of earlier, interrupted changes.
+    /// Earlier, interrupted changes that were recovered first.
     #[serde(default)]
     pub recovered: Vec<Recovered>,
-    /// The owner that the file had, if it couldn't be kept.
+    /// The old file's uid and gid, if its owner couldn't be kept.
     #[serde(default)]
     pub owner_was: Option<(u32, u32)>,
-    /// The daemon as it was seen last, if a signal was sent.
+    /// The daemon's process at the last look, if something was sent.
     pub after: Option<Incarnation>,
-    /// Other daemons that got another process, or lost theirs, meanwhile.
+    /// Other daemons that got another process, or lost theirs, during the proof.
     pub siblings_moved: Option<Vec<Printable>>,
-    /// Whether a checker passed the content; `None` where there is no file, or it didn't come so far.
+    /// Whether a checker passed the content; `None` if there is no file, or the change ended before the check.
     pub checked: Option<bool>,
-    /// What a dry run found.
+    /// What a dry run would change.
     #[serde(default)]
     pub diff: Option<Diff>,
-    /// The wait for another apply, and the recovery of what it left.
+    /// How long the wait for another apply took, and the recovery of what it left.
     pub wait_ms: u64,
-    /// The check.
+    /// How long the check took.
     pub check_ms: u64,
-    /// The way back.
+    /// How long going back took.
     pub back_ms: u64,
 }
 
 impl End {
-    /// It ended so, and nothing else is known yet.
+    /// An end of which nothing else is known yet.
     #[must_use]
     pub fn new(ended: Ended) -> Self {
         Self {
@@ -170,25 +169,25 @@ impl End {
 /// Which lines change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diff {
-    /// In order.
+    /// The first hunks, in order.
     pub hunks: Vec<Hunk>,
-    /// How many further ones there are.
+    /// How many further hunks there are.
     pub more: usize,
 }
 
-/// Lines that take others' place.
+/// Some lines, and the lines that replace them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hunk {
-    /// Those that go.
+    /// The lines that are removed.
     pub old: Lines,
-    /// Those that come.
+    /// The lines that are added.
     pub new: Lines,
-    /// Both, behind - and +, where that was asked for.
+    /// The text of both, after `-` and `+`, if the host asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<Vec<Printable>>,
 }
 
-/// Some lines of a file; where there are none, `first` is the one before which they would be.
+/// A range of lines, counted from 1. If it is empty, `first` is the line before which it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Lines {
@@ -208,30 +207,30 @@ pub struct Answer {
     pub reply: Reply,
 }
 
-/// Who is there.
+/// The helper's answer to the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    /// This init, which would act on the signal. The helper stays.
+    /// init would act on the signal or the request. The helper stays.
     Hello {
-        /// What it would act on.
+        /// What init would do to which daemon.
         target: Target,
     },
-    /// This init, which would do nothing.
+    /// init would do nothing.
     Refused {
         /// Why not.
         why: Reason,
-        /// What the signal is wired to, where it is.
+        /// What the signal or the request is about, if the table has a rule or a daemon for it.
         target: Option<Target>,
     },
-    /// What became of the change that was asked after.
+    /// What became of the change that the host asked about.
     Recorded {
-        /// `None`: it put nothing in place.
+        /// Its outcome; `None` if it put nothing in place.
         outcome: Option<RecordedOutcome>,
     },
-    /// PID 1 is no init of ours.
+    /// PID 1 isn't `sidecar init`.
     NotInit {
-        /// What the page's reader says.
+        /// Why the status page couldn't be read.
         error: Printable,
     },
     /// The request has a protocol that the helper doesn't know.
@@ -241,21 +240,22 @@ pub enum Reply {
 /// The number and the version of a side that speaks another protocol.
 pub type OtherProtocol = (u32, Printable);
 
-/// What each side's first line begins with. It is read alone first: what else another protocol's line holds isn't known.
+/// The part of each side's first line that every protocol has. It is read first, since the rest of another protocol's line isn't
+/// known.
 #[derive(Deserialize)]
 struct First {
     protocol: u32,
     version: Printable,
 }
 
-/// Reads one side's first line; `None` if it is none.
+/// Reads one side's first line; `None` if it isn't one.
 #[must_use]
 pub fn first<T: DeserializeOwned>(line: &[u8]) -> Option<Result<T, OtherProtocol>> {
     let First { protocol, version } = serde_json::from_slice(line).ok()?;
     if protocol == PROTOCOL { serde_json::from_slice(line).ok().map(Ok) } else { Some(Err((protocol, version))) }
 }
 
-/// The sha256 in hex, by which both sides know a content.
+/// The sha256 of a content in hex, by which both sides identify it.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> Printable {
     let mut hex = String::new();
@@ -265,7 +265,7 @@ pub fn sha256(bytes: &[u8]) -> Printable {
     Printable::new(&hex)
 }
 
-/// One object as a line.
+/// Writes one object as a line, newline included.
 #[must_use]
 pub fn line(message: &impl Serialize) -> String {
     // Printable structs of strings and numbers: they can't fail to serialize.

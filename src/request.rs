@@ -1,11 +1,11 @@
-//! A request to init: one line, written into PID 1's descriptor [`REQUEST_FD`]. What became of it stands in the status
-//! page, under its daemon.
+//! A request to init: one line, written to PID 1's descriptor [`REQUEST_FD`]. The status page shows under its daemon what became
+//! of it.
 //!
 //! ```text
 //! \nID VERB [SIGNAL] NAME\n
 //! ```
 //!
-//! A process may open `/proc/1/fd/101` if the kernel lets it trace PID 1: proc(5), ptrace(2). So init checks no credentials.
+//! A process may open `/proc/1/fd/101` only if the kernel lets it trace PID 1: proc(5), ptrace(2). So init checks no credentials.
 
 use std::fmt;
 
@@ -15,7 +15,8 @@ use crate::table::{MAX_NAME, Signal};
 pub const REQUEST_FD: i32 = 101;
 /// PID 1's descriptor of the file whose flock(2) is the apply lock: `/proc/1/fd/102`.
 pub const LOCK_FD: i32 = 102;
-/// PID 1's descriptor of how the processes of its daemons are set up: `/proc/1/fd/103`. It is /dev/null if none is.
+/// PID 1's descriptor of the file that says how its daemons' processes are set up: `/proc/1/fd/103`. It is /dev/null if none needs a
+/// set-up.
 pub const SETUPS_FD: i32 = 103;
 /// PID 1's descriptor of the pipe that tells when the status page has changed: `/proc/1/fd/104`.
 pub const CHANGES_FD: i32 = 104;
@@ -23,16 +24,16 @@ pub const CHANGES_FD: i32 = 104;
 pub const SETUPS_NAME: &str = "sidecar-setups";
 /// The name of the memfd behind [`LOCK_FD`], as `/proc/1/fd/102` shows it.
 pub const LOCK_NAME: &str = "sidecar-lock";
-/// Its size in bytes, which can't be changed: its holder overwrites what it has to say, and never truncates.
+/// The size of that file in bytes. It can't be changed, so the holder overwrites the file and never truncates it.
 pub const LOCK_SIZE: u64 = 4096;
 /// The longest request in bytes, its two newlines included. It is far below `PIPE_BUF`, so it is written in one piece: pipe(7).
 pub const MAX_REQUEST: usize = 512;
-/// How many requests of a daemon the status page keeps once they are decided.
+/// How many decided requests of a daemon the status page keeps.
 pub const KEPT: usize = 8;
 /// The longest id, in bytes.
 pub const MAX_ID: usize = 64;
 
-/// What is asked for.
+/// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Stop it if it runs, then start it.
@@ -48,16 +49,16 @@ pub enum Verb {
 /// A request about one daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The sender's name for it: letters, digits and `-`, at most [`MAX_ID`] bytes.
+    /// The identifier that the sender gave it: letters, digits and `-`, at most [`MAX_ID`] bytes.
     pub id: String,
-    /// What is asked for.
+    /// What it asks for.
     pub verb: Verb,
     /// The daemon's name.
     pub daemon: String,
 }
 
 impl Verb {
-    /// The word for it, without a signal's name.
+    /// Its name, without the name of a signal.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -85,7 +86,7 @@ impl fmt::Display for Request {
 }
 
 impl Request {
-    /// Reads a line, without its newlines. `None`: it is no request.
+    /// Reads a line, without its newlines. `None` if it isn't a request.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
         let line = std::str::from_utf8(line).ok().filter(|line| line.len() + 2 <= MAX_REQUEST)?;

@@ -1,8 +1,8 @@
 //! The status document: written by init, read by `status` and, through the helper in the bundle, by the host.
 //!
-//! init publishes a [`Page`] in a sealed memfd at descriptor [`PAGE_FD`]. In the page, every `*_ms` field that the
-//! document shows as an age holds a time of `CLOCK_MONOTONIC` in milliseconds. [`Page::aged`] turns these into ages, so
-//! that an idle init has nothing to update.
+//! init publishes a [`Page`] in a sealed memfd at descriptor [`PAGE_FD`]. In the page, every `*_ms` field that the document shows
+//! as an age holds a point in time instead, in milliseconds of `CLOCK_MONOTONIC`. So an idle init has nothing to update.
+//! [`Page::aged`] turns these into ages.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,8 +13,8 @@ use crate::table::{Config, Ready};
 
 /// PID 1's descriptor of the page: `/proc/1/fd/100`.
 pub const PAGE_FD: i32 = 100;
-/// The permissions of the pipes that init makes for what daemons print, and nobody else makes: whoever a daemon becomes can
-/// open its stdout and stderr anew.
+/// The permissions of the pipes for daemons' output: any user may write, so a daemon that changes its user can reopen its stdout and
+/// stderr. Since no other program makes pipes with these permissions, they also identify init's.
 pub const OUTPUT_MODE: u32 = 0o622;
 /// The name of the memfd, as `/proc/1/fd/100` shows it.
 pub const PAGE_NAME: &str = "sidecar-status";
@@ -99,7 +99,7 @@ pub enum RequestOutcome {
     Refused,
     /// The command could not be executed, or the kernel refused the signal or the end of the old process.
     Failed,
-    /// A later request decided otherwise.
+    /// A later request replaced it.
     Superseded,
 }
 
@@ -114,13 +114,13 @@ impl RequestOutcome {
 /// A request, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// The sender's name for it.
+    /// The identifier that the sender gave it.
     pub id: String,
     /// What was asked for, as `restart`, `stop`, `start` or `signal HUP`.
     pub verb: String,
     /// What became of it.
     pub outcome: RequestOutcome,
-    /// The generation that it started; for `Running` and a signal: the one that it found.
+    /// The generation that it started; for `Running` and for a signal, the one that ran already.
     pub generation: Option<u64>,
     /// Why it was refused, in the words of init's log.
     pub why: Option<String>,
@@ -135,14 +135,14 @@ pub struct WaitingFor {
     pub why: String,
 }
 
-/// The last signal of its kind that init served.
+/// The last signal of a kind that init handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Last {
-    /// Counts the signals of this kind that were served.
+    /// How many signals of this kind init has handled.
     pub seq: u64,
     /// Its outcome.
     pub outcome: Outcome,
-    /// The time since the outcome last changed.
+    /// The time since the outcome last changed, in milliseconds.
     pub age_ms: u64,
     /// For a forward to a daemon with `notify`: the errno with which the daemon ended the reload that it began
     /// after this signal was delivered, 0 if it succeeded; `None` until the daemon says so.
@@ -159,10 +159,10 @@ pub struct Wired {
     /// The daemon that the signal is forwarded to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<String>,
-    /// The daemon that is replaced.
+    /// The daemon that is restarted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
-    /// The last one served.
+    /// The last one that init handled; `None` if there was none.
     pub last: Option<Last>,
 }
 
@@ -180,9 +180,9 @@ pub struct LastExit {
 /// What the kernel enforces of a daemon's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
-    /// The version of Landlock's interface; 0: there is none.
+    /// The version of Landlock's interface; 0 if there is none.
     pub abi: u32,
-    /// What it can't enforce, of what this sandbox asks for: `files`, `processes`, `truncation`, `tcp`, `devices`, `signals`,
+    /// The parts of this sandbox that the kernel can't enforce: `files`, `processes`, `truncation`, `tcp`, `devices`, `signals`,
     /// `system-calls`.
     pub missing: Vec<String>,
     /// Why Landlock isn't used, if it isn't.
@@ -198,24 +198,24 @@ pub struct Daemon {
     pub state: DaemonState,
     /// Its process, if there is one.
     pub pid: Option<i32>,
-    /// Counts its starts, a failed one too.
+    /// How often it was started, failed starts included.
     pub generation: u64,
-    /// Counts its starts by request after the first.
+    /// How often a request or a signal has started it, without the first start.
     pub restarts: u64,
-    /// Counts its starts by its restart policy. Together: `generation` = 1 + `restarts` + `revivals`, after the first start.
+    /// How often its restart policy has started it. After the first start, `generation` = 1 + `restarts` + `revivals`.
     #[serde(default)]
     pub revivals: u64,
-    /// In `backoff`: the time until its next start; in the page, the time of that.
+    /// In `backoff`: the time until its next start, in milliseconds; in the page, the point in time of that start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_in_ms: Option<u64>,
-    /// In `waiting`: for whom, and why they aren't ready.
+    /// In `waiting`: the daemons that it waits for, and why they aren't ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<WaitingFor>,
     /// The last requests, oldest first. All undecided ones are there; of the decided ones, those beyond eight in all are
     /// dropped when the next request comes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Request>,
-    /// How long its process has run; `None` if there is none.
+    /// How long its process has run, in milliseconds; `None` if there is none.
     pub uptime_ms: Option<u64>,
     /// How its last process ended; `None` before the first end.
     pub last_exit: Option<LastExit>,
@@ -225,14 +225,14 @@ pub struct Daemon {
     /// Its sandbox, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
-    /// For a daemon with `config`: its last transaction, null in the page, filled in by `status` from the record beside
-    /// the file. Absent for others.
+    /// For a daemon with `config`: its last change. It is null in the page; `status` fills it in from the record beside the file. It is
+    /// absent for other daemons.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub transaction: Option<serde_json::Value>,
     /// With `--ready`: whether its probe succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
-    /// With `--ready`: why not, if it runs.
+    /// With `--ready`: why it isn't ready, if it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_ready: Option<String>,
 }
@@ -252,9 +252,9 @@ pub struct Status {
     pub selected: Vec<String>,
     /// In table order.
     pub unselected: Vec<String>,
-    /// By the signal's name.
+    /// The signal rules, by the signal's name.
     pub signals: BTreeMap<String, Wired>,
-    /// The selected ones, in table order.
+    /// The selected daemons, in table order.
     pub daemons: Vec<Daemon>,
 }
 
@@ -267,12 +267,12 @@ pub struct Plan {
     pub notified: bool,
     /// How long it must stay ready, in milliseconds.
     pub settle_ms: u64,
-    /// From its stop signal to SIGKILL, in milliseconds.
+    /// The time from its stop signal to SIGKILL, in milliseconds.
     pub grace_ms: u64,
-    /// It is ready once it has exited 0.
+    /// Whether it is a oneshot, which is ready once it has exited 0.
     #[serde(default)]
     pub is_oneshot: bool,
-    /// Whether its process is set up before it executes its command: probes and checkers are, too.
+    /// Whether its process needs a set-up before it executes its command. Probes and checkers then need it too.
     #[serde(default)]
     pub is_set_up: bool,
     /// Its `config`.
@@ -286,12 +286,12 @@ pub struct Page {
     pub status: Status,
     /// One for each of `status.daemons`, in their order.
     pub plans: Vec<Plan>,
-    /// The socket on which init accepts the log line of a change; `None`: it accepts none.
+    /// The socket on which init accepts the log line of a change; `None` if it accepts none.
     #[serde(default)]
     pub socket: Option<String>,
 }
 
-/// Tells a key with the value null from a key that is missing.
+/// Distinguishes a key whose value is null from a missing key.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<serde_json::Value>, D::Error> {
     serde_json::Value::deserialize(deserializer).map(Some)
 }

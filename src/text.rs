@@ -4,15 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The longest text of a stranger's that is shown, in characters.
+/// The longest foreign text that is shown, in characters.
 const MAX_CHARS: usize = 300;
-/// Of a longer one this much of the beginning is shown; the rest is its end, where most programs put the reason.
+/// How much of a longer text's beginning is shown. The rest is its end, where most programs put the reason.
 const HEAD_CHARS: usize = 80;
-/// What stands for what was cut out.
+/// Marks the place where text was cut out.
 const CUT: &str = " ... ";
 
-/// A text of printable ASCII, of a bounded length: what a bundle or the docker CLI says reaches a person only as this.
-/// Reading one from JSON makes it so on the way in.
+/// A text of printable ASCII and limited length. People see text from a bundle or the docker CLI only in this form. Reading one from
+/// JSON converts it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Printable(String);
 
@@ -23,7 +23,7 @@ impl Printable {
         let mut out = String::new();
         let mut before = "";
         for line in raw.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            // docker complains once for each container, in the same words.
+            // docker repeats the same complaint for each container.
             if line == before {
                 continue;
             }
@@ -47,7 +47,7 @@ impl Printable {
         Self(out)
     }
 
-    /// The same for bytes; what isn't UTF-8 shows as `\u{fffd}`.
+    /// The same for bytes. What isn't UTF-8 is shown as `\u{fffd}`.
     #[must_use]
     pub fn from_bytes(raw: &[u8]) -> Self {
         Self::new(&String::from_utf8_lossy(raw))
@@ -72,8 +72,8 @@ impl<'de> Deserialize<'de> for Printable {
     }
 }
 
-/// A text of the caller's own, a file's name say, on one line: letters and signs stay, what isn't printable is escaped
-/// (control characters, and those that turn the direction of a line or have no width).
+/// Puts the caller's own text (a file's name, say) on one line. Printable characters stay, Unicode included. Others are escaped:
+/// control characters, and characters that change the direction of a line or have no width.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

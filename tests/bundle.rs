@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use containers::{Container, Dir, Said, binary, docker, image, said, scratch_image, unique, wait_until};
 use serde_json::Value;
@@ -491,10 +491,8 @@ fn without_landlock_the_status_says_what_is_missing() {
 #[test]
 fn docker_stop_ends_within_the_longest_grace_and_a_second() {
     let bundle = Container::bundle(&[]).ready();
-    let longest = Duration::from_secs(8);
-    let started = Instant::now();
-    docker(&["stop", "--time=30", &bundle.name]);
-    assert!(started.elapsed() < longest + Duration::from_secs(1));
+    // The longest grace is 8 s. The engine kills what takes longer than this, which would be 137.
+    docker(&["stop", "--time=9", &bundle.name]);
     let log = bundle.log();
     for name in DAEMONS {
         assert!(log.contains(&format!("forwarding SIGTERM to {name}")), "{log}");
@@ -542,7 +540,7 @@ fn an_idle_pid_1_makes_no_system_call_for_a_minute() {
         wait_until(name, || (table.daemon(name)["state"] == state).then_some(()));
     }
     assert_eq!(table.try_exec(&["/proc/1/exe", "stop", "stopped"]).0, 0);
-    // What the end of the last `docker exec` made init do isn't idleness.
+    // What the end of the last `docker exec` made init do isn't idleness. No event tells that this is over.
     std::thread::sleep(Duration::from_secs(2));
     std::thread::scope(|scope| {
         for bundle in [&real, &table] {
@@ -972,6 +970,7 @@ fn a_pause_of_the_container_takes_nothing_from_a_daemons_grace() {
     bundle.kill("TERM");
     wait_until("stop", || bundle.log().contains("forwarding SIGTERM to saver").then_some(()));
     docker(&["pause", &bundle.name]);
+    // Longer than its grace: that the clock goes on in a pause is what this is about.
     std::thread::sleep(Duration::from_secs(9));
     docker(&["unpause", &bundle.name]);
     wait_until("end", || (!bundle.is_running()).then_some(()));

@@ -5,12 +5,14 @@
 #![allow(dead_code, reason = "what another test file needs of the containers")]
 
 mod containers;
+mod rng;
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use containers::{Container, Dir, binary, docker, said, scratch_image, wait_until};
+use rng::Rng;
 use serde_json::Value;
 use sidecar::protocol::HELPER;
 
@@ -314,7 +316,8 @@ fn random_kills(victim: fn(&Bundle, &mut Child)) {
     for seed in 1..=rounds() {
         let new = format!("content {seed}");
         let mut host = bundle.begin(&new, &["--timeout=5s"]);
-        let millis = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 900;
+        let millis = Rng::new(seed).below(900);
+        // No condition: at any moment.
         std::thread::sleep(Duration::from_millis(millis));
         victim(&bundle, &mut host);
         let output = host.wait_with_output().unwrap();

@@ -7,7 +7,6 @@
 mod containers;
 
 use std::process::Command;
-use std::time::Duration;
 
 use containers::{Container, Dir, Said, binary, docker, image, other_binary, said, wait_until};
 use serde_json::Value;
@@ -169,6 +168,10 @@ name = "crasher"
 restart = "on-failure"
 command = ["sh", "-c", "date +%s%3N; exit 7"]
 [[daemon]]
+name = "twin"
+restart = "on-failure"
+command = ["sh", "-c", "exit 7"]
+[[daemon]]
 name = "beside"
 command = ["sleep", "1000"]
 "#;
@@ -209,8 +212,10 @@ fn a_daemon_stopped_in_its_crash_loop_stays_stopped() {
     assert_eq!(code, 0, "{err}");
     let stopped = bundle.daemon("crasher");
     assert_eq!(stopped["state"], "stopped");
-    // Longer than any delay that it could be in.
-    std::thread::sleep(Duration::from_secs(3));
+    let starts = || bundle.daemon("twin")["revivals"].as_u64().unwrap();
+    let by_now = starts();
+    // Their delays are the same, so that the crasher would have been started before the second of these.
+    wait_until("two more starts of its twin", || (starts() >= by_now + 2).then_some(()));
     assert_eq!(bundle.daemon("crasher")["generation"], stopped["generation"]);
     let (code, _, err) = ask(&bundle, &["start", "crasher"]);
     assert_eq!(code, 1, "what dies at once isn't live: {err}");

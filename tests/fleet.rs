@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "what another test file needs of the containers")]
 
 mod containers;
+mod rng;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use containers::{Container, Dir, SIDECAR, scratch_image, unique, wait_until};
+use rng::Rng;
 use serde_json::{Value, json};
 
 /// alpha writes what it serves to a file. Of new content a bundle makes what its BAD says.
@@ -848,7 +850,8 @@ fn a_host_killed_at_any_moment_leaves_no_bundle_in_between() {
         let new = format!("content {seed}");
         let how: &[&str] = [&[][..], &["--rollback-all"], &["--canary=2"]][usize::try_from(seed % 3).unwrap()];
         let mut host = fleet.begin(&new, &[how, &[label.as_str(), "--parallel=4"]].concat());
-        let millis = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 1200;
+        let millis = Rng::new(seed).below(1200);
+        // No condition: at any moment.
         thread::sleep(Duration::from_millis(millis));
         host.kill().unwrap();
         host.wait().unwrap();

@@ -138,17 +138,17 @@ fn a_oneshot_has_no_readiness_no_config_and_no_signal_rule() {
     let oneshot = |lines: &str| error(&daemon("a", &format!("oneshot = true\n{lines}")));
     assert_eq!(
         oneshot("ready = { notify = true }"),
-        "f:5: a oneshot has no `ready`: it is ready once it has exited 0; remove `ready`, or oneshot = true"
+        "f:5: a oneshot has no `ready`: it is ready once it has exited 0; remove either `ready` or oneshot = true"
     );
     assert_eq!(
         oneshot("config = { path = \"/a\" }"),
-        "f:5: a oneshot has no `config`: apply proves a new file with a daemon that runs on; remove `config`, or oneshot \
-         = true"
+        "f:5: a oneshot has no `config`: apply proves a new file with a daemon that runs on; remove either `config` or \
+         oneshot = true"
     );
     for action in ["restart", "forward"] {
         assert_eq!(
             oneshot(&format!("[signals]\nHUP = {{ {action} = \"a\" }}")),
-            "f:6: HUP names \"a\", which is a oneshot; remove the rule, or oneshot = true there"
+            "f:6: HUP names \"a\", which is a oneshot; remove either the rule or oneshot = true there"
         );
     }
 }
@@ -474,6 +474,10 @@ fn a_key_that_another_tool_spells_otherwise_is_told_with_ours() {
         ("priority = 1", "write depends_on = [\"NAME\"]"),
         ("stopwaitsecs = 10", "write grace"),
         ("startsecs = 1", "write settle"),
+        ("stdout_logfile_maxbytes = 0", "what a daemon prints goes to the container's log"),
+        ("minfds = 1024", "write ulimits = { nofile = 1024 }"),
+        ("[supervisorctl]\nserverurl = \"a\"", "like docker exec NAME /proc/1/exe status"),
+        ("[program.web]", "write a [[daemon]] with name and command for each"),
         ("autostart = false", "CLAUDE_BOTTLE_SIDECAR_DAEMONS names in the container's environment"),
         ("dependencies = [\"a\"]", "write depends_on"),
     ] {
@@ -507,6 +511,18 @@ fn a_key_of_systemd_or_compose_is_told_with_ours() {
         let error = error(&format!("{DAEMON}{line}\n"));
         assert!(error.starts_with("f:4: unknown field `") && error.ends_with(fix), "{error}");
     }
+}
+
+#[test]
+fn a_configuration_of_supervisord_is_called_that() {
+    let conf =
+        "; of a container\n[supervisord]\nnodaemon=true\n[program:web]\ncommand=gunicorn\nenvironment=PORT=\"80\"\n";
+    let said = error(conf);
+    assert!(
+        said.starts_with("f:2: this is supervisord's configuration, not a daemon table; write a file with a"),
+        "{said}"
+    );
+    assert!(error("[program:web]\ncommand=a\n").starts_with("f:1: this is supervisord's configuration"));
 }
 
 #[test]
@@ -738,8 +754,8 @@ fn a_socket_that_init_cannot_hold_is_an_error_with_line_and_fix() {
         ("listen = [{ tcp = '0.0.0.0:65536' }]", no_address("0.0.0.0:65536")),
         (
             "oneshot = true\nlisten = [{ tcp = '0.0.0.0:80' }]",
-            "5: a oneshot has no `listen`: nobody would accept a connection once it has ended; remove `listen`, or oneshot = \
-             true"
+            "5: a oneshot has no `listen`: nobody would accept a connection once it has ended; remove either `listen` or \
+             oneshot = true"
                 .to_owned(),
         ),
     ] {

@@ -42,7 +42,7 @@ pub fn meaning(table: &Table, source: &str) -> String {
     text
 }
 
-/// What there is to say of a daemon: keys and values.
+/// What there is to say about a daemon: keys and values.
 fn lines(table: &Table, daemon: &Daemon) -> Vec<(&'static str, String)> {
     let mut lines = vec![("command", words(&daemon.command))];
     if daemon.is_oneshot {
@@ -121,7 +121,7 @@ fn ready(daemon: &Daemon) -> String {
     }
 }
 
-/// What it may do, and what is private to it, a line each.
+/// What its sandbox allows, and what is private to it, one line each.
 fn sandbox(table: &Table, daemon: &Daemon) -> Vec<String> {
     let paths =
         |all: &[PathBuf]| all.iter().map(|path| quoted(&path.display().to_string())).collect::<Vec<_>>().join(", ");
@@ -196,7 +196,7 @@ fn restart(daemon: &Daemon) -> String {
     }
 }
 
-/// What it gets when it must stop.
+/// Which signals stop it, and when.
 fn stop(daemon: &Daemon) -> String {
     if daemon.grace.is_zero() {
         return "KILL at once".to_owned();
@@ -229,7 +229,7 @@ fn words(command: &[String]) -> String {
     command.iter().map(|arg| quoted(arg)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as it is, anything else so that its ends show and a terminal takes no order from it.
+/// A plain word stays as it is. Anything else is quoted and escaped, so that its ends are visible and it can't control a terminal.
 pub fn quoted(arg: &str) -> String {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\');
     if !arg.is_empty() && arg.chars().all(plain) { arg.to_owned() } else { format!("{arg:?}") }

@@ -1,4 +1,4 @@
-//! What `check --here` finds in a bundle beside programs and directories: users, variables, and what the kernel can't enforce.
+//! What `check --here` checks in a bundle besides programs and directories: users, variables, and what the kernel can enforce.
 
 use sidecar::launch::sandbox::Kernel;
 use sidecar::launch::setup::environment;
@@ -7,7 +7,7 @@ use sidecar::status;
 use sidecar::table::Table;
 use sidecar::table::sandbox::Sandbox;
 
-/// What init would refuse or warn of at its start.
+/// What init would refuse or warn about at its start.
 pub fn lacks(table: &Table) -> Vec<String> {
     let all: Vec<usize> = (0..table.daemons.len()).collect();
     let mut warnings: Vec<String> = what_is_lacking(table, &all).into_iter().collect();
@@ -32,7 +32,7 @@ pub fn lacks(table: &Table) -> Vec<String> {
     warnings
 }
 
-/// One line for all daemons whose sandboxes lack the same.
+/// One line for all daemons whose sandboxes lack the same parts.
 fn shortfalls(table: &Table, shortfall: impl Fn(&Sandbox) -> status::Sandbox) -> Vec<String> {
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
     for daemon in &table.daemons {

@@ -1,4 +1,4 @@
-//! What is valid in a sandbox and will surprise later.
+//! Warnings about sandboxes that are valid but would surprise you later.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub fn warnings(table: &Table) -> Vec<String> {
     table.daemons.iter().flat_map(each).collect()
 }
 
-/// Programs that this daemon needs and that another hides from it.
+/// Programs that this daemon needs but another daemon hides from it.
 fn hidden_programs(table: &Table, daemon: &Daemon) -> Vec<String> {
     if daemon.sandbox.is_none() {
         return Vec::new();
@@ -44,7 +44,7 @@ fn hidden_programs(table: &Table, daemon: &Daemon) -> Vec<String> {
     commands.into_iter().filter_map(warning).collect()
 }
 
-/// Whether a program is in what is hidden, unless the daemon calls that, or a part of it that has the program, its own.
+/// Whether the hidden path contains the program, and the daemon doesn't name that path, or a part of it with the program, itself.
 fn hides(daemon: &Daemon, hidden: &Path, program: &str) -> bool {
     let own = |program: &Path| daemon.own_paths().any(|own| own.starts_with(hidden) && program.starts_with(own));
     let is_hidden = |program: &Path| program.starts_with(hidden) && !own(program);
@@ -55,7 +55,7 @@ fn hides(daemon: &Daemon, hidden: &Path, program: &str) -> bool {
     }
 }
 
-/// The probe asks a port that the sandbox keeps the daemon from.
+/// Warns if the probe asks a port that the sandbox doesn't let the daemon bind.
 fn port_it_cant_bind(daemon: &Daemon) -> Option<String> {
     let (Ready::Tcp(addr) | Ready::Http { addr, .. }) = daemon.ready.as_ref()? else { return None };
     let bind = daemon.sandbox.as_ref()?.bind.as_ref()?;

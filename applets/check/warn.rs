@@ -1,4 +1,4 @@
-//! What is valid and will surprise later.
+//! Warnings about tables that are valid but would surprise you later.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -11,24 +11,24 @@ use sidecar::table::{Action, DAEMON_KEYS, Daemon, Ready, RestartPolicy, Signal, 
 use super::explain::quoted;
 use super::{name, time};
 
-/// How long docker and most orchestrators of containers wait by themselves, between TERM and KILL for PID 1.
+/// How long docker and most orchestrators wait by default between TERM and KILL for PID 1.
 const DOCKER_WAITS: Duration = Duration::from_secs(10);
 /// init ends within a second of its last daemon.
 const INIT_TAKES: Duration = Duration::from_secs(1);
 
-/// The ports that the kernel gives to outgoing connections.
+/// The ports that the kernel may give to outgoing connections.
 pub struct LocalPorts {
     range: RangeInclusive<u16>,
     reserved: Vec<RangeInclusive<u16>>,
 }
 
 impl LocalPorts {
-    /// The kernel's default.
+    /// The kernel's default ports.
     pub fn usual() -> Self {
         Self { range: 32768..=60999, reserved: Vec::new() }
     }
 
-    /// Those of this kernel, in this network namespace.
+    /// The ports of this kernel, in this network namespace.
     pub fn here() -> Self {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
         Self::parse(&read("ip_local_port_range"), &read("ip_local_reserved_ports")).unwrap_or_else(Self::usual)
@@ -68,6 +68,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     warnings.extend(as_root(table));
     warnings.extend(super::sandbox::warnings(table));
     for (index, daemon) in table.daemons.iter().enumerate() {
+        warnings.extend(about_its_command(daemon));
         warnings.extend(about_its_end(daemon));
         warnings.extend(about_its_variables(daemon));
         warnings.extend(about_its_sockets(daemon, local_ports));
@@ -90,7 +91,7 @@ pub fn warnings(table: &Table, local_ports: &LocalPorts) -> Vec<String> {
     warnings
 }
 
-/// Directories that two sandboxed daemons may write to: each can change what the other wrote.
+/// Warns about directories that two sandboxed daemons may write to: each can change what the other wrote.
 fn shared(table: &Table) -> Vec<String> {
     let mut warnings = Vec::new();
     for (index, one) in table.daemons.iter().enumerate() {
@@ -109,7 +110,7 @@ fn shared(table: &Table) -> Vec<String> {
     warnings
 }
 
-/// Daemons that stay root, since only others have a `user`.
+/// Warns about daemons that run as root because they have no `user` although others do.
 fn as_root(table: &Table) -> Vec<String> {
     let Some(other) = table.daemons.iter().find(|daemon| daemon.process.user.is_some()) else { return Vec::new() };
     let warning = |daemon: &Daemon| {
@@ -122,7 +123,7 @@ fn as_root(table: &Table) -> Vec<String> {
     table.daemons.iter().filter(|daemon| daemon.process.user.is_none()).map(warning).collect()
 }
 
-/// What the container needs, which can be seen only inside it.
+/// Says what the container must provide. Only `--here`, inside it, can check that.
 pub fn of_its_container(table: &Table) -> Option<String> {
     let mut all = table.daemons.iter().filter(|daemon| daemon.process.user.is_some());
     let first = &all.next()?.name;
@@ -137,7 +138,7 @@ pub fn of_its_container(table: &Table) -> Option<String> {
     ))
 }
 
-/// Below `[daemon.environment]` each line is a variable, also one that was meant to be the daemon's.
+/// Warns about a key of the daemon's that stands below `[daemon.environment]`, where each line is a variable.
 fn about_its_variables(daemon: &Daemon) -> Vec<String> {
     let variables = daemon.process.environment.iter().map(|(variable, _)| variable.as_str());
     let warning = |key| {
@@ -148,6 +149,23 @@ fn about_its_variables(daemon: &Daemon) -> Vec<String> {
         )
     };
     variables.filter(|variable| DAEMON_KEYS.contains(variable)).map(warning).collect()
+}
+
+/// Warns about a variable in a command that no shell reads: the program would get its name, not its value.
+fn about_its_command(daemon: &Daemon) -> Option<String> {
+    let has_shell = daemon.command.iter().any(|word| word.starts_with('-') && word.ends_with('c'));
+    let is_variable = |rest: &str| rest.trim_start_matches('{').starts_with(|c: char| c.is_ascii_uppercase());
+    let variable = |word: &&String| {
+        // supervisord's spelling, or the shell's.
+        word.contains("%(ENV_") || !has_shell && word.split('$').skip(1).any(is_variable)
+    };
+    let word = daemon.command.iter().find(variable)?;
+    Some(format!(
+        "command of {:?} has {}, and the program gets it as it is written, since no shell reads a command; to have a variable's \
+         value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]",
+        daemon.name,
+        quoted(word)
+    ))
 }
 
 fn about_its_sockets(daemon: &Daemon, local_ports: &LocalPorts) -> Vec<String> {
@@ -233,7 +251,7 @@ fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
     warnings
 }
 
-/// Programs and files that the table names and that aren't here. `fault_of` looks for the program of a command.
+/// Programs and files that the table names but that don't exist here. `fault_of` looks for a command's program.
 pub fn missing(table: &Table, fault_of: fn(&[String]) -> Option<String>) -> Vec<String> {
     let mut warnings = Vec::new();
     for daemon in &table.daemons {
@@ -284,7 +302,7 @@ fn directory(found: &std::fs::Metadata) -> io::Result<()> {
     if found.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
-/// Whether it is mounted read-only. Its mode isn't looked at: who runs this may not be who starts the daemon.
+/// Whether the directory is mounted read-only. Its mode doesn't matter here, since another user may start the daemon.
 fn is_read_only(directory: &Path) -> bool {
     statvfs(directory).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY))
 }
@@ -341,6 +359,23 @@ mod tests {
         let text = "[[daemon]]\nname='a'\ncommand=['a']\n[daemon.sandbox]\nwrite=['/w']\n\
                     [[daemon]]\nname='b'\ncommand=['b']\n[daemon.sandbox]\nwrite=['/w']\n";
         assert!(of(text).concat().contains("\"a\" and \"b\" may both write to /w"));
+    }
+
+    #[test]
+    fn a_variable_that_no_shell_expands_is_warned_of() {
+        let of = |command: &str| of(&format!("[[daemon]]\nname='a'\ncommand={command}\n"));
+        assert_eq!(
+            of("['web', '--port', '%(ENV_PORT)s']"),
+            [
+                "command of \"a\" has %(ENV_PORT)s, and the program gets it as it is written, since no shell reads a command; to \
+              have a variable's value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]"
+            ]
+        );
+        assert_eq!(of("['web', '--url=http://${HOST}/']").len(), 1);
+        assert_eq!(of("['sh', '-c', 'exec web --port %(ENV_PORT)s']").len(), 1);
+        assert!(of("['sh', '-c', 'exec web --port $PORT']").is_empty());
+        assert!(of("['bash', '-lc', 'exec web --port $PORT']").is_empty());
+        assert!(of("['web', '^a$', '$1', 'price: $']").is_empty());
     }
 
     #[test]

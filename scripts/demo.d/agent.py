@@ -1,4 +1,4 @@
-"""The demo's agent: one MCP session with supervise for all of its life, and requests through egress.
+"""The demo's agent: one MCP session with supervise that lasts as long as the agent, and requests through egress.
 
 Takes a command a line on stdin, answers in lines on stdout:
     get HOST        got STATUS SECONDS FIRST-LINE
@@ -61,7 +61,7 @@ async def propose(client, host):
                 {"domains": [host], "reason": "the task asks for a file from there"},
                 progress_callback=progress,
             )
-    except Exception as error:  # whatever way a call can fail is what the demo wants to tell
+    except Exception as error:  # the demo reports every way in which a call can fail
         return say(f"failed {error!r}")
     if result.is_error:
         return say(f"failed {text_of(result)}")
@@ -86,7 +86,7 @@ async def main():
     timeout = httpx2.Timeout(30, read=300)
     async with httpx2.AsyncClient(timeout=timeout, event_hooks={"request": [note_session]}) as http_client:
         transport = streamable_http_client(f"http://{BUNDLE}:9100/mcp", http_client=http_client)
-        # "legacy": the protocol with a session that has an id, as agents keep it open all day.
+        # "legacy": the protocol in which a session has an id and agents keep it open all day.
         async with Client(transport, mode="legacy") as client:
             say("connected")
             tasks = set()

@@ -35,7 +35,7 @@ while not stop and time.monotonic() - began < SECONDS:
     now = time.monotonic()
     if was_accepted and not is_accepted:
         times += 1
-    # From the last that was taken to the first that is again.
+    # From the last accepted connection to the next one.
     if not (was_accepted and is_accepted):
         refused += now - last
     was_accepted, last = is_accepted, now

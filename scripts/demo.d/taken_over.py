@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What the demo's attacker runs in the place of git-gate, or, for contrast, by `docker exec`: some of what a daemon that was
+"""What the demo's attacker runs in place of git-gate or, for contrast, by `docker exec`: some of what a daemon that was
 taken over would try. WEB is a host of the internet. Prints for each attack: ATTACK → worked, or the kernel's answer.
 """
 

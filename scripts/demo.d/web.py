@@ -17,7 +17,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-# 80: unprivileged processes may bind it in a container's own network namespace.
+# Port 80: in a container's own network namespace an unprivileged process may bind it.
 server = ThreadingHTTPServer(("0.0.0.0", 80), Handler)
 print("ready", flush=True)
 server.serve_forever()

@@ -10,7 +10,7 @@ pub fn utc_now() -> Printable {
     utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-/// So many seconds after 1970, in the same form.
+/// The time that many seconds after the beginning of 1970 (UTC), in the same form.
 #[must_use]
 pub fn utc(seconds: u64) -> Printable {
     let (days, second) = (seconds / 86_400, seconds % 86_400);

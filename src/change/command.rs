@@ -1,4 +1,4 @@
-//! Runs one of the bundle's own programs, a checker or a probe, to its end or to the end of its time.
+//! Runs one of the bundle's own programs, a checker or a probe, until it ends or its time is up.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -19,33 +19,33 @@ const KEPT: usize = 1024;
 /// How long to wait for more output once the process has ended: another process may still hold the pipe.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// How it ended.
+/// How a program ended.
 pub enum Ended {
-    /// By itself, with these words.
+    /// It ended by itself, with this output.
     Exited(ExitStatus, Vec<u8>),
-    /// It was killed because `go_on` said so.
+    /// It was killed because `go_on` returned false.
     Stopped,
-    /// It can't be executed.
+    /// It could not be executed.
     NotRun(std::io::Error),
 }
 
-/// The process group that it runs in.
+/// The process group that a program runs in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// One of its own, which is killed when its process has ended or is to end: nothing of it outlives the call.
+    /// A group of its own, which is killed once its process has ended or must end. So nothing in the group outlives the call.
     Own,
-    /// The caller's, for a caller whose group is killed when that ends, however it ends: nothing of it outlives the caller.
+    /// The caller's group, which somebody kills once the caller has ended. So nothing in the group outlives the caller.
     Callers,
 }
 
-/// Runs it. `go_on` is asked every few milliseconds.
+/// Runs a program. It calls `go_on` every few milliseconds, and kills the program if that returns false.
 pub fn run(command: &[String], group: Group, mut go_on: impl FnMut() -> bool) -> Ended {
     let Some((program, arguments)) = command.split_first() else {
         return Ended::NotRun(std::io::ErrorKind::InvalidInput.into());
     };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // If a daemon is the caller: what is run isn't its own.
+    // If a daemon runs this, the program isn't the daemon's process, so it doesn't get these.
     command.env_remove(DAEMON).env_remove(GENERATION);
     if group == Group::Own {
         command.process_group(0);
@@ -71,7 +71,7 @@ pub fn run(command: &[String], group: Group, mut go_on: impl FnMut() -> bool) ->
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(10));
     };
-    // Not reaped yet, so the number is still its own.
+    // It isn't reaped yet, so the pid is still its own.
     if group == Group::Own {
         let _ = killpg(pid, Signal::SIGKILL);
     }
@@ -83,7 +83,7 @@ pub fn run(command: &[String], group: Group, mut go_on: impl FnMut() -> bool) ->
 fn reap(child: &mut Child, ended: bool, words: &[Words; 2]) -> Ended {
     match child.wait() {
         Ok(status) if ended => {
-            // A process that left the group may keep the pipe open. It isn't waited for.
+            // A process that has left the group may keep the pipe open. Don't wait for it.
             let until = Instant::now() + LAST_WORDS;
             while words.iter().any(|words| !words.is_over()) && Instant::now() < until {
                 thread::sleep(Duration::from_millis(1));
@@ -95,7 +95,7 @@ fn reap(child: &mut Child, ended: bool, words: &[Words; 2]) -> Ended {
     }
 }
 
-/// What a program writes to one stream: all of it is read, so that it never blocks; its beginning and its end are kept.
+/// What a program writes to one stream. All of it is read, so that the program never blocks; its beginning and end are kept.
 #[derive(Clone)]
 struct Words(Arc<Mutex<Kept>>);
 

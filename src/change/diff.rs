@@ -1,4 +1,4 @@
-//! Which lines a new content changes.
+//! Finds out which lines the new content changes.
 
 use std::time::{Duration, Instant};
 
@@ -7,13 +7,13 @@ use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 use crate::protocol::{Diff, Hunk, Lines};
 use crate::text::Printable;
 
-/// The most that is told; more is counted.
+/// The most hunks that are reported. Further ones are only counted.
 const MAX_HUNKS: usize = 100;
 const MAX_LINES_SHOWN: usize = 60;
-/// Where the best answer takes longer, a rougher one is given.
+/// If the shortest diff takes longer than this, a longer one is accepted.
 const LONGEST: Duration = Duration::from_millis(500);
 
-/// Compares line by line. The lines' text, which may hold credentials, is told only where that is asked for.
+/// Compares line by line. The text of the lines may hold credentials, so it is returned only if `show` is set.
 #[must_use]
 pub fn lines(old: &[u8], new: &[u8], show: bool) -> Diff {
     let (old, new) = (split(old), split(new));

@@ -1,7 +1,6 @@
 //! Which processes hold the listening sockets: an answer on a daemon's port proves nothing if another process gave it.
 //!
-//! A daemon's own processes are those of its session, and those that they started. A socket whose holder can't be seen counts as
-//! nobody's.
+//! A daemon's own processes are those of its session and their descendants. A socket whose holder can't be seen counts as nobody's.
 //!
 //! A process that has outlived its daemon in a session of its own (`su -c`, `setsid`) serves the old content. It is recognized in
 //! two ways:
@@ -40,17 +39,16 @@ const MAX_FDS: usize = 1 << 16;
 /// How far up ancestors are looked for.
 const MAX_DEPTH: usize = 64;
 
-/// A socket to which anybody can send: one that listens, or one for datagrams that has an address (and, by UDP, isn't
-/// connected).
+/// A socket to which anybody can send: one that listens, or a datagram socket that has an address (and, with UDP, isn't connected).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Listener {
     at: At,
-    /// Of a unix socket the kernel doesn't tell it.
+    /// `None` for a unix socket, since the kernel doesn't show it.
     user: Option<u32>,
     inode: u64,
 }
 
-/// Where it listens.
+/// The address of such a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum At {
     Tcp(SocketAddr),
@@ -63,7 +61,7 @@ impl Listener {
         if let At::Tcp(addr) = self.at { Some(addr) } else { None }
     }
 
-    /// Whether it is a socket that init holds for this daemon, if init holds it.
+    /// Whether it has an address of this daemon's `listen`. If init holds it too, it is the socket that init holds for this daemon.
     fn is_for(&self, daemon: &Daemon) -> bool {
         let is_same =
             |addr: SocketAddr| daemon.listen.iter().any(|own| (own.ip(), own.port()) == (addr.ip(), addr.port()));
@@ -84,36 +82,37 @@ impl Listener {
 struct Process {
     parent: i32,
     session: i32,
-    /// In clock ticks since boot: with it, a pid names one process.
+    /// In clock ticks since boot. Pid and start time together identify one process.
     started: u64,
     user: u32,
     group: u32,
-    /// Its main thread, or one that goes on if that has ended: then /proc shows neither descriptors nor an environment for it.
+    /// The thread to look at: the main one or, if that has ended, another one. (For an ended main thread, /proc shows neither descriptors
+    /// nor an environment.)
     thread: i32,
-    /// Another user's descriptors can't be seen.
+    /// Whether its descriptors could be read. Those of another user's process can't.
     is_seen: bool,
     name: String,
 }
 
-/// What shows which start a process is of.
+/// What shows to which start of a daemon a process belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mark {
-    /// Its environment, or that of the process that started it.
+    /// Its environment names a daemon and a generation, or that of the process that started it does.
     Start { daemon: String, generation: u64 },
-    /// It prints into a pipe that init has let go of, as it does when a daemon is started for the second time after.
+    /// Its stdout or stderr is a pipe that init has closed, which init does at the second start after the pipe's own.
     Past,
 }
 
-/// Everything that was seen.
+/// Everything that was seen in one look at /proc.
 #[derive(Debug, Default)]
 struct Seen {
     listeners: Vec<Listener>,
     processes: BTreeMap<i32, Process>,
-    /// Of the listeners' sockets, by inode.
+    /// The pids of the processes that hold a listener's socket, by the socket's inode.
     holders: BTreeMap<u64, BTreeSet<i32>>,
-    /// Of the processes that are left and hold one of them, and of their ancestors.
+    /// The marks of leftovers that hold such a socket, and of their ancestors.
     marks: BTreeMap<i32, Mark>,
-    /// Whether a change is to be proven. Then a process that doesn't show which start it is of counts as an old one.
+    /// Whether a change must be proven. If so, a process without a mark counts as an old one.
     is_for_a_change: bool,
 }
 
@@ -121,12 +120,12 @@ struct Seen {
 #[derive(Debug, Default)]
 pub struct Past {
     looks: Vec<(Page, Seen)>,
-    /// Which of them came before the new content was tried.
+    /// The index of the look right before the restart with the new content.
     before_new: Option<usize>,
 }
 
 impl Past {
-    /// Looks around before a daemon is restarted, with new content or with the old.
+    /// Takes a look before a daemon is restarted, with the new content or the old.
     pub fn remember(&mut self, page: &Page, is_new: bool) {
         if is_new {
             self.before_new = Some(self.looks.len());
@@ -134,12 +133,12 @@ impl Past {
         self.looks.push((page.clone(), look(listeners())));
     }
 
-    /// On a way back: what was seen before the change.
+    /// What was seen before the change, if this is on the way back.
     fn before(&self) -> Option<&(Page, Seen)> {
         self.looks.split_last().and_then(|(_, earlier)| earlier.get(self.before_new?))
     }
 
-    /// Why it isn't certain that this daemon serves: another process holds a port.
+    /// The process or socket because of which it isn't certain that this daemon serves.
     #[must_use]
     pub fn stranger(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let listeners = listeners();
@@ -151,8 +150,8 @@ impl Past {
         now.judge(page, daemon, self.before()).or_else(left_over)
     }
 
-    /// What has begun to listen since the first look, and is no daemon's: a server that went into the background outlives the way
-    /// back, too.
+    /// A process that has begun to listen since the first look and belongs to no daemon. (A server that went into the background also
+    /// outlives going back.)
     #[must_use]
     pub fn newcomer(&self, page: &Page, daemon: &str) -> Option<Shortfall> {
         let (_, first) = self.looks.first()?;
@@ -164,7 +163,7 @@ impl Past {
 }
 
 impl Seen {
-    /// `before`: on a way back, what was seen before the change. What was left then is left as it was.
+    /// `before` is what was seen before the change, if this is on the way back. A leftover that held its socket then doesn't count.
     fn judge(&self, page: &Page, daemon: &str, before: Option<&(Page, Self)>) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let session = now.pid?;
@@ -175,7 +174,7 @@ impl Seen {
         let others = |l: &Listener| self.holders_of(l).find(|pid| !is_own(l, *pid)).map(|pid| held(l, pid));
         let probed = probed(plan);
         let on_probed = |listener: &&Listener| probed.is_some_and(|addr| overlap(listener, addr));
-        // It shares a port of its own with another (SO_REUSEPORT): the kernel picks who gets a connection.
+        // It shares one of its ports with another process (SO_REUSEPORT), so the kernel picks which of them gets a connection.
         let own: Vec<&Listener> = self.tcp().filter(|l| self.holders_of(l).any(|pid| is_own(l, pid))).collect();
         let on_own = |listener: &&Listener| own.iter().filter_map(|own| own.tcp()).any(|own| overlap(listener, own));
         let answers = self.tcp().filter(|l| on_probed(l) || on_own(l)).find_map(others);
@@ -183,7 +182,7 @@ impl Seen {
         answers.or_else(|| self.suspect(page, now, probed.is_some(), |listener| !is_as_it_was(listener)))
     }
 
-    /// A process that belongs to no daemon, and may be a leftover of an earlier process of this one.
+    /// A process that belongs to no daemon and may be left over from an earlier generation of this one.
     fn suspect(
         &self,
         page: &Page,
@@ -191,20 +190,20 @@ impl Seen {
         is_probed: bool,
         among: impl Fn(&&Listener) -> bool,
     ) -> Option<Shortfall> {
-        // Nothing is left of earlier processes if there were none. Without a change it does little harm that one isn't known.
+        // The first generation has no leftovers. If no change must be proven, missing one does little harm.
         let in_doubt = self.is_for_a_change && daemon.generation > 1;
         let is_suspect = |listener: &Listener, pid: i32| {
-            // If the address is known, so is the process that answers there.
+            // If the probed address is known, it is also known which process answers there.
             let is_unknown_server = !is_probed && listener.tcp().is_some();
             match self.mark(page, pid) {
                 Some(Mark::Start { daemon: of, generation }) if *of == daemon.name => {
-                    // With a tcp or http probe it is known which process answered, so an agent of an earlier start doesn't matter then.
+                    // With a tcp or http probe it is known which process answered, so an agent left over from an earlier start doesn't matter.
                     let counts = self.is_for_a_change || !is_probed;
                     counts && *generation != daemon.generation || is_unknown_server
                 }
                 Some(Mark::Start { .. }) => is_unknown_server,
                 Some(Mark::Past) => in_doubt || is_unknown_server,
-                // Its environment was cleared, or written over.
+                // Its environment was cleared or overwritten.
                 None => !is_probed && in_doubt || is_unknown_server,
             }
         };
@@ -214,8 +213,8 @@ impl Seen {
         self.listeners.iter().filter(among).find_map(|l| holder(l).map(|pid| self.held(page, l, pid)))
     }
 
-    /// Whether a process that was the daemon's own before its restart, at `then`, still listens now, or an unseen process has
-    /// listened on its address since before the restart.
+    /// Whether a process that was the daemon's own before its restart (at `then`) still listens, or a process that can't be seen has been
+    /// listening on the daemon's address since before the restart.
     fn left_over(&self, page: &Page, daemon: &str, was: &Page, then: &Self) -> Option<Shortfall> {
         let (now, plan) = super::proof::find(page, daemon)?;
         let now = now.pid;
@@ -226,7 +225,7 @@ impl Seen {
                 && self.owner(*pid, &[now]).is_none()
         };
         let old = self.processes.iter().filter(|(pid, process)| is_old(pid, process));
-        // What can't be seen of a process: a socket of its user's which listened before.
+        // If a process can't be seen, any socket of its user that listened before may be its own.
         let listens = |listener: &&Listener, pid: i32, process: &Process| {
             let is_old_one = || listener.user == Some(process.user) && then.listeners.contains(listener);
             let is_held = self.holders_of(listener).any(|holder| holder == pid);
@@ -259,13 +258,13 @@ impl Seen {
         self.listeners.iter().filter(|listener| listener.tcp().is_some())
     }
 
-    /// Whether it descends from init, and from no daemon that runs.
+    /// Whether it descends from init, but from no running daemon.
     fn is_left(&self, page: &Page, pid: i32) -> bool {
         let sessions: Vec<Option<i32>> = page.status.daemons.iter().map(|daemon| daemon.pid).collect();
         ![1, page.status.pid].contains(&pid) && self.is_inits(pid) && self.owner(pid, &sessions).is_none()
     }
 
-    /// Whether it listens, and only for processes that are left.
+    /// Whether only leftovers hold this socket.
     fn is_held_by_left(&self, page: &Page, listener: &Listener) -> bool {
         let mut holders = self.holders_of(listener).peekable();
         self.listeners.contains(listener) && holders.peek().is_some() && holders.all(|pid| self.is_left(page, pid))
@@ -275,31 +274,31 @@ impl Seen {
         self.holders.get(&listener.inode).into_iter().flatten().copied()
     }
 
-    /// Of these sessions, the one that it or an ancestor of its is in.
+    /// The one of these sessions that it, or an ancestor of it, is in.
     fn owner(&self, pid: i32, sessions: &[Option<i32>]) -> Option<i32> {
         self.line(pid).map(|(_, process)| process.session).find(|session| sessions.contains(&Some(*session)))
     }
 
-    /// Whether it descends from init. A process that was executed from outside doesn't.
+    /// Whether it descends from init. A process that `docker exec` started doesn't.
     fn is_inits(&self, pid: i32) -> bool {
         self.line(pid).any(|(_, process)| process.parent == 1)
     }
 
-    /// It and its ancestors, init not among them.
+    /// The process and its ancestors, without init.
     fn line(&self, pid: i32) -> impl Iterator<Item = (i32, &Process)> {
         let get = |pid: i32| self.processes.get(&pid).map(|process| (pid, process));
         let next = move |(_, process): &(i32, &Process)| get(process.parent).filter(|(pid, _)| *pid > 1);
         std::iter::successors(get(pid), next).take(MAX_DEPTH)
     }
 
-    /// Its mark, or else that of the process that started it. One of a daemon that this table doesn't have says nothing.
+    /// Its mark, or else that of the process that started it. A mark that names a daemon that isn't in the table is ignored.
     fn mark(&self, page: &Page, pid: i32) -> Option<&Mark> {
         let has = |name: &str| page.status.selected.iter().chain(&page.status.unselected).any(|daemon| daemon == name);
         let says = |mark: &&Mark| if let Mark::Start { daemon, .. } = mark { has(daemon) } else { true };
         self.line(pid).filter_map(|(pid, _)| self.marks.get(&pid)).find(says)
     }
 
-    /// Reads the marks that show whose leftover a process is.
+    /// Reads the marks that show which daemon's leftover a process is.
     fn with_marks(mut self, page: &Page, is_for_a_change: bool) -> Self {
         self.is_for_a_change = is_for_a_change;
         let holders: BTreeSet<i32> = self.holders.values().flatten().copied().collect();
@@ -336,14 +335,14 @@ fn overlap(listener: &Listener, other: SocketAddr) -> bool {
 }
 
 fn listeners() -> Vec<Listener> {
-    // TCP_LISTEN, and TCP_CLOSE: the state of a socket for datagrams that isn't connected.
+    // The states are TCP_LISTEN, and TCP_CLOSE, which a datagram socket has if it isn't connected.
     let read = |name: &str| read(&Path::new("/proc/self/net").join(name));
     let tcp = ["tcp", "tcp6"].iter().flat_map(|name| parse(&read(name), "0A", At::Tcp));
     let udp = ["udp", "udp6"].iter().flat_map(|name| parse(&read(name), "07", At::Udp));
     tcp.chain(udp).chain(parse_unix(&read("unix"))).collect()
 }
 
-/// `proc(5)`: `Num: RefCount Protocol Flags Type St Inode Path`; `SO_ACCEPTCON` is the flag of one that listens.
+/// `proc(5)`: `Num: RefCount Protocol Flags Type St Inode Path`; a listening socket has the flag `SO_ACCEPTCON`.
 fn parse_unix(table: &str) -> Vec<Listener> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
@@ -351,7 +350,7 @@ fn parse_unix(table: &str) -> Vec<Listener> {
         // The path may hold spaces.
         let path = words.collect::<Vec<_>>().join(" ");
         let is_listening = u32::from_str_radix(flags, 16).ok()? & 0x1_0000 != 0;
-        // Its state says nothing: a client that connects to it makes it a connected one, too.
+        // A datagram socket's state doesn't matter: it is "connected" as soon as a client connects to it.
         let is_for_datagrams = kind == "0002" && !path.is_empty() && !is_chosen_by_the_kernel(&path);
         let listener = Listener { at: At::Unix(path), user: None, inode: inode.parse().ok()? };
         (is_listening || is_for_datagrams).then_some(listener)
@@ -359,7 +358,7 @@ fn parse_unix(table: &str) -> Vec<Listener> {
     table.lines().filter_map(parse).collect()
 }
 
-/// `unix(7)`, "Autobind feature": a client's, so that it can be answered.
+/// `unix(7)`, "Autobind feature": a client has such a name so that it can be answered.
 fn is_chosen_by_the_kernel(path: &str) -> bool {
     path.strip_prefix('@').is_some_and(|name| name.len() == 5 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
@@ -380,7 +379,7 @@ fn parse(table: &str, state_wanted: &str, at: impl Fn(SocketAddr) -> At) -> Vec<
     table.lines().filter_map(parse).collect()
 }
 
-/// Words of four bytes, each printed as a number of this machine's.
+/// Reads words of four bytes, each printed as a number in this machine's byte order.
 fn address(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     match hex.len() {
@@ -397,7 +396,7 @@ fn look(listeners: Vec<Listener>) -> Seen {
     let inodes: BTreeSet<u64> = listeners.iter().map(|listener| listener.inode).collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    // A process that ends meanwhile is skipped.
+    // A process that ends during the look is skipped.
     let mut processes: BTreeMap<i32, Process> = pids.filter_map(|pid| Some((pid, process_of(pid)?))).collect();
     let all: Vec<i32> = processes.keys().copied().collect();
     let mut holders: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
@@ -412,7 +411,7 @@ fn look(listeners: Vec<Listener>) -> Seen {
     Seen { listeners, processes, holders, ..Seen::default() }
 }
 
-/// Of those that are asked for, by inode, the ones that a process holds; `None`: this user may not see that.
+/// Which of the sockets in `asked`, given by inode, a process holds. `None` if this user may not see that.
 fn sockets(pid: i32, asked: &BTreeSet<u64>) -> Option<Vec<u64>> {
     let mut held = Vec::new();
     for fd in fs::read_dir(of(pid, "fd")).ok()?.flatten().take(MAX_FDS) {
@@ -427,28 +426,27 @@ fn sockets(pid: i32, asked: &BTreeSet<u64>) -> Option<Vec<u64>> {
     Some(held)
 }
 
-/// A process's environment as it was when it was executed, unless the process has written over it since; `None`: this user may not
-/// see it.
+/// A process's environment as it was at its exec, unless the process has overwritten it since. `None` if this user may not see it.
 fn environment(pid: i32) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(of(pid, "environ")).ok()?.take(MAX_ENVIRONMENT).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
-/// The pipes that a process holds, by inode; `None`: this user may not see that.
+/// The inodes of the pipes that a process holds. `None` if this user may not see that.
 fn pipes(pid: i32) -> Option<BTreeSet<u64>> {
     let links = fs::read_dir(of(pid, "fd")).ok()?.flatten().take(MAX_FDS);
     let pipe = |link: PathBuf| link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok();
     Some(links.filter_map(|fd| pipe(fs::read_link(fd.path()).ok()?)).collect())
 }
 
-/// The pipes of init's into which it prints, by inode.
+/// The inodes of init's pipes that are its stdout or stderr.
 fn outputs(pid: i32) -> impl Iterator<Item = u64> {
     let all = ["fd/1", "fd/2"].into_iter().filter_map(move |fd| fs::metadata(of(pid, fd)).ok());
     all.filter(|file| file.file_type().is_fifo() && file.mode() & 0o7777 == OUTPUT_MODE).map(|file| file.ino())
 }
 
-/// Of two variables with one name most programs take the first.
+/// If a variable occurs twice, the first one counts, as for most programs.
 fn mark_in(environment: &[u8]) -> Option<Mark> {
     let value = |name: &str| {
         let value = |pair| <[u8]>::strip_prefix(pair, name.as_bytes())?.strip_prefix(b"=");
@@ -457,8 +455,9 @@ fn mark_in(environment: &[u8]) -> Option<Mark> {
     Some(Mark::Start { daemon: value(DAEMON)?.to_owned(), generation: value(GENERATION)?.parse().ok()? })
 }
 
-/// What can be seen of these processes, by the thread to look at. Another user's sockets and environment are closed even to root if it lacks `CAP_SYS_PTRACE`, as it
-/// does in a container. But `user` needs the right to become that user: as whom root looks again at what was refused.
+/// What can be seen of these processes, by the thread to look at. In a container even root lacks `CAP_SYS_PTRACE`, so it can't read
+/// another user's sockets and environment. But the key `user` needs the right to become that user, so root looks again as that user
+/// at what was refused.
 fn ask<T: Send>(
     processes: &BTreeMap<i32, Process>,
     pids: impl IntoIterator<Item = i32>,
@@ -479,7 +478,7 @@ fn ask<T: Send>(
         setfsuid(Uid::from_raw(process.user));
         Some((pid, look(process.thread)?))
     };
-    // The two are a thread's own, so nothing has to be undone. If there can't be a thread, all stays refused.
+    // Uid and gid are set for this thread only, so nothing has to be undone. If no thread can be made, everything stays refused.
     let look_again = || refused.into_iter().filter_map(look_as_its_user).collect::<Vec<_>>();
     let again = thread::scope(|scope| thread::Builder::new().spawn_scoped(scope, look_again).ok()?.join().ok());
     answers.extend(again.into_iter().flatten());
@@ -491,7 +490,7 @@ fn of(pid: i32, file: &str) -> PathBuf {
 }
 
 fn process_of(pid: i32) -> Option<Process> {
-    // The files in it are root's if the process has made itself undumpable, the directory isn't.
+    // If a process has made itself undumpable, the files in its directory belong to root, but the directory itself doesn't.
     let directory = fs::metadata(of(pid, "")).ok()?;
     let stat = read(&of(pid, "stat"));
     let thread = if has_ended(&stat) { other_thread(pid) } else { None };
@@ -502,7 +501,7 @@ fn has_ended(stat: &str) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, tail)| tail.starts_with(['Z', 'X']))
 }
 
-/// One that goes on of a process whose main thread has ended. A zombie has none.
+/// A live thread of a process whose main thread has ended. A zombie has none.
 fn other_thread(pid: i32) -> Option<i32> {
     let threads = fs::read_dir(of(pid, "task")).ok()?.flatten();
     threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|id| !has_ended(&read(&of(*id, "stat"))))

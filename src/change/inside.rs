@@ -20,32 +20,32 @@ use crate::status::Page;
 use crate::table::Signal;
 use crate::text::Printable;
 
-/// It is PID 1, or there is no page to read.
+/// init is PID 1; otherwise there is no page to read.
 const INIT: Pid = Pid::from_raw(1);
 
-/// Who asks for the change: hears how far it is, and may end it early.
+/// Who asks for the change: is told how far it is, and may end it early.
 #[allow(clippy::missing_errors_doc, reason = "each fails if nobody is there any more")]
 pub trait Asker {
-    /// Tells it.
+    /// Sends it a message.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
-    /// What it says, within this time, or until the page changes.
+    /// Waits for a message from it, until `ms` milliseconds have passed or the status page has changed.
     fn hear(&mut self, ms: u16, changes: &mut Changes) -> Tried<Option<HostMessage>>;
 }
 
-/// The hands, for one change.
+/// The [`Hands`] of one change in a bundle.
 pub struct Inside<A> {
     /// Who asks for it.
     pub asker: A,
-    /// How long init may take to make room for a request.
+    /// How long to wait for init to make room for a request.
     pub ask_timeout: Duration,
-    /// The bundle's, once it is had.
+    /// The bundle's lock, once this process holds it.
     lock: Option<lock::Lock>,
     past: Past,
     changes: Changes,
 }
 
 impl<A> Inside<A> {
-    /// Nothing is held yet.
+    /// Hands that hold no lock yet.
     pub fn new(asker: A, ask_timeout: Duration) -> Self {
         Self { asker, ask_timeout, lock: None, past: Past::default(), changes: Changes::of(INIT.as_raw()) }
     }
@@ -157,7 +157,7 @@ impl<A: Asker> Hands for Inside<A> {
     }
 }
 
-/// Why init was not asked.
+/// The reason if a request could not be sent to init.
 #[must_use]
 pub fn may_not_act(e: &io::Error) -> Stop {
     let words = Printable::new(&e.to_string());

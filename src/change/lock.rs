@@ -1,8 +1,9 @@
-//! One apply at a time in a bundle: a flock(2) on a memfd of PID 1's, opened through `/proc/1/fd/102`. It dies with its holder and
-//! leaves nothing in any directory, and a process may open it if the kernel lets it trace PID 1: proc(5), ptrace(2).
+//! The lock that allows one apply at a time in a bundle: a flock(2) on a memfd of PID 1's, opened through `/proc/1/fd/102`. It is
+//! released when its holder dies, and leaves nothing in any directory. A process may open it if the kernel lets it trace PID 1:
+//! proc(5), ptrace(2).
 //!
-//! The holder writes into it who it is. Any process of the same user could write there too, so a process is only ever killed by
-//! what the kernel's own list of locks says.
+//! The holder writes into it who it is. Any process of the same user could write there too, so an overdue holder is killed only if
+//! the kernel's own list of locks names it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,16 +23,16 @@ use super::transaction::Holder;
 use crate::request::{LOCK_FD, LOCK_NAME};
 use crate::text::Printable;
 
-/// The pid namespace, which is the same file for every process of a bundle.
+/// This process's pid namespace: the same file for every process of a bundle.
 const NAMESPACE: &str = "/proc/self/ns/pid";
 /// The most that is read of the kernel's list of locks, in bytes.
 const MAX_LOCKS: u64 = 1 << 20;
-/// How often that list is read until the lock is found in it.
+/// How often that list is read, at most, until the lock is found in it.
 const LOOKS: usize = 20;
-/// As much as the holder writes, and as much as is read of it, in bytes.
+/// How much the holder writes, and how much of it is read, in bytes.
 const HOLDER_BYTES: usize = 1024;
 
-/// The lock, as long as it lives.
+/// The lock, held for as long as this value lives.
 pub struct Lock(Flock<File>);
 
 /// What the holder writes.
@@ -42,10 +43,10 @@ struct Written {
     holder: Holder,
 }
 
-/// Takes it if it is free; `Ok(None)`: it isn't. `init`: the pid that init has here.
+/// Takes the lock if it is free; `Ok(None)` if it isn't. `init` is init's pid, as this process sees it.
 ///
 /// # Errors
-/// This user may not open it, that process has none, or the system knows no such lock.
+/// This user may not open the lock's file, init has none, or flock(2) fails.
 pub fn try_take(init: Pid) -> Result<Option<Lock>, Reason> {
     let file = file_of(init).map_err(|e| no_lock(init, &e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -56,17 +57,17 @@ pub fn try_take(init: Pid) -> Result<Option<Lock>, Reason> {
 }
 
 impl Lock {
-    /// Writes the holder's name into it. That only informs others, so a failed write does no harm.
+    /// Writes into the file who holds the lock. That only informs others, so a failed write does no harm.
     pub fn tell(&self, holder: &Holder) {
         let written = Written { pid: getpid().as_raw(), holder: holder.clone() };
         let mut text = serde_json::to_vec(&written).unwrap_or_default();
-        // Over all of what the one before has left.
+        // Long enough to overwrite everything that the previous holder wrote.
         text.resize(HOLDER_BYTES, b' ');
         let _ = self.0.write_all_at(&text, 0);
     }
 }
 
-/// Its holder, or the last one, by its own words.
+/// Who holds the lock, or held it last, as that process wrote it.
 #[must_use]
 pub fn holder(init: Pid) -> Option<Holder> {
     Some(read(&file_of(init).ok()?)?.holder)
@@ -78,16 +79,16 @@ fn read(file: &File) -> Option<Written> {
     serde_json::from_slice(text.get(..bytes)?).ok()
 }
 
-/// Kills the holder, for example a helper that is stopped. Called once all of the holder's time is over.
+/// Kills the holder, for example a helper that was stopped (SIGSTOP). Called once the holder has used up all of its time.
 pub fn end_holder(init: Pid) {
     let Ok(file) = file_of(init) else { return };
     // The kernel's list is read in pieces, and may lack an entry while others come and go.
     let Some(pid) = (0..LOOKS).find_map(|_| holder_in_kernel(&file)) else { return };
-    // A holder that took it a moment ago has not written its name yet.
+    // If they differ, another process has just taken the lock and hasn't written its name yet.
     if read(&file).is_none_or(|written| written.pid != pid.as_raw()) {
         return;
     }
-    // A process that is killed has let go of its locks once it is gone; stopped ones are killed as well.
+    // SIGKILL ends stopped processes too. The lock is released once the process is gone.
     let _ = kill(pid, Signal::SIGKILL);
     for _ in 0..100 {
         if kill(pid, None).is_err() || holder_in_kernel(&file) != Some(pid) {
@@ -101,7 +102,7 @@ fn file_of(init: Pid) -> io::Result<File> {
     let path = PathBuf::from(format!("/proc/{init}/fd/{LOCK_FD}"));
     // The link is checked first, since opening a stranger's descriptor can have side effects.
     if path.read_link()?.as_os_str() != format!("/memfd:{LOCK_NAME} (deleted)").as_str() {
-        return Err(io::Error::other("that is no lock of `sidecar init`"));
+        return Err(io::Error::other("it isn't the lock of a `sidecar init`"));
     }
     Ok(File::from(open(&path, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())?))
 }
@@ -116,7 +117,7 @@ fn no_lock(init: Pid, e: &io::Error) -> Reason {
     Reason::NoLock { words: Printable::new(&format!("/proc/{init}/fd/{LOCK_FD}: {words}")) }
 }
 
-/// Who holds it, by `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 17 00:01:2057 0 EOF`, the device in hex.
+/// The pid of the holder, from `proc_locks(5)`: `1: FLOCK  ADVISORY  WRITE 17 00:01:2057 0 EOF`, with the device in hex.
 fn holder_in_kernel(file: &File) -> Option<Pid> {
     let meta = file.metadata().ok()?;
     let lock = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
@@ -128,17 +129,17 @@ fn holder_in_kernel(file: &File) -> Option<Pid> {
         let (pid, file) = (words.nth(2)?, words.next()?);
         (file == lock).then(|| pid.parse::<i32>().ok()).flatten()
     })?;
-    // Another namespace's process has no number here.
+    // A process of another pid namespace has no pid here.
     (pid > 1).then(|| Pid::from_raw(pid))
 }
 
-/// The kernel's boot; empty if it can't be told.
+/// The kernel's boot id; empty if it can't be read.
 #[must_use]
 pub fn boot() -> Printable {
     Printable::new(&std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default())
 }
 
-/// The bundle's pid namespace.
+/// The inode number of the bundle's pid namespace.
 #[must_use]
 pub fn namespace() -> Option<u64> {
     std::fs::metadata(NAMESPACE).ok().map(|meta| meta.ino())

@@ -9,21 +9,21 @@ use super::transaction::Line;
 use crate::page;
 use crate::text::Printable;
 
-/// The keys of the message: which daemon's change and what came of it, by whom, and that it is no good news.
+/// The key for the daemon's name and the outcome, in a message to init's notify socket.
 pub const CHANGE: &str = "X_SIDECAR_CHANGE";
-/// See [`CHANGE`].
+/// The key for who made the change.
 pub const BY: &str = "X_SIDECAR_BY";
-/// The first digits of the sha256 of the content before and after.
+/// The key for the first digits of the old content's sha256.
 pub const OLD: &str = "X_SIDECAR_OLD";
-/// See [`OLD`].
+/// The key for the first digits of the new content's sha256.
 pub const NEW: &str = "X_SIDECAR_NEW";
-/// See [`CHANGE`].
+/// The key that makes the line a warning.
 pub const WARNING: &str = "X_SIDECAR_WARNING";
-/// How long init's queue may be full.
+/// How long to wait if init's queue is full.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Has init write it, in its own form and between the lines of the daemons. An init that doesn't take it in time, or
-/// is at its end, writes none.
+/// Asks init to write the line, so that it has the form of init's log and can't land in the middle of another line. If init doesn't
+/// take it in time, or is about to exit, the line is lost.
 pub fn tell(line: &Line<'_>) {
     let outcome = match line.outcome {
         Outcome::Unchanged => "unchanged",
@@ -32,7 +32,7 @@ pub fn tell(line: &Line<'_>) {
         Outcome::NotProven => "not proven",
         Outcome::RolledBack => "rolled back",
         Outcome::Down => "DOWN",
-        // Nothing came of it, and the caller knows.
+        // Nothing was changed, and the caller knows.
         _ => return,
     };
     let warning = if line.outcome.exit() == 0 { String::new() } else { format!("{WARNING}=1\n") };

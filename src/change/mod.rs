@@ -1,8 +1,8 @@
-//! One change of one daemon's file: what to do next ([`transaction`]), how it is taken back ([`recovery`]), whether the daemon
-//! serves it ([`proof`]), and what carries that out inside the bundle.
+//! One change of one daemon's file: what to do next ([`transaction`]), how to undo it ([`recovery`]), whether the daemon serves it
+//! ([`proof`]), and the code that carries this out inside the bundle.
 //!
-//! The decisions do no I/O and build everywhere: they run over [`record::Files`] and [`transaction::Hands`], which are the
-//! helper's in a bundle and simulated ones in the tests. The rest needs /proc, so only Linux has it.
+//! The decisions do no I/O and build on every system: they use [`record::Files`] and [`transaction::Hands`], which are the helper's
+//! in a bundle and simulated ones in the tests. The rest needs /proc, so only Linux has it.
 
 use self::reason::Reason;
 
@@ -32,12 +32,12 @@ pub mod probe;
 #[cfg(target_os = "linux")]
 pub mod store;
 
-/// Why a step isn't done.
+/// Why a step failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// For this reason.
+    /// It failed for this reason.
     Because(Reason),
-    /// The helper was killed, so nothing follows: only a simulation sees that.
+    /// The helper was killed, so nothing follows. Only a simulation sees that.
     Killed,
 }
 
@@ -47,5 +47,5 @@ impl From<Reason> for Stop {
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 pub type Tried<T> = Result<T, Stop>;

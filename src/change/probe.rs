@@ -19,13 +19,13 @@ use crate::text::Printable;
 /// How long `status --ready` asks a daemon.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long init's own probe asks. Whatever keeps it longer than 10 s, init kills it.
+/// The same for init's own probes. (init kills a probe that takes more than 10 s.)
 pub const INITS_TIMEOUT: Duration = Duration::from_millis(9_500);
-/// How much of a word of a command is shown, in characters.
+/// How much is shown of each word of a command, in characters.
 const SHOWN: usize = 40;
 
-/// Whether a daemon that runs is ready, and no other process has answered in its place. One that states no `ready` is so while it
-/// runs. `past` is what ran before the restart that is to be proven.
+/// Checks that a running daemon is ready, and that no other process has answered in its place. Without `ready` a daemon is ready
+/// while it runs. `past` has what ran before the restart that must be proven.
 ///
 /// # Errors
 /// What is missing.
@@ -36,7 +36,8 @@ pub fn ready(page: &Page, daemon: &str, timeout: Duration, past: &Past) -> Resul
     past.stranger(page, daemon).map_or(Ok(()), Err)
 }
 
-/// The same in init's own words, for the daemons that wait for that one. init kills the caller's group when the caller has ended.
+/// The same check for init, which has other daemons waiting for this one; the error is a phrase for status and log. init kills the
+/// caller's process group once the caller has ended.
 ///
 /// # Errors
 /// Why it isn't ready, for example "connection refused on 127.0.0.1:8888".
@@ -56,7 +57,7 @@ fn in_words(page: &Page, daemon: &str, timeout: Duration, group: Group) -> Resul
     }
 }
 
-/// A command runs as the daemon does.
+/// Asks the daemon. (An `exec` command runs as the daemon does.)
 fn ask_of(page: &Page, daemon: &str, plan: &Plan, timeout: Duration, group: Group) -> Result<(), String> {
     ask_as(&|command| set_up::command(page, daemon, set_up::Task::Probe, command), plan, timeout, group)
 }
@@ -86,15 +87,15 @@ fn ask_as(
     }
 }
 
-/// For each daemon of the page, in its order: whether it is ready, or why not; `None` if nobody asks that, of a oneshot or of one
-/// that doesn't run. All are asked side by side.
+/// For each daemon of the page, in order: whether it is ready, or why not. `None` for a oneshot, and for a daemon that doesn't run.
+/// All daemons are probed at the same time.
 #[must_use]
 pub fn all(page: &Page) -> Vec<Option<Result<(), Printable>>> {
     thread::scope(|scope| {
         let ask = |daemon: &Daemon| {
             let name = daemon.name.clone();
             let ask = move || in_words(page, &name, TIMEOUT, Group::Own);
-            // Builder: an exhausted thread limit makes an answer "not ready", not a panic.
+            // With Builder, an exhausted thread limit makes the answer "not ready" instead of a panic.
             thread::Builder::new().spawn_scoped(scope, ask)
         };
         let all = page.status.daemons.iter().zip(&page.plans);
@@ -106,7 +107,7 @@ pub fn all(page: &Page) -> Vec<Option<Result<(), Printable>>> {
     })
 }
 
-/// Until when a probe may last, and how long that is.
+/// When a probe must end, and how long it has in all.
 #[derive(Clone, Copy)]
 struct Deadline {
     at: Instant,
@@ -131,16 +132,16 @@ fn connect(addr: SocketAddr, deadline: Deadline) -> Result<TcpStream, String> {
     })
 }
 
-/// `connect_timeout` refuses a time-out of zero.
+/// Never zero, which `connect_timeout` would refuse.
 fn at_least_a_moment(timeout: Duration) -> Duration {
     timeout.max(Duration::from_millis(1))
 }
 
-/// How much of an answer's rest is read before the connection is closed, in bytes, and for how long.
+/// How much of the rest of an answer is read before the connection is closed, in bytes, and for how long.
 const MAX_REST: u64 = 64 << 10;
 const REST_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The status code of a `GET`. Of the answer only the status line counts.
+/// Sends a `GET` and returns the status code. Only the answer's status line counts.
 fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String> {
     let mut stream = connect(addr, deadline)?;
     let url = format!("http://{addr}{path}");
@@ -152,10 +153,10 @@ fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String>
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: sidecar\r\nConnection: close\r\n\r\n");
     stream.set_write_timeout(Some(left()?)).map_err(failed)?;
     stream.write_all(request.as_bytes()).map_err(failed)?;
-    let no_http = || format!("what {url} answers is not HTTP");
+    let no_http = || format!("the answer from {url} is not HTTP");
     let mut answer = [0_u8; 12];
     let mut filled = 0;
-    // "HTTP/1.1 200": twelve bytes tell, and a server may send them one at a time.
+    // "HTTP/1.1 200": twelve bytes are enough, and a server may send them one at a time.
     while let Some(rest) = answer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         stream.set_read_timeout(Some(left()?)).map_err(failed)?;
         match stream.read(rest).map_err(failed)? {
@@ -163,7 +164,7 @@ fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String>
             n => filled += n,
         }
     }
-    // To close what has unread bytes resets the connection (tcp(7)), and servers log that as an error of theirs.
+    // Closing a connection with unread bytes resets it (tcp(7)), and servers log that as an error.
     let rest_timeout = deadline.left().map_or(REST_TIMEOUT, |left| left.min(REST_TIMEOUT));
     stream.set_read_timeout(Some(rest_timeout)).map_err(failed)?;
     let _ = std::io::copy(&mut stream.take(MAX_REST), &mut std::io::sink());
@@ -171,7 +172,7 @@ fn http(addr: SocketAddr, path: &str, deadline: Deadline) -> Result<u16, String>
     line.and_then(|code| code.parse().ok()).ok_or_else(no_http)
 }
 
-/// Whether the command exits 0 in time.
+/// Checks that the command exits 0 in time.
 fn exec(words: &[String], confined: &[String], group: Group, deadline: Deadline) -> Result<(), String> {
     let cut = |word: &String| word.chars().take(SHOWN).collect::<String>();
     let more = if words.len() > 2 { " ..." } else { "" };
@@ -296,7 +297,10 @@ mod tests {
         let addr = serve(b"HTTP/1.1 503 no\r\n\r\n");
         assert_eq!(why(Ready::Http { addr, path: "/up".to_owned() }), format!("HTTP 503 from http://{addr}/up"));
         let addr = serve(b"SSH-2.0-OpenSSH_9.2\r\n");
-        assert_eq!(why(Ready::Http { addr, path: "/".to_owned() }), format!("what http://{addr}/ answers is not HTTP"));
+        assert_eq!(
+            why(Ready::Http { addr, path: "/".to_owned() }),
+            format!("the answer from http://{addr}/ is not HTTP")
+        );
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = silent.local_addr().unwrap();
         let plan_of_silent = plan(Some(Ready::Http { addr, path: "/".to_owned() }));

@@ -1,5 +1,5 @@
-//! Whether a change is live, judged from what init's status page shows. No I/O, no clock: pages, results of probes
-//! and the time come in, a verdict goes out.
+//! Decides whether a change is live, from what init's status page shows. No I/O, no clock: pages, answers of probes and the
+//! time come in, a verdict goes out.
 
 use std::fmt;
 
@@ -11,21 +11,23 @@ use crate::status::{self, Daemon, DaemonState, InitState, Last, LastExit, Page, 
 use crate::table::{Ready, Signal};
 use crate::text::Printable;
 
-/// While a daemon is ready and settles, it is asked again this often, in milliseconds.
+/// How often a daemon is probed again during its settling time, in milliseconds.
 const ASK_AGAIN_MS: u64 = 50;
-/// A process that has run for less than this since a crash may be in a crash loop: init's delays start over after this time. In
-/// milliseconds.
+/// After a crash, a process that has run for less than this may be in a crash loop; init's delays start over after this time.
+/// In milliseconds.
 const CRASH_LOOP_MS: u64 = 10_000;
-/// Nothing is known but that the daemon hasn't said so yet.
+/// If the deadline cuts a probe short before this time, in milliseconds, its silence says nothing.
+const A_MOMENT_MS: u64 = 1000;
+/// The daemon isn't ready, and it isn't known why.
 const NOT_READY: Shortfall = Shortfall::NotReady { why: None };
 
-/// What init does to the daemon on this signal.
+/// What init does to the daemon when it gets the signal or the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Act {
-    /// Replaces it.
+    /// It restarts the daemon.
     Restart,
-    /// Passes the signal on.
+    /// It passes the signal on.
     Forward,
 }
 
@@ -40,48 +42,48 @@ impl Act {
     }
 }
 
-/// One process of a daemon's.
+/// One process of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incarnation {
-    /// `None` where there is none.
+    /// `None` if the daemon has no process.
     pub pid: Option<i32>,
-    /// Counts the daemon's starts.
+    /// How often the daemon had been started: 1 for its first process.
     pub generation: u64,
 }
 
-/// What a signal is wired to, and how that stood before it was sent.
+/// What init does to which daemon, and the daemon's state before that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// What init does.
     pub action: Act,
-    /// To this daemon.
+    /// The daemon to which it does that.
     pub daemon: Printable,
-    /// Which stood so.
+    /// The daemon's process before.
     pub before: Incarnation,
-    /// How many signals of this kind init had served.
+    /// How many signals of this kind init had handled before.
     pub seq: u64,
 }
 
-/// What was seen.
+/// The end of a proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// [`Outcome::Live`] or [`Outcome::Delivered`], or why it isn't so.
+    /// [`Outcome::Live`] or [`Outcome::Delivered`], or why neither is proven.
     pub proven: Result<Outcome, Reason>,
-    /// The daemon as it was seen last.
+    /// The daemon's process at the last look.
     pub after: Incarnation,
-    /// Other daemons that got another process, or lost theirs, meanwhile.
+    /// Other daemons that got another process, or lost theirs, during the proof.
     pub siblings_moved: Vec<Printable>,
 }
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Look again; `probe`: ask the daemon whether it is ready, and bring the answer with the next page.
+    /// Look again.
     Wait {
-        /// Whether to ask.
+        /// Whether to probe the daemon first, and pass the answer along with the next page.
         probe: bool,
     },
-    /// Nothing can change it any more.
+    /// The proof is over.
     Done(Verdict),
 }
 
@@ -90,11 +92,11 @@ pub enum Look {
 pub enum Trigger {
     /// A signal that has a rule in the table.
     Signal(Signal),
-    /// A request, which needs none.
+    /// A request, which needs no rule.
     Request {
-        /// What is asked for.
+        /// What is requested.
         verb: Verb,
-        /// Of this daemon.
+        /// The daemon that it is for.
         daemon: String,
     },
 }
@@ -115,13 +117,13 @@ impl Trigger {
         Self::Request { verb: Verb::Restart, daemon: daemon.to_owned() }
     }
 
-    /// What it was to do to a daemon isn't seen to be done.
+    /// The reason for a result that isn't proven, with what was missing.
     #[must_use]
     pub fn unproven(&self, daemon: &str, pid: Option<i32>, shortfall: Shortfall) -> Reason {
         Reason::Unproven { daemon: Printable::new(daemon), sent: Printable::new(&self.to_string()), pid, shortfall }
     }
 
-    /// The daemon that it acts on in this bundle.
+    /// The name of the daemon that it acts on in this bundle. `None` if the table has no rule or no daemon for it.
     #[must_use]
     pub fn daemon(&self, page: &Page) -> Option<String> {
         match self {
@@ -130,7 +132,7 @@ impl Trigger {
         }
     }
 
-    /// What it acts on in this bundle, and how that stands; generation 0: it isn't selected.
+    /// What it does to which daemon of this bundle, and that daemon's state. If the daemon isn't selected, its generation is 0.
     #[must_use]
     pub fn target(&self, page: &Page) -> Option<Target> {
         let (mut action, name, seq) = match self {
@@ -150,7 +152,7 @@ impl Trigger {
         };
         let now = find(page, name).map(|(daemon, _)| daemon);
         if now.is_some_and(|now| now.state == DaemonState::Backoff) {
-            // There is no process to pass it on to: init starts one.
+            // If there is no process that could get the signal, init starts one.
             action = Act::Restart;
         }
         let before = now.map_or(Incarnation { pid: None, generation: 0 }, incarnation);
@@ -161,7 +163,7 @@ impl Trigger {
 /// What `trigger` would do in this bundle.
 ///
 /// # Errors
-/// Why it would do nothing.
+/// The reason if it would do nothing.
 pub fn target(page: &Page, trigger: &Trigger) -> Result<Target, Reason> {
     let sent = Printable::new(&trigger.to_string());
     let Some(target) = trigger.target(page) else {
@@ -183,7 +185,7 @@ pub fn target(page: &Page, trigger: &Trigger) -> Result<Target, Reason> {
     Ok(target)
 }
 
-/// Whether somebody has stopped it, or is about to.
+/// Whether a request has stopped the daemon, or is stopping it.
 #[must_use]
 pub fn is_stopped(daemon: &Daemon) -> bool {
     let is_under_way = |request: &status::Request| {
@@ -192,7 +194,7 @@ pub fn is_stopped(daemon: &Daemon) -> bool {
     daemon.state == DaemonState::Stopped || daemon.requests.iter().any(is_under_way)
 }
 
-/// Whether it has no process, or one that a crash loop has left it for a moment: then it is no worse off without.
+/// Whether the daemon has no process, or only one that a crash loop has just started. If so, it is no worse off without one.
 #[must_use]
 pub fn is_down(daemon: &Daemon, now_ms: u64) -> bool {
     let is_crash = daemon.revivals > 0 && daemon.last_exit.is_some_and(|exit| !exit.by_init);
@@ -200,7 +202,7 @@ pub fn is_down(daemon: &Daemon, now_ms: u64) -> bool {
     daemon.pid.is_none() || is_crash && is_young
 }
 
-/// What has become of a daemon that was proven in the process `after`; `None`: it is what it was.
+/// Why the proof no longer holds for a daemon that was proven in the process `after`; `None` if it still does.
 #[must_use]
 pub fn undone(page: &Page, daemon: &str, trigger: &Trigger, after: Option<Incarnation>) -> Option<Reason> {
     let (now, plan) = find(page, daemon)?;
@@ -215,23 +217,23 @@ pub fn undone(page: &Page, daemon: &str, trigger: &Trigger, after: Option<Incarn
     Some(trigger.unproven(daemon, now.pid, shortfall))
 }
 
-/// What is seen of a daemon and of its siblings after something was asked of it.
+/// What the pages show of a daemon and its siblings after a signal or a request was sent.
 #[derive(Debug)]
 pub struct Seen {
-    /// What was asked.
+    /// The signal or the request.
     pub trigger: Trigger,
-    /// The daemon, as it was before.
+    /// What it does to which daemon, and the daemon's state before.
     pub target: Target,
-    /// The daemon, as it was seen last.
+    /// The daemon's process at the last look.
     pub after: Incarnation,
-    /// The others, as they were before.
+    /// The other daemons' processes before.
     siblings: Vec<(String, Incarnation)>,
-    /// Those of them that got another process, or lost theirs, meanwhile.
+    /// The siblings that got another process, or lost theirs, since then.
     pub moved: Vec<Printable>,
 }
 
 impl Seen {
-    /// Starts with the page that `target` was read from.
+    /// Begins with the page from which `target` was read.
     #[must_use]
     pub fn new(page: &Page, trigger: Trigger, target: Target) -> Self {
         let others = page.status.daemons.iter().filter(|daemon| daemon.name != target.daemon.as_str());
@@ -239,7 +241,7 @@ impl Seen {
         Self { after: target.before, siblings, moved: Vec::new(), trigger, target }
     }
 
-    /// Takes in a page. Returns the daemon.
+    /// Takes in a page. Returns the daemon's part of it, unless the page doesn't have the daemon.
     pub fn look<'a>(&mut self, page: &'a Page) -> Option<(&'a Daemon, &'a Plan)> {
         let now_of = |name: &str| find(page, name).map(|(daemon, _)| incarnation(daemon));
         let moved = self.siblings.iter().filter(|(name, was)| now_of(name) != Some(*was));
@@ -249,7 +251,7 @@ impl Seen {
         Some(found)
     }
 
-    /// What was asked isn't seen to be done.
+    /// The reason for a result that isn't proven, with what was missing.
     #[must_use]
     pub fn unproven(&self, shortfall: Shortfall) -> Reason {
         self.trigger.unproven(self.target.daemon.as_str(), self.after.pid, shortfall)
@@ -260,21 +262,21 @@ impl Seen {
 #[derive(Debug)]
 pub struct Proof {
     seen: Seen,
-    /// The request's.
+    /// The request's id.
     id: String,
-    /// What is missing still.
+    /// What is still missing.
     shortfall: Shortfall,
-    /// The request was seen in the page.
+    /// A page has shown the request.
     is_known: bool,
-    /// Since when which generation has been ready without a break.
+    /// The generation that is ready, and since when without a break.
     ready_since: Option<(u64, u64)>,
     next_probe: u64,
-    /// The generation that an outstanding probe asks.
+    /// The generation that the probe under way is for.
     asked: Option<u64>,
 }
 
 impl Proof {
-    /// Starts with the page that [`target`] was read from. `id`: the request's, if it is one.
+    /// Begins with the page from which [`target`] was read. `id` is the request's, if it is a request.
     #[must_use]
     pub fn new(page: &Page, trigger: &Trigger, id: &str, target: Target) -> Self {
         Self {
@@ -288,8 +290,8 @@ impl Proof {
         }
     }
 
-    /// Takes a page in that was read at `now_ms`. `sent`: the host says that its signal is out; before that nothing
-    /// counts, since what moves may be another's doing. `probe`: the answer that the last step asked for.
+    /// Takes in a page that was read at `now_ms`. `sent`: whether the signal or request was sent. Before that nothing counts, since
+    /// somebody else may have caused what the page shows. `probe`: the answer to the probe that the last step asked for.
     #[must_use]
     pub fn observe(&mut self, now_ms: u64, page: &Page, sent: bool, probe: Option<Result<(), Shortfall>>) -> Look {
         let asked = self.asked.take();
@@ -305,7 +307,7 @@ impl Proof {
             return self.short(Shortfall::Contradiction);
         }
         if daemon.generation > before.generation {
-            // What the process before this one answered says nothing of it.
+            // The answer of an earlier process says nothing about this one.
             self.shortfall = NOT_READY;
         }
         let judged = match &self.seen.trigger {
@@ -335,7 +337,7 @@ impl Proof {
         }
     }
 
-    /// When to look again although the page is still the same; `None`: only another page can bring news.
+    /// When to look again although the page hasn't changed; `None` if only another page can bring news.
     #[must_use]
     pub fn due(&self) -> Option<u64> {
         let unready = self.asked.map(|_| 0);
@@ -348,19 +350,28 @@ impl Proof {
         self.seen.target.daemon.as_str()
     }
 
-    /// What is to be said if the time is up.
+    /// The verdict if the time is up.
     #[must_use]
     pub fn give_up(&self) -> Verdict {
         self.verdict(Err(self.seen.unproven(self.shortfall.clone())))
     }
 
-    /// Whether the daemon's last answer tells why it isn't ready.
-    #[must_use]
-    pub fn knows_why(&self) -> bool {
-        matches!(self.shortfall, Shortfall::SocketHeld { .. } | Shortfall::NotReady { why: Some(_) })
+    /// Takes in that the deadline cut a probe short after `ms` milliseconds. The daemon's last answer still counts; a longer silence is
+    /// told after it.
+    pub fn cut_short(&mut self, why: &Printable, ms: u64) {
+        let why = match &self.shortfall {
+            Shortfall::NotReady { why: None } => why.clone(),
+            Shortfall::NotReady { why: Some(before) } if ms >= A_MOMENT_MS => {
+                Printable::new(&format!("{before}; then {why}"))
+            }
+            Shortfall::NotSettled if ms >= A_MOMENT_MS => why.clone(),
+            _ => return,
+        };
+        self.shortfall = Shortfall::NotReady { why: Some(why) };
     }
 
-    /// The command couldn't be executed; if no start was counted, init may not end the old process.
+    /// The signal or the request has failed: the command could not be executed or, if no start was counted, init may not end the old
+    /// process.
     fn failed(&self, daemon: &Daemon) -> Judged {
         let is_later = daemon.generation > self.seen.target.before.generation;
         Judged::Final(down(daemon).filter(|_| is_later).unwrap_or(Shortfall::InitRefused { why: None }))
@@ -373,7 +384,7 @@ impl Proof {
         match last.outcome {
             status::Outcome::Refused => return Judged::Final(Shortfall::InitRefused { why: None }),
             status::Outcome::Failed => return self.failed(daemon),
-            // It comes with its generation.
+            // The outcome comes with the generation that failed.
             status::Outcome::Restarting | status::Outcome::Restarted => return to_start(daemon),
             status::Outcome::Held | status::Outcome::NeverCaught | status::Outcome::Delivered => {}
         }
@@ -386,7 +397,7 @@ impl Proof {
         match last.outcome {
             status::Outcome::NeverCaught => return Judged::Final(Shortfall::NeverCaught),
             status::Outcome::Held => return Judged::NotYet(Shortfall::Held),
-            // Its process is ending; how it ended is known in a moment.
+            // Its process is ending; a later page shows how it ended.
             _ if daemon.state != DaemonState::Running => return Judged::NotYet(NOT_READY),
             _ => {}
         }
@@ -400,7 +411,7 @@ impl Proof {
         }
     }
 
-    /// The right process runs. It must be ready, and stay so for its settling time, to the end of which it is asked.
+    /// The right process runs. It must be ready and stay ready for its settling time, and is probed until the end of that.
     fn settle(
         &mut self,
         now_ms: u64,
@@ -409,9 +420,9 @@ impl Proof {
         probe: Option<Result<(), Shortfall>>,
         outcome: Outcome,
     ) -> Look {
-        // A page that says "not ready" counts at once. Only a probe can tell that no other process serves in its place.
+        // A page that says "not ready" counts at once. But only a probe can tell that no other process serves in its place.
         let answer = match plan.ready {
-            Some(Ready::Notify) if !plan.notified => Some(Err(NOT_READY)),
+            Some(Ready::Notify) if !plan.notified => Some(probe.filter(Result::is_err).unwrap_or(Err(NOT_READY))),
             _ => probe,
         };
         let since = self.ready_since.filter(|(generation, _)| *generation == daemon.generation);
@@ -423,8 +434,8 @@ impl Proof {
         let Some((_, since)) = self.ready_since else {
             match answer {
                 Some(Err(shortfall)) => self.shortfall = shortfall,
-                // What it answered last time still holds.
-                None if self.knows_why() => {}
+                // Its last answer still holds.
+                None if matches!(self.shortfall, Shortfall::SocketHeld { .. } | Shortfall::NotReady { .. }) => {}
                 _ => self.shortfall = NOT_READY,
             }
             self.asked = Some(daemon.generation);
@@ -459,17 +470,17 @@ impl Proof {
 }
 
 enum Judged {
-    /// Nothing can change it any more.
+    /// It failed for good.
     Final(Shortfall),
-    /// This is missing.
+    /// This is still missing.
     NotYet(Shortfall),
-    /// The right process runs; once it is ready and has stayed so, this is what it is.
+    /// The right process runs. Once it is ready and has settled, this is the outcome.
     UpIs(Outcome),
-    /// This is what it is.
+    /// This is the outcome.
     Is(Outcome),
 }
 
-/// What has become of a restart or a start that was requested.
+/// Judges a restart or a start that was requested.
 fn requested(request: &status::Request, daemon: &Daemon, plan: &Plan) -> Judged {
     match (request.outcome, request.generation) {
         (RequestOutcome::Superseded, _) if is_stopped(daemon) => Judged::Final(Shortfall::Stopped),
@@ -482,13 +493,13 @@ fn requested(request: &status::Request, daemon: &Daemon, plan: &Plan) -> Judged 
     }
 }
 
-/// The process that is to be proven isn't started yet.
+/// Judges a daemon whose next process, which must be proven, isn't started yet.
 fn to_start(daemon: &Daemon) -> Judged {
     if is_stopped(daemon) { Judged::Final(Shortfall::Stopped) } else { Judged::NotYet(Shortfall::OldStopping) }
 }
 
-/// How the process of this generation does, which is the one to prove: never a later one, which its restart policy or
-/// somebody else may have started.
+/// Judges the process of this generation, which is the one to prove. A later one doesn't count: its restart policy or somebody else
+/// may have started it.
 fn started(generation: u64, daemon: &Daemon, plan: &Plan) -> Judged {
     if daemon.generation > generation {
         return Judged::Final(gone(daemon));
@@ -504,14 +515,14 @@ fn started(generation: u64, daemon: &Daemon, plan: &Plan) -> Judged {
     match (down(daemon), daemon.state) {
         (Some(shortfall), _) => Judged::Final(shortfall),
         (None, DaemonState::Running) => Judged::UpIs(Outcome::Live),
-        // It may be the group of a process that died, or a further restart: either comes to an end.
+        // A process that died may have left others, or there is a further restart. Both end.
         (None, DaemonState::Stopping) => Judged::NotYet(Shortfall::OldStopping),
-        // Its command isn't executed yet.
+        // Its command hasn't been executed yet.
         (None, _) => Judged::NotYet(NOT_READY),
     }
 }
 
-/// Why the process of an earlier generation is no more: it ended by itself, or another took its place.
+/// Why the process of an earlier generation is gone: it ended by itself, or another one replaced it.
 fn gone(daemon: &Daemon) -> Shortfall {
     match daemon.last_exit {
         _ if is_stopped(daemon) => Shortfall::Stopped,
@@ -520,7 +531,7 @@ fn gone(daemon: &Daemon) -> Shortfall {
     }
 }
 
-/// Why the daemon has no process, if it has none or is to have none.
+/// Why the daemon has no process, if it has none or is being stopped.
 fn down(daemon: &Daemon) -> Option<Shortfall> {
     match daemon.state {
         _ if is_stopped(daemon) => Some(Shortfall::Stopped),
@@ -535,7 +546,7 @@ fn down(daemon: &Daemon) -> Option<Shortfall> {
 
 fn ended(daemon: &Daemon) -> Shortfall {
     let (code, killed_by) = daemon.last_exit.map_or((None, None), |exit| (exit.code, exit.signal));
-    // A oneshot that was executed has failed by any code but 0.
+    // A oneshot that was executed has failed if it exited with any code but 0.
     if daemon.state == DaemonState::Failed && matches!(code, None | Some(126 | 127)) {
         Shortfall::NotExecuted { code }
     } else {
@@ -543,13 +554,13 @@ fn ended(daemon: &Daemon) -> Shortfall {
     }
 }
 
-/// The process that it has.
+/// The daemon's present process.
 #[must_use]
 pub fn incarnation(daemon: &Daemon) -> Incarnation {
     Incarnation { pid: daemon.pid, generation: daemon.generation }
 }
 
-/// A daemon of the page, with its plan.
+/// Finds a daemon on the page, with its plan.
 #[must_use]
 pub fn find<'a>(page: &'a Page, name: &str) -> Option<(&'a Daemon, &'a Plan)> {
     page.status.daemons.iter().zip(&page.plans).find(|(daemon, _)| daemon.name == name)
@@ -829,6 +840,37 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_that_the_deadline_cuts_hides_no_answer_before_it() {
+        let silence = |within: &str| Printable::new(&format!("no answer from 127.0.0.1:8888 within {within}"));
+        let told = |answers: &[bool], ms| {
+            let mut s = Scene::new(Signal::USR1);
+            s.restart(31);
+            assert_eq!(s.at(0, None), Err(true));
+            for is_ready in answers {
+                let _ = s.at(1, Some(*is_ready));
+            }
+            s.proof.cut_short(&silence("9s"), ms);
+            match s.given_up() {
+                Shortfall::NotReady { why } => why.unwrap().to_string(),
+                other => format!("{other:?}"),
+            }
+        };
+        let refused = "connection refused on 127.0.0.1:8888";
+        assert_eq!(told(&[], 5), silence("9s").as_str());
+        assert_eq!(told(&[false], 999), refused);
+        assert_eq!(told(&[false], 1000), format!("{refused}; then {}", silence("9s")));
+        assert_eq!(told(&[true], 999), "NotSettled");
+        assert_eq!(told(&[true], 1000), silence("9s").as_str());
+        let mut s = Scene::new(Signal::USR1);
+        s.restart(31);
+        let held = Shortfall::SocketHeld { socket: Printable::new("port 8888"), by: None };
+        assert_eq!(s.at(0, None), Err(true));
+        let _ = s.proof.observe(1, &s.page, true, Some(Err(held.clone())));
+        s.proof.cut_short(&silence("9s"), 9000);
+        assert_eq!(s.given_up(), held);
+    }
+
+    #[test]
     fn a_replacement_that_dies_is_not_proven_at_once() {
         let mut s = Scene::new(Signal::USR1);
         s.restart(31);
@@ -944,6 +986,8 @@ mod tests {
         s.page.plans[0].notified = false;
         assert_eq!((s.at(300, None), s.at(300, Some(true))), (Err(true), Err(true)));
         assert_eq!(s.given_up(), NOT_READY);
+        assert_eq!((s.at(305, None), s.at(305, Some(false))), (Err(true), Err(true)));
+        assert_eq!(s.given_up(), refused(), "the probe says why");
     }
 
     #[test]

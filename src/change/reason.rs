@@ -1,7 +1,7 @@
-//! Why something isn't so, and how a change ended: one type each, shared by the helper, the protocol and the report.
+//! How a change ended, and why it failed: one type each, shared by the helper, the protocol and the report.
 //!
-//! Each reason has one sentence, here. It says what failed, names the file by its path, and says what to do. What was
-//! left as it was, and what may yet happen, depends on how the change ended: the report adds it.
+//! This module has one sentence for each reason. It says what failed, names the file by its path, and says what to do. The report
+//! adds what was left untouched and what may still happen, since that depends on how the change ended.
 
 use std::fmt;
 
@@ -17,41 +17,41 @@ pub enum Outcome {
     Live,
     /// The daemon has the signal and lives; it can't say whether it obeyed.
     Delivered,
-    /// It was stopped on request.
+    /// A request stopped the daemon.
     Stopped,
-    /// It runs already, so a start had nothing to do.
+    /// The daemon runs already, so a start had nothing to do.
     Running,
-    /// It doesn't run, so a stop had nothing to do.
+    /// The daemon doesn't run, so a stop had nothing to do.
     NotRunning,
-    /// The signal was sent, and no more was asked for.
+    /// The signal was sent, as `--signal-only` asked; the result was not checked.
     Sent,
     /// The content was live already.
     Unchanged,
-    /// The content passes the check, and no more was asked for.
+    /// The content passed the check; a dry run does nothing else.
     DryRun,
-    /// It was never begun, for another bundle's sake.
+    /// This bundle was never begun, because another one failed.
     Untouched,
     /// Nothing was changed or sent, or the daemon itself refused the reload.
     Refused,
     /// The old content is back, and the daemon is as it was.
     RolledBack,
-    /// A later request decided otherwise.
+    /// A later request replaced this one.
     Superseded,
-    /// The kernel refused init what was asked for.
+    /// The kernel didn't let init do what was requested.
     Failed,
-    /// The signal was sent, and the change wasn't seen to be live.
+    /// The signal was sent, but nothing proved that the change is live.
     NotProven,
     /// The command line makes no sense.
     Usage,
     /// The bundle, or docker, can't be reached.
     Unreachable,
-    /// There is a `sidecar init`, which this user may not ask.
+    /// PID 1 is `sidecar init`, but this user may not send it requests.
     NotAllowed,
-    /// There is no `sidecar init`.
+    /// PID 1 isn't `sidecar init`.
     NotASidecarBundle,
-    /// The daemon isn't up with the old content either.
+    /// The daemon doesn't come up with the old content either.
     Down,
-    /// What became of it can't be told.
+    /// It isn't known what became of the change.
     Unsettled,
 }
 
@@ -83,15 +83,15 @@ impl Outcome {
     }
 }
 
-/// How it ended, and why.
+/// How a change or a request ended, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
-    /// How.
+    /// How it ended.
     pub outcome: Outcome,
-    /// Why, unless it ended well.
+    /// Why it failed; `None` if it ended well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Reason>,
-    /// Why the old content isn't up either, if it is down.
+    /// For [`Outcome::Down`]: why the daemon isn't up with the old content either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back: Option<Reason>,
 }
@@ -103,7 +103,7 @@ impl Ended {
         Self { outcome, why: None, back: None }
     }
 
-    /// It didn't.
+    /// It failed.
     #[must_use]
     pub fn badly(outcome: Outcome, why: Reason) -> Self {
         Self { outcome, why: Some(why), back: None }
@@ -115,40 +115,40 @@ impl Ended {
         Self { outcome: Outcome::Down, why: Some(why), back: Some(back) }
     }
 
-    /// Whether it ended well.
+    /// Whether the exit code is 0.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.outcome.exit() == 0
     }
 }
 
-/// Nothing was changed or sent.
+/// The end of a change for which nothing was changed or sent.
 impl From<Reason> for Ended {
     fn from(why: Reason) -> Self {
         Self::badly(why.outcome(), why)
     }
 }
 
-/// What a record says of its change.
+/// The outcome in the record beside a daemon's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecordedOutcome {
-    /// It was begun, and nobody has finished it or taken it back yet.
+    /// It was begun, and nobody has finished or undone it yet.
     Interrupted,
     /// The new content was proven.
     Live,
     /// The daemon took the signal, and can't say more.
     Delivered,
-    /// Without `--file`: it was not proven. With it: somebody else's content lies there.
+    /// Without `--file`: the change was not proven. With `--file`: somebody else has put other content there.
     NotProven,
     /// The old content is back.
     RolledBack,
-    /// The old content is back and the daemon doesn't come up with it.
+    /// The old content is back, but the daemon doesn't come up with it.
     Down,
 }
 
 impl RecordedOutcome {
-    /// What became of an interrupted change.
+    /// What the recovery of an interrupted change came to, as a clause of a sentence.
     #[must_use]
     pub fn of_recovery(self) -> &'static str {
         match self {
@@ -160,18 +160,18 @@ impl RecordedOutcome {
     }
 }
 
-/// What was made of an interrupted change before this one.
+/// An earlier change that was interrupted, and what its recovery came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
-    /// Of this daemon's file.
+    /// The daemon whose file was changed.
     pub daemon: Printable,
-    /// Whose change it was.
+    /// Who made the change.
     pub by: Printable,
-    /// When it began, in UTC.
+    /// When the change began, in UTC.
     pub at: Printable,
-    /// What its record says now; [`RecordedOutcome::Interrupted`]: it can't be taken back.
+    /// What its record says now; [`RecordedOutcome::Interrupted`] if the old content can't be put back.
     pub outcome: RecordedOutcome,
-    /// Why the daemon isn't up with what lies there, or wasn't restarted with it.
+    /// Why the daemon isn't up with the content that is in place, or wasn't restarted with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Reason>,
 }
@@ -189,12 +189,12 @@ impl fmt::Display for Recovered {
     }
 }
 
-/// Why something isn't so.
+/// Why a change or a request failed, or couldn't begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the sentence below says what each is")]
 pub enum Reason {
-    // What init would do: nothing.
+    // init would do nothing.
     NotWired { signal: Printable },
     NoDaemon { daemon: Printable },
     NotSelected { sent: Printable, daemon: Printable },
@@ -212,13 +212,13 @@ pub enum Reason {
     // The table.
     NoConfig { daemon: Printable },
 
-    // The daemon's file, or what lies beside it; and the checker, which was asked about the content of `path`.
+    // The daemon's file or a file beside it, and the checker, which checks the content that is for `path`.
     File { path: Printable, fault: FileFault },
     Checker { path: Printable, fault: CheckerFault },
-    // An interrupted change before this one can't be taken back.
+    // An earlier change was interrupted and can't be undone.
     Unrecovered { daemon: Printable, why: Box<Reason> },
 
-    // init was to act on the daemon, and the change wasn't seen to be live.
+    // init was asked to act on the daemon, but nothing proved that the change is live.
     Unproven { daemon: Printable, sent: Printable, pid: Option<i32>, shortfall: Shortfall },
 
     // The host, and the time.
@@ -256,7 +256,7 @@ pub enum Reason {
     Fleet { why: Printable },
 }
 
-/// The host's own words. If a bundle claims to know some they are as printable as all of its words.
+/// The host's own words. If one comes from a bundle, reading it makes it printable, like all other text from there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OwnWords(pub String);
 
@@ -283,20 +283,20 @@ pub enum FileFault {
     },
     /// Somebody else wrote to it.
     Changed,
-    /// Its path leads to another directory than when the change began.
+    /// Its path leads to another directory now than when the change began.
     Moved,
-    /// What was kept of the old content isn't what was recorded.
+    /// The kept copy of the old content is gone, or isn't the content that was recorded.
     KeptGone,
-    /// Old content is kept, and the record that says whether it is to go back can't be read.
+    /// Old content is kept, but the record that says whether it must be put back can't be read.
     RecordGone,
-    /// The system refused.
+    /// A system call failed.
     System {
         step: FileStep,
         words: Printable,
     },
 }
 
-/// What the system was asked for when it refused.
+/// What was being done when a system call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the words below say what each is")]
@@ -310,7 +310,7 @@ pub enum FileStep {
     Restore,
 }
 
-/// What came of the checker.
+/// How the checker failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "checker", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the sentence below says what each is")]
@@ -320,13 +320,13 @@ pub enum CheckerFault {
     NotRun { words: Printable },
 }
 
-/// How far a change had come when it was given up.
+/// What was still missing when a proof was given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "shortfall", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the sentence below says what each is")]
 pub enum Shortfall {
     Unserved,
-    /// With the reason that the page tells.
+    /// `why` is the reason on the status page.
     InitRefused {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<Printable>,
@@ -339,13 +339,13 @@ pub enum Shortfall {
     NotExecuted {
         code: Option<i32>,
     },
-    /// With what the daemon answered last, for example "connection refused on 127.0.0.1:8888".
+    /// `why` is the probe's last answer, for example "connection refused on 127.0.0.1:8888".
     NotReady {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<Printable>,
     },
     NotSettled,
-    /// By the pid and the name of its process, if that can be seen.
+    /// `by` is the pid and the name of the process that holds it, if that can be seen.
     SocketHeld {
         socket: Printable,
         by: Option<(i32, Printable)>,
@@ -357,28 +357,28 @@ pub enum Shortfall {
         errno: i32,
     },
     Replaced,
-    /// It is being stopped on request, and its process lives.
+    /// A request is stopping it, and its process still lives.
     StillStopping,
-    /// On request.
+    /// A request stopped it.
     Stopped,
-    /// By a later request.
+    /// A later request replaced this one.
     Superseded,
-    /// The page doesn't show the request any more.
+    /// The status page doesn't show the request any more.
     Forgotten,
-    /// A oneshot that still runs.
+    /// It is a oneshot that still runs.
     NotDone,
-    /// A generation went down.
+    /// The daemon's generation went down.
     Contradiction,
 }
 
 impl Reason {
-    /// One of a file.
+    /// A fault of the file at `path`.
     #[must_use]
     pub fn file(path: &std::path::Path, fault: FileFault) -> Self {
         Self::File { path: Printable::new(&path.to_string_lossy()), fault }
     }
 
-    /// What it is called if nothing was changed or sent because of it.
+    /// The outcome if nothing was changed or sent for this reason.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -410,7 +410,8 @@ impl Reason {
 }
 
 impl Reason {
-    /// What was left untouched, if a change ended because of it before anything was put in place or sent.
+    /// What was left untouched, as the end of a sentence. For a change that ended for this reason before anything was put in place or
+    /// sent.
     #[must_use]
     pub fn untouched(&self) -> &'static str {
         match self {
@@ -465,10 +466,10 @@ impl fmt::Display for Reason {
             Self::RequestRefused { sent, daemon, why } => write!(f, "{sent} for {daemon} was refused: {why}"),
             Self::Stopping => f.write_str("the bundle is stopping"),
             Self::MayNotAct { words } => {
-                write!(f, "this user may not ask the bundle's init: {words}; run it as the user that the container runs as")
+                write!(f, "this user may not send requests to the bundle's init: {words}; run it as the user that the container runs as")
             }
             Self::NotAsked { words } => {
-                write!(f, "cannot ask the bundle's init: {words}; see the bundle's log, then try again")
+                write!(f, "cannot send a request to the bundle's init: {words}; see the bundle's log, then try again")
             }
             Self::Locked { by, since } => {
                 write!(f, "another change is under way, by {by}")?;
@@ -479,7 +480,11 @@ impl fmt::Display for Reason {
             }
             Self::NoLock { words } => write!(f, "the bundle's lock can't be taken: {words}"),
             Self::NoConfig { daemon } => {
-                write!(f, "{daemon} has no `config` in the bundle's table, so there is no file to change")
+                write!(
+                    f,
+                    "{daemon} has no `config` in the bundle's table, so there is no file to change; give it one there, like \
+                     config = {{ path = \"/etc/{daemon}.conf\" }}"
+                )
             }
             Self::File { path, fault } => fault.tell(path, f),
             Self::Checker { path, fault } => match fault {
@@ -497,8 +502,8 @@ impl fmt::Display for Reason {
             Self::Unrecovered { daemon, why } => match &**why {
                 Self::File { path, fault: FileFault::KeptGone } => write!(
                     f,
-                    "an earlier change of {daemon} was interrupted, and the old content that was kept is gone: {path} holds what \
-                     was never proven; put the right content there by hand, then apply without --file"
+                    "an earlier change of {daemon} was interrupted, and the kept copy of the old content is gone: {path} holds content \
+                     that was never proven; put the right content there by hand, then apply without --file"
                 ),
                 Self::File { path, fault: FileFault::RecordGone } => write!(
                     f,
@@ -507,8 +512,8 @@ impl fmt::Display for Reason {
                 ),
                 why => write!(
                     f,
-                    "an earlier change of {daemon} was interrupted and can't be taken back: {why}; its file holds what was \
-                     never proven; fix that, then try again"
+                    "an earlier change of {daemon} was interrupted and can't be undone: {why}; its file holds content that was \
+                     never proven; fix the cause, then try again"
                 ),
             },
             Self::Unproven { daemon, sent, pid, shortfall } => shortfall.tell(daemon, sent, *pid, f),
@@ -548,7 +553,7 @@ impl fmt::Display for Reason {
             ),
             Self::DockerInit => f.write_str(
                 "not a sidecar bundle: it was started with --init, so docker's own init is PID 1; \
-                 start it without --init (compose: without `init: true`), sidecar reaps by itself",
+                 start it without --init (compose: without `init: true`), since sidecar reaps orphans itself",
             ),
             Self::Stranger { program } => write!(
                 f,
@@ -563,14 +568,14 @@ impl fmt::Display for Reason {
                 }
                 f.write_str(
                     " is a bundle; give the bundle's container the `command` [\"/sbin/init\"], \
-                     or the pod the label sidecar.schema if it has one container",
+                     or, if it is the pod's only container, give the pod the label sidecar.schema",
                 )
             }
             Self::WhichContainer { of } => {
                 let of: Vec<&str> = of.iter().take(10).map(Printable::as_str).collect();
                 write!(f, "which container is meant? the pod has {}; name one with -c", of.join(", "))
             }
-            Self::NotInit { error } => write!(f, "not a sidecar bundle that can be read: {error}"),
+            Self::NotInit { error } => write!(f, "not a sidecar bundle, or its status can't be read: {error}"),
             Self::MayNotAsk { words } => write!(
                 f,
                 "this user may not execute the program of the container's PID 1 ({words}); use the user that \
@@ -597,11 +602,11 @@ impl fmt::Display for Reason {
             }
             Self::KillFailed { kill, words, gone } => {
                 let left = if *gone { "the container can't be reached" } else { "the daemon is as it was" };
-                write!(f, "{kill} failed: {words}; {left}; fix that and try again")
+                write!(f, "{kill} failed: {words}; {left}; fix the cause, then try again")
             }
             Self::KillTimedOut { kill } => write!(
                 f,
-                "{kill} did not end in time, and the daemon has not acted on it so far, but still may; check status, then try again"
+                "{kill} did not end in time; the daemon has not acted on it so far, but it still may; check status, then try again"
             ),
             Self::Lost { sent, words } => write!(
                 f,
@@ -612,7 +617,7 @@ impl fmt::Display for Reason {
             Self::Vanished { words } => write!(
                 f,
                 "the bundle went away before the change was committed{}; the new content isn't live: init puts the old one back \
-                 before it next starts the daemon, unless somebody else wrote there since",
+                 before it next starts the daemon, unless somebody else has written to the file since",
                 aside(words)
             ),
             Self::PausedMidway => f.write_str(
@@ -621,8 +626,8 @@ impl fmt::Display for Reason {
             ),
             Self::Unknown { words } => write!(
                 f,
-                "it isn't known what became of the change{}; the bundle settles it by itself within the --timeout; \
-                 check with status (`transaction`) which content is live",
+                "it isn't known what became of the change{}; the bundle finishes or undoes it by itself within the --timeout; \
+                 then check with status (`transaction`) which content is live",
                 aside(words)
             ),
             Self::Fleet { why } => write!(f, "{why}"),
@@ -646,10 +651,10 @@ impl FileFault {
                 "{path} is a bind mount of a file that was replaced or removed on the host, so the bundle still has the old one; \
                  mount its directory instead"
             ),
-            Self::TooLarge => write!(f, "{path} is larger than what can be kept (16 MiB)"),
+            Self::TooLarge => write!(f, "{path} is too large: only up to 16 MiB of old content can be kept"),
             Self::Owner { uid, gid } => write!(
                 f,
-                "the owner of {path} ({uid}:{gid}) can't be kept by the bundle's user; give the file to that user"
+                "the bundle's user can't keep the owner of {path} ({uid}:{gid}); chown the file to the bundle's user"
             ),
             Self::Changed => write!(
                 f,
@@ -690,7 +695,7 @@ impl Shortfall {
             Self::Unserved => write!(f, "init did not act on {sent} in time; {daemon}{pid} is as it was"),
             Self::InitRefused { why: Some(why) } => write!(f, "init refused {sent} for {daemon}{pid}: {why}"),
             Self::InitRefused { why: None } => {
-                write!(f, "init could do nothing with {sent} for {daemon}{pid}; see the bundle's log for the reason")
+                write!(f, "init couldn't carry out {sent} for {daemon}{pid}; the bundle's log says why")
             }
             Self::OldStopping => {
                 write!(
@@ -740,7 +745,7 @@ impl Shortfall {
             ),
             Self::ReloadRefused { errno } => write!(f, "{daemon} took {sent} and refused to reload (errno {errno})"),
             Self::Replaced => {
-                write!(f, "the process of {daemon} that was to take {sent} was replaced by another{pid}; check status")
+                write!(f, "the process to be proven was replaced by another process of {daemon}{pid}; check status")
             }
             Self::StillStopping => {
                 write!(f, "{daemon} is still being stopped{pid}; give a --timeout longer than its grace")
@@ -752,12 +757,15 @@ impl Shortfall {
             }
             Self::NotDone => write!(f, "{daemon} still runs{pid} and did not exit in time; give a longer --timeout"),
             Self::Contradiction => {
-                write!(f, "the bundle's status page contradicts itself: a generation of {daemon}{pid} went down")
+                write!(
+                    f,
+                    "the bundle's status page contradicts itself: the generation of {daemon}{pid} is lower than before"
+                )
             }
         }
     }
 
-    /// What may yet happen, or how the daemon was left, if nothing was taken back.
+    /// What may still happen, or how the daemon was left, as the end of a sentence. For a change that wasn't undone.
     #[must_use]
     pub fn aftermath(&self) -> &'static str {
         match self {
@@ -781,7 +789,7 @@ impl Shortfall {
     }
 }
 
-/// Another's words, in brackets.
+/// Somebody else's words in brackets, after a space; nothing if there are none.
 #[must_use]
 pub fn aside(words: &Printable) -> String {
     if words.as_str().is_empty() { String::new() } else { format!(" ({words})") }

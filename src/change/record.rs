@@ -15,68 +15,68 @@ const MAX_PAST: usize = 32;
 /// The version of the record.
 pub const SCHEMA: u32 = 1;
 
-/// What is known of the last change. Version 1.0 reads and writes it too: keys may be added.
+/// What is known about the last change. Version 1.0 reads and writes records too, so keys may only be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The one that the host gave it.
+    /// The identifier that the host gave the change.
     pub id: Printable,
-    /// When it began, in UTC.
+    /// When the change began, in UTC.
     pub at: Printable,
-    /// By whom.
+    /// Who made the change.
     pub by: Printable,
-    /// Of the content before; `None` if there was none to go back to.
+    /// The sha256 of the old content; `None` if there is none to go back to.
     pub old_sha256: Option<Printable>,
-    /// Of the content that was to become live.
+    /// The sha256 of the new content.
     pub new_sha256: Printable,
-    /// What came of it.
+    /// The result.
     pub outcome: RecordedOutcome,
-    /// How long it took.
+    /// How long the change took, in milliseconds.
     pub ms: u64,
-    /// The process in which it was proven.
+    /// The process in which it was proven, and the file that this process read.
     #[serde(default)]
     pub live_in: Option<LiveIn>,
-    /// What became of those before, the last first: a host whose connection broke asks by id.
+    /// Ids and outcomes of earlier changes, the latest first. A host whose connection broke asks for one by its id.
     #[serde(default)]
     pub past: Vec<(Printable, RecordedOutcome)>,
-    /// The daemon had no process before, so it is as it was if it has none again.
+    /// Whether the daemon had no process before the change. If so, having none again counts as being as it was.
     #[serde(default)]
     pub was_dead: bool,
-    /// Until when its helper may be at work: the boot, and milliseconds of the monotonic clock.
+    /// When its helper must be done: the boot id, and milliseconds of the monotonic clock. After that anybody may recover the change.
     #[serde(default)]
     pub until: Option<(Printable, u64)>,
-    /// The pid namespace of the bundle that made it: two bundles may mount one directory.
+    /// The pid namespace of the bundle that made the change, since two bundles may mount one directory.
     #[serde(default)]
     pub home: Option<u64>,
 }
 
-/// One process, and the file that it read: as long as both are so, it serves what it served.
+/// One process and the file that it read. As long as both are the same, it serves the content that was proven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveIn {
-    /// The kernel's boot.
+    /// The kernel's boot id.
     pub boot: Printable,
-    /// The process.
+    /// The process's pid.
     pub pid: Option<i32>,
-    /// Counted by init.
+    /// The daemon's generation.
     pub generation: u64,
-    /// Its start, on the monotonic clock.
+    /// When the process was started, in milliseconds of the monotonic clock.
     pub since_ms: Option<u64>,
-    /// The file.
+    /// The version of the file.
     pub file: Stamp,
 }
 
-/// One version of a file: as long as this is so, nobody has written to it or put another in its place.
+/// One version of a file. As long as it is the same, nobody has written to the file or put another one in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
-    /// Its number.
+    /// The inode number.
     pub inode: u64,
     /// The time of its last change, in seconds and nanoseconds.
     pub changed: (i64, i64),
 }
 
 impl Record {
-    /// Puts the one before it among those of the past.
+    /// Adds the previous record, and the changes that it lists, to the past changes.
     #[must_use]
     pub fn after(mut self, last: Option<Self>) -> Self {
         if let Some(last) = last {
@@ -92,7 +92,7 @@ impl Record {
         self.outcome == RecordedOutcome::Interrupted
     }
 
-    /// Whether its helper, if it still lives, has had all the time that it was given.
+    /// Whether its helper, if it still lives, has used up its time.
     #[must_use]
     pub fn is_overdue(&self, boot: &Printable, now_ms: u64) -> bool {
         self.until.as_ref().is_some_and(|(of, until)| of != boot || now_ms > *until)
@@ -105,7 +105,7 @@ impl Record {
         if self.id == *id { Some(self.outcome) } else { past() }
     }
 
-    /// As `status` shows it.
+    /// The form in which `status` shows it.
     #[must_use]
     pub fn shown(&self) -> serde_json::Value {
         serde_json::json!({
@@ -126,14 +126,15 @@ pub enum Name {
     Kept,
     /// `.sidecar-other.NAME`: what a person wrote meanwhile.
     Other,
-    /// `.NAME.sidecar-new`: a record that isn't renamed to its own name yet.
+    /// `.NAME.sidecar-new`: a record that hasn't been renamed to its own name yet.
     NewRecord,
     /// `.NAME.sidecar`: the record.
     Record,
 }
 
 impl Name {
-    /// In the directory of the file of this name. A staged content's name ends as the file's does: a checker may go by it.
+    /// The name in the directory, given the name of the daemon's file. The staged content's name ends like the file's, since a checker
+    /// may go by the ending.
     #[must_use]
     pub fn beside(self, file: &OsStr) -> OsString {
         let (before, after) = match self {
@@ -148,27 +149,27 @@ impl Name {
     }
 }
 
-/// What lies under a name.
+/// What is found under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing: the only thing that means that there is no such file.
+    /// There is no such file. Nothing else is taken to mean that.
     Nothing,
     /// A regular file.
     File(Content),
-    /// Something else, or too much.
+    /// Something else, or a file that is too large.
     Odd(FileFault),
 }
 
 /// A regular file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// What it holds.
+    /// Its content.
     pub bytes: Vec<u8>,
-    /// Which version this is.
+    /// Its version.
     pub stamp: Stamp,
-    /// How many names it has.
+    /// How many names (hard links) it has.
     pub links: u64,
-    /// What of it must be kept.
+    /// The attributes that a new file takes over.
     pub attributes: Attributes,
 }
 
@@ -181,84 +182,85 @@ pub struct Attributes {
     pub gid: u32,
     /// Its permissions.
     pub mode: u32,
-    /// Its extended attributes, the access control list among them.
+    /// Its extended attributes, the access control list included.
     pub extended: Vec<(std::ffi::CString, Vec<u8>)>,
 }
 
 impl Content {
-    /// By what a record knows it.
+    /// The sha256 of the content, by which a record identifies it.
     #[must_use]
     pub fn sha256(&self) -> Printable {
         sha256(&self.bytes)
     }
 }
 
-/// How a file is mounted by itself.
+/// Whether a file is a mount of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mount {
-    /// It isn't.
+    /// It isn't one.
     No,
-    /// It is a mount of its own.
+    /// It is one.
     Own,
-    /// It is, and has been replaced or removed where it came from.
+    /// It is one, and its source was replaced or removed on the host.
     Deleted,
 }
 
 /// One daemon's file, and what lies beside it. It carries out single steps and decides nothing.
 pub trait Files {
-    /// Of the file.
+    /// The path of the daemon's file.
     fn path(&self) -> &Path;
-    /// Of any of the names.
+    /// The path of the file with this name.
     fn path_of(&self, name: Name) -> std::path::PathBuf;
-    /// Locks the directory against other bundles' helpers, as long as this lives; false: another has it.
+    /// Locks the directory against other bundles' helpers, for as long as this value lives. Returns false if another one holds the lock.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A system call failed.
     fn lock(&mut self) -> Tried<bool>;
-    /// What lies under this name.
+    /// Reads what is found under this name.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A system call failed.
     fn read(&mut self, name: Name) -> Tried<Found>;
-    /// The record; `None`: there is no such file.
+    /// Reads the record; `None` if there is no such file.
     ///
     /// # Errors
-    /// The system refuses. [`FileFault::RecordGone`]: what lies there is no record.
+    /// A system call failed, or ([`FileFault::RecordGone`]) the file isn't a record.
     fn record(&mut self) -> Tried<Option<Record>>;
     /// Replaces the record, as a whole or not at all.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A system call failed.
     fn write_record(&mut self, record: &Record) -> Tried<()>;
-    /// Writes a new file with the attributes of `like`. Returns the owner that couldn't be kept, if the group and what it may do is.
+    /// Writes a new file with the attributes of `like`. If the owner couldn't be kept, but the group and its permissions could, it
+    /// returns the old owner.
     ///
     /// # Errors
-    /// The system refuses, or the owner can't be kept.
+    /// A system call failed, or the owner can't be kept.
     fn write(&mut self, name: Name, bytes: &[u8], like: &Content) -> Tried<Option<(u32, u32)>>;
-    /// Gives the file a second name, which nothing has; false: the system can't.
+    /// Gives the file a second name, which must be free. Returns false if the system can't.
     ///
     /// # Errors
-    /// Somebody took that name.
+    /// The name is taken.
     fn link(&mut self, from: Name, to: Name) -> Tried<bool>;
-    /// Swaps what lies under two names; false: the file system can't.
+    /// Exchanges two names in one step. Returns false if the file system can't.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A system call failed.
     fn exchange(&mut self, one: Name, other: Name) -> Tried<bool>;
-    /// Moves it, over whatever lies there.
+    /// Renames a file, replacing whatever has the new name.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A system call failed.
     fn rename(&mut self, from: Name, to: Name) -> Tried<()>;
-    /// Removes it, if it is there.
+    /// Removes the file, if it is there. That it can't be removed is no error.
     ///
     /// # Errors
-    /// The simulation's helper was killed: that it can't be removed is no error.
+    /// The simulation's helper was killed.
     fn remove(&mut self, name: Name) -> Tried<()>;
     /// Whether the file is a mount of its own.
     ///
     /// # Errors
-    /// The system refuses.
+    /// A system call failed.
     fn mount(&mut self) -> Tried<Mount>;
     /// Whether the path still leads to the directory that was opened.
     ///

@@ -1,8 +1,8 @@
-//! How a change is taken back: by the helper that made it, by the next one, or before init starts the daemon.
+//! Undoes a change: by the helper that made it, by the next one, or before init starts the daemon.
 //!
-//! As long as the record says `interrupted`, the file may hold content that was never proven. A process that finds such a record,
-//! and that no helper is at work any more, puts the old content back. What a person wrote is never lost: content with an unknown sha256 stays where it is, or
-//! is put aside.
+//! As long as the record says `interrupted`, the file may hold content that was never proven. If a process finds such a record, and
+//! no helper is at work any more, it puts the old content back. What a person wrote is never lost: content with an unknown sha256
+//! stays where it is, or is put aside.
 
 use super::reason::{FileFault, Reason, RecordedOutcome};
 use super::record::{Content, Files, Found, Name, Record};
@@ -12,28 +12,28 @@ use crate::text::Printable;
 /// What a change may leave beside the file, and its record.
 pub const LEFTOVERS: [Name; 3] = [Name::Staged, Name::Kept, Name::NewRecord];
 
-/// What is to become of a person's content that is found in place of the new.
+/// What to do with a person's content that is found in place of the new content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theirs {
     /// It stays: the change was interrupted, and no helper is at work.
     Stays,
-    /// It is put beside the file: it was written over a change under way.
+    /// It is put beside the file: somebody wrote it while a change was under way.
     Aside,
 }
 
-/// What lies at the path now.
+/// The result of putting the old content back.
 #[derive(Debug)]
 pub struct Restored {
-    /// A person's content was there, instead of the new.
+    /// Whether a person's content was in place instead of the new content.
     pub was_theirs: bool,
-    /// What is there now, if that is a regular file.
+    /// The file that is in place now, if it is a regular file.
     pub now: Option<Content>,
 }
 
-/// The record.
+/// Reads the record. One that holds garbage counts as none, unless different old content is kept beside the file.
 ///
 /// # Errors
-/// It can't be read, and old content is kept of which nobody knows now whether it is to go back.
+/// It can't be read; or it holds garbage, and nobody knows whether the kept old content must be put back.
 pub fn record(files: &mut impl Files) -> Tried<Option<Record>> {
     match files.record() {
         Err(Stop::Because(why @ Reason::File { fault: FileFault::RecordGone, .. })) => {
@@ -50,10 +50,10 @@ pub fn record(files: &mut impl Files) -> Tried<Option<Record>> {
     }
 }
 
-/// Puts the old content back, as the record knows it. It may be there already.
+/// Puts the old content back, which the record identifies by its sha256. It may be in place already.
 ///
 /// # Errors
-/// What was kept isn't what was recorded, or the system refuses.
+/// The kept content isn't what was recorded, or a system call failed.
 pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Tried<Restored> {
     let is_old = |found: &Found| matches!(found, Found::File(file) if Some(file.sha256()) == record.old_sha256);
     let is_new = |found: &Found| matches!(found, Found::File(file) if file.sha256() == record.new_sha256);
@@ -62,7 +62,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
     let mut was_theirs = is_theirs(&now);
     if !(is_old(&now) || was_theirs && theirs == Theirs::Stays) {
         let kept = files.read(Name::Kept)?;
-        // Somebody wrote to it right before the exchange, and nobody has looked since: it is still the original file.
+        // If somebody wrote to the original file right before the exchange, its sha256 is unknown, but it still is the original.
         let is_original = match (&kept, &files.read(Name::Staged)?) {
             (Found::File(kept), Found::File(staged)) => kept.stamp.inode == staged.stamp.inode,
             _ => false,
@@ -73,7 +73,7 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
         if matches!(now, Found::Nothing) {
             files.rename(Name::Kept, Name::Path)?;
         } else if files.exchange(Name::Kept, Name::Path)? {
-            // What came back is what lay there at that very moment.
+            // What came back is what was in place at the moment of the exchange.
             was_theirs = is_theirs(&files.read(Name::Kept)?);
             if was_theirs && theirs == Theirs::Stays {
                 files.exchange(Name::Kept, Name::Path)?;
@@ -94,8 +94,8 @@ pub fn put_back(files: &mut impl Files, record: &Record, theirs: Theirs) -> Trie
     Ok(Restored { was_theirs, now: if let Found::File(file) = now { Some(file) } else { None } })
 }
 
-/// Closes a change that is taken back: what a person wrote is put aside, the record says what came of it, and the rest is removed. If
-/// a step of that fails, the record stays `interrupted`, and the change is recovered once more later.
+/// Closes a change that was undone: it puts aside what a person wrote, writes the result into the record, and removes the rest. If a
+/// step fails, the record stays `interrupted`, and the change is recovered once more later.
 ///
 /// # Errors
 /// The simulation's helper was killed.
@@ -106,7 +106,7 @@ pub fn close(files: &mut impl Files, record: &Record) -> Tried<()> {
     Ok(())
 }
 
-/// Content that is neither the old nor the new got there by an exchange, so a person wrote it.
+/// Puts aside content that is neither the old nor the new: an exchange put it under this name, so a person wrote it.
 fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
     let inode = |found: &Found| if let Found::File(file) = found { Some(file.stamp.inode) } else { None };
     let path = inode(&files.read(Name::Path)?);
@@ -114,7 +114,7 @@ fn set_aside(files: &mut impl Files, record: &Record) -> Tried<()> {
         let found = files.read(name)?;
         let is_ours = match &found {
             Found::Nothing => true,
-            // Another name of what lies there.
+            // It is only another name of the file in place.
             found if inode(found).is_some() && inode(found) == path => true,
             Found::File(file) => {
                 let sha256 = file.sha256();
@@ -140,7 +140,7 @@ pub fn sweep(files: &mut impl Files) -> Tried<()> {
     Ok(())
 }
 
-/// What came of a step whose failure doesn't end the change.
+/// Separates the failure of a step, which doesn't end the change here, from the helper's death, which does.
 ///
 /// # Errors
 /// The simulation's helper was killed.
@@ -152,12 +152,12 @@ pub fn unless_killed<T>(tried: Tried<T>) -> Tried<Result<T, Reason>> {
     }
 }
 
-/// What init does before it starts a daemon: an interrupted change of its file, with nobody at work, is taken back. `lock` takes
-/// the lock, and is told whether the helper that holds it has had all its time. The text is for init's log; `None`: there was
-/// nothing to do.
+/// What init does before it starts a daemon: it undoes an interrupted change of the daemon's file, if no helper is at work. `lock`
+/// takes the lock; its argument says whether the helper that holds it has used up its time. The text is for init's log; `None` if
+/// there was nothing to do.
 ///
 /// # Errors
-/// The text is for init's log too: the file may hold what was never proven.
+/// The text is for init's log too: the file may hold content that was never proven.
 pub fn before_start(
     files: &mut impl Files,
     boot: &Printable,
@@ -177,7 +177,7 @@ pub fn before_start(
     let is_overdue = record.as_ref().is_some_and(|record| record.is_overdue(boot, now_ms));
     match lock(is_overdue) {
         Ok(true) => {}
-        // The holder restarts the daemon again once the old content is back.
+        // The holder of the lock restarts the daemon again once the old content is back.
         Ok(false) | Err(Stop::Killed) => return None,
         Err(Stop::Because(_)) if record.is_none() => return None,
         Err(Stop::Because(why)) => return failed(&why),

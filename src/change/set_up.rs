@@ -3,21 +3,21 @@
 use super::proof;
 use crate::status::Page;
 
-/// The hidden applet: `set-up-and-run PID TASK DAEMON COMMAND...` sets itself up as this daemon of the init with that pid is
-/// set up, and becomes the command.
+/// The hidden applet: `set-up-and-run PID TASK DAEMON COMMAND...` sets itself up like this daemon of the init with that pid, and
+/// becomes the command.
 pub const SET_UP_AND_RUN: &str = "set-up-and-run";
 
 /// What the command is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Task {
-    /// To ask the daemon: it may also connect to the daemon's own ports.
+    /// It probes the daemon, so it may also connect to the daemon's own ports.
     Probe,
     /// Anything else.
     Command,
 }
 
 impl Task {
-    /// The word for it among the applet's arguments.
+    /// The word for it in the applet's arguments.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Task {
     }
 }
 
-/// The command that runs this one as that daemon runs; itself if the daemon isn't set up in any way.
+/// The command line that runs `command` as that daemon runs. It is `command` itself if the daemon needs no set-up.
 #[must_use]
 pub fn command(page: &Page, daemon: &str, task: Task, command: &[String]) -> Vec<String> {
     match proof::find(page, daemon) {
@@ -36,7 +36,7 @@ pub fn command(page: &Page, daemon: &str, task: Task, command: &[String]) -> Vec
     }
 }
 
-/// The command that runs this one as a daemon runs that is set up.
+/// The command line that runs `command` as a daemon with a set-up runs.
 #[must_use]
 pub fn wrapped(init: i32, daemon: &str, task: Task, command: &[String]) -> Vec<String> {
     let head = ["/proc/self/exe", SET_UP_AND_RUN, &init.to_string(), task.word(), daemon].map(str::to_owned);

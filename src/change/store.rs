@@ -1,7 +1,7 @@
 //! A daemon's file, and beside it the record of its last change, the new content and the old.
 //!
-//! Every name is looked up in the one directory that was opened, and no symlink is followed there: a daemon may write
-//! to it. Each write is a file of its own, synced, then renamed, then the directory is synced.
+//! Every name is looked up in the one directory that was opened, and no symlink is followed there, since a daemon may write to it.
+//! Each write goes to a new file, which is synced and renamed; then the directory is synced.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -38,7 +38,7 @@ const ACL: &CStr = c"system.posix_acl_access";
 /// One daemon's file.
 pub struct Store {
     dir: OwnedFd,
-    /// Another descriptor of the directory, which is locked.
+    /// A second descriptor of the directory, which holds the lock.
     lock: Option<Flock<File>>,
     path: PathBuf,
     name: OsString,
@@ -48,7 +48,7 @@ impl Store {
     /// Opens the directory of the file at `path`.
     ///
     /// # Errors
-    /// It isn't there or may not be searched.
+    /// It doesn't exist or may not be searched.
     pub fn open(path: &Path) -> Result<Self, Reason> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Reason::file(path, FileFault::NotAFile));
@@ -79,7 +79,7 @@ impl Store {
         let file = match openat(&self.dir, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(Errno::ENOENT) => return Ok(Found::Nothing),
-            // It may be something that can't be opened: a link (ELOOP), a socket (ENXIO).
+            // It may be something that can't be opened, such as a link (ELOOP) or a socket (ENXIO).
             Err(e) => {
                 return match self.stat(name).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT) {
                     Ok(SFlag::S_IFLNK) => Ok(Found::Odd(FileFault::Symlink)),
@@ -102,7 +102,7 @@ impl Store {
         Ok(Found::File(Content { bytes, stamp, links: meta.nlink(), attributes }))
     }
 
-    /// Writes a new file. `like`: with the attributes of this one.
+    /// Writes a new file, with the attributes of `like` if that is given.
     fn write_as(&self, name: &OsStr, bytes: &[u8], like: Option<&Content>) -> io::Result<Result<Owner, FileFault>> {
         self.remove_as(name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -137,12 +137,12 @@ impl Files for Store {
         if self.lock.is_some() {
             return Ok(true);
         }
-        // A descriptor of its own: the lock ends with it.
+        // A second descriptor, since the lock ends with it.
         let file = self.dir.try_clone().map_err(|e| self.failed(FileStep::Open, e))?;
         match Flock::lock(File::from(file), FlockArg::LockExclusiveNonblock) {
             Ok(lock) => self.lock = Some(lock),
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
-            // Two bundles can't share a file system that has no locks.
+            // If the file system has no locks, two bundles can't share it.
             Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EBADF)) => {}
             Err((_, e)) => return Err(self.failed(FileStep::Open, e)),
         }
@@ -225,7 +225,7 @@ impl Files for Store {
         Ok(())
     }
 
-    /// A mount point can't be renamed over (EBUSY), and in another mount namespace the rename would detach it.
+    /// A rename can't replace a mount point (EBUSY); from another mount namespace it would detach the mount.
     fn mount(&mut self) -> Tried<Mount> {
         let failed = |e| self.failed(FileStep::Open, e);
         let directory = self.path.parent().unwrap_or(Path::new("/")).canonicalize().map_err(failed)?;
@@ -254,7 +254,7 @@ impl Files for Store {
     }
 }
 
-/// The owner that the old file had, if the new one has another.
+/// The old file's owner, if the new file has another one.
 type Owner = Option<(u32, u32)>;
 
 fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<Result<Owner, FileFault>> {
@@ -266,8 +266,8 @@ fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<R
     let meta = file.metadata()?;
     let mut owner_was = None;
     if (meta.uid(), meta.gid()) != (like.uid, like.gid) && fchown(&file, Some(like.uid), Some(like.gid)).is_err() {
-        // Files of root's that their group may write, as OpenShift has them: with the same group and mode whoever could write
-        // to the old one can write to the new.
+        // OpenShift has files that belong to root and that their group may write to. With the same group and mode, whoever could
+        // write to the old file can write to the new one.
         let is_kept = like.mode & 0o020 != 0 && fchown(&file, None, Some(like.gid)).is_ok();
         if !is_kept {
             return Ok(Err(FileFault::Owner { uid: like.uid, gid: like.gid }));
@@ -276,20 +276,20 @@ fn fill(mut file: File, bytes: &[u8], like: Option<&Attributes>) -> io::Result<R
     }
     file.write_all(bytes)?;
     if !like.extended.iter().any(|(name, _)| name.as_c_str() == ACL) {
-        // The directory may have given it one (`default` entries, acl(5)).
-        // SAFETY: fremovexattr(2) reads a C string. That there is none, or that the file system knows none, is as well.
+        // The file may have one from the directory's `default` entries: acl(5).
+        // SAFETY: fremovexattr(2) reads a C string. It is no error if there is no list, or if the file system has none.
         unsafe { libc::fremovexattr(file.as_raw_fd(), ACL.as_ptr()) };
     }
     for (name, value) in &like.extended {
         set_attribute(&file, name, value)?;
     }
-    // After the owner: chown(2) takes bits of the mode away.
+    // After the owner, since chown(2) clears bits of the mode.
     file.set_permissions(Permissions::from_mode(like.mode))?;
     file.sync_all()?;
     Ok(Ok(owner_was))
 }
 
-/// A file's extended attributes, the access control list among them; none if the file system knows none.
+/// A file's extended attributes, the access control list included; none if the file system has none.
 fn attributes(file: &File) -> Vec<(CString, Vec<u8>)> {
     let mut names = vec![0_u8; MAX_ATTRIBUTES];
     // SAFETY: flistxattr(2) writes at most the buffer's length into it.
@@ -308,7 +308,7 @@ fn attributes(file: &File) -> Vec<(CString, Vec<u8>)> {
     names.filter_map(value).collect()
 }
 
-/// Gives a file this attribute. What only the kernel or a security module may set is left if they refuse.
+/// Sets an attribute of a file. If it is one that only the kernel or a security module may set, a refusal is ignored.
 fn set_attribute(file: &File, name: &CStr, value: &[u8]) -> io::Result<()> {
     let fd = file.as_raw_fd();
     // SAFETY: fsetxattr(2) reads a C string and the buffer's length of the buffer.
@@ -323,11 +323,11 @@ fn set_attribute(file: &File, name: &CStr, value: &[u8]) -> io::Result<()> {
     Err(io::Error::new(e.kind(), format!("its {what} can't be kept: {e}")))
 }
 
-/// What init does before it starts a daemon: an interrupted change of its file, with nobody at work, is taken back. The text is
-/// for init's log; `None`: there was nothing to do.
+/// What init does before it starts a daemon: it undoes an interrupted change of the daemon's file, if no helper is at work. The text
+/// is for init's log; `None` if there was nothing to do.
 ///
 /// # Errors
-/// For the log too: the file may hold what was never proven.
+/// The text is for init's log too: the file may hold content that was never proven.
 #[must_use]
 pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
     let mut files = match Store::open(path) {
@@ -336,7 +336,7 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
         Err(why) => return Some(Err(why.to_string())),
     };
     let mut bundle = None;
-    // The directory's own lock goes with `files`.
+    // `files` holds the directory's own lock until it is dropped.
     let mut directory = Store::open(path).ok()?;
     let init = nix::unistd::getppid();
     let lock = |is_overdue: bool| {
@@ -347,7 +347,7 @@ pub fn recover_before_start(path: &Path) -> Option<Result<String, String>> {
         if bundle.is_none() {
             return Ok(false);
         }
-        // The helper of a bundle that was killed a moment ago may not be gone yet.
+        // If its bundle was killed a moment ago, a helper may not be gone yet.
         for _ in 0..DYING {
             if directory.lock()? || is_overdue {
                 return Ok(true);

@@ -1,4 +1,4 @@
-//! A change from the lock to its last word: what is done, in which order, and what follows if it fails.
+//! A change from taking the lock to its result: the steps, their order, and what follows if one fails.
 //!
 //! ```text
 //!   lock → recover what was interrupted → look → stage → check → keep → record `interrupted`
@@ -9,8 +9,8 @@
 //! hangs up or asks to go back, the time is up, the bundle stops, or there is no proof. The change takes effect at a single moment,
 //! when the record becomes `live`. Without new content, the file in place is checked and proven, and there is no way back.
 //!
-//! All decisions are here; [`Hands`] carries out single steps, in a bundle or in a simulation. A kill is an error that skips
-//! whatever follows.
+//! All decisions are here; [`Hands`] carries out single steps, in a bundle or in a simulation. If the simulation kills the helper,
+//! that is an error that skips all further steps.
 
 use std::path::Path;
 
@@ -27,65 +27,65 @@ use crate::status::{DaemonState, InitState, Page, Plan};
 use crate::table::Signal;
 use crate::text::Printable;
 
-/// How long the host has at least to acknowledge the proof, in milliseconds.
+/// The shortest time that the host gets to acknowledge the proof, in milliseconds.
 pub const ACK_TIMEOUT: u64 = 5000;
 /// How often a daemon is asked whether it is ready, in milliseconds.
 const POLL_INTERVAL: u64 = 5;
-/// How often the page is looked at although nothing tells that it has changed, in milliseconds: of a fleet hundreds may wait
-/// at once.
+/// How often the status page is read although nothing says that it has changed, in milliseconds. It is long, since in a fleet
+/// hundreds of helpers may wait at once.
 const RARE_POLL_INTERVAL: u64 = 1000;
-/// How often it is tried to take a lock that another holds, in milliseconds.
+/// How often the helper tries to take a lock that another process holds, in milliseconds.
 const LOCK_POLL_INTERVAL: u16 = 20;
-/// The shortest time that the way back has, in milliseconds.
+/// The shortest time that going back gets, in milliseconds.
 const SHORTEST_WAY_BACK: u64 = 1000;
 /// The longest that one probe may take, in milliseconds.
 const PROBE_TIMEOUT: u64 = 10_000;
-/// How often a daemon is restarted on the way back if others restart it at the same time.
+/// How often going back restarts a daemon if others restart it at the same time.
 const MOST_RESTARTS: u32 = 5;
-/// How much longer than all of its deadlines a helper may live, in milliseconds.
+/// How long a helper may live beyond all of its deadlines, in milliseconds.
 const SLACK: u64 = 30_000;
 
 /// What the host asks for.
 #[derive(Clone, Debug)]
 pub struct Order {
-    /// The change's own name.
+    /// The identifier of this change. No other change has it.
     pub id: Printable,
-    /// Who asks.
+    /// Who makes the change: `user@host`, or what the caller gave with `--by`.
     pub by: Printable,
-    /// When it began, in UTC.
+    /// When the change began, in UTC.
     pub at: Printable,
-    /// What makes init act.
+    /// What makes init act: a signal or a request.
     pub trigger: Trigger,
-    /// The helper sends the signal by itself. A request it always does.
+    /// Whether the helper sends the signal itself, instead of the host. (It always sends a request itself.)
     pub from_inside: bool,
-    /// Of a daemon that was stopped on request: bring it back. An apply doesn't.
+    /// Whether a daemon that was stopped on request is started. An apply refuses instead.
     pub starts_stopped: bool,
-    /// How long it may take, in milliseconds: the wait for another, then the time from the check to the proof.
+    /// In milliseconds. It limits the wait for another change, and again the time from the check to the proof.
     pub timeout_ms: u64,
-    /// What is to be done.
+    /// What the host asks for.
     pub task: Task,
-    /// With this content.
+    /// The new content, if the task has one.
     pub content: Option<Vec<u8>>,
 }
 
 impl Order {
-    /// The helper has init act, not the host.
+    /// Whether the helper makes init act, and not the host.
     #[must_use]
     pub fn is_sent_from_inside(&self) -> bool {
         self.from_inside || matches!(self.trigger, Trigger::Request { .. })
     }
 
-    /// A start of a daemon that runs already has nothing to do.
+    /// Whether there is nothing to do: the order is to start a daemon that runs already.
     fn is_met(&self, page: &Page) -> bool {
         let Trigger::Request { verb: Verb::Start, daemon } = &self.trigger else { return false };
         let now = proof::find(page, daemon).map(|(daemon, _)| daemon);
         now.is_some_and(|now| now.state == DaemonState::Running && !proof::is_stopped(now))
     }
 
-    /// Has init act, and waits for nothing.
+    /// Makes init act. Doesn't wait for the result.
     ///
     /// # Errors
-    /// init can't be asked.
+    /// The signal or the request could not be sent.
     pub fn send(&self, hands: &mut impl Hands) -> Tried<()> {
         match &self.trigger {
             Trigger::Signal(signal) => hands.signal(*signal),
@@ -96,41 +96,41 @@ impl Order {
     }
 }
 
-/// Where the change is made: the kernel's boot, and the bundle's pid namespace.
+/// Identifies the bundle in which the change is made, by the kernel's boot and the pid namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Home {
-    /// The boot.
+    /// The kernel's boot id; empty if it can't be read.
     pub boot: Printable,
-    /// The namespace's number.
+    /// The inode number of the pid namespace; `None` if it can't be read.
     pub pids: Option<u64>,
 }
 
-/// The holder of the lock, as it writes itself into it.
+/// Who holds the lock, as the holder writes it into the lock's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Who asked for it.
+    /// Who makes the change.
     pub by: Printable,
-    /// When it began, in UTC.
+    /// When the change began, in UTC.
     pub since: Printable,
-    /// Until when it may be at work, by the monotonic clock in milliseconds.
+    /// When the holder must be done, in milliseconds of the monotonic clock. After that it may be killed.
     pub until_ms: u64,
 }
 
-/// What came of a checker.
+/// The result of running a checker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// It passed the content.
+    /// The checker passed the content.
     Passed,
-    /// It didn't.
+    /// The checker refused the content.
     Refused {
-        /// Its exit code; `None`: it was killed.
+        /// Its exit code; `None` if a signal killed it.
         code: Option<i32>,
-        /// Its words, as far as they are kept.
+        /// The part of its output that was kept.
         words: String,
     },
-    /// It can't be executed.
+    /// The checker could not be executed.
     NotRun {
-        /// The system's words.
+        /// The system's error message.
         words: String,
     },
 }
@@ -138,68 +138,68 @@ pub enum Checked {
 /// A line for the bundle's log.
 #[derive(Clone, Debug)]
 pub struct Line<'a> {
-    /// Whose file.
+    /// The daemon whose file was changed.
     pub daemon: &'a str,
-    /// Whose change.
+    /// Who made the change.
     pub by: &'a Printable,
-    /// What came of it.
+    /// The result.
     pub outcome: Outcome,
-    /// The contents before and after.
+    /// The sha256 of the old and the new content.
     pub sha256: (Option<&'a Printable>, Option<&'a Printable>),
 }
 
-/// What a change is carried out with. Each is one step; none decides what follows.
+/// The steps that carry out a change. Each is a single step; none decides what follows.
 #[allow(clippy::missing_errors_doc, reason = "each fails for the reason that it returns")]
 pub trait Hands: Sized {
-    /// A daemon's file.
+    /// A daemon's file, and what lies beside it.
     type Files: Files;
-    /// The monotonic clock, in milliseconds.
+    /// Reads the monotonic clock, in milliseconds.
     fn now_ms(&mut self) -> u64;
-    /// Where this is.
+    /// Identifies this bundle.
     fn home(&mut self) -> Home;
-    /// The bundle's lock; false: another has it.
+    /// Tries to take the bundle's lock. Returns false if another process holds it.
     fn lock(&mut self) -> Tried<bool>;
-    /// Writes the holder's name into the lock, which is held.
+    /// Writes into the lock, which this process holds, who holds it.
     fn hold(&mut self, holder: &Holder) -> Tried<()>;
-    /// The holder of the lock, by its own words.
+    /// Reads from the lock who holds it, or who held it last.
     fn holder(&mut self) -> Tried<Option<Holder>>;
-    /// Ends the helper that holds the lock beyond all of its deadlines.
+    /// Kills the helper that holds the lock although all of its deadlines have passed.
     fn end_overdue_helper(&mut self) -> Tried<()>;
-    /// A daemon's file.
+    /// Opens the directory of the daemon's file.
     fn open(&mut self, path: &Path) -> Tried<Self::Files>;
-    /// The status page.
+    /// Reads the status page.
     fn page(&mut self) -> Tried<Page>;
-    /// Whether the daemon is ready, as its table entry says: nothing is missing, or this.
+    /// Asks the daemon whether it is ready, the way its table entry says. The inner error says what is missing.
     fn probe(&mut self, page: &Page, daemon: &str, timeout_ms: u64) -> Tried<Result<(), Shortfall>>;
-    /// Notes which processes run and listen before a restart (`is_new`: with the new content), so that a probe knows which ones the
-    /// restart should have ended.
+    /// Notes which processes run and listen before a restart, so that a probe knows which ones the restart should have ended. `is_new`:
+    /// the restart is with the new content.
     fn remember(&mut self, page: &Page, is_new: bool);
-    /// What has begun to listen since the first such note, and is no daemon's.
+    /// A process that has begun to listen since the first such note and belongs to no daemon.
     fn newcomer(&mut self, page: &Page, daemon: &str) -> Option<Shortfall>;
-    /// Runs a checker. `go_on` is asked every few milliseconds.
+    /// Runs a checker. It calls `go_on` every few milliseconds, and kills the checker if that fails.
     fn check(
         &mut self,
         daemon: &str,
         command: &[String],
         go_on: &mut dyn FnMut(&mut Self) -> Tried<()>,
     ) -> Tried<Checked>;
-    /// Signals init.
+    /// Sends init a signal.
     fn signal(&mut self, signal: Signal) -> Tried<()>;
-    /// Asks init; `None`: sees whether it may.
+    /// Sends init a request. With `None` it only checks that this user may send one.
     fn request(&mut self, request: Option<&Request>) -> Tried<()>;
-    /// Says it to the host.
+    /// Sends the host a message.
     fn say(&mut self, message: HelperMessage) -> Tried<()>;
-    /// What the host says, within this time, or until the page changes.
+    /// Waits for a message from the host, until `ms` milliseconds have passed or the status page has changed.
     fn hear(&mut self, ms: u16) -> Tried<Option<HostMessage>>;
-    /// Lets time pass, or until the page changes, whatever the host says.
+    /// Waits until `ms` milliseconds have passed or the status page has changed. It doesn't read what the host says.
     fn pause(&mut self, ms: u16) -> Tried<()>;
-    /// Which lines change.
+    /// Compares two contents line by line. `show`: with the lines' text.
     fn diff(&mut self, old: &[u8], new: &[u8], show: bool) -> Diff;
     /// Writes a line to the bundle's log.
     fn log(&mut self, line: &Line<'_>);
 }
 
-/// A change, from the lock to its last word.
+/// Makes a change, from taking the lock to the result.
 ///
 /// # Errors
 /// The simulation's helper was killed.
@@ -210,20 +210,21 @@ pub fn change<H: Hands>(hands: &mut H, order: &Order) -> Tried<End> {
     Ok(change.end)
 }
 
-/// What became of the change of that id, once whatever was interrupted is recovered. `None`: it put nothing in place.
+/// Recovers whatever was interrupted, then returns what became of the change with the order's id. `None`: that change put nothing in
+/// place.
 ///
 /// # Errors
 /// The simulation's helper was killed.
 pub fn what_became_of<H: Hands>(hands: &mut H, order: &Order) -> Tried<Option<RecordedOutcome>> {
     let outcome = Change::new(hands, order).outcome_on_record();
-    // If that is unknown, the holder of the lock may yet decide.
+    // If it can't be found out, it is still open: the holder of the lock may finish it.
     Ok(unless_killed(outcome)?.unwrap_or(Some(RecordedOutcome::Interrupted)))
 }
 
-/// What the change would act on.
+/// What init would do to which daemon.
 ///
 /// # Errors
-/// Why nothing would come of it.
+/// Why init would do nothing.
 pub fn target(page: &Page, order: &Order) -> Result<Target, Reason> {
     let target = proof::target(page, &order.trigger)?;
     let now = proof::find(page, target.daemon.as_str()).map(|(daemon, _)| daemon);
@@ -233,7 +234,7 @@ pub fn target(page: &Page, order: &Order) -> Result<Target, Reason> {
     }
 }
 
-/// Whether the last change of that daemon was interrupted, as far as can be told.
+/// Whether the record says that the last change of that daemon was interrupted. False if the record can't be read.
 ///
 /// # Errors
 /// The simulation's helper was killed.
@@ -250,7 +251,7 @@ struct Daemon {
     was_dead: bool,
 }
 
-/// What is to lie at the path, whenever it is looked at.
+/// The file that must be at the path at every later look.
 #[derive(Clone)]
 struct Placed {
     sha256: Printable,
@@ -269,11 +270,11 @@ struct Change<'a, H: Hands> {
     end: End,
     began: u64,
     deadline: u64,
-    /// The host says that its signal is out.
+    /// The signal or the request was sent, by the host or by this helper.
     is_sent: bool,
-    /// It has heard of the proof.
+    /// The host has acknowledged the proof.
     is_acked: bool,
-    /// How many daemons were restarted by it.
+    /// How many restarts this change has requested.
     restarts: u32,
 }
 
@@ -304,7 +305,7 @@ impl<'a, H: Hands> Change<'a, H> {
         if let Some(why) = unrecovered {
             self.may_go_on(&name, why)?;
         }
-        // What was recovered may have changed what the signal meets.
+        // The recovery may have changed what the signal would do.
         let page = self.hands.page()?;
         let target = target(&page, self.order)?;
         let Some((was, plan)) = proof::find(&page, &name) else { return Err(Reason::Late.into()) };
@@ -363,14 +364,14 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hold(0)
     }
 
-    /// Writes into the lock who holds it, and for how long at most.
+    /// Writes into the lock who holds it, and until when at most.
     fn hold(&mut self, grace_ms: u64) -> Tried<()> {
         let (by, since) = (self.order.by.clone(), self.order.at.clone());
         let until_ms = self.until_ms(grace_ms);
         self.hands.hold(&Holder { by, since, until_ms })
     }
 
-    /// Waits for the lock of the directory: another bundle may mount it too.
+    /// Waits for the directory's lock, since another bundle may mount the same directory.
     fn lock_directory(&mut self, files: &mut H::Files) -> Tried<()> {
         loop {
             if files.lock()? {
@@ -380,7 +381,7 @@ impl<'a, H: Hands> Change<'a, H> {
             let record = unless_killed(files.record())?.ok().flatten().filter(Record::is_interrupted);
             let (home, now) = (self.hands.home(), self.hands.now_ms());
             if record.as_ref().is_some_and(|record| record.is_overdue(&home.boot, now)) {
-                // Its helper is in a bundle that can't be reached from here, and is stopped, most likely.
+                // Most likely its helper was stopped (SIGSTOP), in a bundle that can't be reached from here.
                 return Ok(());
             }
             waited.map_err(|why| locked(why, record.map(|record| (record.by, record.at))))?;
@@ -389,15 +390,15 @@ impl<'a, H: Hands> Change<'a, H> {
 
     // Recovery.
 
-    /// Recovers what was interrupted, of every daemon, and sweeps. Returns the file of the one that this change is of, with
-    /// its directory locked, and why it can't be recovered.
+    /// Recovers every daemon's interrupted change, and removes leftovers. Returns the file that this change is about, with its directory
+    /// locked, and the reason if that file's earlier change can't be recovered.
     fn recover_all(&mut self, name: &str) -> Tried<(Option<H::Files>, Option<Reason>)> {
         let page = self.hands.page()?;
-        // The others first: two daemons may share a directory, which is locked once.
+        // The other daemons come first: two daemons may share a directory, which can be locked only once.
         for (daemon, plan) in page.status.daemons.iter().zip(&page.plans) {
             let Some(config) = plan.config.as_ref().filter(|_| daemon.name != name) else { continue };
             let Ok(mut files) = unless_killed(self.hands.open(&config.path))? else { continue };
-            // Another bundle's helper is at work there.
+            // If it isn't locked now, another bundle's helper is at work there.
             if unless_killed(files.lock())? == Ok(true) {
                 let _ = unless_killed(self.recover(&daemon.name, plan, &mut files))?;
             }
@@ -426,7 +427,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.hold(plan.grace_ms)?;
         let _ = unless_killed(files.write_record(&record))?;
         if self.order.task != Task::Ask {
-            // The host must wait this much longer for its go-ahead. It makes no difference here whether it has left.
+            // The host must wait this much longer for the go-ahead. The recovery goes on even if the host has left.
             let within_ms = self.way_back_ms(plan.grace_ms);
             let _ = unless_killed(self.hands.say(HelperMessage::Recovering { within_ms }))?;
         }
@@ -447,7 +448,7 @@ impl<'a, H: Hands> Change<'a, H> {
         let mut outcome = RecordedOutcome::RolledBack;
         let mut why = None;
         if restored.was_theirs {
-            // The daemon should serve what is on disk, but a person's typo must not take down the one that runs.
+            // The daemon should serve what is on disk, but a person's typo must not take down the running daemon.
             outcome = RecordedOutcome::NotProven;
             why = unless_killed(self.check(name, plan, files.path(), &files.path_of(Name::Path)))?.err();
         }
@@ -459,13 +460,13 @@ impl<'a, H: Hands> Change<'a, H> {
             }
         }
         if record.home.is_some() && record.home != self.hands.home().pids {
-            // The change was another bundle's, and its daemon may serve what was never proven.
+            // Another bundle made the change, and that bundle's daemon may serve content that was never proven.
             outcome = RecordedOutcome::NotProven;
         }
         record.outcome = outcome;
         self.hands.log(&Line {
             daemon: name,
-            // The recovery of somebody else's change isn't a change of its own.
+            // The line names who made the change, since recovering it isn't a change of its own.
             by: &record.by,
             outcome: match outcome {
                 RecordedOutcome::Down => Outcome::Down,
@@ -478,16 +479,16 @@ impl<'a, H: Hands> Change<'a, H> {
         recovery::close(files, &record)
     }
 
-    /// Whether the change may go on although an interrupted one can't be recovered.
+    /// Checks whether this change may go on although an earlier one can't be recovered.
     fn may_go_on(&self, name: &str, why: Reason) -> Tried<()> {
         let fault = if let Reason::File { fault, .. } = &why { Some(fault) } else { None };
         if self.is_in_place() && fault == Some(&FileFault::KeptGone) {
-            // Nothing is kept that could be restored, and the caller says that what lies there is right.
+            // There is no kept content to restore, and without --file the caller says that the content in place is right.
             return Ok(());
         }
         let is_known = fault == Some(&FileFault::RecordGone)
             || self.end.recovered.iter().any(|one| one.outcome == RecordedOutcome::Interrupted);
-        // If it isn't even known whether there is anything to recover, nothing is touched.
+        // If it isn't even known whether there was a change to recover, everything stays as it is.
         Err(if is_known { Reason::Unrecovered { daemon: Printable::new(name), why: Box::new(why) } } else { why }
             .into())
     }
@@ -526,7 +527,7 @@ impl<'a, H: Hands> Change<'a, H> {
         };
         let sha256 = placed.as_ref().map(|placed| placed.sha256.clone());
         if let (Some(files), Some(sha256)) = (&mut files, &sha256) {
-            // The record only informs others here, so a failed write does no harm.
+            // Without new content the record only informs others, so a failed write does no harm.
             if let Ok(last) = unless_killed(files.record())? {
                 let record = self.new_record(daemon, outcome, None, sha256.clone());
                 if unless_killed(files.write_record(&record.after(last)))?.is_ok() {
@@ -564,7 +565,7 @@ impl<'a, H: Hands> Change<'a, H> {
             }
             Err(why) => why,
         };
-        // What failed may be done all the same.
+        // A step that failed may have taken effect all the same.
         let is_there = is_placed
             || match unless_killed(files.read(Name::Path))? {
                 Ok(Found::File(file)) => file.stamp.inode == staged.stamp.inode,
@@ -572,7 +573,7 @@ impl<'a, H: Hands> Change<'a, H> {
                 Err(_) => true,
             };
         if !is_there {
-            // Nothing of this change lies there.
+            // This change's content isn't in place.
             record.outcome = RecordedOutcome::RolledBack;
             recovery::close(&mut files, &record)?;
             return Ok((why.into(), Shas::default()));
@@ -581,10 +582,10 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok((ended, (record.old_sha256, Some(record.new_sha256))))
     }
 
-    /// Everything that is done before the new content is in place.
+    /// All steps before the new content is put in place.
     fn prepare(&mut self, daemon: &Daemon, files: &mut H::Files, page: &Page) -> Tried<Prepared> {
         let content = self.order.content.as_deref().unwrap_or_default();
-        // The way back needs it.
+        // Going back needs a request, so make sure that this user may send one.
         self.hands.request(None)?;
         let old = match files.read(Name::Path)? {
             Found::File(file) => file,
@@ -615,12 +616,12 @@ impl<'a, H: Hands> Change<'a, H> {
             self.end.owner_was = None;
             return Ok(Prepared::Over(Outcome::DryRun));
         }
-        // What was checked is what is put in place, and what is kept is what was there.
+        // Make sure that what was checked is what is put in place, and that what is kept is what was there.
         if files.read(Name::Staged)? != Found::File(staged.clone()) || staged.bytes != content {
             return Err(changed(files));
         }
         let old = keep(files, &old)?;
-        // Nothing is put in place before this; nothing that the host does afterwards goes unanswered.
+        // The last look at the host before anything is put in place. From here on, hanging up or a cancel undoes the change.
         self.go_on(0)?;
         let sha256 = (Some(old.sha256()), staged.sha256());
         let record = self.new_record(daemon, RecordedOutcome::Interrupted, sha256.0, sha256.1).after(last);
@@ -673,13 +674,13 @@ impl<'a, H: Hands> Change<'a, H> {
         (self.hands.home().boot, self.until_ms(plan.grace_ms))
     }
 
-    /// Until when this helper may be at work: the way back has a time of its own.
+    /// When this helper must be done, in milliseconds of the monotonic clock. Going back has a time of its own.
     fn until_ms(&mut self, grace_ms: u64) -> u64 {
         let deadline = self.deadline.max(self.hands.now_ms());
         [ACK_TIMEOUT, self.way_back_ms(grace_ms), SLACK].into_iter().fold(deadline, u64::saturating_add)
     }
 
-    /// From the signal to the commit.
+    /// All steps from the signal to the commit.
     fn make_live(
         &mut self,
         daemon: &Daemon,
@@ -701,7 +702,7 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok(outcome)
     }
 
-    /// Tells the host of the proof, and waits for its word. What was proven must go on until then.
+    /// Tells the host about the proof, and waits until the host acknowledges it. What was proven must still be so then.
     fn offer(&mut self, daemon: &Daemon) -> Tried<()> {
         self.is_acked = false;
         self.hands.say(HelperMessage::Proven)?;
@@ -751,7 +752,7 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok(ended)
     }
 
-    /// What the new content has left behind in the background, where it may still be served.
+    /// A process that the daemon, with the new content, has left in the background, where it may still serve that content.
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
         let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
         let newcomer = self.hands.newcomer(&page, &daemon.name);
@@ -761,7 +762,7 @@ impl<'a, H: Hands> Change<'a, H> {
 
     // The daemon.
 
-    /// Has the host send its signal, and waits for the proof.
+    /// Tells the host to send its signal, or makes init act itself, and waits for the proof.
     fn prove(&mut self, daemon: &Daemon) -> Tried<Outcome> {
         let page = self.hands.page()?;
         let target = target(&page, self.order)?;
@@ -776,12 +777,12 @@ impl<'a, H: Hands> Change<'a, H> {
         self.watch(proof, None)
     }
 
-    /// How long the way back may take: the grace and the time-out again.
+    /// How long going back may take, in milliseconds: the grace and the timeout again.
     fn way_back_ms(&self, grace_ms: u64) -> u64 {
         grace_ms.saturating_add(self.order.timeout_ms).max(SHORTEST_WAY_BACK)
     }
 
-    /// Restarts the daemon with what lies there, which must be the same afterwards, whatever became of the daemon.
+    /// Restarts the daemon with the file in place. It fails if somebody wrote to that file meanwhile, whether or not the daemon is up.
     fn revive(&mut self, name: &str, plan: &Plan, files: &mut H::Files, placed: Option<&Placed>) -> Tried<()> {
         let up = self.restart(name, plan);
         if up != Err(Stop::Killed) {
@@ -790,7 +791,7 @@ impl<'a, H: Hands> Change<'a, H> {
         up
     }
 
-    /// Restarts the daemon, and waits for the proof of that. It has a time of its own.
+    /// Restarts the daemon, and waits until that is proven. It has a deadline of its own.
     fn restart(&mut self, name: &str, plan: &Plan) -> Tried<()> {
         let deadline = self.hands.now_ms().saturating_add(self.way_back_ms(plan.grace_ms));
         let mut tries = 0;
@@ -800,7 +801,7 @@ impl<'a, H: Hands> Change<'a, H> {
             let target = proof::target(&page, &trigger)?;
             let now = proof::find(&page, name).map(|(now, _)| now);
             if now.is_some_and(proof::is_stopped) {
-                // An apply doesn't start a stopped daemon. It reads the file when somebody does.
+                // An apply doesn't start a stopped daemon, which reads the file once somebody starts it.
                 let is_ending = now.is_some_and(|now| now.state == DaemonState::Stopping);
                 if !is_ending || self.hands.now_ms() >= deadline {
                     let shortfall = if is_ending { Shortfall::OldStopping } else { Shortfall::Stopped };
@@ -820,7 +821,7 @@ impl<'a, H: Hands> Change<'a, H> {
             self.hands.request(Some(&Request { id, verb: Verb::Restart, daemon: name.to_owned() }))?;
             tries += 1;
             match self.watch(proof, Some(deadline)) {
-                // Somebody else has stopped it, or has restarted it: that process isn't proven.
+                // Somebody else has stopped or restarted it, so the process of this request isn't proven: try again.
                 Err(Stop::Because(Reason::Unproven {
                     shortfall: Shortfall::Stopped | Shortfall::Replaced | Shortfall::Superseded | Shortfall::Forgotten,
                     ..
@@ -830,7 +831,7 @@ impl<'a, H: Hands> Change<'a, H> {
         }
     }
 
-    /// Looks at the page until the proof is found. `deadline`: of the way back, which goes on whatever the host says.
+    /// Reads the status page until there is a verdict. `deadline` is set while going back, which continues whatever the host says.
     fn watch(&mut self, mut proof: Proof, deadline: Option<u64>) -> Tried<Outcome> {
         loop {
             let is_sent = self.is_sent || deadline.is_some();
@@ -854,9 +855,9 @@ impl<'a, H: Hands> Change<'a, H> {
         }
     }
 
-    /// One look at the page, with the probe that the proof asks for.
+    /// Reads the status page once, and probes the daemon if the proof needs it.
     fn look_at(&mut self, proof: &mut Proof, is_sent: bool, deadline: u64) -> Tried<Option<Verdict>> {
-        // A page that can't be read is passed over: the next one tells, or the deadline does.
+        // If a page can't be read, the next one will do, or the deadline passes.
         let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
         let now = self.hands.now_ms();
         match proof.observe(now, &page, is_sent, None) {
@@ -866,12 +867,14 @@ impl<'a, H: Hands> Change<'a, H> {
         }
         let time = deadline.saturating_sub(now).min(PROBE_TIMEOUT);
         let answer = self.hands.probe(&page, proof.daemon(), time)?;
-        let is_late = self.hands.now_ms() >= deadline;
-        if is_late && proof.knows_why() && matches!(answer, Err(Shortfall::NotReady { .. })) {
-            // The end of the time has cut this probe short, so the answer before it tells more.
+        let ended = self.hands.now_ms();
+        if let Err(Shortfall::NotReady { why: Some(why) }) = &answer
+            && ended >= deadline
+        {
+            proof.cut_short(why, ended.saturating_sub(now));
             return Ok(None);
         }
-        // A good answer goes with a page that was read after it, a bad one with that it was asked for.
+        // A good answer is judged with a page that was read after it, a bad one with the page that led to the probe.
         let page = match answer {
             Ok(()) => unless_killed(self.hands.page())?.ok(),
             Err(_) => Some(page),
@@ -889,7 +892,8 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok(verdict.proven?)
     }
 
-    /// Runs the daemon's checker on `file`, which is the content of `path`. Returns whether there is one.
+    /// Runs the daemon's checker on `file`, whose content is meant for `path`. Returns false if the daemon has no checker, and `None`
+    /// if it has no file.
     fn check(&mut self, daemon: &str, plan: &Plan, path: &Path, file: &Path) -> Tried<Option<bool>> {
         let Some(config) = &plan.config else { return Ok(None) };
         let Some(check) = &config.check else { return Ok(Some(false)) };
@@ -901,7 +905,7 @@ impl<'a, H: Hands> Change<'a, H> {
         self.end.check_ms = self.hands.now_ms().saturating_sub(started);
         let fault = match checked {
             Ok(Checked::Passed) => return Ok(Some(true)),
-            // The checker names the staged file, which nobody knows: say the real path.
+            // The checker's output names the staged file. Show the real path instead.
             Ok(Checked::Refused { code, words }) => {
                 CheckerFault::Refused { code, words: Printable::new(&words.replace(&*file, &path)) }
             }
@@ -913,25 +917,25 @@ impl<'a, H: Hands> Change<'a, H> {
     }
 }
 
-/// The contents before and after, as far as the log is to tell them.
+/// The sha256 of the old and the new content, for the log.
 type Shas = (Option<Printable>, Option<Printable>);
 
-/// What came of all that is done before the new content is in place.
+/// The result of [`Change::prepare`].
 enum Prepared {
-    /// The record, the old content and the new.
+    /// Go on, with the record, the old content and the new.
     Go(Box<Record>, Content, Content),
-    /// It ends well here.
+    /// The change ends here, and ends well.
     Over(Outcome),
 }
 
-/// How long to wait for another page.
+/// How long to wait for the next page, in milliseconds.
 fn wait_ms(due: Option<u64>, now: u64, deadline: u64) -> u16 {
     let until = due.map_or(RARE_POLL_INTERVAL, |due| due.saturating_sub(now).clamp(POLL_INTERVAL, RARE_POLL_INTERVAL));
-    // At least one, so that a wait doesn't spin.
+    // At least 1 ms, so that the loop doesn't spin.
     u16::try_from(until.min(deadline.saturating_sub(now)).max(1)).unwrap_or(u16::MAX)
 }
 
-/// Waits for at most `ms`, takes in what the host says, and stops if it is not to go on.
+/// Waits for at most `ms` milliseconds and handles what the host says. It fails if the change must not go on.
 fn go_on<H: Hands>(hands: &mut H, ms: u16, deadline: u64, is_sent: &mut bool, is_acked: &mut bool) -> Tried<()> {
     match hands.hear(ms)? {
         Some(HostMessage::Sent) => *is_sent = true,
@@ -954,18 +958,18 @@ fn keep(files: &mut impl Files, old: &Content) -> Tried<Content> {
         files.write(Name::Kept, &old.bytes, old)?;
         return Ok(old.clone());
     }
-    // The second name has changed the file's time.
+    // The second name has changed the file's time of change.
     match (files.read(Name::Kept)?, files.read(Name::Path)?) {
         (Found::File(kept), Found::File(now)) if kept.stamp == now.stamp && now.bytes == old.bytes => Ok(now),
         _ => Err(changed(files)),
     }
 }
 
-/// Puts the staged content in place, unless somebody wrote there since.
+/// Puts the staged content in place, unless somebody has written to the file since.
 fn install(files: &mut impl Files, old: &Content, staged: &Content) -> Tried<Placed> {
     let is_old = |found: &Found| matches!(found, Found::File(file) if file.stamp.inode == old.stamp.inode && file.bytes == old.bytes);
     if files.exchange(Name::Staged, Name::Path)? {
-        // What came back is what lay there at that very moment.
+        // What came back is what was in place at the moment of the exchange.
         if !is_old(&files.read(Name::Staged)?) {
             files.exchange(Name::Staged, Name::Path)?;
             return Err(changed(files));
@@ -983,13 +987,13 @@ fn install(files: &mut impl Files, old: &Content, staged: &Content) -> Tried<Pla
     }
 }
 
-/// What is proven must be what was put there, and what the daemon's path leads to.
+/// Checks that the file in place is the one that was put there, and that the path still leads to its directory.
 fn still_there(files: &mut impl Files, placed: Option<&Placed>) -> Tried<()> {
     nobody_wrote(files, placed)?;
     if files.is_where_it_was()? { Ok(()) } else { Err(Reason::file(files.path(), FileFault::Moved).into()) }
 }
 
-/// It is the same file, which nobody wrote to. `None`: there was none.
+/// Checks that the file is the same and that nobody wrote to it. With `None`, there was no file to compare with.
 fn nobody_wrote(files: &mut impl Files, placed: Option<&Placed>) -> Tried<()> {
     let Some(placed) = placed else { return Ok(()) };
     match files.read(Name::Path)? {
@@ -1011,7 +1015,7 @@ fn locked(stop: Stop, by_and_since: Option<(Printable, Printable)>) -> Stop {
 /// Whether a daemon that didn't come up with the old content is no worse off than before.
 fn is_as_it_was(back: &Reason, was_dead: bool) -> bool {
     match back {
-        // It ends with the bundle, or is stopped, and starts with the old content when it starts again.
+        // It ends with the bundle or was stopped; when it starts again, it starts with the old content.
         Reason::Stopping | Reason::Unproven { shortfall: Shortfall::Stopped, .. } => true,
         Reason::Unproven { shortfall: Shortfall::Dead { .. } | Shortfall::NotExecuted { .. }, .. } => was_dead,
         _ => false,

@@ -6,23 +6,23 @@ use super::engine::Engine;
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// What a phrase in a complaint means.
+/// What a phrase in an error message means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Means {
-    /// Nothing of the container runs any more.
+    /// No process of the container runs any more.
     Dead,
-    /// It doesn't run, or it is paused: `inspect` knows which of the two.
+    /// It doesn't run, or it is paused; `inspect` can tell which.
     NotUp,
-    /// The container, or its engine, can't be reached: nothing was done there.
+    /// The container or its engine can't be reached, so nothing was done there.
     Away,
-    /// The client's connection broke, or one behind it. What was asked for may have been done.
+    /// The client's connection broke, or one behind it. The call may have taken effect.
     Broken,
     /// kubectl's connection broke before anything was executed.
     Unbegun,
 }
 
-/// The words of docker 20 to 29, podman 4 and 5, nerdctl 2 and kubectl up to 1.36, in small letters. The test below has the
-/// sentences that they are taken from.
+/// The phrases of docker 20 to 29, podman 4 and 5, nerdctl 2 and kubectl up to 1.36, in lower case. The test below has the sentences
+/// that they come from.
 const PHRASES: [(&str, Means); 30] = [
     ("no such container", Means::Dead),
     ("no container with", Means::Dead),
@@ -56,7 +56,7 @@ const PHRASES: [(&str, Means); 30] = [
     ("unable to upgrade connection", Means::Unbegun),
 ];
 
-/// All that a call has complained about, without what is only its log.
+/// The whole error output of a call, without its log lines.
 #[derive(Clone, Debug, Default)]
 pub struct Complaint(String);
 
@@ -64,7 +64,7 @@ impl Complaint {
     pub fn new(stderr: &[u8]) -> Self {
         let all = String::from_utf8_lossy(stderr);
         let said: Vec<&str> = all.lines().filter(|line| !is_log(line)).collect();
-        // Better its log than nothing.
+        // If there is nothing but log lines, they are better than nothing.
         if said.iter().all(|line| line.trim().is_empty()) { Self(all.into_owned()) } else { Self(said.join("\n")) }
     }
 
@@ -72,7 +72,7 @@ impl Complaint {
         self.0.trim().is_empty()
     }
 
-    /// What a person is shown of it.
+    /// The part that people are shown.
     pub fn words(&self) -> Printable {
         Printable::new(&self.0)
     }
@@ -87,35 +87,35 @@ impl Complaint {
         PHRASES.iter().any(|(phrase, means)| any_of.contains(means) && lower.contains(phrase))
     }
 
-    /// Nothing of the container runs any more.
+    /// Whether no process of the container runs any more.
     pub fn is_dead(&self) -> bool {
         self.means(&[Means::Dead])
     }
 
-    /// The engine can't be reached, or this call of it was refused: it may be able to tell later.
+    /// Whether the engine can't be reached, or refused this call. It may be able to answer later.
     pub fn is_away(&self) -> bool {
         !self.is_dead() && (self.means(&[Means::Away]) || self.is_broken())
     }
 
-    /// The container can't be reached: nothing was done there.
+    /// Whether the container can't be reached, so that nothing was done there.
     pub fn is_gone(&self) -> bool {
         self.means(&[Means::Dead, Means::NotUp, Means::Away])
     }
 
-    /// The connection broke, in the middle perhaps.
+    /// Whether the connection broke, perhaps in the middle.
     pub fn is_broken(&self) -> bool {
         self.means(&[Means::Broken, Means::Unbegun])
     }
 
-    /// Nothing was executed there.
+    /// Whether it is certain that nothing was executed there.
     pub fn never_began(&self) -> bool {
         self.is_gone() || self.means(&[Means::Unbegun])
     }
 }
 
-/// Whether a line is of a program's log, and no complaint: klog's, as `E1127 22:37:45.580133    2054 memcache.go:265] ...`, and
-/// logrus's below an error, as `time="2026-11-27T22:37:45Z" level=warning msg="..."`. (nerdctl's complaints have that form, with
-/// level=fatal.)
+/// Whether a line belongs to a program's log and isn't an error message: a line of klog, like `E1127 22:37:45.580133    2054
+/// memcache.go:265] ...`, or one of logrus below level error, like `time="2026-11-27T22:37:45Z" level=warning msg="..."`. (nerdctl's
+/// error messages have that form too, with level=fatal.)
 fn is_log(line: &str) -> bool {
     let line = line.trim_start();
     let is_number = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit() || b":.".contains(&b));
@@ -136,7 +136,7 @@ fn is_log(line: &str) -> bool {
     is_klog || line.starts_with("time=") && is_below_error(line)
 }
 
-/// Why a call came to nothing, before anything was sent.
+/// The reason for a call that failed before anything was sent.
 pub fn call_failed(engine: &Engine, what: &str, e: &CallError) -> Reason {
     match e {
         CallError::Spawn(e) => Reason::NoProgram {

@@ -1,9 +1,9 @@
-//! One bundle: what is said to the helper inside it, and what is made of its answers.
+//! One bundle: what the host says to the helper inside it, and what follows from the answers.
 //!
 //! ```text
 //!   host                                             helper
 //!   request: what is to be done          ─────▶
-//!                                        ◀─────      hello (or why not): what is there
+//!                                        ◀─────      hello: what is there; or why not
 //!   the content, if there is one         ─────▶      recovers what was interrupted, checks, puts it in place
 //!                                        ◀─────      go (or the end)
 //!   the signal, through docker kill; sent ────▶      looks for the proof
@@ -12,8 +12,8 @@
 //!                                        ◀─────      the end: how it ended
 //! ```
 //!
-//! Each wait has an end that follows from `--timeout`. A connection that breaks while content is under way is not the
-//! end of it: a second exec asks the bundle once more what became of it.
+//! Each wait has a limit that follows from `--timeout`. If the connection breaks in the middle of a change, a second exec asks the
+//! bundle what became of it.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
@@ -36,45 +36,45 @@ use crate::protocol::{
 };
 use crate::text::Printable;
 
-/// The longest that the helper's last word is waited for beyond its own deadline.
+/// How long the host waits for the helper's last message beyond the helper's own deadline.
 const LAST_WORD: Duration = Duration::from_secs(8);
-/// The longest grace that a bundle is believed to have.
+/// The longest grace that the host believes a bundle to have.
 const LONGEST_GRACE: Duration = Duration::from_secs(10 * 60);
 /// The grace of a bundle that hasn't told it yet.
 const USUAL_GRACE: Duration = Duration::from_secs(8);
-/// How often a bundle that breaks off without a word is asked again what became of a change. One that can't be reached is asked
-/// until the time is up.
+/// How often the host asks again what became of a change if the bundle breaks off without an answer. If the bundle can't be reached,
+/// the host asks until the time is up.
 const ASK_AGAIN: usize = 3;
-/// After how long, at first and later.
+/// The pause before the host asks again: the first one, and all later ones.
 const ASK_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
-/// What `docker exec` exits with if the helper was killed.
+/// The exit code of `docker exec` if the helper was killed.
 const KILLED: i32 = 137;
-/// The same if the helper could not be executed.
+/// Its exit codes if the helper could not be executed.
 const NOT_EXECUTED: [i32; 2] = [126, 127];
 
-/// One bundle, and what is wanted of it.
+/// One bundle, and what it is asked to do.
 pub(super) struct Conversation<'a> {
     pub engine: &'a Engine,
     pub change: &'a Change,
     pub bundle: &'a BundleRef,
     /// The path of the program that it was started with, if that is one of ours.
     pub program: Option<&'a str>,
-    /// The helper is executed by that path: PID 1's own program can't be, as in gVisor.
+    /// Whether the helper is executed by that path, since `/proc/1/exe` can't be executed, as in gVisor.
     pub by_path: Cell<bool>,
     pub started: Instant,
-    /// The change's, or what is left of the time for all.
+    /// The change's timeout or, with `--rollback-all`, what is left of the time for all bundles.
     pub timeout: Duration,
-    /// What all of the fleet are told.
+    /// What all bundles of the fleet are told.
     pub gate: &'a Gate,
-    /// Tells the fleet that this one is proven.
+    /// Tells the fleet that this bundle is proven.
     pub proven: &'a dyn Fn(),
 }
 
-/// How a connection came to nothing.
+/// Why a connection ended early.
 enum Lost {
-    /// It broke, or what came through it made no sense.
+    /// It broke, or what came through it could not be understood.
     Broken(Complaint),
-    /// A person left.
+    /// A person pressed Ctrl-C twice.
     Left,
 }
 
@@ -112,7 +112,7 @@ impl Conversation<'_> {
             report.ms.signal = millis(started);
             return sent.map(|()| Ended::well(Outcome::Sent));
         }
-        // Only now: content may hold credentials, which no stranger may see.
+        // The content is sent only now, since it may hold credentials that no stranger may see.
         session.say(&self.change.content);
         let until = Instant::now() + self.timeout * 2 + self.last_word();
         let mut talk = Talk { session, gate: self.gate, stopped: false, acked: false, until, grace: USUAL_GRACE };
@@ -128,9 +128,9 @@ impl Conversation<'_> {
         }
     }
 
-    /// Asks the helper what is there. If it is killed before it says a word (by the OOM killer, say), another one is asked.
+    /// Asks the helper what is there. If the helper is killed before it sends anything (by the OOM killer, say), another one is started.
     fn meet(&self, id: &Printable, report: &mut Report) -> Result<Session, Reason> {
-        // Through kubectl the helper sends the signal by itself, perhaps before its first word is heard.
+        // Through kubectl the helper sends the signal itself, perhaps before its first message arrives.
         let may_be_sent = matches!(self.change.task, Task::Identify | Task::InPlace) && self.kill().is_none();
         let mut was_asked_again = false;
         let mut not_executed = None;
@@ -161,7 +161,7 @@ impl Conversation<'_> {
             if first == Err(NoLine::Ended) && was_killed && !never_began && !may_be_sent && may_be_asked_again {
                 continue;
             }
-            // Its path leads to a program of the container's own image, which is ours by its name.
+            // The path leads to a program in the container's own image that has one of our names.
             let was_not_executed = code.is_some_and(|code| NOT_EXECUTED.contains(&code)) && !never_began;
             if was_not_executed && self.program.is_some() && !self.by_path.replace(true) {
                 not_executed = Some(self.no_answer(first, &complaint, was_killed));
@@ -179,7 +179,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Why nothing that makes sense came as the helper's first word.
+    /// Why the helper's first message is missing or can't be understood.
     fn no_answer(&self, first: Result<Vec<u8>, NoLine>, complaint: &Complaint, was_killed: bool) -> Reason {
         match first {
             Err(NoLine::Stopped | NoLine::Left) => return Reason::Interrupted,
@@ -191,17 +191,17 @@ impl Conversation<'_> {
         }
         if first.is_err() && was_killed {
             return exec_failed(Printable::new(
-                "its process in the bundle was killed before it said a word (exit code 137), for want of memory perhaps",
+                "its process in the bundle was killed before it sent anything (exit code 137), perhaps because memory ran out",
             ));
         }
-        // A bundle of protocol 3 doesn't know the helper by this name.
+        // In protocol 3 the helper has another name.
         if complaint.says(&["sidecar: no applet \"helper\""]) {
-            return other_protocol((3, Printable::new("of before 1.1")));
+            return other_protocol((3, Printable::new("from before 1.1")));
         }
-        // If docker can't execute something, it says so on stdout.
+        // docker says on stdout that it can't execute something.
         let said = if complaint.is_empty() { Complaint::new(&first.unwrap_or_default()) } else { complaint.clone() };
         let words = said.words();
-        // gVisor's words. They speak of permission too.
+        // gVisor's message. It mentions permission too, so it is looked for first.
         if said.says(&[&format!("failed to load {PID_1_EXE}")]) {
             Reason::NotByExe { words }
         } else if said.says(&["permission denied"]) {
@@ -238,7 +238,7 @@ impl Conversation<'_> {
         })
     }
 
-    /// From the content to the last word.
+    /// Everything from the content to the helper's last message.
     fn transact(&self, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, Lost> {
         let (target, grace) = loop {
             match talk.hear()? {
@@ -260,11 +260,11 @@ impl Conversation<'_> {
         match sent {
             Ok(()) => talk.say(HostMessage::Sent),
             Err(why) if !self.is_file() => return Ok(why.into()),
-            // A helper that is paused says nothing.
+            // A helper in a paused container says nothing.
             Err(Reason::KillFailed { gone: true, .. }) if self.state() == State::Paused => {
                 return Ok(Reason::PausedMidway.into());
             }
-            // Whatever docker says of the kill, the new content is in place: the helper takes it back.
+            // Whatever docker says about the kill, the new content is in place, so the helper must undo it.
             Err(why) => {
                 talk.say(HostMessage::NotSent);
                 report.kill = match why {
@@ -279,7 +279,7 @@ impl Conversation<'_> {
         talk.until = go.max(sent) + self.timeout + way_back + self.last_word();
         let mut heard = match talk.hear_by(talk.until.min(go.max(sent) + self.timeout + self.last_word()))? {
             Some(heard) => heard,
-            // docker takes a signal for a paused container, and delivers it once that is unpaused.
+            // docker accepts a signal for a paused container, and delivers it once the container is unpaused.
             None if self.is_file() && self.state() == State::Paused => return Ok(Reason::PausedMidway.into()),
             None => talk.hear()?,
         };
@@ -295,10 +295,10 @@ impl Conversation<'_> {
         self.judge(*end, talk, report)
     }
 
-    /// Takes in the last word, unless it is one that the bundle can't mean.
+    /// Takes in the last message, unless it contradicts what was asked.
     fn judge(&self, end: End, talk: &mut Talk<'_>, report: &mut Report) -> Result<Ended, Lost> {
         let before = report.target.as_ref().map(|target| (target.action, target.before.generation));
-        // A process from before the signal proves no restart.
+        // A process from before the signal doesn't prove a restart.
         let is_later = before.zip(end.after).is_some_and(|((action, before), after)| match action {
             Act::Restart => after.generation > before,
             Act::Forward => after.generation >= before,
@@ -318,11 +318,11 @@ impl Conversation<'_> {
         Ok(report.end.ended.clone())
     }
 
-    /// The connection broke: the bundle is asked once more what became of the change. It can't tell before the helper
-    /// that is still at work has ended, or its time is over.
+    /// After the connection broke: asks the bundle what became of the change. The bundle can't answer before the helper that is still
+    /// at work has ended or has used up its time.
     fn ask(&self, talk: &Talk<'_>, id: &Printable) -> Result<Ended, Reason> {
         let wait = talk.until.saturating_duration_since(Instant::now()) + self.last_word();
-        // What that helper left half done is recovered first, which has a time of its own.
+        // First the bundle recovers what that helper left half done, which has a time of its own.
         let until = Instant::now() + wait + talk.grace + self.timeout + self.last_word();
         let ask = || {
             let mut session = self.open().map_err(|_| (NoLine::Left, Complaint::default()))?;
@@ -341,7 +341,7 @@ impl Conversation<'_> {
             let is_away = complaint.is_away();
             let state = match complaint.is_dead() {
                 true => State::Gone,
-                // If the engine can't be reached, it can't say either.
+                // If the engine can't be reached, it doesn't know either.
                 false if is_away => State::Unknown,
                 false => self.state(),
             };
@@ -361,7 +361,7 @@ impl Conversation<'_> {
             Ok(Some(RecordedOutcome::Down)) => Ok(Ended::down(Reason::HostGone, Reason::Interrupted)),
             Ok(Some(_)) => Err(Reason::Unknown { words: Printable::default() }),
             Ok(None) => Err(Reason::HostGone),
-            // Without an acknowledgement it isn't committed, whatever became of the bundle.
+            // Without an acknowledgement the change isn't committed, whatever became of the bundle.
             Err((_, complaint)) if !talk.acked && state == State::Gone => {
                 Err(Reason::Vanished { words: complaint.words() })
             }
@@ -370,17 +370,17 @@ impl Conversation<'_> {
         }
     }
 
-    /// What the engine says of the bundle now.
+    /// The bundle's present state, as the engine shows it.
     fn state(&self) -> State {
         look::state(self.engine, self.bundle, self.timeout)
     }
 
-    /// How long the helper's last word may take beyond its own deadline.
+    /// How long to wait for the helper's last message beyond its own deadline.
     fn last_word(&self) -> Duration {
         to_ask(self.timeout).min(LAST_WORD)
     }
 
-    /// Signals the bundle's init. `None`: the helper inside acts by itself.
+    /// The command that signals the bundle's init. `None` if the helper inside makes init act.
     fn kill(&self) -> Option<Vec<String>> {
         match &self.change.trigger {
             Trigger::Signal(signal) => self.engine.kill(self.bundle, *signal),
@@ -403,7 +403,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Waits until the helper has sent the signal by itself.
+    /// Waits until the helper has sent the signal or the request.
     fn sent_from_inside(&self, session: &mut Session, deadline: Instant) -> Result<(), Reason> {
         let line = session.hear(deadline, self.gate, true);
         match line.as_ref().map(|line| serde_json::from_slice(line)) {
@@ -424,13 +424,13 @@ impl Conversation<'_> {
 struct Talk<'a> {
     session: Session,
     gate: &'a Gate,
-    /// It was asked to go back.
+    /// Whether the helper was told to go back.
     stopped: bool,
-    /// It was told to commit.
+    /// Whether the helper was told to commit.
     acked: bool,
-    /// When the helper's next word is overdue.
+    /// When the helper's next message is overdue.
     until: Instant,
-    /// The daemon's.
+    /// The daemon's grace.
     grace: Duration,
 }
 
@@ -443,7 +443,7 @@ impl Talk<'_> {
         self.hear_by(self.until)?.ok_or_else(|| self.garbage())
     }
 
-    /// `Ok(None)`: it said nothing until then.
+    /// Waits for a message. `Ok(None)` if none came until then.
     fn hear_by(&mut self, until: Instant) -> Result<Option<HelperMessage>, Lost> {
         loop {
             match self.session.hear(until, self.gate, self.stopped) {
@@ -459,9 +459,9 @@ impl Talk<'_> {
         }
     }
 
-    /// It is proven: waits for what the gate says, tells the helper, and hears the last word.
+    /// The change is proven: waits until the gate says commit or go back, tells the helper, and waits for its last message.
     fn hold(&mut self) -> Result<HelperMessage, Lost> {
-        // The helper waits as long as it was told to: as one of many, for the time of all.
+        // The helper waits for the timeout that it was given: with `--rollback-all`, the time for all bundles.
         let overdue = self.until + LAST_WORD;
         while self.gate.says(Word::Hold) {
             match self.session.hear(Instant::now() + POLL_INTERVAL, self.gate, true) {
@@ -478,13 +478,13 @@ impl Talk<'_> {
         self.hear()
     }
 
-    /// Hangs up.
+    /// Hangs up, since the helper sent something that can't be understood.
     fn garbage(&mut self) -> Lost {
         Lost::Broken(Complaint::new(self.session.end()))
     }
 }
 
-/// A name for one change, which no other has.
+/// A random identifier for one change.
 fn random_id() -> Printable {
     // The standard library's own source of random keys.
     let word = || std::collections::hash_map::RandomState::new().build_hasher().finish();

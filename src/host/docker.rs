@@ -1,4 +1,4 @@
-//! Runs the engine's CLI with a time limit, and bounds what it may print. What that means is judged elsewhere.
+//! Runs the engine's CLI with a time limit, and bounds what it may print. Other modules judge its output.
 //!
 //! Each call has a process group of its own, so that a wrapper script's children are killed with it, and so that a
 //! Ctrl-C in the terminal reaches this program alone. A call ends when its process ends: a wrapper may leave a child
@@ -21,34 +21,34 @@ use super::stop::{self, Gate, Word};
 
 /// The variable that names another CLI.
 pub const VARIABLE: &str = "SIDECAR_DOCKER";
-/// How often a wait checks whether a process has ended, somebody has asked to stop, or the gate has changed.
+/// How often a wait checks whether a process has ended, somebody has pressed Ctrl-C, or the gate has changed.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The shortest wait between two such looks.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
-/// As many open files are enough; macOS allows one process this many, and won't take "unlimited".
+/// The limit of open files to ask for. It is enough, and macOS allows a process this many but won't accept "unlimited".
 const MAX_FILES: u64 = 10_240;
-/// How long a session that is hung up on may take to exit.
+/// How long a session may take to exit after it was hung up on.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Output {
     /// Whether it exited 0.
     pub success: bool,
-    /// What it printed, up to the bound.
+    /// Its stdout, up to the bound.
     pub stdout: Vec<u8>,
-    /// What it complained about, up to the bound.
+    /// Its stderr, up to the bound.
     pub stderr: Vec<u8>,
 }
 
-/// Why a call came to nothing.
+/// Why a call has no result.
 #[derive(Debug)]
 pub enum CallError {
     /// It could not be executed.
     Spawn(io::Error),
     /// It took too long and was killed.
     TimedOut,
-    /// It was killed because somebody asked to stop.
+    /// It was killed because somebody pressed Ctrl-C.
     Left,
 }
 
@@ -59,15 +59,15 @@ pub fn from_env() -> OsString {
     named.unwrap_or_else(|| "docker".into())
 }
 
-/// Raises the limit of open files as far as the system allows, within reason: each bundle under way takes three. If
-/// that fails, the limit stays as it is.
+/// Raises the limit of open files as far as the system allows, up to a bound: each bundle under way takes three. If that fails, the
+/// limit stays as it is.
 pub fn raise_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(MAX_FILES)), hard);
     }
 }
 
-/// Runs it to its end, or kills it once `timeout` has passed or somebody has asked `patience` times to stop.
+/// Runs the program to its end, or kills it once `timeout` has passed or somebody has pressed Ctrl-C `patience` times.
 ///
 /// # Errors
 /// See [`CallError`].
@@ -97,38 +97,38 @@ pub fn call(
     })
 }
 
-/// What came instead of a line.
+/// Why there is no line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLine {
-    /// The output has ended, perhaps in the middle of a line, or was more than it may be.
+    /// The output has ended, perhaps in the middle of a line, or exceeded its bound.
     Ended,
     /// The time is up.
     TimedOut,
     /// The gate says to go back.
     Stopped,
-    /// A person left.
+    /// A person pressed Ctrl-C twice.
     Left,
 }
 
-/// A call that is talked to, line by line.
+/// A call with which the host talks, line by line.
 #[derive(Debug)]
 pub struct Session {
     child: Child,
-    /// Once it has ended.
+    /// How it exited; `None` while it runs.
     status: Option<ExitStatus>,
-    /// It has ended, and all that it printed was read.
+    /// Whether it has ended and all of its output was read.
     is_over: bool,
-    /// How long the next look at it waits: little at first, since most calls end soon after they fall silent.
+    /// How long to wait before the next look at it. Short at first, since most calls end soon after their last output.
     pause: Duration,
     stdin: Option<ChildStdin>,
-    /// What it is still to be told.
+    /// What is still to be written to its stdin.
     to_say: Vec<u8>,
     stdout: Stream<ChildStdout>,
     stderr: Stream<ChildStderr>,
 }
 
 impl Session {
-    /// Starts it. It is talked to if its `stdin` is a pipe.
+    /// Starts a call. The host can talk to it if `stdin` is a pipe.
     ///
     /// # Errors
     /// It could not be executed.
@@ -138,7 +138,7 @@ impl Session {
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();
         if let Some(stdin) = &stdin {
-            // Our end alone: a child that reads nothing holds nobody up.
+            // Only our end, so that a child that reads nothing can't block us.
             let _ = fcntl(stdin, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
         }
         let stdout = Stream { pipe: child.stdout.take(), bytes: Vec::new(), max_bytes };
@@ -146,12 +146,13 @@ impl Session {
         Ok(Self { child, status: None, is_over: false, pause: MIN_PAUSE, stdin, to_say: Vec::new(), stdout, stderr })
     }
 
-    /// Queues what is to be said; the next turns write it. If nobody listens any more, the next `hear` shows it.
+    /// Queues bytes, which the next turns write. If nobody reads them any more, the next `hear` shows that.
     pub fn say(&mut self, bytes: &[u8]) {
         self.to_say.extend_from_slice(bytes);
     }
 
-    /// The next line, without its end. `stopped`: that it goes back is known already.
+    /// Waits for the next line, and returns it without its newline. `stopped`: the helper was told to go back already, so the gate
+    /// doesn't matter.
     ///
     /// # Errors
     /// See [`NoLine`].
@@ -176,7 +177,7 @@ impl Session {
         }
     }
 
-    /// Hangs up, waits a moment for it to exit, and tells what it complained about.
+    /// Hangs up, waits a moment for it to exit, and returns its stderr.
     pub fn end(&mut self) -> &[u8] {
         let deadline = Instant::now() + EXIT_TIMEOUT;
         while !self.is_over && !left(deadline).is_zero() {
@@ -200,7 +201,7 @@ impl Session {
         if self.status.is_none() {
             self.status = self.child.try_wait().ok().flatten();
         }
-        // Whatever it printed before its end is in the pipes by now.
+        // Everything that it printed before it ended is in the pipes by now.
         let timeout = if self.status.is_some() { Duration::ZERO } else { timeout.min(self.pause) };
         let said =
             self.stdin.as_ref().filter(|_| !self.to_say.is_empty()).map(|stdin| (stdin.as_fd(), PollFlags::POLLOUT));
@@ -224,7 +225,7 @@ impl Session {
         match self.stdin.as_mut().map(|stdin| stdin.write(&self.to_say)) {
             Some(Ok(written)) => drop(self.to_say.drain(..written)),
             Some(Err(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            // Nobody listens any more.
+            // Nobody reads it any more.
             Some(Err(_)) | None => {
                 self.stdin = None;
                 self.to_say.clear();
@@ -235,10 +236,10 @@ impl Session {
     fn kill(&mut self) {
         let Ok(group) = i32::try_from(self.child.id()) else { return };
         if self.status.is_none() {
-            // Not reaped yet, so the number is still its own.
+            // It isn't reaped yet, so the pid is still its own.
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
-        // Not for ever: a process of another user can't be killed.
+        // Don't wait forever: a process of another user can't be killed.
         let deadline = Instant::now() + EXIT_TIMEOUT;
         while self.status.is_none() && !left(deadline).is_zero() {
             self.turn(left(deadline));
@@ -248,7 +249,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // A session that is left to end by itself leaves nothing half done; a plain call is killed.
+        // A session is left to end by itself, so that it leaves nothing half done; a plain call is killed.
         if self.stdin.is_some() {
             self.end();
         }
@@ -256,13 +257,13 @@ impl Drop for Session {
     }
 }
 
-/// What comes through one pipe of a call's.
+/// What comes through one pipe of a call.
 #[derive(Debug)]
 struct Stream<R> {
-    /// Until it has ended, or has said as much as it may.
+    /// `None` once it has ended or has exceeded its bound.
     pipe: Option<R>,
     bytes: Vec<u8>,
-    /// How much more it may say.
+    /// How many more bytes it may carry.
     max_bytes: usize,
 }
 
@@ -296,10 +297,10 @@ impl<R: Read + AsFd> Stream<R> {
     }
 }
 
-/// Which of these can be written to or read from without a wait, or have ended. Waits for at most `timeout` for one.
+/// Which of these pipes can be written or read without blocking, or have ended. Waits for one of them for at most `timeout`.
 fn ready<const N: usize>(pipes: [Option<(BorrowedFd<'_>, PollFlags)>; N], timeout: Duration) -> [bool; N] {
     let mut fds: Vec<PollFd<'_>> = pipes.iter().flatten().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
-    // Rounded up: less than a millisecond is no reason to spin.
+    // Rounded up, so that a wait of less than a millisecond doesn't spin.
     let timeout = u16::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
     let polled = poll(&mut fds, PollTimeout::from(timeout));
     let mut events = fds.iter().map(|fd| polled.is_ok() && fd.revents().is_some_and(|events| !events.is_empty()));

@@ -1,4 +1,4 @@
-//! What an engine's command line looks like: docker's, and how podman's, nerdctl's and kubectl's differ. No I/O.
+//! The command lines of docker, and how those of podman, nerdctl and kubectl differ. No I/O.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,63 +7,63 @@ use crate::table::Signal;
 
 /// PID 1's own program.
 pub const PID_1_EXE: &str = "/proc/1/exe";
-/// The label that a bundle's image or container carries, or its pod.
+/// The label of a bundle's image, container or pod.
 pub const LABEL: &str = "sidecar.schema";
 
-/// What `inspect` is asked of each container, one JSON object a line: no more than is judged, so that none is too big.
+/// The `inspect` format: one JSON object a line for each container. It has only the fields that are judged, so that no container is
+/// too big.
 const FORMAT: &str = concat!(
-    // `.ID`, not the `.Id` of the JSON, which podman doesn't know here.
+    // `.ID`, since podman doesn't have `.Id` here, as the JSON calls it.
     r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
     r#""host":{"PidMode":{{json .HostConfig.PidMode}},"Init":{{json .HostConfig.Init}}},"#,
     r#""schema":{{json (index .Config.Labels "sidecar.schema")}},"stop_signal":{{json .Config.StopSignal}}}"#
 );
-/// The same of an engine that doesn't have all of these fields: an absent one breaks the template, so its whole
-/// `HostConfig` is asked for.
+/// The format for an engine that doesn't have all of these fields. A missing field breaks the template, so this one asks for the
+/// whole `HostConfig`.
 const WHOLE_FORMAT: &str = concat!(
     r#"{"id":{{json .ID}},"name":{{json .Name}},"path":{{json .Path}},"state":{{json .State.Status}},"#,
     r#""host":{{json .HostConfig}},"schema":{{json (index .Config.Labels "sidecar.schema")}}}"#
 );
 
-/// What an engine is asked for that doesn't tell whose pid namespace a container has: nerdctl, which tells it in its own words
-/// only.
+/// The format for nerdctl, which shows a container's pid namespace only in its native mode.
 const NATIVE_FORMAT: &str = r#"{"id":{{json .ID}},"spec":{{json .Spec}}}"#;
 /// The first and the last real-time signal, as the engines count them.
 const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
-/// One engine: the program that reaches it, and which of those that the program knows.
+/// One engine: the program that reaches it, and its context if the program knows several engines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
     /// `docker`, or what the environment names; `kubectl`.
     pub program: OsString,
-    /// The context that it is told; `None`: its own default.
+    /// The context; `None` for the program's default.
     pub context: Option<String>,
-    /// Whose command line it has.
+    /// What its command line looks like.
     pub kind: Kind,
 }
 
-/// A command line.
+/// A kind of command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// docker's, which podman and nerdctl have too.
     Docker,
     /// kubectl's.
     Kubectl {
-        /// The namespace; `None`: the context's own.
+        /// The namespace; `None` for the context's own.
         namespace: Option<String>,
-        /// The bundle's container, where that isn't told by the pod.
+        /// The container named by `-c`, if any.
         container: Option<String>,
     },
 }
 
-/// What a bundle is called towards its engine. No two have the same.
+/// How the engine is told which bundle is meant. It is different for each bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BundleRef {
-    /// By the full id.
+    /// The full id.
     Container(String),
-    /// kubectl takes names alone.
+    /// kubectl takes only names.
     Pod {
-        /// What no later container of that name has.
+        /// An identifier that no later container of that name has.
         id: String,
         /// The pod's name.
         pod: String,
@@ -96,7 +96,7 @@ impl Engine {
         context.chain(namespace).chain(words.iter().map(|word| (*word).to_owned())).collect()
     }
 
-    /// Prints the full ids of the running containers that carry [`LABEL`] and these labels, one a line.
+    /// Prints the full ids of the running containers that have [`LABEL`] and these labels, one a line.
     #[must_use]
     pub fn list(&self, labels: &[String]) -> Vec<String> {
         let mut command = self.command(&["ps", "--quiet", "--no-trunc", "--filter", "status=running"]);
@@ -106,8 +106,8 @@ impl Engine {
         command
     }
 
-    /// Prints what [`identify`](super::identify::identify) reads; `whole`: for an engine whose complaint was about the
-    /// format ([`is_about_format`]).
+    /// Prints what [`identify`](super::identify::identify) reads. `whole` is for an engine that complained about the format
+    /// ([`is_about_format`]).
     #[must_use]
     pub fn inspect(&self, names: &[String], whole: bool) -> Vec<String> {
         let format = if whole { WHOLE_FORMAT } else { FORMAT };
@@ -130,7 +130,7 @@ impl Engine {
         command
     }
 
-    /// Prints the pods that run, carry [`LABEL`] and match these selectors.
+    /// Prints the running pods that have [`LABEL`] and match these selectors.
     #[must_use]
     pub fn pods_by_label(&self, selectors: &[String]) -> Vec<String> {
         let all: Vec<&str> = [LABEL].into_iter().chain(selectors.iter().map(String::as_str)).collect();
@@ -138,7 +138,7 @@ impl Engine {
         self.command(&["get", "pods", "--output=json", "--field-selector=status.phase=Running", &selector])
     }
 
-    /// Runs an applet of a program in the bundle, and is talked to.
+    /// Runs an applet in the bundle, with stdin connected. `program` is sidecar's path there.
     #[must_use]
     pub fn exec(&self, place: &BundleRef, program: &str, applet: &str) -> Vec<String> {
         match place {
@@ -150,7 +150,7 @@ impl Engine {
         }
     }
 
-    /// Signals the bundle's init. `None`: kubectl can't, so the process inside does it by itself.
+    /// Signals the bundle's init. `None` for kubectl, which can't; the helper inside does it.
     #[must_use]
     pub fn kill(&self, place: &BundleRef, signal: Signal) -> Option<Vec<String>> {
         let name = name_of(signal);
@@ -161,8 +161,8 @@ impl Engine {
     }
 }
 
-/// The name that the engines have for it: they count the upper half of the real-time signals down from the last one, and
-/// nerdctl takes no numbers.
+/// The engines' name for a signal. They count the upper half of the real-time signals down from the last one. nerdctl takes no
+/// numbers.
 fn name_of(signal: Signal) -> String {
     match (signal, signal.number()) {
         (Signal::Fixed(_), _) => signal.to_string(),
@@ -173,13 +173,13 @@ fn name_of(signal: Signal) -> String {
     }
 }
 
-/// Whether `inspect` complains about a field of the format. These are the words of Go's templates.
+/// Whether `inspect` complains about a field of the format. This phrase comes from Go's templates.
 #[must_use]
 pub fn is_about_format(stderr: &[u8]) -> bool {
     String::from_utf8_lossy(stderr).contains(": executing \"")
 }
 
-/// Whether the engine that complains so is nerdctl, which has docker's fields in a type of its own.
+/// Whether the engine that complains like this is nerdctl, which has docker's fields in a type of its own.
 #[must_use]
 pub fn is_nerdctl(stderr: &[u8]) -> bool {
     String::from_utf8_lossy(stderr).contains("dockercompat.")

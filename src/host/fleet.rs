@@ -1,5 +1,5 @@
-//! Which bundle begins when, and whether those that are changed stay so. No I/O, no clock: an event comes in, what to
-//! do next goes out.
+//! Decides when each bundle begins, and whether those that are proven commit or go back. No I/O, no clock: an event comes in, the
+//! next actions go out.
 //!
 //! | a bundle is | becomes                      | when                                                        |
 //! |-------------|------------------------------|-------------------------------------------------------------|
@@ -9,54 +9,54 @@
 //! |             | ended                        | it says so                                                  |
 //! | held        | ended                        | all commit, or all go back, or its connection breaks        |
 //!
-//! Together, all that have begun go back if one fails, if a person asks for it, or if the time is up before the last is
-//! proven. Once they were told to commit, nothing takes that back.
+//! "Together" means `--rollback-all`: all bundles that have begun go back if one fails, if a person asks for it, or if the time is up
+//! before the last one is proven. Once they were told to commit, that is final.
 
-/// What is to be done with how many.
+/// The options of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// How many may be under way at once. Held ones don't count, or the last would never begin.
+    /// How many bundles may be under way at once. Held ones don't count; otherwise the last one might never begin.
     pub parallel: usize,
-    /// How many go first, and must end well before any other begins.
+    /// How many bundles go first. All of them must end well before any other begins.
     pub canary: usize,
-    /// All are changed, or none.
+    /// Whether all bundles must be changed, or none.
     pub together: bool,
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Those that can't be served were told; now the others may begin.
+    /// The bundles that can't be reached were reported. Now the others may begin.
     Start,
-    /// This one is proven, and waits for its commit.
+    /// This bundle is proven, and waits for its commit.
     Proven(usize),
-    /// This one ended: well, or not.
+    /// This bundle ended, and whether it ended well.
     Ended(usize, bool),
-    /// A person asks to stop.
+    /// A person pressed Ctrl-C.
     Stop,
-    /// The time for all of them is up.
+    /// The time for all bundles is up.
     Late,
 }
 
 /// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Begin with this one.
+    /// Begin this bundle.
     Begin(usize),
-    /// This one is never begun.
+    /// Report this bundle as untouched: it is never begun.
     Spare(usize, Why),
-    /// All that are held commit. Told once, and never after [`Action::GoBack`].
+    /// All held bundles commit. This comes at most once, and never after [`Action::GoBack`].
     Commit,
-    /// All that are begun and not committed go back. Told once, and never after [`Action::Commit`].
+    /// All bundles that have begun go back. This comes at most once, and never after [`Action::Commit`].
     GoBack(Why),
 }
 
 /// Why a bundle is spared, or goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// This one failed.
+    /// This bundle failed.
     Failed(usize),
-    /// A person asked to stop.
+    /// A person pressed Ctrl-C.
     Stopped,
     /// The time was up.
     Late,
@@ -72,7 +72,7 @@ enum State {
     Spared,
 }
 
-/// How many there are of each kind.
+/// How many bundles are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Counts {
@@ -80,30 +80,30 @@ pub struct Counts {
     pub under_way: usize,
     pub held: usize,
     pub well: usize,
-    /// Failed, or spared.
+    /// How many failed or were spared.
     pub failed: usize,
 }
 
-/// The bundles of one apply, by their numbers.
+/// The state of all bundles of one apply. Each bundle has a number.
 #[derive(Debug)]
 pub struct Fleet {
     plan: Plan,
     bundles: Vec<State>,
     started: bool,
-    /// Why no further one begins.
+    /// Why no further bundle begins.
     halted: Option<Why>,
-    /// What those that are begun were told, if anything.
+    /// Whether the bundles were told to commit or to go back.
     decided: bool,
 }
 
 impl Fleet {
-    /// Of `bundles` bundles, none of which has begun.
+    /// A fleet of `bundles` bundles, none of which has begun.
     #[must_use]
     pub fn new(plan: Plan, bundles: usize) -> Self {
         Self { plan, bundles: vec![State::Waiting; bundles], started: false, halted: None, decided: false }
     }
 
-    /// Takes in what happened, and tells what to do next.
+    /// Takes in an event, and returns what to do next.
     #[must_use]
     pub fn on(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -133,7 +133,7 @@ impl Fleet {
         self.started && !self.bundles.iter().any(|b| matches!(b, State::Waiting | State::UnderWay | State::Held))
     }
 
-    /// How far it is.
+    /// The progress.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
@@ -155,7 +155,8 @@ impl Fleet {
         }
     }
 
-    /// No further one begins. A person's wish is for those under way too, and together so is a failure.
+    /// From now on no further bundle begins. If a person asked for it, those under way go back too; with `--rollback-all`, also if one
+    /// failed or the time is up.
     fn halt(&mut self, why: Why, actions: &mut Vec<Action>) {
         self.halted.get_or_insert(why);
         if !self.decided && (self.plan.together || why == Why::Stopped) {
@@ -194,19 +195,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A small generator of choices, so that a schedule is told by its seed.
-    struct Choices(u64);
-
-    impl Choices {
-        fn pick(&mut self, n: usize) -> usize {
-            // xorshift64
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            usize::try_from(self.0 % (n as u64)).unwrap()
-        }
-    }
+    use crate::rng::Rng;
 
     /// What a bundle really is, whatever the fleet believes of it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,15 +275,15 @@ mod tests {
         }
 
         /// One bundle takes a step of its own.
-        fn step(&mut self, n: usize, choices: &mut Choices) {
+        fn step(&mut self, n: usize, rng: &mut Rng) {
             let goes_back = matches!(self.told, Some(Action::GoBack(_)));
             let event = match self.real[n] {
-                Real::Changing if choices.pick(12) == 0 || goes_back && choices.pick(3) > 0 => {
+                Real::Changing if rng.index(12) == 0 || goes_back && rng.index(3) > 0 => {
                     self.real[n] = Real::WentBack;
                     Event::Ended(n, false)
                 }
                 // The content was live already, or nothing holds it.
-                Real::Changing if !self.plan.together || choices.pick(12) == 0 => {
+                Real::Changing if !self.plan.together || rng.index(12) == 0 => {
                     self.real[n] = Real::Changed;
                     Event::Ended(n, true)
                 }
@@ -307,7 +296,7 @@ mod tests {
                     Event::Ended(n, true)
                 }
                 // It is stopped, or its connection breaks.
-                Real::Offering if goes_back || choices.pick(60) == 0 => {
+                Real::Offering if goes_back || rng.index(60) == 0 => {
                     self.real[n] = Real::WentBack;
                     Event::Ended(n, false)
                 }
@@ -331,22 +320,19 @@ mod tests {
     fn over_20_000_schedules_each_bundle_is_served_or_spared_exactly_once() {
         let mut whole = 0;
         for seed in 1..=20_000 {
-            let mut choices = Choices(seed);
-            for _ in 0..4 {
-                choices.pick(2);
-            }
-            let bundles = choices.pick(12);
+            let mut rng = Rng::new(seed);
+            let bundles = rng.index(12);
             let plan = Plan {
-                parallel: 1 + choices.pick(5),
-                canary: if choices.pick(2) == 0 { 0 } else { choices.pick(bundles + 3) },
-                together: choices.pick(2) == 0,
+                parallel: 1 + rng.index(5),
+                canary: if rng.index(2) == 0 { 0 } else { rng.index(bundles + 3) },
+                together: rng.index(2) == 0,
             };
             let (fleet, real) = (Fleet::new(plan, bundles), vec![Real::Untouched; bundles]);
             let mut world =
                 World { plan, fleet, real, told: None, stopped: false, late: false, failed: Vec::new(), seed };
             for n in 0..bundles {
                 // One that isn't there.
-                if choices.pick(40) == 0 {
+                if rng.index(40) == 0 {
                     world.real[n] = Real::WentBack;
                     world.happens(Event::Ended(n, false));
                 }
@@ -354,10 +340,10 @@ mod tests {
             world.happens(Event::Start);
             let mut steps = 0;
             while !world.fleet.is_over() {
-                match choices.pick(100) {
-                    0 if choices.pick(4) == 0 => world.happens(Event::Stop),
-                    1 if choices.pick(4) == 0 => world.happens(Event::Late),
-                    _ => world.step(choices.pick(bundles), &mut choices),
+                match rng.index(100) {
+                    0 if rng.index(4) == 0 => world.happens(Event::Stop),
+                    1 if rng.index(4) == 0 => world.happens(Event::Late),
+                    _ => world.step(rng.index(bundles), &mut rng),
                 }
                 steps += 1;
                 assert!(steps < 10_000, "it hangs: {world:?}");

@@ -1,4 +1,4 @@
-//! What the named containers are, judged from what `docker inspect` says about them. No I/O.
+//! Finds out from the output of `docker inspect` which of the named containers are bundles. No I/O.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::engine::BundleRef;
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// Whether a container can have this name, or an id that begins with it.
+/// Whether a container can have this name, or an id that begins like this.
 #[must_use]
 pub fn is_possible_name(name: &str) -> bool {
     let bytes = name.as_bytes();
@@ -16,25 +16,25 @@ pub fn is_possible_name(name: &str) -> bool {
     bytes.len() <= 255 && bytes.first().is_some_and(u8::is_ascii_alphanumeric) && bytes.iter().all(rest)
 }
 
-/// One container that was asked for.
+/// One container that the caller named, or that a label found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// As it was asked for.
+    /// The name or id that the caller gave.
     pub asked: String,
     /// Its name, if it exists.
     pub name: Option<String>,
-    /// What no other container has, if it exists.
+    /// An identifier that no other container has, if it exists.
     pub id: Option<String>,
     /// The path of the program that it was started with, if that is one of ours.
     pub program: Option<String>,
-    /// The signal by which the engine stops it, if that isn't one that stops init.
+    /// Its STOPSIGNAL, if it doesn't stop init.
     pub stop_signal: Option<Printable>,
-    /// How it is reached, or why nothing is sent.
+    /// How to reach it, or why nothing may be sent to it.
     pub bundle: Result<BundleRef, Reason>,
 }
 
-/// What became of each name. `stdout` and `stderr` are those of one `docker inspect` of all of them: it prints what it finds
-/// in the form of [`Engine::inspect`](super::engine::Engine::inspect), and complains about the rest.
+/// The result for each name. `stdout` and `stderr` are those of one `docker inspect` of all names: it prints the containers that it
+/// finds in the format of [`Engine::inspect`](super::engine::Engine::inspect), and complains about the others.
 #[must_use]
 pub fn identify(names: &[String], stdout: &[u8], stderr: &[u8]) -> Vec<Found> {
     let rows: Vec<Row> = stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
@@ -60,12 +60,12 @@ pub(super) fn is_our_program(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("init" | "sidecar"))
 }
 
-/// A path by which a program of ours can be executed.
+/// The path, if it is absolute and leads to a program of ours.
 pub(super) fn our_path(program: &str) -> Option<String> {
     (program.starts_with('/') && is_our_program(program)).then(|| program.to_owned())
 }
 
-/// Whether an engine makes a program of this path or name PID 1 for `--init`. Only docker always says that it did.
+/// Whether this path or name is that of an init that engines use for `--init`. Only docker always says that it used one.
 fn is_an_engines_init(program: &str) -> bool {
     matches!(program.rsplit('/').next(), Some("docker-init" | "podman-init" | "catatonit" | "tini" | "tini-static"))
 }
@@ -74,7 +74,7 @@ fn is_an_engines_init(program: &str) -> bool {
 /// [`Engine::inspect_natively`](super::engine::Engine::inspect_natively) prints of it.
 ///
 /// # Errors
-/// It hasn't, or the engine doesn't say.
+/// It has none, or the engine doesn't say.
 pub(super) fn has_own_pids(id: &str, stdout: &[u8]) -> Result<(), Reason> {
     let native = serde_json::from_slice::<Value>(stdout).ok().filter(|native| native["id"] == id);
     let Some(namespaces) = native.as_ref().and_then(|native| native["spec"]["linux"]["namespaces"].as_array()) else {
@@ -92,7 +92,7 @@ pub(super) fn has_own_pids(id: &str, stdout: &[u8]) -> Result<(), Reason> {
 pub(super) fn missing(what: &'static str, name: &str, stderr: &[u8]) -> Reason {
     let stderr = String::from_utf8_lossy(stderr);
     let words = |line: &str| line.split(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c)).any(|w| w == name);
-    // docker's words and kubectl's.
+    // The phrases of docker and kubectl.
     let is_told = |line: &str| line.to_lowercase().contains("no such") || line.contains("(NotFound)");
     match stderr.lines().find(|line| is_told(line) && words(line)) {
         Some(_) => Reason::NoSuch { is_pod: what == "get" },
@@ -108,7 +108,7 @@ struct Row {
     state: String,
     host: Host,
     schema: Option<String>,
-    /// A name in docker, a number in some versions of podman.
+    /// A signal's name in docker; a number in some versions of podman.
     #[serde(default)]
     stop_signal: Value,
 }

@@ -1,4 +1,4 @@
-//! Asks an engine's CLI which containers there are, and in which state. What it prints is judged by `identify` and `pods`.
+//! Asks an engine's CLI which containers there are, and in which state. `identify` and `pods` judge its output.
 
 use std::time::Duration;
 
@@ -14,34 +14,34 @@ use crate::text::Printable;
 
 /// The most that is read of a list of containers, or of one container whose fields can't be picked, in bytes.
 const MAX_LIST: usize = 1 << 20;
-/// The most that is read of kubectl's pods, of which each may take some 20 KB.
+/// The most that is read of kubectl's list of pods, in bytes. Each pod may take some 20 KB.
 const MAX_PODS: usize = 1 << 26;
 
-/// Which ones were asked for.
+/// The bundles that were found.
 #[derive(Debug, Default)]
 pub(super) struct Finding {
     pub found: Vec<Found>,
-    /// How many pods a selection left out, since they are being deleted.
+    /// How many pods a selection left out because they are being deleted.
     pub terminating: usize,
 }
 
-/// What an engine says of a bundle that was found before.
+/// The state of a bundle that was found before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Running,
     Paused,
-    /// It ended, or another one has its name now.
+    /// It has ended, or another one has its name now.
     Gone,
-    /// It can't be told.
+    /// The engine gave no answer.
     Unknown,
 }
 
-/// What was found.
+/// Finds the bundles.
 pub(super) fn find(engine: &Engine, select: &Select, timeout: Duration) -> Result<Finding, Reason> {
     Look { engine, timeout, patience: 1 }.find(select)
 }
 
-/// In which state one is now. Asked also if a person wants to stop, unless they insist.
+/// The present state of a bundle. One Ctrl-C doesn't break off the call; a second one does.
 pub(super) fn state(engine: &Engine, bundle: &BundleRef, timeout: Duration) -> State {
     let name = match bundle {
         BundleRef::Container(id) => id,
@@ -62,7 +62,7 @@ struct Look<'a> {
     engine: &'a Engine,
     /// How long each may take.
     timeout: Duration,
-    /// How often a person must ask to stop before one is broken off.
+    /// How often a person must press Ctrl-C to break off a call.
     patience: usize,
 }
 
@@ -90,7 +90,7 @@ impl Look<'_> {
             return Ok(Vec::new());
         }
         let mut found = self.inspect(&names)?;
-        // nerdctl says nothing of those that are there if one of them is missing.
+        // If one name is missing, nerdctl prints nothing about the others.
         let is_missing = |found: &Found| matches!(found.bundle, Err(Reason::NoSuch { .. }));
         if found.iter().any(is_missing) {
             for one in found.iter_mut().filter(|one| one.id.is_none() && !is_missing(one)) {
@@ -132,7 +132,7 @@ impl Look<'_> {
             return Err(unreachable(Complaint::new(&output.stderr).words()));
         }
         let found = pods::identify(names, container, &output.stdout, &output.stderr);
-        let no_list = || unreachable(Printable::new("what it prints is no list of pods"));
+        let no_list = || unreachable(Printable::new("its output isn't a list of pods"));
         let (found, terminating) = found.ok_or_else(no_list)?;
         Ok(Finding { found, terminating })
     }

@@ -1,11 +1,11 @@
-//! The host's side of an apply: a change made live in running bundles, by a signal to their init, and seen to be live.
+//! The host's side of an apply: makes a change in running bundles, by a signal to their init, and verifies that it is live.
 //!
 //! ```text
-//!   run            all bundles of one apply: who they are, then each in a thread of its own
-//!   ├── look       asks the engine who is there and in which state
-//!   │   └── identify   who the containers are, by what `docker inspect` says; pods: by what `kubectl get` says
-//!   ├── fleet      which bundle begins when, and whether those that are changed stay so
-//!   └── conversation   one bundle: what is said to the helper inside it, and what is made of its answers
+//!   run            all bundles of one apply: finds them, then handles each in a thread of its own
+//!   ├── look       asks the engine which containers there are, and in which state
+//!   │   └── identify   which containers are bundles, judged by `docker inspect` (pods: by `kubectl get`)
+//!   ├── fleet      decides when each bundle begins, and whether those that are proven commit or go back
+//!   └── conversation   one bundle: what is said to the helper inside it, and what follows from the answers
 //!       ├── docker     runs the engine's CLI: time limits, bounds
 //!       └── complaint  what the CLI's complaints mean
 //!   engine         what the command lines of docker, podman, nerdctl and kubectl look like
@@ -34,23 +34,23 @@ use crate::change::proof::Trigger;
 use crate::protocol::Task;
 use crate::text::Printable;
 
-/// What is asked for.
+/// What the caller asked for.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// What makes init act.
     pub trigger: Trigger,
-    /// How long it may take to begin, and then to the proof.
+    /// The limit for the wait for another change, and again for the time from the check to the proof.
     pub timeout: Duration,
-    /// What is to be done.
+    /// What to do.
     pub task: Task,
     /// The new content, if the task has one: at most [`protocol::MAX_CONTENT`](crate::protocol::MAX_CONTENT) bytes.
     pub content: Vec<u8>,
-    /// Who asks for it.
+    /// Who makes the change.
     pub by: Printable,
 }
 
-/// How long a step may take that only asks who is there: as long as was asked for, but starting docker alone can take
-/// half a second, and after half a minute there won't be an answer.
+/// How long a call may take that only asks which containers there are: the timeout, but at least 1 s, since starting docker alone can
+/// take half a second, and at most 30 s, since no answer will come after that.
 fn to_ask(timeout: Duration) -> Duration {
     timeout.clamp(Duration::from_secs(1), Duration::from_secs(30))
 }

@@ -1,6 +1,6 @@
-//! What the pods are, judged from what `kubectl get pods --output=json` says about them. No I/O.
+//! Finds out from the output of `kubectl get pods --output=json` which containers are bundles. No I/O.
 //!
-//! An image's own label and entrypoint don't show there. So a container is a bundle if the manifest gives it a `command`
+//! That output doesn't show an image's own label and entrypoint. So a container is a bundle if the manifest gives it a `command`
 //! whose program is named `init` or `sidecar`, or if it is the only container of a pod with the label [`LABEL`]. Nothing
 //! is executed in any other.
 
@@ -13,9 +13,9 @@ use super::identify::{Found, is_our_program, missing, our_path};
 use crate::change::reason::Reason;
 use crate::text::Printable;
 
-/// What became of each name; without names: all pods that were printed but those that are being deleted, and how many these
-/// are: in each rollout there are some, for as long as their grace. `container` is the one that was asked for.
-/// `None`: what was printed makes no sense.
+/// The result for each name. Without names: all printed pods, except those that are being deleted, and how many those are. (During a
+/// rollout there are some, for as long as their grace lasts.) `container` is the one named by `-c`. `None` if the output can't be
+/// understood.
 #[must_use]
 pub fn identify(
     names: Option<&[String]>,
@@ -42,7 +42,7 @@ pub fn identify(
     Some((names.iter().map(|name| found(name, pod(name))).collect(), 0))
 }
 
-/// kubectl prints one pod as it is, several as a list, and nothing where there is none of those names.
+/// kubectl prints one pod as it is, several pods as a list, and nothing if none of the names exists.
 fn parse(stdout: &[u8]) -> Option<Vec<Pod>> {
     #[derive(Deserialize)]
     struct List {
@@ -122,7 +122,7 @@ struct Waiting {
 impl Pod {
     fn judge(&self, asked: Option<&str>) -> Result<BundleRef, Reason> {
         let is_ours = |container: &&Container| container.command.first().is_some_and(|program| is_our_program(program));
-        // A native sidecar is an init container that isn't waited for. The others have ended when the pod runs.
+        // A native sidecar is an init container that keeps running. All other init containers have ended once the pod runs.
         let native = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
         let inits = self.spec.init_containers.iter().filter(native);
         let all: Vec<&Container> = self.spec.containers.iter().chain(inits).collect();
@@ -174,7 +174,7 @@ impl Pod {
             (Some((state, _)), Some(id)) if state == "running" => Ok(id.clone()),
             (Some((state, Waiting { reason: Some(reason) })), _) => Err(format!("{state}, {reason}")),
             (Some((state, _)), _) => Err(state.clone()),
-            (None, _) => Err("its state isn't told".to_owned()),
+            (None, _) => Err("its state is unknown".to_owned()),
         }
     }
 }

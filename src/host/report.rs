@@ -1,6 +1,6 @@
 //! The result of an apply, for one bundle and for all: one line for people, or one JSON object.
 //!
-//! Each [`Reason`] has its sentence; the line adds the outcome, what was left as it was, and what moved.
+//! Each [`Reason`] has its sentence; the line adds the outcome, what was left untouched, and which siblings changed.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::protocol::{Diff, End, Hunk};
 use crate::request::Verb;
 use crate::text::Printable;
 
-/// The version of the JSON object; keys may be added within it.
+/// The version of the JSON object; keys may be added without a new version.
 const SCHEMA: u32 = 1;
 
 /// What was asked for.
@@ -20,7 +20,7 @@ const SCHEMA: u32 = 1;
 pub struct Asked {
     /// The applet's name.
     pub applet: &'static str,
-    /// What makes init act; `None` if it isn't known, in a usage error.
+    /// What makes init act; `None` in a usage error, when it isn't known.
     pub trigger: Option<Trigger>,
     /// The program that reaches the bundles: docker, podman, kubectl.
     pub tool: Printable,
@@ -39,31 +39,31 @@ pub struct Millis {
     pub total: u64,
 }
 
-/// What an apply came to, for one bundle.
+/// The result of an apply for one bundle.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// As it was named; `None` in a usage error.
+    /// The bundle, as the caller named it; `None` in a usage error.
     pub bundle: Option<String>,
-    /// The context that it was reached by, if one was named.
+    /// The context through which it was reached, if the caller named one.
     pub context: Option<String>,
-    /// How it ended and what was seen, by the helper's last word or by what the host met before that.
+    /// How it ended and what was seen: the helper's last message, or what went wrong on the host before that.
     pub end: End,
-    /// What docker said if it did not take the signal.
+    /// docker's error message, if `docker kill` failed.
     pub kill: Option<Printable>,
-    /// Why the fleet asked it to go back, unless a person did.
+    /// Why the fleet asked this bundle to go back; `None` if it didn't, or if a person asked.
     pub because: Option<Printable>,
-    /// What the signal acts on, once that is known.
+    /// What init does to which daemon, once that is known.
     pub target: Option<Target>,
-    /// Whether docker took the signal.
+    /// Whether docker accepted the signal.
     pub sent: bool,
-    /// The signal by which the engine stops the container, if that isn't one that stops init.
+    /// The container's STOPSIGNAL, if it doesn't stop init.
     pub stop_signal: Option<Printable>,
-    /// How long it took.
+    /// How long each step took.
     pub ms: Millis,
 }
 
 impl Report {
-    /// Of a bundle to which nothing happened.
+    /// The report of a bundle for which nothing was done.
     #[must_use]
     pub fn failed(bundle: Option<String>, why: Reason) -> Self {
         Self {
@@ -85,13 +85,13 @@ impl Report {
         self.end.ended.outcome.exit()
     }
 
-    /// Whether it ended well: then its line belongs on stdout.
+    /// Whether it ended well. If so, its line goes to stdout, else to stderr.
     #[must_use]
     pub fn is_success(&self) -> bool {
         self.end.ended.is_good()
     }
 
-    /// How it is called; `None` in a usage error.
+    /// The name that its line begins with; `None` in a usage error.
     #[must_use]
     pub fn who(&self) -> Option<String> {
         match (&self.context, &self.bundle) {
@@ -100,7 +100,7 @@ impl Report {
         }
     }
 
-    /// It was asked to go back, for this reason.
+    /// Notes why the fleet asked this bundle to go back.
     pub fn because(&mut self, why: &Printable) {
         self.because = Some(why.clone());
         if self.end.ended.outcome == Outcome::Refused
@@ -110,7 +110,7 @@ impl Report {
         }
     }
 
-    /// The line for people, without its end. It begins with the bundle's name.
+    /// The line for people, without its newline. It begins with the bundle's name.
     #[must_use]
     pub fn line(&self, asked: &Asked) -> String {
         let who = match (self.who(), &self.target) {
@@ -126,7 +126,7 @@ impl Report {
         }
     }
 
-    /// What people should know besides, for stderr. In JSON it is a key.
+    /// A note for people, which goes to stderr. (In JSON it is a key of the object.)
     #[must_use]
     pub fn note(&self) -> Option<String> {
         let (who, signal) = (self.who()?, self.stop_signal.as_ref()?);
@@ -136,7 +136,7 @@ impl Report {
         ))
     }
 
-    /// The object for programs, on one line, without its end.
+    /// The object for programs, on one line, without its newline.
     #[must_use]
     pub fn json(&self, asked: &Asked) -> String {
         #[derive(Serialize)]
@@ -186,7 +186,7 @@ impl Report {
                 (_, None) => None,
             },
             daemon: self.target.as_ref().map(|t| &t.daemon),
-            // A generation of 0 stands for a daemon that isn't selected: nothing is known of it.
+            // Generation 0 stands for a daemon that isn't selected, so nothing is known about it.
             before: self.target.as_ref().map(|t| t.before).filter(|before| before.generation > 0),
             after: self.end.after,
             siblings_moved: self.end.siblings_moved.as_deref(),
@@ -241,9 +241,9 @@ impl Report {
                 "unchanged: the running process of {daemon} was already proven with this very content; nothing was sent{unchecked}; {ms} ms"
             ),
             Outcome::DryRun => {
-                let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passes it" };
+                let passes = if self.end.checked == Some(false) { "unchecked" } else { "the checker passed it" };
                 let diff = self.end.diff.as_ref().map_or_else(String::new, diff);
-                // What was recovered first was changed, and sent for.
+                // If an earlier change was recovered, something was changed and sent after all.
                 let is_untouched = self.end.recovered.is_empty();
                 let untouched =
                     if is_untouched { "nothing was changed or sent" } else { "this change itself was not made" };
@@ -255,7 +255,7 @@ impl Report {
 
     fn bad(&self, why: &Reason, asked: &Asked) -> String {
         let (signal, daemon) = (signal(asked), self.daemon());
-        // The helper was only asked to go back. Only the host knows why.
+        // The helper was only told to go back. Only the host knows why.
         let said = |why: &Reason| match (why, &self.because) {
             (Reason::Cancelled, Some(because)) => because.to_string(),
             (Reason::CallFailed { .. }, _) => format!("{} {why}", asked.tool),
@@ -265,7 +265,7 @@ impl Report {
         if self.is_inside() && !why_said.starts_with(&format!("{daemon} ")) {
             why_said = format!("{daemon}: {why_said}");
         }
-        // What was recovered first was changed, and sent for.
+        // If an earlier change was recovered, something was changed and sent after all.
         let untouched =
             if self.end.recovered.is_empty() { why.untouched() } else { "; this change itself was not made" };
         match (self.end.ended.outcome, why) {
@@ -305,7 +305,7 @@ impl Report {
             (Outcome::Down, _) => match &self.end.ended.back {
                 None => format!("DOWN: {why_said} (sidecar --explain down)"),
                 Some(back) => format!(
-                    "DOWN: {why_said}; the way back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
+                    "DOWN: {why_said}; going back failed too: {}; {daemon}: manual action needed: check its log, fix the cause, \
                      then try again (sidecar --explain down)",
                     said(back)
                 ),
@@ -315,7 +315,7 @@ impl Report {
         }
     }
 
-    /// It was asked for inside of the bundle, by its daemon's name.
+    /// Whether it was a request from inside the bundle, for a daemon by its name.
     fn is_inside(&self) -> bool {
         self.bundle.is_none() && self.target.is_some()
     }
@@ -351,7 +351,7 @@ impl Report {
     }
 }
 
-/// What an apply came to, for all of its bundles.
+/// The result of an apply for all of its bundles.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     names: BTreeMap<Outcome, Vec<String>>,
@@ -361,7 +361,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Takes in one bundle's.
+    /// Adds one bundle's report.
     pub fn add(&mut self, report: &Report) {
         self.exit = self.exit.max(report.exit());
         self.names.entry(report.end.ended.outcome).or_default().extend(report.who());
@@ -379,13 +379,13 @@ impl Summary {
         self.names.keys().copied().filter(|outcome| outcome.exit() > 0).max_by_key(|outcome| outcome.exit())
     }
 
-    /// How many bundles it is of.
+    /// How many bundles it covers.
     #[must_use]
     pub fn bundles(&self) -> usize {
         self.names.values().map(Vec::len).sum()
     }
 
-    /// The line for people, without its end; with names, unless all ended alike.
+    /// The line for people, without its newline. It has names unless all bundles had the same outcome.
     #[must_use]
     pub fn line(&self, asked: &Asked, ms: u128) -> String {
         let group = |(outcome, names): (&Outcome, &Vec<String>)| {
@@ -397,7 +397,7 @@ impl Summary {
         format!("{}: {} bundles: {}; {ms} ms", asked.applet, self.bundles(), groups.join("; "))
     }
 
-    /// The object for programs, on one line, without its end.
+    /// The object for programs, on one line, without its newline.
     #[must_use]
     pub fn json(&self, asked: &Asked, ms: u128) -> String {
         #[derive(Serialize)]
@@ -426,7 +426,7 @@ fn signal(asked: &Asked) -> String {
     asked.trigger.as_ref().map_or_else(|| "the signal".to_owned(), Trigger::to_string)
 }
 
-/// Which lines change, as people count them.
+/// Which lines change, by their numbers from 1 on.
 fn diff(diff: &Diff) -> String {
     if diff.hunks.is_empty() {
         return "no line changes".to_owned();
@@ -450,10 +450,10 @@ fn diff(diff: &Diff) -> String {
     format!("lines that change: {}{more}", hunks.join(", "))
 }
 
-/// What becomes of a request that nobody waits for any more.
+/// What becomes of a request once the caller has stopped waiting for it.
 fn asked_for(why: &Reason) -> &'static str {
     match why {
-        Reason::Stopping => ", and nothing that was asked for is carried out any more",
+        Reason::Stopping => ", so init no longer carries out the request",
         _ => "; the request stands, and init continues with it; check status",
     }
 }

@@ -1,4 +1,4 @@
-//! An apply to many bundles: finds them, then runs each in a thread of its own, begun and reported when the [`Fleet`] says so.
+//! An apply to many bundles: finds them, then handles each in a thread of its own. The [`Fleet`] decides when each begins.
 
 use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
@@ -17,37 +17,37 @@ use super::{Change, look, millis};
 use crate::change::reason::{OwnWords, Reason};
 use crate::text::Printable;
 
-/// By how much the bundles' own deadline is later than that of all: the host decides for all of them first.
+/// How much later the bundles' own deadline is than the one for all bundles, so that the host decides first.
 const SLACK: Duration = Duration::from_secs(10);
 /// How long an engine may take to notice that a container has ended.
 const NOTICE_DELAY: Duration = Duration::from_millis(500);
 
-/// Which bundles.
+/// Which bundles the apply is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Select {
-    /// Those of these names or ids, which are possible ones ([`is_possible_name`](super::identify::is_possible_name)).
+    /// Those with these names or ids, each of which a container can have ([`is_possible_name`](super::identify::is_possible_name)).
     Names(Vec<String>),
-    /// Those that run and carry the label of a bundle, and these labels (in Kubernetes: selectors).
+    /// The running ones that have a bundle's label, and these labels (in Kubernetes: match these selectors).
     Labels(Vec<String>),
 }
 
-/// What is told while it goes on.
+/// What is reported while the apply runs.
 #[derive(Debug)]
 pub enum Told {
     /// One bundle ended, or was left untouched.
     Report(Box<Report>),
-    /// How far all of them are.
+    /// The progress of all bundles.
     Counts(Counts),
-    /// How many pods were left out of a selection because they are being deleted. Told at most once, and first.
+    /// How many pods were left out of a selection because they are being deleted. Reported at most once, and first.
     Terminating(usize),
 }
 
-/// One bundle that was asked for.
+/// One bundle of this apply.
 struct Member<'a> {
     engine: &'a Engine,
     context: Option<String>,
     name: Option<String>,
-    /// Where it was found.
+    /// An identifier that no other bundle has; `None` if it wasn't found.
     id: Option<String>,
     bundle: Result<BundleRef, Reason>,
     /// The path of the program that it was started with, if that is one of ours.
@@ -55,13 +55,13 @@ struct Member<'a> {
     stop_signal: Option<Printable>,
 }
 
-/// What a bundle's thread tells.
+/// What a bundle's thread reports.
 enum Note {
     Proven(usize),
     Ended(usize, Box<Report>),
 }
 
-/// Makes the change live in each bundle; `tell` gets one report per bundle, as they come.
+/// Makes the change in each bundle. `tell` gets one report per bundle, as soon as it is done.
 pub fn run(engines: &[Engine], change: &Change, select: &Select, plan: Plan, mut tell: impl FnMut(Told)) {
     let started = Instant::now();
     let (members, terminating) = members(engines, select, change.timeout);
@@ -145,12 +145,12 @@ struct All<'a> {
 }
 
 impl All<'_> {
-    /// What is left of the time for all.
+    /// How much of the time for all bundles is left.
     fn left(&self) -> Duration {
         self.change.timeout.saturating_sub(self.started.elapsed())
     }
 
-    /// One that exists; the others never begin.
+    /// Handles one bundle that exists. (The others never begin.)
     fn serve(&self, n: usize, notes: &Sender<Note>) {
         let Some((member, Ok(bundle))) = self.members.get(n).map(|member| (member, &member.bundle)) else { return };
         let timeout = if self.together { self.left() + SLACK } else { self.change.timeout };
@@ -163,7 +163,7 @@ impl All<'_> {
             Conversation { engine, change, bundle, program, by_path, started, timeout, gate, proven: &proven };
         let mut report = conversation.apply();
         if matches!(report.end.ended.why, Some(Reason::NoAnswer { .. })) {
-            // A bundle that ended in the middle is no stranger: ask its engine, which notices a moment later.
+            // A bundle that ended in the middle gives no answer either. Ask its engine, which may notice that a moment later.
             thread::sleep(NOTICE_DELAY);
             let name = match bundle {
                 BundleRef::Container(id) => id,
@@ -187,7 +187,7 @@ impl All<'_> {
         report
     }
 
-    /// One that never began.
+    /// The report of a bundle that never began.
     fn failed(&self, n: usize, why: Reason) -> Told {
         Told::Report(Box::new(self.report(n, Report::failed(None, why))))
     }
@@ -204,11 +204,11 @@ impl All<'_> {
     }
 }
 
-/// Who is asked for, and how many pods were left out.
+/// The bundles that the caller asked for, and how many pods were left out.
 fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> (Vec<Member<'a>>, usize) {
     let here = |engine: &'a Engine| on_engine(engine, select, timeout);
     let found = thread::scope(|scope| {
-        // Engines may be far away, so all are asked at once. If one gets no thread, this one asks it.
+        // Engines may be far away, so all are asked at the same time. If no further thread can be made, this thread asks.
         let ask = |engine| thread::Builder::new().spawn_scoped(scope, move || here(engine)).map_err(|_| engine);
         let asked: Vec<_> = engines.iter().map(ask).collect();
         let answer = |asked: Result<thread::ScopedJoinHandle<'_, _>, _>| match asked {
@@ -221,17 +221,17 @@ fn members<'a>(engines: &'a [Engine], select: &Select, timeout: Duration) -> (Ve
     (once(found.into_iter().flatten().collect(), engines.len(), select), left_out.into_iter().sum())
 }
 
-/// Each bundle once, whatever names and contexts it was asked for by: two contexts may lead to one Engine. A name is
-/// served wherever it is found.
+/// Lists each bundle once, even if several names or contexts lead to it: two contexts may be the same Engine. If a name is found in
+/// several contexts, each of those bundles is listed.
 fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<Member<'a>> {
     let is_missing = |member: &Member<'_>| matches!(member.bundle, Err(Reason::NoSuch { .. }));
     match select {
-        // In the order they were named, so that the first are the canaries. What is missing in one context may be in another.
+        // In the order in which they were named, so that the first ones are the canaries. A name missing in one context may be in another.
         Select::Names(names) => {
             let at = |member: &Member<'_>| names.iter().position(|name| member.name.as_ref() == Some(name));
             found.sort_by_key(|member| (at(member), is_missing(member)));
         }
-        // By name over all contexts. A missing one went away after it was listed.
+        // Sorted by name over all contexts. A missing one went away after it was listed.
         Select::Labels(_) => {
             found.retain(|member| !is_missing(member));
             found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -241,7 +241,7 @@ fn once<'a>(mut found: Vec<Member<'a>>, engines: usize, select: &Select) -> Vec<
     let mut members: Vec<Member<'a>> = Vec::new();
     for mut member in found {
         if is_missing(&member) {
-            // Reported once, if it is missing everywhere.
+            // A name that is missing everywhere is reported once.
             if elsewhere.contains(&member.name) || members.iter().any(|other| other.name == member.name) {
                 continue;
             }

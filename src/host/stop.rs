@@ -13,13 +13,13 @@ use signal_hook::iterator::Signals;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// From here on INT and TERM are counted. If that isn't possible they end the program, which is safe too: the bundles recover by
+/// From now on INT and TERM are counted. If that can't be set up, they end the program, which is safe too: the bundles recover by
 /// themselves.
 pub fn watch() {
-    // Some callers (perl's `$SIG{CHLD} = 'IGNORE'`, schedulers) leave SIGCHLD ignored. The kernel then forgets how a
-    // child ended. With a handler it doesn't, and what is executed has the default again.
+    // Some callers (perl's `$SIG{CHLD} = 'IGNORE'`, schedulers) leave SIGCHLD ignored. The kernel then forgets how a child ended. With
+    // a handler it doesn't, and an executed program gets the default disposition again.
     let _ = flag::register(libc::SIGCHLD, Arc::new(AtomicBool::new(false)));
-    // What the caller has ignored, as a shell does for `apply ... &`, stays ignored.
+    // A signal that the caller ignores, as a shell does for `apply ... &`, stays ignored.
     let caught = [libc::SIGINT, libc::SIGTERM].into_iter().filter(|signal| !is_ignored(*signal));
     let Ok(mut signals) = Signals::new(caught) else { return };
     let count = move || {
@@ -38,13 +38,13 @@ fn is_ignored(signal: libc::c_int) -> bool {
     }
 }
 
-/// How often it was asked for.
+/// How often somebody has asked to stop.
 #[must_use]
 pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// What all bundles of a fleet are told at once. One thread decides and sets it; those that wait look at it.
+/// What all bundles of a fleet are told at once. One thread decides and sets it; the bundles' threads read it.
 #[derive(Debug)]
 pub struct Gate(AtomicU8);
 
@@ -52,22 +52,22 @@ pub struct Gate(AtomicU8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Word {
-    /// Those that are proven wait.
+    /// Proven bundles wait.
     Hold,
-    /// Those that are proven commit.
+    /// Proven bundles commit.
     Commit,
-    /// Those that haven't committed go back.
+    /// Bundles that haven't committed go back.
     Back,
 }
 
 impl Gate {
-    /// One that says this.
+    /// A gate that says this.
     #[must_use]
     pub fn new(word: Word) -> Self {
         Self(AtomicU8::new(word as u8))
     }
 
-    /// From here on it says this.
+    /// From now on it says this.
     pub fn say(&self, word: Word) {
         self.0.store(word as u8, Ordering::SeqCst);
     }

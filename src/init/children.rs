@@ -14,13 +14,13 @@ use crate::table::Signal;
 
 /// A child that needs its parent to act.
 pub enum Child {
-    /// It has ended, and isn't reaped.
+    /// It has ended, and isn't reaped yet.
     Ended(i32, End),
     /// It traces itself (`PTRACE_TRACEME`) and was stopped by this signal until its parent resumes it: ptrace(2).
     Traced(i32, i32),
 }
 
-/// Any child, or this one, that has ended or was stopped by a trace. It is neither reaped nor resumed.
+/// Looks for a child that has ended or that a trace has stopped: the given one, or any. It is neither reaped nor resumed.
 ///
 /// # Errors
 /// ECHILD: there is none.
@@ -28,10 +28,10 @@ pub fn peek(child: Option<i32>) -> nix::Result<Option<Child>> {
     wait(child, libc::WNOWAIT)
 }
 
-/// The same of this one, and reaps it.
+/// The same for this child, and reaps it.
 ///
 /// # Errors
-/// ECHILD: it is no child.
+/// ECHILD: it isn't a child of init.
 pub fn reap(child: i32) -> nix::Result<Option<Child>> {
     wait(Some(child), 0)
 }
@@ -73,7 +73,7 @@ pub fn session(pid: i32) -> Option<i32> {
     getsid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw)
 }
 
-/// Whether the process exists and is no zombie.
+/// Whether the process exists and isn't a zombie.
 fn lives(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
@@ -81,9 +81,9 @@ fn lives(pid: i32) -> bool {
 
 /// The living processes of a session whose leader has ended; `leaders` are those of the daemons.
 ///
-/// A process that is left of a daemon is an orphan, or descends from one. So if all of init's children are daemons' own processes,
-/// nothing is left, and one read shows that. proc(5) warns that `children` may miss some while others are reaped, but only init
-/// reaps its children, and it doesn't do so during the read.
+/// A process that outlives its daemon is an orphan, or descends from one. So if all of init's children are daemons' own processes,
+/// nothing is left, and one read shows that. proc(5) warns that `children` may miss some while others are reaped, but only init reaps
+/// its children, and it doesn't during the read.
 pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     if let Ok(children) = children() {
         let mut pids = children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
@@ -94,7 +94,7 @@ pub fn members(sid: i32, leaders: &[i32]) -> Vec<i32> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let members: Vec<i32> = pids.filter(|pid| *pid != sid && session(*pid) == Some(sid) && lives(*pid)).collect();
-    // If the leader lives, it is another session that got the same number.
+    // If the leader lives, this is another session that got the same number.
     if !members.is_empty() && lives(sid) { Vec::new() } else { members }
 }
 
@@ -138,7 +138,7 @@ pub fn kill_member(sid: i32, pid: i32, signal: i32) -> nix::Result<()> {
 pub fn disposition(pid: i32, signal: Signal) -> Disposition {
     let text = match fs::read_to_string(format!("/proc/{pid}/status")) {
         Ok(text) => text,
-        // It isn't reaped yet, so if this /proc showed processes, it would be there.
+        // It isn't reaped yet, so it is missing only if this /proc doesn't show processes.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             return Disposition::Unknown;
         }

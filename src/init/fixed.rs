@@ -49,7 +49,7 @@ impl FixedFd {
         self.reserve();
     }
 
-    /// Has it refer to something else.
+    /// Makes it refer to something else.
     ///
     /// # Errors
     /// `RLIMIT_NOFILE` is too low, or the number is in use.
@@ -57,7 +57,7 @@ impl FixedFd {
         self.dup(fd.as_raw_fd())
     }
 
-    /// Has it refer to what it usually does, or to nothing if that fails.
+    /// Makes it refer to what it usually does, or to nothing if that fails.
     pub fn take_back(&mut self) {
         if self.is_ours && self.dup(self.usual.as_raw_fd()).is_err() {
             self.is_ours = false;
@@ -91,7 +91,7 @@ impl FixedFd {
 /// A file in memory that can be sealed.
 pub fn memfd(name: &str) -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Where vm.memfd_noexec is 2 a memfd must say that it isn't executable; before Linux 6.3 none can.
+    // If vm.memfd_noexec is 2, a memfd must be marked as not executable; before Linux 6.3 there is no such mark.
     let no_exec = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let fd = memfd_create(name, flags | no_exec).or_else(|_| memfd_create(name, flags))?;
     Ok(File::from(fd))

@@ -10,7 +10,7 @@ use crate::launch::Limit;
 /// sender is unknown.
 const MAX_QUEUED: u64 = 128;
 
-/// Changes them, and tells what they were. Only the soft limits: a hard one can't be raised again without privilege.
+/// Changes them, and returns what they were. It changes only soft limits, since a hard one can't be raised again without privilege.
 pub fn take_over() -> Vec<Limit> {
     let change = |resource, to: fn(u64, u64) -> u64| {
         let (soft, hard) = getrlimit(resource).ok()?;

@@ -30,7 +30,7 @@ enum Form {
     Text,
     /// The format of `SIDECAR_LOG_FORMAT=json` without `output = "json"`.
     Json,
-    /// With the same keys as daemons' lines under `output = "json"`.
+    /// JSON with the same keys as daemons' lines under `output = "json"`.
     Object,
 }
 
@@ -148,7 +148,7 @@ struct Fields {
     text: String,
     daemon: Value,
     others: Vec<(&'static str, Value)>,
-    /// In a text, strings are quoted.
+    /// Whether the form is text, in which strings are quoted.
     is_text: bool,
 }
 

@@ -60,13 +60,13 @@ const NOTIFY: u64 = 0;
 const SINKS: u64 = 1;
 const REQUESTS: u64 = 3;
 const STREAMS: u64 = 4;
-/// How soon init tries again to watch a descriptor that the kernel refused.
+/// How soon init tries again to watch a descriptor that the kernel refused to watch.
 const WATCH_AGAIN: Duration = Duration::from_millis(100);
-/// Orphans that end in quicker succession than this are reaped together: waking up costs more than reaping one.
+/// If orphans end in quicker succession than this, they are reaped together: waking up costs more than reaping one.
 const TOGETHER: Duration = Duration::from_millis(1);
 /// How much of the stack is given back: reading the table needs far more of it than all that comes after.
 const STACK: usize = 256 * 1024;
-/// How many times one round goes on writing what was read before, if the reader keeps taking it.
+/// How many times one round writes output that was read before, as long as the reader keeps up.
 const FEEDS: usize = 16;
 /// If init isn't PID 1: how long it waits, before it exits, for children that it has killed.
 const LAST_CHILDREN: Duration = Duration::from_secs(2);
@@ -155,15 +155,15 @@ struct Launch {
 struct Shell {
     signals: signals::Signals,
     notify: Option<notify::Notify>,
-    /// What daemons' processes have notified; it was read before a start, and isn't served yet.
+    /// Notifications from daemons' processes that were read before a start and aren't handled yet.
     notes: Vec<Event>,
     /// The processes that were started since notifications were read.
     born: Vec<i32>,
     /// /dev/null, for daemons.
     null: OwnedFd,
-    /// Those that daemons get back.
+    /// The limits that daemons get back.
     limits: Vec<Limit>,
-    /// What the kernel keeps of a sandbox, if a daemon has to be set up at all.
+    /// What the kernel can enforce of a sandbox; `None` if no daemon needs a set-up.
     kernel: Option<Kernel>,
     output: Output,
     sinks: Vec<Sink>,
@@ -188,7 +188,7 @@ struct Shell {
     setups_fd: FixedFd,
     /// The page without its daemons.
     head: Status,
-    /// What it shows of each daemon, as the data and as text.
+    /// What the page shows of each daemon, as data and as text.
     views: Vec<Option<View>>,
     parts: Parts,
     /// The published page is out of date.
@@ -349,8 +349,8 @@ impl Shell {
         }
     }
 
-    /// Passes what has happened to the supervisor. A notification names its sender by pid, so each is passed on by itself, and not
-    /// at all if another process has got that pid meanwhile.
+    /// Passes events to the supervisor. A notification names its sender by pid, so each is passed on by itself, and it is dropped if
+    /// another process has that pid by now.
     fn serve(&mut self, core: &mut Supervisor, events: Vec<Event>) -> Option<i32> {
         let mut others = Vec::new();
         for event in events {
@@ -368,7 +368,7 @@ impl Shell {
         core.take(self, others)
     }
 
-    /// Answers requests for the status, waits for something to happen, passes on daemons' output, and returns what else happened.
+    /// Answers requests for the status, waits for something to happen, and passes on daemons' output. Returns all other events.
     fn wait(&mut self, core: &Supervisor) -> Vec<Event> {
         if let Some(socket) = &mut self.notify {
             let kernel = self.kernel.as_ref();
@@ -471,7 +471,7 @@ impl Shell {
         self.streams.get(stream).map_or(usize::MAX, |s| s.daemon)
     }
 
-    /// Whether a stream may be read: that of a daemon that is being stopped always, others if their sink has room.
+    /// Whether a stream may be read: always if its daemon is being stopped, otherwise if its sink has room.
     fn may_read(&self, index: usize, core: &Supervisor) -> bool {
         core.is_being_ended(self.daemon_of(index)) || self.has_room(index)
     }
@@ -489,7 +489,7 @@ impl Shell {
         self.sinks.get_mut(stream.sink).map_or(0, |sink| stream.pump(&mut self.buffer, sink, may_drop))
     }
 
-    /// Needed because epoll(7) would go on watching a descriptor that init has closed, as long as a child has a copy of it.
+    /// Stops watching streams that have ended. epoll(7) would go on watching a closed descriptor as long as a child has a copy of it.
     fn let_go_of_ended_streams(&mut self) {
         for stream in self.streams.iter().filter(|s| s.ended && s.is_watched) {
             self.watch.set(stream.fd(), stream.number, For::Reading, false);
@@ -500,7 +500,7 @@ impl Shell {
     /// Reads a child's report; once it is complete, returns whether the exec worked.
     fn read_report(&mut self, index: usize) -> Option<Event> {
         let launch = self.launches.get_mut(index)?;
-        // What is longer isn't a report: another process has opened the pipe through /proc, and may write without end.
+        // If it is longer, it isn't a report: another process has opened the pipe through /proc, and may write without end.
         while launch.told.len() < MAX_REPORT {
             let mut bytes = [0; 1024];
             match nix::unistd::read(&launch.report, &mut bytes) {
@@ -643,7 +643,7 @@ impl Shell {
         }
     }
 
-    /// A fixed descriptor may have been lost while `RLIMIT_NOFILE` was low; nothing that is opened next may take its number.
+    /// Takes the fixed descriptors' numbers again, which may have been lost while `RLIMIT_NOFILE` was low, before anything else can.
     fn reserve(&mut self) {
         self.page.reserve();
         self.changes.reserve();
@@ -652,7 +652,7 @@ impl Shell {
         self.setups_fd.reserve();
     }
 
-    /// A child was reaped: its number may soon be another's.
+    /// Forgets a child that was reaped, since another process may soon have its pid.
     fn forget(&mut self, pid: i32) {
         self.leaders.retain(|leader| *leader != pid);
         self.probes.retain(|probe| probe.pid() != pid);
@@ -787,7 +787,7 @@ impl System for Shell {
             let named = self.signals.told_of.take().and_then(|pid| look(pid).ok().flatten());
             let ended = match named {
                 Some(child) => Ok(Some(child)),
-                // It might be a daemon's own process, so this doesn't reap it.
+                // It might be a daemon's own process, so don't reap it here.
                 None => children::peek(None).map(|child| match child {
                     Some(Child::Ended(pid, _)) if !is_own(pid) => look(pid).ok().flatten().or(child),
                     child => child,
@@ -808,7 +808,7 @@ impl System for Shell {
                     tracing::debug!("pid {pid} traced itself; detached it and passed on signal {signal}");
                     children::detach(pid, signal);
                 }
-                // No further SIGCHLD comes for a child that wasn't looked at.
+                // No further SIGCHLD comes for children that this round hasn't looked at.
                 Ok(None) | Err(_) => self.signals.a_child_ended = false,
             }
         }

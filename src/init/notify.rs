@@ -1,5 +1,5 @@
 //! The `sd_notify`(3) socket. The helper of a change writes to it too: its log line goes through init's own queue, so it can't land
-//! in the middle of another line. And a daemon that may not look at PID 1 asks here for the status.
+//! in the middle of another line. A daemon that may not read the status page asks for the status here.
 //!
 //! Any process in the network namespace can send to it. So a datagram from outside the bundle may cost init no more than a check of
 //! its sender, and init must never close a descriptor that came with one: the last close of a TCP socket with `SO_LINGER` blocks for
@@ -24,15 +24,15 @@ use crate::change::log::{BY, CHANGE, NEW, OLD, WARNING};
 use crate::supervisor::Event;
 use crate::text::Printable;
 
-/// Whether a socket takes descriptors (Linux 6.16, asm-generic/socket.h); libc doesn't know it yet. If it doesn't, sendmsg(2)
-/// refuses them to the sender (EPERM).
+/// The option that says whether a socket accepts descriptors (Linux 6.16, asm-generic/socket.h); libc doesn't have it yet. If a socket
+/// doesn't accept them, the sender's sendmsg(2) fails (EPERM).
 const SO_PASSRIGHTS: libc::c_int = 83;
 /// How many datagrams one round handles, so that an endless stream of them can't delay a signal.
 const ROUND: usize = 256;
-/// How many are taken before a start. The socket's queue holds far fewer (`net.unix.max_dgram_qlen`), so this covers all that were
-/// there before; any others came in the meantime.
+/// How many are taken before a start. The socket's queue holds far fewer (`net.unix.max_dgram_qlen`), so this covers all that came
+/// before it.
 const QUEUE: usize = 1024;
-/// What asks for the status.
+/// The datagram that asks for the status.
 const ASKS: &[u8] = b"STATUS?";
 /// How many are answered in one round.
 const MAX_ANSWERS: usize = 16;
@@ -53,10 +53,10 @@ pub struct Notify {
     pub is_watched: bool,
     /// Whether the kernel refuses descriptors.
     refuses_descriptors: bool,
-    /// Children that were each given a datagram with descriptors, and the one that may not have taken its datagram yet.
+    /// Children that each take a datagram with descriptors, including one that may not have taken its datagram yet.
     children: Vec<i32>,
     late: Option<i32>,
-    /// Who asked for the status.
+    /// The addresses of those who have asked for the status.
     asking: Vec<UnixAddr>,
     buffer: Box<[u8; 4096]>,
 }
@@ -122,7 +122,7 @@ impl Notify {
         self.take_some(QUEUE)
     }
 
-    /// One from outside of this pid namespace costs a single call.
+    /// Takes at most `most` datagrams. One from outside this pid namespace costs a single call.
     fn take_some(&mut self, most: usize) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..most {
@@ -190,7 +190,7 @@ impl Notify {
         Ok(Received { size: message.bytes, pid, uid, has_descriptors, from: message.address })
     }
 
-    /// Has a child take the next datagram; the descriptors in it are closed when the child exits.
+    /// Makes a child take the next datagram; the descriptors in it are closed when the child exits.
     fn give_to_a_child(&mut self) {
         let Ok((told, tell)) = pipe2(OFlag::O_CLOEXEC) else { return };
         let (socket, tell_fd) = (self.fd.as_raw_fd(), tell.as_raw_fd());
@@ -200,7 +200,7 @@ impl Notify {
                 drop(tell);
                 self.children.push(child.as_raw());
                 let mut fds = [PollFd::new(told.as_fd(), PollFlags::POLLIN)];
-                // It only runs some ten lines before this. If somebody has stopped it, it is waited for elsewhere.
+                // The child executes only some ten lines before it reports. If somebody has stopped it, the main loop handles that.
                 if !poll(&mut fds, PollTimeout::from(TAKE_AWAY_MS)).is_ok_and(|n| n > 0) {
                     let _ = kill(child.as_raw(), libc::SIGKILL);
                     self.late = Some(child.as_raw());

@@ -105,7 +105,7 @@ pub struct PageFd {
 }
 
 impl PageFd {
-    /// `placeholder` is anything but a page, for example /dev/null.
+    /// Takes the descriptor's number. `placeholder` is anything but a page, for example /dev/null.
     #[must_use]
     pub fn new(placeholder: OwnedFd) -> Self {
         Self { fd: FixedFd::new(PAGE_FD, placeholder), said: false }

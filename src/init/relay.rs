@@ -14,7 +14,7 @@ use crate::table::Output;
 
 /// Longer lines are split at this many bytes, prefix not counted.
 pub const LINE_MAX: usize = 8192;
-/// If a sink has this much in its queue, it takes no more from running daemons.
+/// If a sink has this many bytes in its queue, it takes no more from running daemons.
 const HIGH: usize = 256 * 1024;
 /// Room beyond that for init's own lines: a daemon that is faster than the reader must not crowd them out.
 const RESERVE: usize = 64 * 1024;
@@ -50,9 +50,9 @@ pub struct Sink {
     queue: Vec<u8>,
     sent: usize,
     dropped: u64,
-    /// Whether it is waited for.
+    /// Whether epoll watches it.
     pub is_watched: bool,
-    /// How many bytes of init's own log came since it was full.
+    /// How many bytes of init's own log were queued since it was full.
     beyond: usize,
     /// Whether the last write ended within a line.
     is_within_a_line: bool,
@@ -121,7 +121,7 @@ impl Sink {
         }
     }
 
-    /// Makes room for a line of this many bytes, or counts it as dropped.
+    /// Reserves room for a line of this many bytes, or counts the line as dropped.
     fn has_room_for(&mut self, size: usize, keep: bool) -> bool {
         if !keep || self.queue.try_reserve(size + 2 + REPORT_MAX).is_err() {
             self.dropped += 1;
@@ -201,7 +201,7 @@ impl Sink {
                     }
                 }
                 Err(Errno::EINTR) => {}
-                // There is no reader (EPIPE) or no space (ENOSPC). That may pass, and the daemons continue anyway.
+                // There is no reader (EPIPE) or no space (ENOSPC). That may change, and daemons continue anyway.
                 Err(_) => {
                     self.dropped += self.unsent();
                     self.sent = self.queue.len();
@@ -249,7 +249,7 @@ pub struct Stream {
     head: String,
     /// The line that was begun.
     partial: Vec<u8>,
-    /// Whether it has a carriage return, or what is being fed may have one.
+    /// Whether that line has a carriage return, or the bytes being fed may have one.
     has_cr: bool,
     /// Which part of its line the next object holds.
     part: Part,
@@ -267,9 +267,9 @@ pub struct Stream {
     pub generation: u64,
     /// Which sink it goes to.
     pub sink: usize,
-    /// The number that it is watched under.
+    /// The number under which it is watched.
     pub number: u64,
-    /// Whether it is watched.
+    /// Whether epoll watches it.
     pub is_watched: bool,
     /// Whether it has ended.
     pub ended: bool,
@@ -326,7 +326,7 @@ impl Stream {
         !self.rest.is_empty()
     }
 
-    /// Limits what is still read to what is in the pipe now: its writer may never stop.
+    /// From now on, reads only what is in the pipe already: its writer may never stop.
     pub fn want_no_more(&mut self) {
         let mut there: libc::c_int = 0;
         // SAFETY: FIONREAD writes an int, and `there` is one.
@@ -385,7 +385,7 @@ impl Stream {
         self.feed(&rest, sink, true);
     }
 
-    /// Ends the line that was begun. `is_cut`: the line was cut here, and more of it follows.
+    /// Prints the line that was begun. `is_cut`: it was cut here, and more of it follows.
     fn emit(&mut self, rest: &[u8], is_cut: bool, sink: &mut Sink) {
         let next = if is_cut { Part::Last } else { Part::Whole };
         let last = std::mem::replace(&mut self.part, next);

@@ -17,7 +17,7 @@ const MAX_LINE: usize = MAX_REQUEST - 2;
 /// The pipe.
 pub struct Requests {
     fd: FixedFd,
-    /// Kept open so that the pipe has no end when a sender closes it.
+    /// Kept open so that the pipe doesn't end when a sender closes it.
     #[allow(dead_code, reason = "it is held")]
     writer: OwnedFd,
     /// Whether epoll watches it.
@@ -72,7 +72,7 @@ struct Lines {
     bytes: Vec<u8>,
     /// Where the next line begins.
     from: usize,
-    /// The line that was begun is too long. What came of it is gone, and so is the rest.
+    /// The line that was begun is too long. Its beginning was dropped, and the rest will be.
     is_too_long: bool,
 }
 

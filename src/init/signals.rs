@@ -34,11 +34,11 @@ const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// The signals that init waits for.
 pub struct Signals {
     fd: OwnedFd,
-    /// The set, all in it but SIGCHLD, and those that end the bundle.
+    /// Three sets: all signals that init takes, the same without SIGCHLD, and those that end the bundle.
     all: libc::sigset_t,
     others: libc::sigset_t,
     stops: libc::sigset_t,
-    /// One that was taken while init waited without descriptors, or for ends to pile up.
+    /// A signal that was taken while init waited without descriptors, or let ends of children pile up.
     taken: Option<Pending>,
     /// A SIGCHLD came, or one may have. It is cleared by the next look that finds no ended child.
     pub a_child_ended: bool,
@@ -63,10 +63,10 @@ impl Signals {
         // Otherwise signals that init was started with ignored would be ignored in its daemons: execve(2) keeps SIG_IGN.
         default_dispositions();
         if is_pid_1 {
-            // A signal at its default that PID 1 doesn't block never gets through, and nobody can fill a queue with it.
+            // The kernel drops a signal that PID 1 neither blocks nor handles, so nobody can fill a queue with it.
             let unwanted: Vec<i32> = (RTMIN..=LAST_SIGNAL).filter(|number| !wanted.contains(number)).collect();
             for number in &unwanted {
-                // To ignore it drops what is pending already: sigaction(2).
+                // Ignoring a signal also drops one that is already pending: sigaction(2).
                 set_disposition(*number, libc::SIG_IGN);
                 set_disposition(*number, libc::SIG_DFL);
             }
@@ -128,8 +128,8 @@ impl Signals {
         // SAFETY: read(2) writes at most that many bytes there.
         let bytes = unsafe { libc::read(self.fd.as_raw_fd(), infos.as_mut_ptr().cast(), size_of_val(&infos)) };
         let count = usize::try_from(bytes).unwrap_or(0) / size_of::<libc::signalfd_siginfo>();
-        // What was sent to init's one thread comes before what was sent to its process, so without end of the former the
-        // latter would never come. And if the descriptor can't be read, waiting for it must not go round and round.
+        // Signals sent to init's one thread come before those sent to its process, so an endless stream of the former would
+        // hide the latter. And if the descriptor can't be read, waiting for it must not spin.
         let more = match count {
             ROUND => next(&self.stops, Duration::ZERO),
             0 => next(&self.all, Duration::ZERO),
@@ -141,7 +141,7 @@ impl Signals {
         for Pending { number, code, pid } in more.into_iter().chain(self.taken.take()).chain(read) {
             if number == libc::SIGCHLD {
                 self.a_child_ended = true;
-                // A forged one can do no more than name another pid.
+                // A forged SIGCHLD can only name a wrong pid, which does no harm.
                 self.told_of = Some(pid);
             } else {
                 others.push(Caught { number, sender: Sender::of(code, pid) });
@@ -156,7 +156,7 @@ impl Signals {
 struct Pending {
     number: i32,
     code: i32,
-    /// Of the sender, or of the child that has ended; of no meaning for other signals of the kernel's.
+    /// The pid of the sender, or of the child that has ended. Meaningless for other signals from the kernel.
     pid: i32,
 }
 

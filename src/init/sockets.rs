@@ -4,7 +4,7 @@ use crate::launch::{NotHeld, Sockets};
 use crate::supervisor::View;
 use crate::table::Daemon as Spec;
 
-/// Binds them, daemon by daemon.
+/// Binds all daemons' sockets.
 ///
 /// # Errors
 /// The first address that can't be bound. Nothing may be started.

@@ -11,9 +11,9 @@ const ROUND: usize = 64;
 /// What to wait for on a descriptor.
 #[derive(Clone, Copy)]
 pub enum For {
-    /// To be read, or closed on the other side.
+    /// Until it can be read, or the other side has closed it.
     Reading,
-    /// To be written.
+    /// Until it can be written.
     Writing,
 }
 

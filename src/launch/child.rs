@@ -21,9 +21,9 @@ const ADDRESS: libc::socklen_t = 16;
 const UNSPEC: libc::sa_family_t = 0;
 /// How many connections wait to be accepted; `net.core.somaxconn` is the most.
 pub const BACKLOG: i32 = 4096;
-/// Where `close_range`(2) is missing (before Linux 5.9), descriptors up to this one are closed one by one; exec closes the rest.
+/// If `close_range`(2) is missing (before Linux 5.9), descriptors up to this one are closed one by one; exec closes the rest.
 const CLOSED_ONE_BY_ONE: i32 = 4096;
-/// What a record of an interrupted change contains. At most this many bytes are searched for it.
+/// What a record of an interrupted change contains. At most [`MAX_RECORD`] bytes are searched for it.
 const INTERRUPTED: &[u8] = b"\"interrupted\"";
 const MAX_RECORD: usize = 16 * 1024;
 

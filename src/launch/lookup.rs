@@ -44,12 +44,12 @@ fn interpreted(program: &CStr) -> Result<(), Option<NotStarted>> {
     let path = Path::new(OsStr::from_bytes(program.to_bytes()));
     let mut head = Vec::new();
     let open = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    // One that can be executed needn't be readable.
+    // A program that can be executed needn't be readable.
     if open.and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)).is_err() {
         return Ok(());
     }
     let Some(interpreter) = interpreter(&head) else {
-        // A static program has none.
+        // A static program has no interpreter.
         return if head.starts_with(b"\x7fELF") { Ok(()) } else { Err(None) };
     };
     if Path::new(&interpreter).exists() {

@@ -107,7 +107,7 @@ impl Environment {
         Self(pairs.map(pair).filter_map(|pair| CString::new(pair).ok()).collect())
     }
 
-    /// What the init with this pid was started with, proc(5), without what init itself sets for daemons.
+    /// The environment that the init with this pid was started with (proc(5)), without the variables that init itself sets for daemons.
     ///
     /// # Errors
     /// The kernel doesn't let this user look.
@@ -125,8 +125,8 @@ impl Environment {
         Ok(pairs.into_iter())
     }
 
-    /// That of a bundle's daemons: init's own, but with its `sd_notify`(3) socket, and without what init was given itself by
-    /// `sd_listen_fds`(3).
+    /// The environment of a bundle's daemons: init's own, with init's `sd_notify`(3) socket, and without the `sd_listen_fds`(3) variables
+    /// that init itself may have been given.
     #[must_use]
     pub fn of_daemons(inits: impl Iterator<Item = (OsString, OsString)>, socket: Option<&str>) -> Self {
         let socket = socket.map(|name| (NOTIFY_SOCKET.into(), name.into()));
@@ -140,7 +140,7 @@ pub struct Started {
     pub pid: i32,
     /// Its stdout.
     pub stdout: OwnedFd,
-    /// Its stderr, unless it goes where its stdout goes.
+    /// Its stderr; `None` if that goes to the same pipe as its stdout.
     pub stderr: Option<OwnedFd>,
     /// Closes once it has executed its program or ended; before that it may carry a [`Report`].
     pub report: OwnedFd,
@@ -149,7 +149,7 @@ pub struct Started {
 /// Where the process's stdout and stderr go.
 #[derive(Clone, Copy)]
 pub enum Streams {
-    /// To a pipe each.
+    /// Each to a pipe of its own.
     Two,
     /// Both to the same pipe.
     One,
@@ -160,7 +160,7 @@ pub enum Streams {
 pub enum NotStarted {
     /// A step before execve(2) failed.
     Before(&'static str, Errno),
-    /// It couldn't be set up, or executed after that.
+    /// Its process couldn't be set up, or couldn't execute the program after that.
     Refused(Refused),
     /// execve(2) failed for this program.
     Execute(String, Errno),
@@ -338,7 +338,7 @@ impl Program {
         let child = child::Child {
             paths: pointers(&self.paths),
             argv: pointers(&self.argv),
-            // Of two variables with one name most programs take the first.
+            // If a variable occurs twice, most programs take the first one.
             envp: sockets
                 .variables()
                 .chain(start.iter().map(|text| text.as_ptr()))

@@ -60,13 +60,13 @@ impl Sockets {
         Ok(Self { fds, variables, is_listening: true, refusing: None })
     }
 
-    /// Call this when the daemon's next process has been forked, which makes them listen.
+    /// Call this once the daemon's next process has been forked. That process makes the sockets listen.
     pub fn started(&mut self) {
         self.is_listening = true;
         self.refusing = None;
     }
 
-    /// From now on connections are refused, also those that wait; the ports stay taken. Does nothing if that is so already.
+    /// From now on connections are refused, and waiting ones are reset; the ports stay taken. Does nothing if they are refused already.
     ///
     /// # Errors
     /// No child could be forked to do it, so they keep listening.

@@ -116,7 +116,7 @@ impl Supervisor {
                 if let Some(forking) = daemons.get_mut(daemon) {
                     forking.started(pid, &mut turn);
                 }
-                // The end of an essential daemon came between.
+                // Since the start was requested, the end of an essential daemon has begun a shutdown.
                 if turn.is_stopping {
                     let dependent = living_dependents(daemons, order).get(daemon).copied().flatten();
                     end_one(daemon, dependent, daemons, &mut turn);
@@ -189,8 +189,9 @@ impl Supervisor {
         actions
     }
 
-    /// Grace is time in which a daemon can act, and while the container is paused it can't. An answer to an action that takes long
-    /// is not a pause, only a look at very many processes; otherwise a daemon could put off the end of its stop by making them.
+    /// Moves deadlines by the length of a pause: grace is time in which a daemon can act, which it can't while the container is paused.
+    /// An answer that comes late to an action doesn't count as a pause, since init may have looked at very many processes. Otherwise a
+    /// daemon could delay the end of its stop by forking.
     fn make_up_for_a_pause(&mut self, now: Moment, event: &Event) -> Vec<Action> {
         let is_answer = matches!(event, Event::Members { .. } | Event::MembersKilled { .. } | Event::Mask { .. });
         let asked = self.next().map(|next| next.max(self.last)).filter(|_| !is_answer);
@@ -216,7 +217,7 @@ impl Supervisor {
         self.daemons.iter().filter_map(Daemon::next).chain(tick).chain(self.strays.next()).min()
     }
 
-    /// What init does as a whole.
+    /// The state of init as a whole.
     #[must_use]
     pub fn state(&self) -> InitState {
         if self.is_stopping { InitState::Stopping } else { InitState::Running }
@@ -253,7 +254,7 @@ impl Supervisor {
         self.daemons.iter().position(|d| d.stopping_before_its_exec() == Some(pid))
     }
 
-    /// Whether it is the process of a daemon or a probe, and not an orphan that init has inherited.
+    /// Whether it is a daemon's own process or a probe, and not an orphan that init has inherited.
     pub(super) fn is_own(&self, pid: i32) -> bool {
         self.daemons.iter().any(|d| d.pid() == Some(pid) || d.probe() == Some(pid))
     }
@@ -310,7 +311,7 @@ fn begin(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>) {
         let text = format!("{} waits for {}", daemon.name(), listed(&unready(index, daemons, order)));
         turn.tell(Line::info(text).of(index));
     }
-    // Signals that were pending are served now, as if they had come after the starts.
+    // Signals that were pending are handled now, as if they had come after the starts.
     for index in 0..daemons.len() {
         let is_to_restart = turn.rules.iter().any(|rule| rule.daemon == Some(index) && rule.is(Outcome::Restarting));
         if is_to_restart {
@@ -362,7 +363,8 @@ fn start_the_waiting(daemons: &mut [Daemon], order: &Order, turn: &mut Turn<'_>)
     }
 }
 
-/// The kernel doesn't reuse the number of a session as a pid while a process of that session is left.
+/// If a new process has the number of an old session as its pid, that session is gone: the kernel doesn't reuse the number while a
+/// process of the session is left.
 fn sessions_are_gone(event: &Event, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
     if let Event::Started { pid, .. } | Event::ProbeStarted { pid, .. } = event {
         for daemon in daemons {
@@ -371,7 +373,7 @@ fn sessions_are_gone(event: &Event, daemons: &mut [Daemon], turn: &mut Turn<'_>)
     }
 }
 
-/// For each daemon, one that has to end before it in a shutdown.
+/// For each daemon, another one that has to end before it in a shutdown, if any.
 fn living_dependents(daemons: &[Daemon], order: &Order) -> Vec<Option<usize>> {
     order.living_dependents(&daemons.iter().map(|d| !d.is_over(true)).collect::<Vec<bool>>())
 }
@@ -409,7 +411,7 @@ fn end_one(index: usize, dependent: Option<usize>, daemons: &mut [Daemon], turn:
 const OVER: &str = "every daemon has ended and init is about to exit";
 pub(super) const STOPPING: &str = "a shutdown is under way";
 
-/// A daemon that waits for others is started anyway, and the log says so.
+/// Logs that a daemon that waits for others is started anyway.
 fn tell_of_early_start(index: usize, daemons: &[Daemon], order: &Order, turn: &mut Turn<'_>) {
     if let Some(daemon) = daemons.get(index).filter(|d| d.is_waiting()) {
         let unready = listed(&unready(index, daemons, order));
@@ -448,7 +450,7 @@ fn serve(signal: Signal, daemons: &mut [Daemon], order: &Order, progress: Progre
         RuleAction::Forward { .. } => (Outcome::Held, now),
     });
     let served = match index {
-        // The signal came together with the last death, and init is about to exit.
+        // The signal came together with the end of the last daemon, and init is about to exit.
         _ if progress == Progress::Over => Err(OVER),
         None => Err("it isn't selected"),
         Some(_) if turn.is_stopping => Err(STOPPING),
@@ -475,7 +477,7 @@ fn apply(
     let Some(daemon) = daemons.get_mut(index) else { return Ok(()) };
     match action {
         RuleAction::Restart => daemon.restart(turn),
-        // A new process reads what the old one was to read again.
+        // There is no process that could reload, so start one: it reads its configuration.
         RuleAction::Forward { .. } if daemon.is_in_backoff() => {
             turn.set_outcome(signal, Outcome::Restarting);
             daemon.restart(turn);
@@ -485,7 +487,7 @@ fn apply(
     Ok(())
 }
 
-/// Serves a request. False if it is for nobody.
+/// Handles a request. Returns false if no selected daemon has its name.
 fn serve_request(
     request: Request,
     daemons: &mut [Daemon],
@@ -516,7 +518,7 @@ fn serve_request(
 /// Handles a READY=1 that didn't come from a daemon's own process. If the sender has ended already, as systemd-notify
 /// has, its session is unknown, and any daemon that still waits may be meant.
 fn strangers_ready(pid: i32, session: Option<i32>, daemons: &mut [Daemon], turn: &mut Turn<'_>) {
-    // A sender that shares only the network namespace has no pid here and doesn't count.
+    // A sender that shares only the network namespace has no pid here, and doesn't count.
     if pid <= 0 {
         return;
     }

@@ -76,7 +76,7 @@ enum State {
 /// Why a daemon is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It is its turn, or a request.
+    /// Its turn has come, or a request or signal asked for it.
     Asked,
     Policy,
 }
@@ -114,7 +114,7 @@ pub(super) struct Daemon {
     /// How many of its starts were by its policy.
     revivals: u64,
     delay: Delay,
-    /// It was ready once. So its dependents may start, no matter what becomes of it.
+    /// It has been ready once, so its dependents may start, whatever happens to it later.
     was_ready: bool,
     probes: Probes,
     requests: Requests,
@@ -178,12 +178,12 @@ impl Daemon {
         }
     }
 
-    /// Its process, if nothing is known of its exec yet and nobody has asked it to end.
+    /// Its process, if it isn't known yet whether it has executed its command, and nobody has asked it to end.
     pub(super) fn starting(&self) -> Option<i32> {
         if let State::Starting(process, Exec::Pending) = self.state { Some(process.pid) } else { None }
     }
 
-    /// Its process, if that was asked to end before anything was known of its exec.
+    /// Its process, if it was asked to end before it was known whether it has executed its command.
     pub(super) fn stopping_before_its_exec(&self) -> Option<i32> {
         if let State::Stopping(process, Exec::Pending, _) = self.state { Some(process.pid) } else { None }
     }
@@ -221,11 +221,11 @@ impl Daemon {
     /// Whether init needn't wait for it any more.
     pub(super) fn is_over(&self, is_stopping: bool) -> bool {
         match &self.state {
-            // Were any of the dependencies that a daemon waits for not over, init would wait for that one.
+            // If any dependency of a waiting daemon weren't over, init would wait for that one anyway.
             State::Exited | State::Failed | State::Done | State::Waiting => true,
-            // Somebody means to start it again.
+            // It may still be started.
             State::Fresh | State::Stopped => is_stopping,
-            // They are killed already: the end of a pid namespace waits for them.
+            // They were sent SIGKILL, and the kernel waits for them when the pid namespace ends.
             State::Clearing(clearing) => {
                 let is_dead = matches!(clearing.stop.after, After::Death(fate) if !matches!(fate, Fate::Backoff(_)));
                 clearing.is_leader_reaped && is_dead
@@ -323,7 +323,7 @@ impl Daemon {
                 *exec = Exec::Done;
                 return;
             }
-            // Its end was handled already.
+            // Its end has been handled already.
             _ => return,
         }
         for held in &mut self.held {
@@ -343,7 +343,7 @@ impl Daemon {
         self.was_ready |= self.ready_by == ReadyBy::Exec;
     }
 
-    /// The requested start ends without a process that runs.
+    /// A start that was begun fails: there is no process that runs.
     fn start_fails(&mut self, turn: &mut Turn<'_>) {
         turn.restart_ends(self.index, Outcome::Failed);
         self.requests.start_ends(RequestOutcome::Failed);
@@ -372,7 +372,7 @@ impl Daemon {
         self.rest_or_back_off(code, turn);
     }
 
-    /// It has no process, and its command was not executed.
+    /// Its command was not executed, and it has no process.
     fn fail(&mut self, code: i32, turn: &mut Turn<'_>) {
         self.state = State::Failed;
         self.code = Some(code);
@@ -389,7 +389,7 @@ impl Daemon {
         self.follow(After::Death(fate), turn);
     }
 
-    /// What becomes of it now that its process has ended by itself.
+    /// What follows after its process has ended by itself.
     fn fate(&mut self, end: End, ran: Duration, turn: &mut Turn<'_>) -> Fate {
         let is_oneshot = self.ready_by == ReadyBy::Success;
         if is_oneshot && end == End::Code(0) {
@@ -465,7 +465,7 @@ impl Daemon {
                 return self.ended_before_its_exec(process, exec, end, turn);
             }
             State::Running(process) => (process, None),
-            // Nobody had asked it yet.
+            // It hadn't been asked to stop yet.
             State::Stopping(process, ..) if self.is_spared() => (process, None),
             State::Stopping(process, _, stop) => (process, Some(stop)),
             _ => return turn.impossible("the end of a process that had already ended"),
@@ -488,7 +488,7 @@ impl Daemon {
                 let fate = self.fate(end, now.saturating_sub(process.since), turn);
                 Stop::new(now, Phase::killed(now, false), After::Death(fate))
             }
-            // Its members have no grace left.
+            // Its members get no grace.
             Some(stop) if was_killed => stop.killed(now),
             Some(stop) => stop,
         };
@@ -541,7 +541,7 @@ impl Daemon {
         };
         let (code, counts) = match (exec, end) {
             (Exec::Failed(code), _) => (code, String::new()),
-            // Like any daemon that ends on request: a bundle that is stopped while it starts has not failed.
+            // It ended on request, so it isn't a failure: somebody may stop a bundle while it starts.
             (_, End::Signal(signal)) if sent(signal) => (-signal, String::new()),
             _ => (126, "; counts as exited 126".to_owned()),
         };
@@ -568,7 +568,7 @@ impl Daemon {
         self.requests.stop_ends(RequestOutcome::Stopped);
     }
 
-    /// A process has ended that is no daemon's.
+    /// A process that isn't a daemon's own has ended.
     pub(super) fn orphan_ended(&mut self, pid: i32, now: Moment) {
         if let State::Clearing(clearing) = &mut self.state {
             clearing.orphan_ended(pid, now);
@@ -599,12 +599,12 @@ impl Daemon {
         }
         match &mut self.state {
             State::Clearing(clearing) if clearing.sid == sid => clearing.were_killed(who, killed, turn),
-            // Init went on without waiting for these.
+            // Init has gone on without waiting for these.
             _ => tell_of_more(who, killed.len(), turn),
         }
     }
 
-    /// Nobody is left of this session, if it is the one that it waits for.
+    /// No process is left in this session, if it is the one that the daemon waits for.
     pub(super) fn session_is_gone(&mut self, sid: i32, turn: &mut Turn<'_>) {
         if matches!(&self.state, State::Clearing(clearing) if clearing.sid == sid && clearing.is_leader_reaped) {
             self.members(sid, Vec::new(), turn);
@@ -633,7 +633,7 @@ impl Daemon {
         }
     }
 
-    /// Nothing of its session is left to wait for.
+    /// No process of its session is left to wait for.
     fn go_on(&mut self, turn: &mut Turn<'_>) {
         if let Some(after) = self.stop().map(|stop| stop.after) {
             self.follow(after, turn);
@@ -654,7 +654,7 @@ impl Daemon {
         };
     }
 
-    /// A oneshot that had ended by itself, and was to be run again, is what that end has made it.
+    /// The state in which a shutdown leaves a daemon in backoff: for a oneshot, the one that its last end means.
     fn ended_in_a_shutdown(&self) -> State {
         match self.last_exit {
             Some(exit) if self.ready_by == ReadyBy::Success && !exit.by_init => {
@@ -668,7 +668,7 @@ impl Daemon {
         }
     }
 
-    /// Whether somebody waits for it to be ready, and only a probe can tell.
+    /// Probes the daemon while somebody waits for it to be ready and only a probe can tell.
     pub(super) fn tend_probes(&mut self, is_waited_for: bool, turn: &mut Turn<'_>) {
         let can_be_probed = matches!(self.state, State::Running(_)) && self.ready_by == ReadyBy::Probe;
         if is_waited_for && can_be_probed && !self.was_ready {
@@ -728,7 +728,7 @@ impl Daemon {
     }
 }
 
-/// Asks a process to stop. A stopped one takes that only once it goes on.
+/// Asks a process to stop. A stopped process is continued too, since it gets the signal only then.
 fn ask(pid: i32, signal: Signal, turn: &mut Turn<'_>) {
     turn.act(Action::Kill { pid, signal: signal.number() });
     turn.act(Action::Kill { pid, signal: CONT });

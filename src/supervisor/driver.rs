@@ -1,4 +1,4 @@
-//! Carries out what the supervisor decides: each action is one call of a [`System`], and its answer is an event.
+//! Carries out what the supervisor decides: each action is one call to a [`System`], and the answer is an event.
 //!
 //! init is one system, the simulated kernel of the tests is another: both run what is written here.
 
@@ -46,13 +46,13 @@ pub trait System {
     /// Whether the exec of a started process worked, if that is known by now and wasn't reported before:
     /// [`Event::Executed`] or [`Event::NotExecuted`]. Once the process has ended it is always known.
     fn exec_outcome(&mut self, daemon: usize, pid: i32) -> Option<Event>;
-    /// Sends a signal to a process. One that has left this session by now is gone.
+    /// Sends a signal to a process. If it has left this session by now, it counts as gone.
     fn kill_member(&mut self, sid: i32, pid: i32, signal: i32) -> Sent;
     /// The live processes of a session (no zombies), without its leader. Empty if the leader lives: the old session is
     /// gone then, and its number belongs to a new one.
     fn members(&mut self, sid: i32) -> Vec<i32>;
-    /// The next child that has ended. One that isn't init's own, an orphan, is reaped by this; an own one only by
-    /// [`Self::reap`], since its group must be killed before.
+    /// The next child that has ended. This reaps an orphan. A child of init's own is reaped by [`Self::reap`], since its group must be
+    /// killed before.
     fn ended(&mut self, is_own: impl Fn(i32) -> bool) -> Option<Ended>;
     /// Reaps a child that has ended.
     fn reap(&mut self, pid: i32);
@@ -67,7 +67,7 @@ pub trait System {
 }
 
 impl Supervisor {
-    /// Takes in what has happened since the last time. Returns the code to exit with if nothing is left to supervise.
+    /// Handles what has happened since the last time. Returns the exit code if nothing is left to supervise.
     ///
     /// Deaths come before anything that might signal: SIGCHLDs coalesce, and a pid is only ours until it is reaped.
     /// The result of an exec comes before the death of its process, and so does what a process has notified: deaths bring
@@ -99,7 +99,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes in every child that has ended.
+    /// Handles every child that has ended.
     pub fn take_ended(&mut self, system: &mut impl System) -> Option<i32> {
         let mut exit = None;
         while let Some(Ended { pid, end, oom_kills, words }) = system.ended(|pid| self.is_own(pid)) {
@@ -108,8 +108,8 @@ impl Supervisor {
             } else if let Some(daemon) = self.stopping_before_its_exec(pid)
                 && let Some(event @ Event::NotExecuted { .. }) = system.exec_outcome(daemon, pid)
             {
-                // Anything else is the pipe that its death has closed. It must not be taken for the exec of a later
-                // process that gets the same pid.
+                // Otherwise the process's death has closed the pipe, which must not be taken for the exec of a later
+                // process with the same pid.
                 exit = self.serve(system, event).or(exit);
             }
             exit = self.serve(system, Event::Ended { pid, end, oom_kills, words }).or(exit);
@@ -125,7 +125,7 @@ impl Supervisor {
     /// Handles an event and everything that follows from it.
     fn serve(&mut self, system: &mut impl System, event: Event) -> Option<i32> {
         let mut exit = None;
-        // The end of an orphan alone changes nothing that the status shows, and thousands may end at once.
+        // The end of an orphan alone doesn't change the status, and thousands may end at once.
         let mut may_have_changed = !matches!(&event, Event::Ended { pid, .. } if !self.is_own(*pid));
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {

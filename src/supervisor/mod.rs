@@ -138,7 +138,7 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// A request came through PID 1's descriptor. `None`: a line that is no request.
+    /// A request came through PID 1's descriptor. `None` for a line that isn't a request.
     Request(Option<Request>),
     /// The answer to an [`Action::Kill`] that the kernel refused.
     NotSent {
@@ -162,9 +162,9 @@ pub enum Event {
         daemon: usize,
         /// The session.
         sid: i32,
-        /// Those that were sent SIGKILL.
+        /// The processes that were sent SIGKILL.
         killed: Vec<i32>,
-        /// Those that the kernel doesn't let init kill.
+        /// The processes that the kernel doesn't let init kill.
         refused: Vec<i32>,
     },
     /// The answer to [`Action::LookAtMask`].
@@ -175,7 +175,7 @@ pub enum Event {
         pid: i32,
         /// The signal in question.
         signal: Signal,
-        /// What it would do with it.
+        /// What the process would do with it.
         disposition: Disposition,
     },
     /// An `sd_notify`(3) message from this process.
@@ -217,7 +217,7 @@ pub struct Line {
     pub daemon: Option<usize>,
     /// The process that it concerns.
     pub pid: Option<i32>,
-    /// How that ended, or what it counts as.
+    /// How that process ended, or what its end counts as.
     pub end: Option<End>,
 }
 
@@ -251,7 +251,7 @@ impl Line {
     }
 }
 
-/// What is to be done, in this order.
+/// What to do. Actions are carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
@@ -346,7 +346,7 @@ impl View {
     pub fn listens(&self) -> bool {
         match self.state {
             DaemonState::Starting | DaemonState::Running | DaemonState::Stopping | DaemonState::Backoff => true,
-            // It is to be started right after init has begun.
+            // init starts it as soon as it begins.
             DaemonState::Exited => self.generation == 0,
             DaemonState::Failed | DaemonState::Waiting | DaemonState::Stopped | DaemonState::Done => false,
         }

@@ -24,7 +24,7 @@ pub(super) struct Probes {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// Nobody waits for the daemon, or it doesn't run.
+    /// No probe is needed: nobody waits for the daemon, or it doesn't run.
     Idle,
     /// The answer to [`Action::Probe`] is due.
     Forking,
@@ -32,10 +32,10 @@ enum State {
         pid: i32,
         until: Moment,
     },
-    /// It was killed, and its end is still to come; what it says doesn't count.
+    /// It was killed, and its end is still to come. Its answer doesn't count.
     Killed {
         pid: i32,
-        /// It took too long, and the daemon's readiness is still to be known.
+        /// It was killed since it took too long, and somebody still needs an answer.
         timed_out: bool,
     },
     Paused(Moment),
@@ -69,7 +69,7 @@ impl Probes {
         }
     }
 
-    /// Init could not run for this long, and neither could the probe.
+    /// Moves deadlines: init could not run for this long, and neither could the probe.
     pub(super) fn move_deadlines(&mut self, lost: Duration) {
         if let State::Running { until, .. } = &mut self.state {
             *until += lost;
@@ -84,7 +84,7 @@ impl Probes {
         }
     }
 
-    /// Nobody needs an answer any more, or the process that it would be about has ended.
+    /// Ends the probes: nobody needs an answer any more, or the daemon's process has ended.
     pub(super) fn want_none(&mut self, turn: &mut Turn<'_>) {
         self.state = match self.state {
             State::Running { pid, .. } => {
@@ -96,7 +96,7 @@ impl Probes {
         };
     }
 
-    /// A shutdown doesn't wait for it: from here on, its end is handled as an orphan's.
+    /// Forgets the probe, since a shutdown doesn't wait for it. From now on its end is handled like an orphan's.
     pub(super) fn forget(&mut self, turn: &mut Turn<'_>) {
         if let State::Running { pid, .. } | State::Killed { pid, .. } = self.state {
             kill(pid, turn);
@@ -113,7 +113,7 @@ impl Probes {
         if matches!(self.state, State::Forking) {
             self.state = State::Running { pid, until: turn.now + LONGEST };
         } else {
-            // Nobody wants it any more.
+            // Nobody needs it any more.
             kill(pid, turn);
             if matches!(self.state, State::Idle) && !turn.is_stopping {
                 self.state = State::Killed { pid, timed_out: false };
@@ -127,7 +127,7 @@ impl Probes {
         }
     }
 
-    /// Its process has ended and isn't reaped yet. Whether the daemon is ready.
+    /// The probe has ended and isn't reaped yet. Returns whether the daemon is ready.
     pub(super) fn ended(&mut self, name: &str, end: End, words: String, turn: &mut Turn<'_>) -> bool {
         let Some(pid) = self.pid() else { return false };
         turn.act(Action::KillGroup(pid));
@@ -157,7 +157,7 @@ impl Probes {
         self.pause = LONGEST_PAUSE.min(self.pause * 2);
     }
 
-    /// Each reason is logged once, not at each probe.
+    /// Logs why the daemon isn't ready: each reason once, not at each probe.
     fn tell(&mut self, name: &str, why: String, turn: &mut Turn<'_>) {
         if self.why.as_ref() != Some(&why) {
             turn.tell(Line::info(format!("{name} isn't ready yet: {why}")).of(self.daemon));
@@ -178,7 +178,7 @@ impl Probes {
     }
 }
 
-/// It leads a group of its own, but for a moment after its fork it doesn't yet.
+/// Kills the probe: its group, and the process itself, since right after its fork it doesn't lead the group yet.
 fn kill(pid: i32, turn: &mut Turn<'_>) {
     turn.act(Action::Kill { pid, signal: KILL });
     turn.act(Action::KillGroup(pid));

@@ -4,7 +4,7 @@ use crate::request::{KEPT, Verb};
 use crate::status::{self, RequestOutcome};
 use crate::table::Signal;
 
-/// How many may be undecided: the status page must not grow without end.
+/// How many requests may be undecided, so that the status page can't grow without end.
 const MAX_UNDECIDED: usize = 64;
 
 #[derive(Debug)]
@@ -13,7 +13,7 @@ struct Entry {
     verb: Verb,
     outcome: RequestOutcome,
     generation: Option<u64>,
-    /// The number of the delivery that it was a part of.
+    /// The number of the delivery that carried it out.
     delivery: u64,
     /// Why it was refused.
     why: Option<&'static str>,
@@ -42,14 +42,14 @@ impl Requests {
         self.0.iter_mut().filter(is_held).filter(move |entry| entry.verb == Verb::Signal(signal))
     }
 
-    /// Adds one that isn't decided. The oldest decided ones make room for it, so that the latest outcomes can still be read.
+    /// Adds an undecided request. The oldest decided ones make room for it, so the latest outcomes can still be read.
     pub(super) fn push(&mut self, id: String, verb: Verb) {
         while self.0.len() >= KEPT
             && let Some(oldest) = self.0.iter().position(|entry| entry.outcome.is_final())
         {
             self.0.remove(oldest);
         }
-        // If there are too many, the oldest gives way: the latest request decides.
+        // If there are too many, the oldest one is superseded, since the latest request decides.
         if self.0.len() >= MAX_UNDECIDED
             && let Some(oldest) = self.0.iter_mut().find(|entry| !entry.outcome.is_final())
         {
@@ -59,14 +59,14 @@ impl Requests {
         self.0.push(Entry { id, verb, outcome, generation: None, delivery: 0, why: None });
     }
 
-    /// Decides the one that was pushed last, unless that has happened.
+    /// Decides the request that was pushed last, unless it is decided already.
     pub(super) fn decide(&mut self, outcome: RequestOutcome, generation: Option<u64>) {
         if let Some(last) = self.0.last_mut().filter(|last| !last.outcome.is_final()) {
             (last.outcome, last.generation) = (outcome, generation);
         }
     }
 
-    /// Refuses the one that was pushed last.
+    /// Refuses the request that was pushed last.
     pub(super) fn refuse(&mut self, why: &'static str) {
         self.decide(RequestOutcome::Refused, None);
         if let Some(last) = self.0.last_mut().filter(|last| last.outcome == RequestOutcome::Refused) {
@@ -74,14 +74,14 @@ impl Requests {
         }
     }
 
-    /// Nobody will get this signal, which was held.
+    /// A held signal was dropped: refuses the requests that asked for it.
     pub(super) fn signal_is_dropped(&mut self, signal: Signal, why: &'static str) {
         for entry in self.held(signal) {
             (entry.outcome, entry.why) = (RequestOutcome::Refused, Some(why));
         }
     }
 
-    /// A process is started for every request that waits for one.
+    /// A process is being started: it is the one for every request that waits for a start.
     pub(super) fn start_begins(&mut self, generation: u64) {
         self.starts().for_each(|entry| entry.generation = Some(generation));
     }
@@ -90,7 +90,7 @@ impl Requests {
         self.starts().for_each(|entry| entry.outcome = outcome);
     }
 
-    /// The starts that are waited for won't come.
+    /// No process will be started: refuses the requests that wait for one.
     pub(super) fn starts_are_refused(&mut self, why: &'static str) {
         for entry in self.starts() {
             (entry.outcome, entry.why) = (RequestOutcome::Refused, Some(why));
@@ -101,7 +101,7 @@ impl Requests {
         self.stops().for_each(|entry| entry.outcome = outcome);
     }
 
-    /// What became of a held signal. Returns whether a request had asked for it.
+    /// Decides the requests for a held signal. Returns whether there were any.
     pub(super) fn signal_ends(
         &mut self,
         signal: Signal,
@@ -117,7 +117,7 @@ impl Requests {
         any
     }
 
-    /// The kernel refused this delivery.
+    /// The kernel refused this delivery, so its requests have failed.
     pub(super) fn delivery_fails(&mut self, signal: i32, delivery: u64) {
         let is_it = |entry: &&mut Entry| {
             let is_of_signal = matches!(entry.verb, Verb::Signal(s) if s.number() == signal);

@@ -30,8 +30,9 @@ pub(super) struct Who<'a> {
 pub(super) struct Stop {
     pub(super) phase: Phase,
     pub(super) after: After,
-    /// When it began, and when it next logs which processes it waits for.
+    /// When it began.
     since: Moment,
+    /// When it next logs which processes it waits for.
     pub(super) report: Moment,
 }
 
@@ -60,7 +61,7 @@ pub(super) enum After {
 /// What becomes of a daemon that has ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// Its policy starts it again then.
+    /// Its policy starts it again at this time.
     Backoff(Moment),
     Exited,
     Failed,
@@ -152,7 +153,7 @@ impl Clearing {
 
     /// Sends the members their signals. True once there is nobody to wait for any more.
     pub(super) fn is_done(&mut self, who: Who<'_>, mut pids: Vec<i32>, turn: &mut Turn<'_>) -> bool {
-        // There may be thousands of them, and PID 1 has other things to do: they are looked up by halves.
+        // There may be thousands of pids, and PID 1 has other things to do, so they are looked up by binary search.
         pids.sort_unstable();
         let is_first = !std::mem::replace(&mut self.is_leader_reaped, true);
         if let Phase::Asked { deadline } = self.stop.phase
@@ -162,7 +163,7 @@ impl Clearing {
             self.stop.phase = Phase::killed(turn.now, true);
             self.signalled.clear();
         }
-        // A pid that is gone may come again, as another process.
+        // A pid that is gone may be reused by another process.
         self.signalled.retain(|pid| pids.binary_search(pid).is_ok());
         let new: Vec<i32> = pids.iter().copied().filter(|pid| self.signalled.binary_search(pid).is_err()).collect();
         match self.stop.phase {
@@ -171,7 +172,7 @@ impl Clearing {
             Phase::Killed { .. } => self.kill(who, &new, is_first, turn),
         }
         if is_first {
-            // None was seen. A process that was forked during the look is at least killed if it is in the group.
+            // None was seen. A process that was forked during the look is killed with the group, if it is in it.
             if pids.is_empty() && matches!(self.stop.phase, Phase::Asked { .. }) {
                 turn.act(Action::KillGroup(self.sid));
             }
@@ -230,7 +231,7 @@ impl Clearing {
         self.pause = FIRST_LOOK;
     }
 
-    /// These were sent SIGKILL.
+    /// Logs that these were sent SIGKILL.
     pub(super) fn were_killed(&mut self, who: Who<'_>, killed: &[i32], turn: &mut Turn<'_>) {
         if let Some(more) = &mut self.more_killed {
             *more += killed.len();
@@ -242,7 +243,7 @@ impl Clearing {
     }
 }
 
-/// Processes of a daemon that weren't there when the others were killed.
+/// Logs how many processes of a daemon appeared, and were killed, after the others.
 pub(super) fn tell_of_more(who: Who<'_>, killed: usize, turn: &mut Turn<'_>) {
     if killed > 0 {
         let were = if killed == 1 { "was" } else { "were" };

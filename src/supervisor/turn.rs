@@ -1,4 +1,4 @@
-//! The handling of one event: what it may change besides the daemon that it is about, and the actions that follow.
+//! The handling of one event: what it may change besides its own daemon, and the actions that follow.
 
 use super::{Action, Line, Moment};
 use crate::status::{Last, Outcome};
@@ -47,7 +47,7 @@ pub(super) struct Turn<'a> {
     pub(super) is_stopping: bool,
     /// An essential daemon has ended for good: its part in the exit code, and its index.
     pub(super) essential: Option<(usize, i32)>,
-    /// These have ended for good before they were ready.
+    /// Daemons that have ended for good before they were ever ready.
     pub(super) never_ready: Vec<usize>,
     pub(super) rules: &'a mut [SignalRule],
     pub(super) actions: Vec<Action>,
@@ -76,7 +76,7 @@ impl<'a> Turn<'a> {
         self.rules.iter_mut().filter(move |rule| rule.daemon == Some(daemon))
     }
 
-    /// A process is started for every rule that waits for this daemon's restart.
+    /// A process is being started: it is the one for every rule that waits for this daemon's restart.
     pub(super) fn restart_begins(&mut self, daemon: usize, generation: u64) {
         let restarting = self.rules_of(daemon).filter(|rule| rule.is(Outcome::Restarting));
         restarting.for_each(|rule| rule.generation = Some(generation));
@@ -117,7 +117,7 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// If a later process reloads, that doesn't answer a signal that this one got.
+    /// Forgets deliveries to the process that has ended: a later process's reload doesn't answer a signal that this one got.
     pub(super) fn process_ends(&mut self, daemon: usize) {
         self.rules_of(daemon).for_each(|rule| rule.delivered = None);
     }

@@ -269,12 +269,13 @@ fn check_stop_signal(text: &Spanned<String>) -> At<Signal> {
 fn check_oneshot(raw: &RawDaemon) -> At<()> {
     let wrong = |span: Range<usize>, message: &str| Err((span, message.to_owned()));
     if let Some(ready) = &raw.ready {
-        let message = "a oneshot has no `ready`: it is ready once it has exited 0; remove `ready`, or oneshot = true";
+        let message =
+            "a oneshot has no `ready`: it is ready once it has exited 0; remove either `ready` or oneshot = true";
         return wrong(ready.span(), message);
     }
     if let Some(config) = &raw.config {
         let message = "a oneshot has no `config`: apply proves a new file with a daemon that runs on; \
-                       remove `config`, or oneshot = true";
+                       remove either `config` or oneshot = true";
         return wrong(config.span(), message);
     }
     Ok(())
@@ -458,7 +459,7 @@ fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
     };
     if daemons.get(daemon).is_some_and(|daemon| daemon.is_oneshot) {
         let message =
-            format!("{signal} names {target:?}, which is a oneshot; remove the rule, or oneshot = true there");
+            format!("{signal} names {target:?}, which is a oneshot; remove either the rule or oneshot = true there");
         return Err((span, message));
     }
     Ok(SignalRule { signal, action, daemon })

@@ -15,6 +15,10 @@ const MAX_KEY_PARTS: usize = 80;
 /// How serde shows a date to those who don't expect one.
 const DATE: &str = "$__toml_private_datetime";
 
+/// Said of a whole file that is another tool's.
+const SUPERVISORD: &str = "this is supervisord's configuration, not a daemon table; write a file with a [[daemon]] for each \
+                           program (docs/moving.md has supervisord's keys beside those of a table)";
+
 /// Why a text is not a valid table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TableError {
@@ -42,19 +46,28 @@ impl TableError {
         Self { source: source.to_owned(), line, message: shortened(&one_line(message)) }
     }
 
-    /// The TOML parser's message, with the line if the parser doesn't know it, and with what to write instead.
+    /// Makes an error from the TOML parser's: adds the line if the parser doesn't know it, and what to write instead.
     pub(super) fn from_toml(error: &toml::de::Error, text: &str, source: &str) -> Self {
         let line = match error.span() {
             Some(span) => Some(line_of(text.as_bytes(), span.start)),
             None if error.message() == "recursion limit" => deep_key(text),
             None => None,
         };
+        if let Some(index) = text.lines().position(is_of_supervisord) {
+            return Self::new(source, Some(index + 1), SUPERVISORD);
+        }
         let value = error.span().and_then(|span: Range<usize>| text.get(span)).unwrap_or_default();
         let above = line.map_or(0, |line| line - 1);
         let content = text.lines().nth(above).unwrap_or_default().trim();
         let section = text.lines().take(above).filter(|line| line.starts_with('[')).last().unwrap_or_default();
         Self::new(source, line, &with_fix(error.message(), value, content, section))
     }
+}
+
+/// Whether a header is one that only supervisord's files have: a name with a colon has to be quoted in TOML.
+fn is_of_supervisord(line: &str) -> bool {
+    let line = line.trim();
+    line == "[supervisord]" || line.starts_with("[program:")
 }
 
 /// The number of the line that holds the byte at `offset`.
@@ -104,7 +117,7 @@ fn with_fix(message: &str, value: &str, line: &str, section: &str) -> String {
     }
     let Some(fix) = spelling::fix_of(line, section) else { return whole() };
     let message = match message {
-        // What the parser takes a word for depends on its first letter: `no` begins as nan does.
+        // The parser guesses from the first letter what an unquoted word is: `no` begins like nan.
         "string values must be quoted" | "invalid boolean" | "invalid float" => "an unquoted word",
         other => other,
     };

@@ -13,7 +13,7 @@ pub const MAX_LISTEN: usize = 64;
 /// The most for all daemons of a table.
 const MAX_IN_ALL: usize = 1000;
 
-/// As the table has it.
+/// An entry of `listen` as it stands in the table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListen {
@@ -29,7 +29,7 @@ pub(super) fn resolve(daemons: &mut [Daemon], lists: &[Vec<RawListen>]) -> At<()
             let wrong = |message: String| Err((tcp.span(), message));
             if daemon.is_oneshot {
                 let message = "a oneshot has no `listen`: nobody would accept a connection once it has ended; \
-                               remove `listen`, or oneshot = true";
+                               remove either `listen` or oneshot = true";
                 return wrong(message.to_owned());
             }
             if let Some((other, owner)) = held.iter().find(|(other, _)| overlap(addr, *other)) {

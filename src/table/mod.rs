@@ -83,12 +83,12 @@ pub enum Ready {
     Notify,
 }
 
-/// The file that a daemon reads its rules from.
+/// A daemon's configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Its absolute path in the bundle.
     pub path: PathBuf,
-    /// The daemon's own checker, with `{}` in place of the file; `None`: unchecked.
+    /// The command that checks such a file, with `{}` in place of the file's path; `None` if there is no checker.
     pub check: Option<Vec<String>>,
 }
 
@@ -122,11 +122,11 @@ pub struct Daemon {
     pub name: String,
     /// Program and arguments for `execve`; no shell. A program without a slash is looked up in PATH.
     pub command: Vec<String>,
-    /// From its stop signal to SIGKILL.
+    /// The time from its stop signal to SIGKILL.
     pub grace: Duration,
     /// Signals that are ignored when it starts.
     pub ignore: Vec<Signal>,
-    /// Its rules.
+    /// Its configuration file, if `apply --file` may replace it.
     pub config: Option<Config>,
     /// How to tell whether it is ready; `None`: it is ready while its process lives.
     pub ready: Option<Ready>,
@@ -136,9 +136,9 @@ pub struct Daemon {
     pub restart: RestartPolicy,
     /// The daemons that must be ready before its first start, as indices into [`Table::daemons`]. There is no circle.
     pub depends_on: Vec<usize>,
-    /// It runs once to its end.
+    /// Whether it runs once to its end.
     pub is_oneshot: bool,
-    /// When it ends for good, the bundle ends.
+    /// Whether the bundle ends when it ends for good.
     pub is_essential: bool,
     /// The signal that asks it to stop.
     pub stop_signal: Signal,
@@ -148,16 +148,16 @@ pub struct Daemon {
     pub listen: Vec<SocketAddr>,
     /// What it may do; `None`: whatever its user may.
     pub sandbox: Option<sandbox::Sandbox>,
-    /// What no other sandboxed daemon may read, beside what is private anyway: [`Daemon::own_paths`].
+    /// Paths that no other sandboxed daemon may read, besides those that are private anyway: [`Daemon::own_paths`].
     pub private: Vec<PathBuf>,
 }
 
 /// A checked daemon table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// In start order; never empty, and at most [`MAX_DAEMONS`].
+    /// The daemons in start order: at least one, at most [`MAX_DAEMONS`].
     pub daemons: Vec<Daemon>,
-    /// At most one per signal, ordered by signal.
+    /// The signal rules: at most one per signal, ordered by signal.
     pub wiring: Vec<SignalRule>,
     /// How lines are written.
     pub output: Output,

@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::Daemon;
 use super::check::At;
 
-/// For each daemon the daemons that another list names, as indices.
+/// For each daemon, other daemons as indices: its dependencies or its dependents.
 type Edges = Vec<Vec<usize>>;
 
 /// Turns the names that each daemon depends on into indices.
@@ -36,21 +36,21 @@ pub(super) fn resolve(daemons: &mut [Daemon], names: &[Vec<Spanned<String>>]) ->
     let around: Vec<&str> =
         circle.iter().chain(circle.first()).filter_map(|index| Some(daemons.get(*index)?.name.as_str())).collect();
     let message = format!("depends_on goes in a circle: {}; remove one of these dependencies", around.join(" -> "));
-    // The line in which the circle's first daemon names the second.
+    // Report the line in which the circle's first daemon names the second.
     let mut first = circle.first().and_then(|first| names.get(*first)).into_iter().flatten();
     let second = first.find(|name| around.get(1) == Some(&name.get_ref().as_str()));
     Err((second.map(Spanned::span).unwrap_or_default(), message))
 }
 
-/// The order in which daemons start, as indices: those that depend on nobody, then those that depend on these alone, and
-/// so on; each group in table order.
+/// The order in which daemons start, as indices: first those without dependencies, then those that depend only on these, and so on;
+/// each group in table order.
 #[must_use]
 pub fn start_order(daemons: &[Daemon]) -> Vec<Vec<usize>> {
     grouped(&levels(&dependencies(daemons)))
 }
 
-/// The order in which a shutdown asks daemons to stop, as indices: those on which nobody depends, then those on which
-/// only these depend, and so on; each group in table order.
+/// The order in which a shutdown asks daemons to stop, as indices: first those without dependents, then those on which only these
+/// depend, and so on; each group in table order.
 #[must_use]
 pub fn stop_order(daemons: &[Daemon]) -> Vec<Vec<usize>> {
     grouped(&levels(&reversed(&dependencies(daemons))))
@@ -72,12 +72,12 @@ fn reversed(edges: &[Vec<usize>]) -> Edges {
     reversed
 }
 
-/// Some that form a circle, each followed by the one that it waits for. It begins with the one that is first in the
-/// table. `None`: there is no circle.
+/// Daemons that form a circle, each followed by the one that it waits for. It begins with the one that is first in the table. `None`
+/// if there is no circle.
 fn circle(waits_for: &[Vec<usize>]) -> Option<Vec<usize>> {
     let levels = levels(waits_for);
     let is_stuck = |index: &usize| matches!(levels.get(*index), Some(None));
-    // Each that is stuck waits for another that is stuck, so this walk comes back to where it was.
+    // Each stuck daemon waits for another stuck one, so this walk must come back to a daemon that it has seen.
     let mut walk: Vec<usize> = Vec::new();
     let mut next = (0..waits_for.len()).find(is_stuck)?;
     loop {
@@ -92,7 +92,7 @@ fn circle(waits_for: &[Vec<usize>]) -> Option<Vec<usize>> {
     }
 }
 
-/// For each the length of the longest chain of those that it waits for; `None` if a circle is among them.
+/// For each daemon, the length of the longest chain of daemons that it waits for; `None` if that leads into a circle.
 fn levels(waits_for: &[Vec<usize>]) -> Vec<Option<usize>> {
     let waiting = reversed(waits_for);
     let mut unmet: Vec<usize> = waits_for.iter().map(Vec::len).collect();

@@ -34,8 +34,8 @@ pub const ULIMITS: [&str; 16] = [
 pub const DAEMON: &str = "SIDECAR_DAEMON";
 /// The variable that has the generation of a daemon's process: 1 for its first start.
 pub const GENERATION: &str = "SIDECAR_GENERATION";
-/// What init sets for each daemon: the two above, and those of `sd_notify`(3) and `sd_listen_fds`(3). What init was given itself
-/// is passed to nobody.
+/// The variables that init sets for daemons: the two above, and those of `sd_notify`(3) and `sd_listen_fds`(3). If init itself was
+/// started with any of them, it passes them to nobody.
 const SET_BY_INIT: [&str; 7] =
     [DAEMON, GENERATION, "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"];
 /// The most variables that one daemon may state, and the most names that it may pass on.
@@ -48,11 +48,11 @@ const MAX_USER: usize = 255;
 pub struct Process {
     /// `None`: init's own.
     pub user: Option<User>,
-    /// On top of what is passed and of `env_file`, in the order of their names.
+    /// Variables that it gets on top of those that are passed and those of `env_file`, ordered by name.
     pub environment: Vec<(String, String)>,
     /// A file of `KEY=value` lines, on top of what is passed.
     pub env_file: Option<PathBuf>,
-    /// The names of init's variables that it gets; one that ends with `*` matches by its start. `None`: all.
+    /// The names of init's variables that it gets. A `*` at the end of a name matches any ending. `None` for all variables.
     pub pass_environment: Option<Vec<String>>,
     /// `None`: init's own.
     pub working_dir: Option<PathBuf>,
@@ -72,7 +72,7 @@ pub struct User {
 /// One limit of setrlimit(2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
-    /// As Compose names it, `nofile` for example.
+    /// The limit's name, as in Compose: `nofile`, for example.
     pub name: String,
     /// Soft and hard, in the unit of setrlimit(2); `None`: unlimited.
     pub value: Option<u64>,
@@ -228,7 +228,7 @@ pub(super) fn ulimits(all: BTreeMap<Spanned<String>, Spanned<i64>>) -> At<Vec<Ul
             return wrong(name.span(), format!("ulimits has {spelled:?}, which isn't a limit; {fix}"));
         }
         let value = match *number.get_ref() {
-            // The kernel lets nobody go beyond fs.nr_open, not even root.
+            // Not even root may go beyond fs.nr_open.
             -1 if spelled == "nofile" => {
                 let message = "ulimits.nofile = -1: open files can't be unlimited; write a number, \
                                of at most fs.nr_open (usually 1048576)";

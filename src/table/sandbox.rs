@@ -10,11 +10,11 @@ use toml::Spanned;
 
 use super::{Daemon, Table};
 
-/// Hidden from every sandboxed daemon: an operator's `docker exec -it` has its terminal there.
+/// Paths that are hidden from every sandboxed daemon: the terminal of an operator's `docker exec -it` is there.
 pub const TERMINALS: [&str; 3] = ["/dev/pts", "/dev/ptmx", "/dev/console"];
 /// The longest path that the kernel takes, in bytes (`PATH_MAX` less its NUL).
 const MAX_PATH: usize = 4095;
-/// The most paths and ports that one daemon may name: each of them makes every start of it take longer.
+/// The most paths and ports that one daemon may name. Each of them slows down the daemon's starts.
 const MAX_PATHS: usize = 100;
 const MAX_PORTS: usize = 1000;
 
@@ -33,7 +33,7 @@ pub struct Sandbox {
     pub sessions: bool,
 }
 
-/// As the table has it.
+/// The section as it stands in the table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSandbox {
@@ -120,8 +120,7 @@ fn paths(key: &str, list: &[Spanned<String>]) -> At<Vec<PathBuf>> {
 }
 
 impl Daemon {
-    /// What no other sandboxed daemon may read, unless it names the same path: what it may write to, and its private
-    /// paths.
+    /// The paths that no other sandboxed daemon may read, unless it names the same path: what it may write to, and its private paths.
     pub fn own_paths(&self) -> impl Iterator<Item = &Path> {
         self.writable().map(PathBuf::as_path).chain(self.private_paths())
     }
@@ -131,19 +130,19 @@ impl Daemon {
         self.private.iter().chain(&self.process.env_file).map(PathBuf::as_path).chain(self.config_directory())
     }
 
-    /// What its sandbox lets it write to; none if it has no sandbox.
+    /// The paths that its sandbox lets it write to; none if it has no sandbox.
     fn writable(&self) -> impl Iterator<Item = &PathBuf> {
         self.sandbox.iter().flat_map(|sandbox| &sandbox.write)
     }
 
-    /// The directory of its `config`, in which its record and its kept copy lie too.
+    /// The directory of its `config`, which also holds the record and the kept copy.
     #[must_use]
     pub fn config_directory(&self) -> Option<&Path> {
         self.config.as_ref()?.path.parent()
     }
 }
 
-/// Whether the sandboxes can all be enforced together; if not, the daemon that is wrong.
+/// Checks that all sandboxes can be enforced together. The error has the index of the daemon that is wrong.
 pub(super) fn check_all(daemons: &[Daemon]) -> Result<(), (usize, String)> {
     if daemons.iter().all(|daemon| daemon.sandbox.is_none()) {
         return Ok(());
@@ -161,7 +160,7 @@ pub(super) fn check_all(daemons: &[Daemon]) -> Result<(), (usize, String)> {
 
 fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(), String> {
     let Some(directory) = daemon.config_directory() else { return Ok(()) };
-    // It will be hidden from the others, and read-only to the daemon itself.
+    // It will be hidden from the others, and read-only for the daemon itself.
     if directory == Path::new("/") || directory == Path::new("/etc") {
         return Err(format!(
             "config.path lies in {}, which can't be hidden from the sandboxed daemons; put it in a directory of its own",
@@ -178,8 +177,8 @@ fn check_config(daemons: &[Daemon], index: usize, daemon: &Daemon) -> Result<(),
     Ok(())
 }
 
-/// What is read or entered before a daemon starts may not lie where a sandboxed daemon could replace it. A `working_dir` may be
-/// a `write` itself, since nobody may write to its parent.
+/// A path that is read or entered before a daemon starts must not lie where a sandboxed daemon could replace it. A `working_dir` may
+/// itself be a path in `write`, since no sandboxed daemon may write to its parent.
 fn check_read(daemons: &[Daemon], daemon: &Daemon) -> Result<(), String> {
     let config = daemon.config.as_ref().map(|config| ("config.path", &config.path));
     let process = &daemon.process;
@@ -201,7 +200,7 @@ fn check_read(daemons: &[Daemon], daemon: &Daemon) -> Result<(), String> {
     Ok(())
 }
 
-/// Nothing that is hidden from a daemon may lie below what it may write to: Landlock has no rule that takes away.
+/// No path that is hidden from a daemon may lie below a path that it may write to, since Landlock has no rule that takes access away.
 fn check_write(daemons: &[Daemon], index: usize, path: &Path) -> Result<(), String> {
     let is_inside = |hidden: &Path| hidden != path && hidden.starts_with(path);
     if let Some(terminal) = TERMINALS.iter().find(|terminal| is_inside(Path::new(terminal))) {
@@ -225,7 +224,7 @@ fn check_write(daemons: &[Daemon], index: usize, path: &Path) -> Result<(), Stri
 }
 
 impl Table {
-    /// Whether a sandbox is asked for.
+    /// Whether any daemon has a sandbox.
     #[must_use]
     pub fn has_sandboxes(&self) -> bool {
         self.daemons.iter().any(|daemon| daemon.sandbox.is_some())

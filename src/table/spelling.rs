@@ -1,4 +1,4 @@
-//! What people write who know another tool or another version, and what to write here.
+//! What people who know another tool or another version may write, and what to write instead.
 
 use super::signal::Signal;
 
@@ -21,7 +21,12 @@ const KEYS: &[(&[&str], &str)] = &[
     ),
     (&["entrypoint", "cmd", "run", "up", "ExecStart"], "write command: the program and its arguments"),
     (&["container_name", "process_name"], "write name"),
-    (&["services"], "write a [[daemon]] with name and command for each"),
+    (&["services", "program", "programs"], "write a [[daemon]] with name and command for each"),
+    (
+        &["supervisord", "supervisorctl", "unix_http_server", "inet_http_server", "rpcinterface", "serverurl"],
+        "remove it: commands come through docker exec, like docker exec NAME /proc/1/exe status",
+    ),
+    (&["nodaemon"], "remove it: init is the container's first process"),
     (&["image", "build"], "a daemon is a program of this container's image: write command"),
     (
         &[
@@ -84,7 +89,21 @@ const KEYS: &[(&[&str], &str)] = &[
         "remove it: the processes that a daemon leaves behind are asked to stop too, and then killed",
     ),
     (
-        &["stdout_logfile", "stderr_logfile", "redirect_stderr"],
+        &[
+            "stdout_logfile",
+            "stderr_logfile",
+            "redirect_stderr",
+            "stdout_logfile_maxbytes",
+            "stderr_logfile_maxbytes",
+            "stdout_logfile_backups",
+            "stderr_logfile_backups",
+            "stdout_syslog",
+            "stderr_syslog",
+            "stdout_events_enabled",
+            "stderr_events_enabled",
+            "logfile",
+            "loglevel",
+        ],
         "remove it: what a daemon prints goes to the container's log",
     ),
     (&["numprocs"], "write a [[daemon]] for each process"),
@@ -102,7 +121,18 @@ const KEYS: &[(&[&str], &str)] = &[
     (&["umask"], r#"set it in the command: ["sh", "-c", "umask 027; exec PROGRAM"]"#),
     (&["ReadWritePaths"], "write it below [daemon.sandbox], as write"),
     (
-        &["LimitNOFILE", "LimitCORE", "LimitNPROC", "LimitMEMLOCK", "LimitSTACK", "LimitAS", "rlimits", "nofile"],
+        &[
+            "minfds",
+            "minprocs",
+            "LimitNOFILE",
+            "LimitCORE",
+            "LimitNPROC",
+            "LimitMEMLOCK",
+            "LimitSTACK",
+            "LimitAS",
+            "rlimits",
+            "nofile",
+        ],
         "write ulimits = { nofile = 1024 }",
     ),
     (&["sockets", "socket", "ListenStream"], r#"write listen = [{ tcp = "0.0.0.0:9100" }]"#),
@@ -134,7 +164,7 @@ pub const DAEMON_KEYS: [&str; 20] = [
 const TABLE_KEYS: [&str; 2] = ["output", "require_sandbox"];
 const SANDBOX_KEYS: [&str; 6] = ["write", "private", "bind", "connect", "udp", "sessions"];
 
-/// Where a key belongs that stands in another table of the file: below a header all that follows belongs to it.
+/// Where a known key belongs that stands in the wrong place. (All lines below a header belong to that header.)
 fn place_of(key: &str, expected: &str) -> Option<&'static str> {
     let expects = |known: &str| expected.contains(&format!("`{known}`"));
     let (is_table, is_daemon, is_sandbox) = (expects("require_sandbox"), expects("command"), expects("sessions"));
@@ -151,10 +181,10 @@ fn place_of(key: &str, expected: &str) -> Option<&'static str> {
     }
 }
 
-/// What to write in place of an unknown key; `expected` is the parser's list of those that are known there.
+/// What to write instead of an unknown key. `expected` is the parser's list of the keys that are known there.
 pub(super) fn instead_of(key: &str, expected: &str) -> Option<String> {
     let letters = |word: &str| word.replace(['-', '_'], "").to_ascii_lowercase();
-    // Every second piece is in backticks.
+    // Every second piece was in backticks.
     let known = expected.split('`').skip(1).step_by(2).find(|known| letters(known) == letters(key));
     let place = || place_of(key, expected).map(str::to_owned);
     let elsewhere = || KEYS.iter().find(|(keys, _)| keys.contains(&key)).map(|(_, fix)| (*fix).to_owned());

@@ -9,9 +9,8 @@ mod needs;
 
 #[allow(unused_imports, reason = "some is for a test in a real bundle")]
 mod attacks;
-#[allow(dead_code, reason = "it belongs to another test")]
-#[path = "../init/bundle.rs"]
-mod bundle;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod older;
 mod terminal;
 
@@ -19,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 
 use attacks::{Attack, UNCOVERED, all_attacks};
-use bundle::{Bundle, Setup};
+use harness::{Bundle, Setup};
 use terminal::Terminal;
 
 /// alpha is taken over, beta is the victim; DIR/mirror shows beta's secrets a second time.
@@ -164,10 +163,7 @@ fn probes_checkers_and_run_as_run_in_their_daemons_sandbox() {
     assert_eq!(bundle.read("beta/probed"), "refused\n");
     let key = bundle.dir.join("secret/key");
     let inside = |arguments: &[&str]| {
-        let pid = bundle.pid().to_string();
-        let mut all = std::process::Command::new("nsenter");
-        all.args(["-t", &pid, "-p", "-m", env!("CARGO_BIN_EXE_sidecar")]).args(arguments);
-        let output = all.output().unwrap();
+        let output = bundle.inside(&[&[harness::SIDECAR], arguments].concat()).output().unwrap();
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         (output.status.code(), text)
     };

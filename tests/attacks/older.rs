@@ -15,7 +15,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use serde_json::{Value, json};
 
 use crate::attacks::{self, Attack, Keeper, PUSH_INPUT, UNCOVERED, all_attacks};
-use crate::bundle::{Bundle, Setup};
+use crate::harness::{Bundle, Setup};
 use crate::{HARDENED, SANDBOX, World, attacked};
 
 #[derive(Clone, Copy, Debug)]

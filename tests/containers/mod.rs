@@ -12,6 +12,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+/// How long a test waits for what must come: a loaded machine is no failure.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 pub const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
 /// The binary under test: another one than this build's, if `SIDECAR_BINARY` names it. It takes the image's place too.
@@ -75,7 +78,7 @@ pub fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "a minute long: no {what}");
+        assert!(start.elapsed() < PATIENCE, "two minutes long: no {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -24,7 +24,7 @@ def run_host(host, only):
     """Returns whether every case was as it should be."""
     began = time.monotonic()
     say(f"\n== {host.title}")
-    # What every command said.
+    # The output of every command.
     (machines.CACHE / f"{host.name}.log").unlink(missing_ok=True)
     host.build()
     lower = machines.root(host.packages)
@@ -65,9 +65,9 @@ def main():
     parser.add_argument("--only", metavar="PATTERN", default="")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    # Ctrl-C and TERM end it by the way that removes everything.
+    # Ctrl-C and TERM raise an exception, so that everything is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # Also for a case that sends it, if this is a shell's background job, which ignores it.
+    # A shell starts background jobs with INT ignored; a case that sends INT needs the default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(0o022)
     machines.CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The binary for aarch64, by scripts/cross in a machine with Debian's Rust: nothing is installed on this one."""
+"""The binary for aarch64: scripts/cross builds it in a machine with Debian's Rust, so nothing is installed on this one."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ SOURCES = ["src", "applets", "bundle/daemons.toml", "build.rs", "Cargo.toml", "C
 
 
 def build():
-    """The directory with `sidecar-aarch64`, made anew where the sources have changed."""
+    """The directory with `sidecar-aarch64`, which is built again if the sources have changed."""
     command = ["git", "ls-files", "--stage", "--", *SOURCES]
     key = machines.local(command, "git", cwd=machines.REPOSITORY) + machines.local(["git", "diff", "HEAD", "--", *SOURCES], "git", cwd=machines.REPOSITORY)
     return machines.cached("aarch64", key, make)

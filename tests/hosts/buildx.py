@@ -41,11 +41,11 @@ for platform in linux/amd64 linux/arm64; do
 done
 """
 
-NAME = "buildx: target sidecar for amd64 and arm64 in one go"
+NAME = "buildx builds the target sidecar for amd64 and arm64 in one go"
 
 
 def build():
-    """What the case needs, made before the machine is."""
+    """Builds what the case needs, before there is a machine."""
     return aarch64.build(), machines.cached("buildx", [ARCHITECTURES, APPLETS, machines.SUITE], fetch)
 
 
@@ -64,7 +64,7 @@ def fetch(directory):
 
 
 def write_image(layout, busybox):
-    """An OCI layout with an image for each architecture: busybox, and its applets' names."""
+    """Writes an OCI layout with an image for each architecture: busybox, and links for its applets."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -98,7 +98,7 @@ def write_image(layout, busybox):
 
 
 def prepare(world):
-    """The user, the build's context, and her Engine."""
+    """Prepares the user, the build's context, and the user's Engine."""
     machine = world.machine
     binary, fetched = build()
     place = machine.data / "buildx"

@@ -1,4 +1,4 @@
-"""Docker: version 28 of Debian, 29 out of its Go modules, and with gVisor as a runtime."""
+"""Docker: version 28 from Debian, version 29 built from its Go modules, and Docker with gVisor as its runtime."""
 
 import json
 import pathlib
@@ -60,7 +60,7 @@ class Docker28(Docker):
 
 
 class Docker29(Docker):
-    """The CLI and the Engine out of the Go module proxy; containerd and runc are Debian's."""
+    """The CLI and the Engine, built from the Go module proxy; containerd and runc are Debian's."""
 
     name = "docker29"
     title = "Docker 29"
@@ -73,11 +73,11 @@ class Docker29(Docker):
 
     def build_programs(self, directory):
         with tempfile.TemporaryDirectory(dir=machines.CACHE) as scratch:
-            # Both modules keep what they require where only their own build looks.
+            # Both modules list what they require in a file that only their own build reads.
             cli = pathlib.Path(scratch) / "cli"
             shutil.copytree(go.download(f"github.com/docker/cli@{self.CLI}")["Dir"], cli, ignore=shutil.ignore_patterns("vendor"))
             subprocess.run(["chmod", "-R", "u+w", cli], check=True)
-            # The proxy doesn't serve the version that it names.
+            # The proxy doesn't have the version that this file names.
             go.write_mod(cli / "go.mod", (cli / "vendor.mod").read_text().replace("swarmkit/v2 v2.1.3\n", "swarmkit/v2 v2.0.0\n"))
             version = self.CLI.lstrip("v").split("+")[0]
             go.build(cli, "./cmd/docker", directory / "docker", f"-X github.com/docker/cli/cli/version.Version={version}")
@@ -94,7 +94,7 @@ class Docker29(Docker):
         machine.run("install -m 755 /data/programs/* /usr/local/bin/", check=True)
 
     def versions(self, world):
-        # A build out of modules doesn't know its version.
+        # A build from modules doesn't know its version.
         return [(what, self.ENGINE if what == "Engine" else version) for what, version in super().versions(world)]
 
 
@@ -103,10 +103,10 @@ class Gvisor(Docker):
 
     name = "gvisor"
     title = "gVisor"
-    # forky's was built by a newer Go than it knows, and panics.
+    # forky's package was built by a newer Go than gVisor supports, and panics.
     SUITE = "bookworm-backports"
     options = ("--config-file", "/run/docker.json")
-    # Of cgroup v2 it needs controllers that a kernel with both has bound to v1.
+    # With cgroup v2 it needs controllers that a kernel with both versions has bound to v1.
     cgroup = "v1"
     # It can't execute /proc/1/exe.
     exe = "/sbin/init"
@@ -130,7 +130,7 @@ class Gvisor(Docker):
 
     def install(self, machine):
         shutil.copy(self.programs / "runsc", machine.data / "runsc")
-        # Its own network stack refuses a network namespace that it takes for the machine's.
+        # gVisor's own network stack refuses this network namespace, since it takes it for the host's.
         settings = {"default-runtime": "runsc", "runtimes": {"runsc": {"path": "/usr/local/bin/runsc", "runtimeArgs": ["--network=host"]}}}
         machine.run(["bash", "-c", 'install -m 755 /data/runsc /usr/local/bin/runsc && echo "$1" > /run/docker.json', "-", json.dumps(settings)], check=True)
 

@@ -1,4 +1,4 @@
-"""Programs out of the Go module proxy, by the Go on PATH."""
+"""Builds programs from the Go module proxy, with the Go on PATH."""
 
 import json
 import os
@@ -22,18 +22,18 @@ def _go():
 
 
 def download(module):
-    """The module MODULE@VERSION: what `go mod download -json` says of it."""
-    # Away from any go.mod.
+    """Downloads MODULE@VERSION; returns what `go mod download -json` says about it."""
+    # In a directory without a go.mod.
     return json.loads(machines.local([_go(), "mod", "download", "-json", module], f"the download of {module}", cwd="/"))
 
 
 def write_mod(path, text, module=None):
-    """A go.mod out of another's, without its tools, perhaps under another name."""
+    """Writes a go.mod made from another one: without its tools, and under another name if `module` is given."""
     text = re.sub(r"(?ms)^tool \(.*?^\)\n?|^tool [^(\n]*\n", "", text)
     path.write_text(re.sub(r"(?m)^module .*", f"module {module}", text) if module else text)
 
 
 def build(directory, package, to, flags=""):
-    """Builds a package in the module at `directory`; minutes, so without getting in anybody's way."""
+    """Builds a package in the module at `directory`. That takes minutes, so it runs at low priority."""
     command = ["nice", "-n", "5", _go(), "build", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", to, package]
     machines.local(command, f"the build of {package}", cwd=directory, env={**os.environ, **ENVIRONMENT})

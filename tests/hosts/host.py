@@ -1,4 +1,4 @@
-"""What an environment and a case are. Each environment is a subclass of `Host`, in a file of its own; `__main__` lists them."""
+"""Environments and cases. Each environment is a subclass of `Host`, in a file of its own; `__main__` lists them."""
 
 import dataclasses
 import re
@@ -8,24 +8,24 @@ import machine as machines
 
 
 class Wrong(machines.Trouble):
-    """Something isn't as it should be: a sentence."""
+    """A case failed: one sentence that says what is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A row of the matrix."""
 
-    # What the row is called, in every environment's column.
+    # The row's name, the same for every environment.
     name: str
-    # As a person types it, run by bash in the machine. `{name}` is filled in from the world's `words`.
+    # The command as a person would type it. bash runs it in the machine; `{name}` is filled in from the world's `words`.
     command: str
-    # What it must exit with; None if that is no matter.
+    # The exit code that it must have; None if any will do.
     exit: int | None
     # What must be true afterwards: functions of (world, done) that raise Wrong, or return False.
     then: tuple[Callable, ...] = ()
-    # What is made so before: functions of the world.
+    # What is prepared before: functions of the world.
     first: tuple[Callable, ...] = ()
-    # Daemons that get another process by it. All others must keep theirs: `World.begin` and `end` see to that.
+    # The daemons that get another process. All others must keep theirs; `World.begin` and `end` check that.
     moves: frozenset[str] = frozenset()
     # How long the command may take, in seconds.
     within: int = 120
@@ -33,7 +33,7 @@ class Case:
 
 @dataclasses.dataclass
 class Cell:
-    """What a case came to in an environment: `ok`, `wrong` or `not here`, and why."""
+    """The result of a case in an environment: `ok`, `wrong` or `not here`, and why."""
 
     kind: str
     why: str = ""
@@ -41,7 +41,7 @@ class Cell:
 
 
 class World:
-    """What the cases of one environment act on. `words` are filled in for `{name}` in a case's command."""
+    """What the cases of one environment act on. `words` has the values for `{name}` in a case's command."""
 
     def __init__(self, machine, words):
         self.machine, self.words = machine, dict(words)
@@ -56,37 +56,37 @@ class World:
         return done.out.strip()
 
     def begin(self, case):
-        """Before each case."""
+        """Called before each case."""
 
     def end(self, case, done):
-        """After each case: what must always be true."""
+        """Called after each case: checks what must always be true."""
 
 
 def fill(command, words):
-    """Braces that are no word's stay as they are: commands have JSON and templates in them."""
+    """Fills in `{word}`. Other braces stay as they are, since commands have JSON and templates in them."""
     return re.sub(r"\{(\w+)\}", lambda found: str(words.get(found[1], found[0])), command)
 
 
 class Host:
     """An environment."""
 
-    # As scripts/hosts is told, and the column's title.
+    # Its name on scripts/hosts's command line, and the title of its column.
     name = ""
     title = ""
-    # v2, or v1: which cgroups its machine has.
+    # The version of cgroups that its machine has: v1 or v2.
     cgroup = "v2"
     # Debian packages beyond those of `machine.PACKAGES`, which are the same for all.
     packages: tuple[str, ...] = ()
-    # Cases that it can't have: name → the reason, a half sentence.
+    # Cases that can't run there: name → the reason, a clause.
     without: dict[str, str] = {}
     # How long all of it may take, in seconds.
     limit = 1800
 
     def build(self):
-        """What no package has: kept below target/hosts by `machine.cached`. No machine runs yet."""
+        """Builds what no package has; `machine.cached` keeps it below target/hosts. No machine runs yet."""
 
     def start(self, machine):
-        """Starts the engine in the machine and gives it the images. Returns the world."""
+        """Starts the engine in the machine and loads the images into it. Returns the world."""
         raise NotImplementedError
 
     def cases(self):
@@ -99,7 +99,7 @@ class Host:
 
 
 def kernel_versions(world):
-    # Without what its builder calls it.
+    # Without the builder's suffix.
     kernel = world.run("uname -r").out.split("-")[0].strip()
     kind = world.machine.cgroup
     controllers = world.run("cat /sys/fs/cgroup/cgroup.controllers 2> /dev/null").out.split()
@@ -118,7 +118,7 @@ def run_case(host, world, case):
         with open(machines.CACHE / f"{host.name}.log", "a", encoding="utf-8") as log:
             log.write(f"== {case.name}\n$ {command}\n{done.said}exit {done.code} after {done.seconds:.1f} s\n")
         if case.exit is not None and done.code != case.exit:
-            raise Wrong(f"exit {done.code} in place of {case.exit}")
+            raise Wrong(f"exit code {done.code} instead of {case.exit}")
         for check in case.then:
             if check(world, done) is False:
                 raise Wrong(f"not true: {check.__name__}")

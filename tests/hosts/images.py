@@ -1,4 +1,4 @@
-"""What is tried: the binary, and the images that scripts/lib.sh builds on this machine's Engine, saved for other engines."""
+"""What is tested: the binary, and the images that scripts/lib.sh builds on this machine's Engine, saved for other engines."""
 
 import os
 import pathlib
@@ -7,14 +7,14 @@ import subprocess
 
 import machine as machines
 
-# As they are called in every environment.
+# Their names in every environment.
 BUNDLE = "sidecar-hosts-bundle:local"
 BINARY = "sidecar-hosts-sidecar:local"
 BASE = "sidecar-hosts-base:local"
 
 
 def build():
-    """Builds them; returns the directory with images.tar and the sentence about which filter is in the bundle."""
+    """Builds them; returns the directory with images.tar, and the sentence that says which filter is in the bundle."""
     script = """
         . scripts/lib.sh
         ensure_engine >&2
@@ -36,14 +36,14 @@ def save(directory, ids):
         for one, name in zip(ids, names, strict=True):
             machines.local(["docker", "tag", one, name], "docker tag")
         machines.local(["docker", "save", "--output", directory / "images.tar", *names], "docker save")
-        # An ordinary user loads it too.
+        # An ordinary user must be able to read it too.
         (directory / "images.tar").chmod(0o644)
     finally:
         subprocess.run(["docker", "rmi", "--no-prune", *names], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def bring(machine, built):
-    """Puts binary and images into a machine: links of all applets in /opt/sidecar/bin, images.tar in /data."""
+    """Puts the binary and the images into a machine: links for all applets in /opt/sidecar/bin, images.tar in /data."""
     shutil.copy(machines.REPOSITORY / "dist" / "sidecar", machine.data / "sidecar")
     machine.run("mkdir -p /opt/sidecar/bin && install -m 755 /data/sidecar /usr/local/bin/sidecar && sidecar --install /opt/sidecar/bin", check=True)
     os.link(pathlib.Path(built) / "images.tar", machine.data / "images.tar")

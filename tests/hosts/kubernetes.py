@@ -21,7 +21,7 @@ NODE = "node1"
 ADDRESS = "10.0.2.100"
 STATE = "/var/lib/kube"
 PAUSE = "docker.io/library/sidecar-hosts-pause:local"
-# Who there is, as the certificates say it: name, subject, other names.
+# The certificates: name, subject, other names.
 PEOPLE = (
     ("apiserver", "/CN=kube-apiserver", f"DNS:localhost,IP:127.0.0.1,IP:{ADDRESS}"),
     ("apiserver-kubelet", "/O=system:masters/CN=kube-apiserver-kubelet-client", ""),
@@ -69,19 +69,19 @@ KUBELET = {
     "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
     "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True}, "x509": {"clientCAFile": f"{STATE}/ca.crt"}},
     "authorization": {"mode": "Webhook"},
-    # In a container of one's own /proc/sys and oom_score_adj can't be written.
+    # /proc/sys and oom_score_adj can't be written from inside a container.
     "featureGates": {"KubeletInUserNamespace": True},
     "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
     "imageGCHighThresholdPercent": 100, "resolvConf": "/etc/resolv.conf",
 }
 
-# Brings a program back whenever it ends, as the service manager of a node would; not while the file /run/NAME.away is there.
+# Starts a program again whenever it ends, as a node's service manager would, but not while the file /run/NAME.away exists.
 AGAIN = 'name=$1; shift; while :; do [ -e "/run/$name.away" ] || "$@" || true; sleep 0.5; done'
 
 
 def modules(text):
-    """k8s.io/kubernetes's own go.mod, as that of a module that builds its programs: its staging modules are not below it but
-    published, under a version of their own."""
+    """Turns k8s.io/kubernetes's own go.mod into one for a module that builds its programs. The staging modules come from the proxy,
+    where they have versions of their own, not from a directory below."""
     published = "v0." + VERSION.split(".", 1)[1]
     lines = []
     for line in text.splitlines():
@@ -109,7 +109,7 @@ def build_programs(directory):
 
 
 def pause_image(directory, root):
-    """catatonit has a mode for the process that holds a pod's namespaces."""
+    """Makes the pause image from catatonit, which has a mode for the process that holds a pod's namespaces."""
     shutil.copy(root / "usr/bin/catatonit", directory / "pause")
     tag = PAUSE.removeprefix("docker.io/library/")
     script = f"""tar -C {directory} -c pause | docker import --change 'ENTRYPOINT ["/pause", "-P"]' - {tag} && docker save --output {directory}/pause.tar {tag}"""
@@ -123,7 +123,7 @@ class Kubernetes(Host):
     name = "kubernetes"
     title = "Kubernetes"
 
-    # kubelet needs limits of memory and processes: where this machine has those.
+    # The version of cgroups in which this machine has the controllers that kubelet needs, for memory and processes.
     @property
     def cgroup(self):
         return "v1" if any(kind == "cgroup" and path.name == "memory" for path, kind in machines.hierarchies()) else "v2"
@@ -154,7 +154,7 @@ class Kubernetes(Host):
             "apiVersion": "v1", "kind": "Config", "current-context": "admin",
             "clusters": [{"name": "one", "cluster": {"server": "https://127.0.0.1:6443", "certificate-authority": f"{STATE}/ca.crt"}}],
             "users": [{"name": user, "user": {"client-certificate": f"{STATE}/{user}.crt", "client-key": f"{STATE}/{user}.key"}} for user in users],
-            # Two names of this cluster, for what has two clusters on the page.
+            # Two names for this one cluster, since the page has a command for two clusters.
             "contexts": [{"name": name, "context": {"cluster": "one", "user": user}} for name, user in [*((u, u) for u in users), ("east", "admin"), ("west", "admin")]],
         }
         write(machine, "/root/.kube/config", json.dumps(config))
@@ -183,14 +183,14 @@ class Kubernetes(Host):
             "--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=Node,RBAC", f"--client-ca-file={STATE}/ca.crt",
             f"--tls-cert-file={STATE}/apiserver.crt", f"--tls-private-key-file={STATE}/apiserver.key",
             f"--kubelet-client-certificate={STATE}/apiserver-kubelet.crt", f"--kubelet-client-key={STATE}/apiserver-kubelet.key",
-            # By its name the node would not be found, for exec and logs.
+            # For exec and logs, the API server couldn't resolve the node's name.
             "--kubelet-preferred-address-types=InternalIP", "--allow-privileged=true", "--enable-admission-plugins=NodeRestriction",
             "--bind-address=127.0.0.1", f"--advertise-address={ADDRESS}"])
         machine.wait(lambda: machine.run("kubectl get --raw /readyz").code == 0, "answer of the API server", 120)
         machine.start("controllers", ["/data/kube/kube-controller-manager", f"--kubeconfig={STATE}/controller.conf",
                                       f"--service-account-private-key-file={STATE}/sa.key", f"--root-ca-file={STATE}/ca.crt",
                                       "--use-service-account-credentials=true", "--leader-elect=false"])
-        # Without it no pod is let in: what makes it in each namespace is at work.
+        # Without a service account no pod is admitted. Its presence shows that the controller that makes one works.
         machine.wait(lambda: machine.run("kubectl -n default get serviceaccount default").code == 0, "work of the controllers", 120)
         machine.start("scheduler", ["/data/kube/kube-scheduler", f"--kubeconfig={STATE}/scheduler.conf", "--leader-elect=false"])
 

@@ -20,14 +20,14 @@ RUNS = CACHE / "run"
 CGROUP = "sidecar-hosts"
 SUITE = "forky"
 
-# What all environments need; each says what it needs beyond that. As in Debian forky.
+# The packages of Debian forky that all environments need; each environment adds its own.
 PACKAGES = """ca-certificates tini iproute2 iptables nftables procps slirp4netns git python3 curl jq psmisc util-linux
     docker.io docker-cli docker-buildx docker-compose containerd runc crun podman kubectl etcd-server containernetworking-plugins
     fuse-overlayfs passt uidmap catatonit conmon dbus dbus-user-session openssl qemu-user""".split()
 
 PATH = "/opt/sidecar/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# What PID 1 of the machine does before it waits. $1 its name, $2 its root, $3 v1 or v2, $4 what it writes to.
+# What PID 1 of the machine does first. $1: the machine's name, $2: the directory of its layers, $3: v1 or v2, $4: the cached root below them.
 BEGIN = r"""
 set -e
 name=$1 layers=$2 cgroup=$3
@@ -45,7 +45,7 @@ if [ "$cgroup" = v2 ]; then
     echo "+$controller" > "$root/sys/fs/cgroup/cgroup.subtree_control" || true
   done
 else
-  # Read whole: the mounts below would be in it.
+  # Read as a whole, before the mounts below appear in it.
   mounts=$(cat /proc/mounts)
   mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup"
   while read -r _ at kind options _; do
@@ -76,11 +76,11 @@ exec tini -s -- sleep infinity
 
 
 class Trouble(Exception):
-    """An environment can't be had: one sentence that says why."""
+    """An environment can't be set up: one sentence that says why."""
 
 
 class Done:
-    """What a command came to."""
+    """The result of a command."""
 
     def __init__(self, code, out, err, seconds):
         self.code, self.out, self.err, self.seconds = code, out, err, seconds
@@ -95,7 +95,7 @@ def say(text):
 
 
 def local(command, what, log=None, **options):
-    """Runs a command on this machine; if it fails, its output is told."""
+    """Runs a command on this machine. If it fails, the error has its output."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     if done.returncode != 0:
         raise Trouble(f"{what} failed: {done.stdout[-2000:]}")
@@ -103,10 +103,10 @@ def local(command, what, log=None, **options):
 
 
 def cached(name, key, make):
-    """The directory target/hosts/NAME, as `make(directory)` fills it, made once for each `key`."""
+    """The directory target/hosts/NAME, which `make(directory)` fills once for each `key`."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / f"{name}.lock", "w") as lock:
-        # Another run may be at it.
+        # Another run may be making it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _cached(name, key, make)
 
@@ -138,13 +138,13 @@ def mirror():
 
 
 def root(packages=()):
-    """The cached root with these packages beside those that all need."""
+    """The cached root with these packages, besides those that all environments need."""
     wanted = sorted({*PACKAGES, *packages})
     return cached("root", [SUITE, wanted], lambda directory: make_root(directory, wanted))
 
 
 def make_root(directory, packages):
-    # An older debootstrap has no script of the suite's name.
+    # An older debootstrap has no script for this suite.
     script = "/usr/share/debootstrap/scripts/sid"
     local(["debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, directory, mirror(), script], "debootstrap")
     name_servers(directory)
@@ -161,7 +161,7 @@ def make_root(directory, packages):
     local([*inside, "update-ca-certificates"], "update-ca-certificates", env=environment)
     local([*inside, "apt-get", "update"], "apt-get update", env=environment)
     install = "mount -t proc proc /proc; apt-get install -y " + " ".join(packages)
-    # etcd-server starts a unit in its postinst, and fails where none can be; the program is there all the same.
+    # etcd-server starts a unit in its postinst, which fails if no unit can be started; the program is installed all the same.
     done = subprocess.run([*inside, "sh", "-c", install], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     missing = [p for p in packages if not (directory / f"var/lib/dpkg/info/{p}.list").exists() and not list((directory / "var/lib/dpkg/info").glob(f"{p}:*.list"))]
     if missing:
@@ -211,25 +211,25 @@ class Machine:
                    "--kill-child=KILL", "--propagation", "private", "bash", "-c", BEGIN, "-", self.name, str(self.layers), self.cgroup, str(self.lower)]
         outer = self._spawn(command, "machine", preexec_fn=self._prepare)
         self.pid = self._wait(lambda: self._first_process(outer), f"the machine {self.name}", outer)
-        # The address is there before a program can have need of it.
+        # The address must be there before any program needs it.
         slirp = ["setpriv", "--pdeathsig", "KILL", "nsenter", "-t", str(self.pid), "--mount", "--", "slirp4netns", "--configure",
                  "--mtu=65520", "--netns-type=path", "/proc/1/ns/net", "tap0"]
         network = self._spawn(slirp, "network")
         self._wait(lambda: "10.0.2.100" in self.run("ip -4 addr show tap0").out, "a way out of the machine", network)
 
     def _prepare(self):
-        """Before the cgroup namespace: what the machine makes is below a cgroup of its own, and can be found at its end."""
-        # A shell that runs this in the background has it ignore Ctrl-C; what is tried here must not.
+        """Runs before there is a cgroup namespace: the machine gets a cgroup of its own, so that everything in it can be found at the end."""
+        # A shell that runs this in the background makes it ignore Ctrl-C; what is tested here must not inherit that.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         for directory, _ in hierarchies():
             own = directory / CGROUP / self.layers.name
             for made in (own.parent, own):
                 made.mkdir(exist_ok=True)
-                # Of cpuset's, nothing can join one that says nothing.
+                # No process can join a cpuset whose cpus or mems are empty.
                 for part in ("cpuset.cpus", "cpuset.mems"):
                     if (made / part).is_file() and not (made / part).read_text().strip() and (made.parent / part).is_file():
                         (made / part).write_text((made.parent / part).read_text())
-            # With v1 each process of the root cgroup has as much of a busy CPU as all that is in here.
+            # With v1, each process of the root cgroup would otherwise get as much of a busy CPU as the whole machine.
             if (own.parent / "cpu.shares").is_file():
                 (own.parent / "cpu.shares").write_text("20480")
             inner = own / "init" if (own / "init").is_dir() else own
@@ -263,7 +263,7 @@ class Machine:
         raise Trouble(f"no {what}{logs or f' within {seconds} s'}")
 
     def wait(self, look, what, seconds=60):
-        """Until `look()` is true."""
+        """Waits until `look()` is true."""
         return self._wait(look, what, None, seconds)
 
     def _inside(self, command, environment):
@@ -274,7 +274,7 @@ class Machine:
         return [*enter, "env", "-i", *(f"{k}={v}" for k, v in variables.items()), *map(str, command)]
 
     def run(self, command, timeout=120, environment=None, check=False):
-        """Runs it in the machine (a string: by bash) to its end."""
+        """Runs a command in the machine to its end; bash runs a string."""
         began = time.monotonic()
         inside = self._inside(command, environment)
         process = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -287,7 +287,7 @@ class Machine:
             err += f"\n(killed after {timeout} s)".encode()
         except BaseException:
             kill(process.pid, os.killpg)
-            # A zombie would keep its cgroup.
+            # As a zombie it would keep its cgroup.
             process.communicate()
             raise
         done = Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - began)
@@ -297,14 +297,14 @@ class Machine:
         return done
 
     def start(self, log, command, environment=None):
-        """Starts it in the machine, in the background; its output goes to the log of this name."""
+        """Starts a command in the machine, in the background; its output goes to the log of this name."""
         return self._spawn(self._inside(command, environment), log, preexec_fn=self._prepare)
 
     def log(self, name):
         return (self.logs / name).read_text(errors="replace") if (self.logs / name).is_file() else ""
 
     def __exit__(self, *_):
-        # The kernel ends all processes of the namespace with its first, and all its mounts with its last.
+        # With the first process the kernel ends all others of the namespace, and with the last one all its mounts.
         if self.pid:
             kill(self.pid)
         for process in reversed(self.processes):
@@ -314,8 +314,8 @@ class Machine:
         remove_tree(self.layers)
 
     def left_over(self):
-        """What of it is still there: sentences, none if all is gone."""
-        # The last of its processes may still be on their way out.
+        """What is left of the machine: a list of sentences, empty if all is gone."""
+        # Its last processes may still be ending.
         for _ in range(50):
             if not left_over(self.layers.name):
                 break
@@ -331,7 +331,7 @@ def kill(pid, how=os.kill):
 
 
 def remove_cgroups(name):
-    """Processes in them end first, the last of them a moment after its machine."""
+    """Removes them once their processes have ended, the last of which outlives its machine for a moment."""
     for directory, _ in hierarchies():
         own = directory / CGROUP / name
         for _ in range(100):
@@ -353,7 +353,7 @@ def remove_directory(path):
 
 
 def remove_tree(path):
-    """Not into a mount; a file that an engine made immutable isn't expected."""
+    """Removes a directory, but nothing that is mounted below it. (A file that an engine made immutable isn't expected.)"""
     for _ in range(20):
         subprocess.run(["rm", "-rf", "--one-file-system", path], stderr=subprocess.DEVNULL, check=False)
         if not path.exists():
@@ -381,7 +381,7 @@ def left_over(name):
 
 
 def sweep():
-    """Removes what an earlier run left that was killed before it could."""
+    """Removes what an earlier run left behind because it was killed."""
     names = {path.name for path in RUNS.glob("*")} if RUNS.is_dir() else set()
     for directory, _ in hierarchies():
         names |= {path.name for path in (directory / CGROUP).glob("*/")}

@@ -1,7 +1,7 @@
-"""The matrix for engines of containers: one table of cases, and the bundles that they act on.
+"""The cases for container engines, and the bundles that they act on.
 
 `real` is the bundle of this repository with its four daemons, an agent's MCP session that must outlive everything, and a
-web server that plays the internet. `toy` has daemons whose bad days are to order; `f1` to `f3` are a fleet of such.
+web server that plays the internet. `toy` has daemons that fail on demand; `f1` to `f3` are a fleet of such bundles.
 """
 
 import json
@@ -17,7 +17,7 @@ from host import Case, World, Wrong
 
 DAEMONS = ("egress", "pipelock", "git-gate", "supervise")
 
-# alpha serves the word in its file: `dies` and `unready` do what they say, and its checker refuses `bad`.
+# alpha serves the word in its file. With `dies` it dies, with `unready` it is never ready, and its checker refuses `bad`.
 TOY = """grace = "1s"
 [[daemon]]
 name = "alpha"
@@ -39,7 +39,7 @@ command = ["sh", "-c", "while :; do sleep 1; done"]
 USR1 = { restart = "alpha" }
 """
 
-# Answers with the request's Authorization.
+# Answers with the request's Authorization header.
 WEB = """
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 """
 
-# What the agent gets through egress and pipelock: the code, and the answer.
+# Prints what the agent gets through egress and pipelock: the status code and the body.
 GET = """
 import urllib.error, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": "http://127.0.0.1:9080"}))
@@ -61,7 +61,7 @@ except urllib.error.HTTPError as error:
     print(error.code)
 """
 
-# One MCP session from here to the end; it calls all the while, and a call that fails ends it.
+# One MCP session that lasts to the end of the run. It calls supervise all the time, and ends if a call fails.
 AGENT = """
 import asyncio
 from mcp import Client
@@ -77,14 +77,14 @@ asyncio.run(main())
 
 
 class Containers(World):
-    """The bundles on an engine, made at the first case that needs them."""
+    """The bundles on an engine. Each is started before the first case that needs it."""
 
     def __init__(self, machine, words, start_engine=None):
         super().__init__(machine, {**words, "dir": "/data/files"})
         self.start_engine = start_engine
         self.before, self.hups = None, 0
         self.began = "0"
-        # Which run, and which could not be had.
+        # Which bundles run, and which failed to start.
         self.up, self.failed = set(), set()
         files = machine.data / "files"
         files.mkdir()
@@ -107,7 +107,7 @@ class Containers(World):
             (files / "clients" / name).write_text(text)
 
     def copy_repository(self, copy):
-        """What scripts/demo and compose.yaml take of it. The images are here: a stand-in for lib.sh has nothing to do."""
+        """Copies what scripts/demo and compose.yaml need. The images exist already, so the stand-in for lib.sh does nothing."""
         for path in ("compose.yaml", "bundle/egress/routes.yaml", "bundle/pipelock/pipelock.yaml", "scripts/demo", *(f"scripts/demo.d/{program}.py" for program in
                      ("agent", "caller", "outage", "taken_over", "web"))):
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class Containers(World):
         (copy / "dist").mkdir()
         shutil.copy(machines.REPOSITORY / "dist/sidecar", copy / "dist/sidecar")
 
-    # What runs is a bundle with the hardening of README.
+    # The hardening that docs/bundle.md recommends.
     HARDENED = "--read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp"
 
     def start_real(self):
@@ -137,7 +137,7 @@ class Containers(World):
         self.failed.clear()
 
     def client(self, name, how, program):
-        """A program of ours in the network namespace of the bundle."""
+        """Runs one of the programs above in the bundle's network namespace."""
         return self.run("{docker} run " + how + (f" --name {name}" if name else "") + " --network container:real -v {dir}/clients:/clients:ro"
                         " --entrypoint /opt/supervise/bin/python {image} -u /clients/" + program, 180)
 
@@ -169,7 +169,7 @@ class Containers(World):
         return self.run("{docker} exec " + name + " cat /etc/sidecar/pipelock/pipelock.yaml /etc/sidecar/egress/routes.yaml").out
 
     def served(self):
-        """What the agent gets of web.test."""
+        """What the agent gets from web.test."""
         return self.client("", "--rm", "get.py").out.strip()
 
     def serving(self, name):
@@ -183,33 +183,33 @@ class Containers(World):
             return
         moved = {name for name, pid in self.pids("real").items() if pid != self.before[0].get(name)}
         if moved != case.moves:
-            raise Wrong(f"another process: {', '.join(sorted(moved)) or 'none'}; it should be {', '.join(sorted(case.moves)) or 'none'}")
+            raise Wrong(f"daemons with a new process: {', '.join(sorted(moved)) or 'none'}; expected: {', '.join(sorted(case.moves)) or 'none'}")
         if "true" not in self.run("{docker} inspect --format '{{.State.Running}}' agent").out:
             raise Wrong("the agent's MCP session broke: " + self.run("{docker} logs agent").said.strip()[-300:])
 
 
-# What is made so before a case.
+# What is prepared before a case.
 
 def real(world):
     world.start_real()
 
 
 def toy(world):
-    """It serves `old`."""
+    """The toy runs and serves `old`."""
     world.start_toys("toy")
     if world.serving("toy") != "old":
         world.check("apply-allowlist --file {dir}/old toy")
 
 
 def fleet(world):
-    """The three of them alone, serving `old`."""
+    """Only the three bundles of the fleet run, and serve `old`."""
     world.remove("real", "web", "agent", "toy")
     world.start_toys("f1", "f2", "f3")
     world.check("apply-allowlist --file {dir}/old --label fleet=yes")
 
 
 def container(options, image="{image}", arguments=""):
-    """One named `other` in place of the last."""
+    """A new container named `other`, in place of the previous one."""
     def made(world):
         world.remove("other")
         world.began = str(int(time.time()) - 1)
@@ -234,24 +234,24 @@ def says(*words):
 
 
 def outcome(**wanted):
-    """Of the object that --json prints."""
+    """Compares keys of the object that --json prints."""
     def check(_, done):
         try:
             told = json.loads(done.out)
         except ValueError:
-            raise Wrong("stdout is no JSON") from None
+            raise Wrong("stdout isn't JSON") from None
         for key, value in wanted.items():
             if told.get(key) != value:
-                raise Wrong(f"{key} is {told.get(key)!r} in place of {value!r}")
+                raise Wrong(f"{key} is {told.get(key)!r} instead of {value!r}")
     return check
 
 
 def gets(answer):
-    """The agent gets that, of a web server that the allowlist may name."""
+    """The agent gets this answer from the web server, which the allowlist may or may not name."""
     def check(world, _):
         served = world.served()
         if served != answer:
-            raise Wrong(f"the agent gets “{served}” in place of “{answer}”")
+            raise Wrong(f"the agent gets “{served}” instead of “{answer}”")
     return check
 
 
@@ -259,17 +259,17 @@ def content_is(file, name="real"):
     def check(world, _):
         wanted = world.run("cat {dir}/" + file).out
         if not world.content(name).startswith(wanted):
-            raise Wrong(f"the content isn't that of {file}")
+            raise Wrong(f"the bundle doesn't have the content of {file}")
     return check
 
 
 def same_content(world, _):
     if world.content() != world.before[1]:
-        raise Wrong("the content is another")
+        raise Wrong("the content has changed")
 
 
 def serve(word, *names):
-    """Toys: what lies there is that word, and it is what is served; nothing lies beside it."""
+    """These toys have that word in their file and serve it, and nothing is left beside the file."""
     def check(world, _):
         for name in names or ("toy",):
             world.wait_ready(name)
@@ -279,7 +279,7 @@ def serve(word, *names):
                 time.sleep(0.3)
                 found = (world.serving(name), world.run("{docker} exec " + name + " cat /etc/sidecar/pipelock/rules").out)
             if found != (word, word):
-                raise Wrong(f"{name} serves “{found[0]}” and has “{found[1]}”, in place of “{word}”")
+                raise Wrong(f"{name} serves “{found[0]}” and has “{found[1]}” instead of “{word}”")
             beside = world.run("{docker} exec " + name + " ls -A /etc/sidecar/pipelock").out.split()
             if set(beside) - {"rules", ".rules.sidecar", "pipelock.yaml"}:
                 raise Wrong(f"left beside the file of {name}: {beside}")
@@ -291,14 +291,14 @@ def ready(world, _):
 
 
 def untouched(world, _):
-    """Nothing was executed in the container `other`, nor was it signalled, as the engine's own notes tell."""
-    # Not by its name, which the one before had too.
+    """The engine's events show that nothing was executed in the container `other`, and that it got no signal."""
+    # By its id, since the previous container had the same name.
     events = world.check("{docker} events {until_now} --since " + world.began + " --filter container=$({docker} inspect --format '{{.Id}}' other) --format '{{.}}'")
     if "start" not in events:
-        raise Wrong("the engine has no notes of its start: what else it noted can't be told")
+        raise Wrong("the engine's events don't even show its start, so they prove nothing")
     for line in events.splitlines():
         if "exec" in line or "kill" in line:
-            raise Wrong(f"the engine noted: {line[:200]}")
+            raise Wrong(f"the engine's events show: {line[:200]}")
 
 
 def runs(name, wanted="true"):
@@ -317,19 +317,19 @@ def after(command):
 def within(seconds):
     def check(_, done):
         if done.seconds > seconds:
-            raise Wrong(f"it took {done.seconds:.1f} s, and {seconds} at most is right")
+            raise Wrong(f"it took {done.seconds:.1f} s; expected: at most {seconds}")
     return check
 
 
 def soon(_, done):
-    """The apply ended long before its own time was up."""
+    """The apply ended long before its --timeout."""
     seconds = int(re.search(r"ended (\d+) s later", done.out)[1])
     if seconds > 8:
         raise Wrong(f"it ended {seconds} s later")
 
 
 def hups(world):
-    """How many HUPs init has served."""
+    """How many HUPs init has handled."""
     last = json.loads(world.check("{docker} exec real {exe} status --json"))["signals"]["HUP"]["last"]
     return last["seq"] if last else 0
 
@@ -355,7 +355,7 @@ def all_ready(_, done):
 
 
 def engine_again(world, _):
-    """The engine was killed: what it left ends, and another is started."""
+    """After the engine was killed: starts another one."""
     world.start_engine()
 
 
@@ -374,7 +374,7 @@ DEMO = "cd /data/copy && SIDECAR_BUNDLE_IMAGE={image} SIDECAR_FILTER='{filter}' 
 
 
 def in_the_middle(action, timeout="15s"):
-    """An apply of content with which the toy is never ready; the action, once it serves that; the apply's own exit code."""
+    """Applies content with which the toy is never ready, runs the action once the toy serves it, and exits with the apply's exit code."""
     return f"""
         set -m
         apply-allowlist --file {{dir}}/unready --timeout {timeout} toy > /tmp/said 2>&1 & apply=$!
@@ -396,68 +396,68 @@ CASES = [
     Case("the kernel enforces every part of the sandboxes", "{docker} exec real {exe} status --json", 0, (nothing_missing,), (real,)),
     Case("run-as: git-gate can't read pipelock's list", "{docker} exec real {exe} run-as git-gate -- cat /etc/sidecar/pipelock/pipelock.yaml", 1,
          (says("Permission denied"),), (real,)),
-    # Applies to it.
-    Case("apply-allowlist: live, and the agent gets there", "apply-allowlist --file {dir}/web real", 0,
+    # Applies.
+    Case("apply-allowlist: live, and the agent reaches the new domain", "apply-allowlist --file {dir}/web real", 0,
          (says("live"), gets("200 authorization: none"), content_is("web")), (real,), moves=PIPELOCK),
     Case("the same content again: unchanged", "apply-allowlist --file {dir}/web real", 0, (says("unchanged"),), (real,)),
-    Case("a bad file is refused by pipelock's own checker", "apply-allowlist --file {dir}/typo real", 1, (says("checker"), same_content), (real,)),
+    Case("pipelock's own checker refuses a bad file", "apply-allowlist --file {dir}/typo real", 1, (says("checker"), same_content), (real,)),
     Case("--dry-run changes nothing", "apply-allowlist --file {dir}/elsewhere --dry-run --json real", 0, (outcome(outcome="dry-run"), same_content), (real,)),
-    Case("apply-egress: the credential arrives, no process moves", "apply-egress --file {dir}/routes real", 0,
+    Case("apply-egress: the new credential is sent, and no daemon is restarted", "apply-egress --file {dir}/routes real", 0,
          (says("live"), gets("200 authorization: new")), (real,)),
-    Case("--json: one object", "apply-allowlist --file {dir}/elsewhere --json real", 0,
+    Case("--json prints one object", "apply-allowlist --file {dir}/elsewhere --json real", 0,
          (outcome(outcome="live", exit=0, daemon="pipelock", siblings_moved=[]), gets("403")), (real,), moves=PIPELOCK),
-    Case("without --file: what lies there is live", "{docker} exec -i real sh -c 'cat > /etc/sidecar/pipelock/pipelock.yaml' < {dir}/web && apply-allowlist real", 0,
+    Case("without --file, the file in place goes live", "{docker} exec -i real sh -c 'cat > /etc/sidecar/pipelock/pipelock.yaml' < {dir}/web && apply-allowlist real", 0,
          (says("live"), gets("200 authorization: new")), (real,), moves=PIPELOCK),
-    Case("apply --daemon git-gate", "apply --daemon git-gate real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
+    Case("apply --daemon restarts git-gate", "apply --daemon git-gate real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
     Case("apply by a real-time signal", "apply --signal RTMIN+1 real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
-    Case("--signal-only: init has the signal", "apply-egress --signal-only real", 0, (one_more_hup,), (real, count_hups)),
-    Case("kill -s USR1 alone", "{docker} kill -s USR1 real && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
-    Case("two applies at once: one after the other, both live",
+    Case("--signal-only: init gets the signal", "apply-egress --signal-only real", 0, (one_more_hup,), (real, count_hups)),
+    Case("kill -s USR1, without an apply, restarts pipelock", "{docker} kill -s USR1 real && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
+    Case("two applies at once run one after the other, and both are live",
          "apply-allowlist --file {dir}/elsewhere real & apply-allowlist --file {dir}/both real && wait $!", 0, (says("live"), ready), (real,), moves=PIPELOCK),
-    # Inside.
-    Case("restart git-gate", "{docker} exec real {exe} restart git-gate", 0, (says("live"),), (real,), moves=GIT_GATE),
-    Case("stop git-gate: status says it", "{docker} exec real {exe} stop git-gate && ! {docker} exec real {exe} status", 0, (says("stopped"),), (real,), moves=GIT_GATE),
-    Case("apply to a stopped daemon is refused", "apply --daemon git-gate real", 1, (says("stopped"),), (real,)),
-    Case("start git-gate", "{docker} exec real {exe} start git-gate", 0, (says("live"), ready), (real,), moves=GIT_GATE),
-    Case("signal HUP egress", "{docker} exec real {exe} signal HUP egress", 0, (), (real,)),
+    # The applets inside the bundle.
+    Case("restart git-gate, from inside", "{docker} exec real {exe} restart git-gate", 0, (says("live"),), (real,), moves=GIT_GATE),
+    Case("stop git-gate, from inside: status shows it as stopped", "{docker} exec real {exe} stop git-gate && ! {docker} exec real {exe} status", 0, (says("stopped"),), (real,), moves=GIT_GATE),
+    Case("an apply to a stopped daemon is refused", "apply --daemon git-gate real", 1, (says("stopped"),), (real,)),
+    Case("start git-gate, from inside", "{docker} exec real {exe} start git-gate", 0, (says("live"), ready), (real,), moves=GIT_GATE),
+    Case("signal HUP egress, from inside", "{docker} exec real {exe} signal HUP egress", 0, (), (real,)),
     Case("a daemon that is killed comes back", "{docker} exec real sh -c 'kill -KILL $(pidof pipelock || pidof tinyproxy)' && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
-    # Who isn't there, and who is no bundle.
-    Case("a missing container: 3", "apply-allowlist --file {dir}/web nobody", 3),
-    Case("a name that can't be: 2", "apply-allowlist --file {dir}/web 'no body'", 2),
-    Case("no such CLI: 3", "SIDECAR_DOCKER=/nowhere apply-allowlist --file {dir}/web real", 3, (), (real,)),
-    Case("no engine: 3", "DOCKER_HOST=unix:///nowhere.sock apply-allowlist --file {dir}/web real", 3, (), (real,)),
-    Case("a stranger: 4, and nothing is executed in it", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("", "{base}", "sleep 1000"),)),
-    Case("--pid host: 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--pid host --label sidecar.schema=1", "{base}", "sleep 1000"),)),
-    Case("--init: 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--init --no-healthcheck"),)),
-    Case("a paused bundle: 3, and nothing is sent", "{docker} pause real && { apply-allowlist --file {dir}/elsewhere real; code=$?; {docker} unpause real; exit $code; }", 3,
+    # Containers that don't exist or aren't bundles.
+    Case("a container that doesn't exist: exit 3", "apply-allowlist --file {dir}/web nobody", 3),
+    Case("an impossible name: exit 2", "apply-allowlist --file {dir}/web 'no body'", 2),
+    Case("a CLI that doesn't exist: exit 3", "SIDECAR_DOCKER=/nowhere apply-allowlist --file {dir}/web real", 3, (), (real,)),
+    Case("the engine can't be reached: exit 3", "DOCKER_HOST=unix:///nowhere.sock apply-allowlist --file {dir}/web real", 3, (), (real,)),
+    Case("a container that isn't a bundle: exit 4, and nothing is executed in it", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("", "{base}", "sleep 1000"),)),
+    Case("--pid host: exit 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--pid host --label sidecar.schema=1", "{base}", "sleep 1000"),)),
+    Case("--init: exit 4, and nothing is executed", "apply-allowlist --file {dir}/web other", 4, (untouched,), (container("--init --no-healthcheck"),)),
+    Case("a paused bundle: exit 3, and nothing is sent", "{docker} pause real && { apply-allowlist --file {dir}/elsewhere real; code=$?; {docker} unpause real; exit $code; }", 3,
          (says("paused"), same_content), (real,)),
-    Case("a stopped bundle: 3", "apply-allowlist --file {dir}/new other", 3, (), (container(""), before("{docker} stop -t 12 other"))),
-    Case("one missing of two: 3, and the other is live", "apply-allowlist --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (toy,)),
-    # Bad content, and bad days in the middle.
-    Case("a daemon that dies of it: taken back", "apply-allowlist --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
-    Case("a daemon that is never ready with it: taken back", "apply-allowlist --file {dir}/unready --timeout 6s toy", 1, (says("old content is back"), serve("old")), (toy,)),
-    Case("Ctrl-C in the middle: taken back", in_the_middle("kill -INT $apply"), 1, (says("interrupted"), soon, serve("old")), (toy,)),
-    Case("the apply killed in the middle: taken back", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
-    Case("pause in the middle: 3, back after the unpause", in_the_middle("{docker} pause toy"), 3,
+    Case("a stopped bundle: exit 3", "apply-allowlist --file {dir}/new other", 3, (), (container(""), before("{docker} stop -t 12 other"))),
+    Case("one of two doesn't exist: exit 3, and the other is live", "apply-allowlist --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (toy,)),
+    # Bad content, and trouble in the middle of an apply.
+    Case("content that kills the daemon is undone", "apply-allowlist --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
+    Case("content with which the daemon is never ready is undone", "apply-allowlist --file {dir}/unready --timeout 6s toy", 1, (says("old content is back"), serve("old")), (toy,)),
+    Case("Ctrl-C in the middle: the change is undone", in_the_middle("kill -INT $apply"), 1, (says("interrupted"), soon, serve("old")), (toy,)),
+    Case("the apply is killed in the middle: the change is undone", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
+    Case("the bundle is paused in the middle: exit 3, undone once it is unpaused", in_the_middle("{docker} pause toy"), 3,
          (says("unpaused"), after("{docker} unpause toy"), serve("old")), (toy,)),
-    Case("kill of the bundle in the middle: 3, back at its start", in_the_middle("{docker} kill toy"), 3, (after("{docker} start toy"), serve("old")), (toy,)),
-    Case("stop of the bundle in the middle: back", in_the_middle("{docker} stop toy"), None, (after("{docker} start toy"), serve("old")), (toy,)),
-    # Its end.
-    Case("stop ends the bundle in time, exit 0", "{docker} stop real > /dev/null && {docker} inspect --format 'code={{.State.ExitCode}}' real", 0,
+    Case("the bundle is killed in the middle: exit 3, undone at its next start", in_the_middle("{docker} kill toy"), 3, (after("{docker} start toy"), serve("old")), (toy,)),
+    Case("the bundle is stopped in the middle: the change is undone", in_the_middle("{docker} stop toy"), None, (after("{docker} start toy"), serve("old")), (toy,)),
+    # The bundle's end.
+    Case("stop ends the bundle in time, with exit code 0", "{docker} stop real > /dev/null && {docker} inspect --format 'code={{.State.ExitCode}}' real", 0,
          (says("code=0\n"), within(9)), (real, lambda world: setattr(world, "up", world.up - {"real"}))),
-    # The rest of what README offers.
+    # What else the pages offer.
     Case("scripts/demo ends in PASS", DEMO, 0, (says("PASS"),), (lambda world: world.remove("real", "web", "agent"),), within=400),
     Case("compose.yaml: up, healthy, an apply, down", COMPOSE, 0, (says("live"),), (lambda world: world.remove("real", "web", "agent"),), within=300),
     Case(buildx.NAME, shlex.join(user.command(buildx.BUILD)), 0, (says("linux/amd64: sidecar", "linux/arm64: sidecar"),), (buildx.prepare,), within=600),
     # A fleet.
-    Case("--label: all three live", "apply-allowlist --file {dir}/new --label fleet=yes", 0, (says("3"), serve("new", "f1", "f2", "f3")), (fleet,)),
-    Case("--all: all that run", "apply-allowlist --file {dir}/newer --all", 0, (serve("newer", "f1", "f2", "f3"),), (fleet, before("{docker} rm -f other || true"))),
-    Case("--canary fails: the others are untouched", "apply-allowlist --file {dir}/picky --canary 1 --label fleet=yes", 1,
+    Case("--label: all three are live", "apply-allowlist --file {dir}/new --label fleet=yes", 0, (says("3"), serve("new", "f1", "f2", "f3")), (fleet,)),
+    Case("--all: every running bundle is live", "apply-allowlist --file {dir}/newer --all", 0, (serve("newer", "f1", "f2", "f3"),), (fleet, before("{docker} rm -f other || true"))),
+    Case("--canary: if it fails, the others are untouched", "apply-allowlist --file {dir}/picky --canary 1 --label fleet=yes", 1,
          (says("untouched"), serve("old", "f1", "f2", "f3")), (fleet,)),
-    Case("--canary: all live", "apply-allowlist --file {dir}/new --canary 1 --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
-    Case("--rollback-all: one refuses, all go back", "apply-allowlist --file {dir}/picky --rollback-all f3 f2 f1", 1, (serve("old", "f1", "f2", "f3"),), (fleet,)),
-    Case("--rollback-all: all live", "apply-allowlist --file {dir}/new --rollback-all --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
-    # Last, since it takes all containers with it.
-    Case("the engine killed in the middle: nothing half-done", in_the_middle("pkill -KILL dockerd", "8s"), None,
+    Case("--canary: all are live", "apply-allowlist --file {dir}/new --canary 1 --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
+    Case("--rollback-all: one refuses the content, so all go back", "apply-allowlist --file {dir}/picky --rollback-all f3 f2 f1", 1, (serve("old", "f1", "f2", "f3"),), (fleet,)),
+    Case("--rollback-all: all are live", "apply-allowlist --file {dir}/new --rollback-all --label fleet=yes", 0, (serve("new", "f1", "f2", "f3"),), (fleet,)),
+    # Last, since all containers end with the engine.
+    Case("the engine is killed in the middle: nothing is left half done", in_the_middle("pkill -KILL dockerd", "8s"), None,
          (says("toy:"), engine_again, after("{docker} start toy"), serve("old")), (toy,)),
 ]

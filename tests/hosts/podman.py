@@ -12,7 +12,7 @@ events_logger = "file"
 
 
 class UserContainers(matrix.Containers):
-    """The same bundles, all commands run as the user."""
+    """The same bundles, with all commands run as the user."""
 
     def run(self, command, timeout=120):
         return self.machine.run(user.command(fill(f"export SIDECAR_DOCKER=podman; {command}", self.words)), timeout=timeout)
@@ -22,11 +22,11 @@ class PodmanRootless(Host):
     name = "podman-rootless"
     title = "podman 5 rootless"
     without = {
-        "no engine: 3": "podman has no engine that could be away",
-        "the engine killed in the middle: nothing half-done": "podman has no engine that could be killed",
-        "compose.yaml: up, healthy, an apply, down": "compose is for Docker's socket",
+        "the engine can't be reached: exit 3": "podman has no engine that could be out of reach",
+        "the engine is killed in the middle: nothing is left half done": "podman has no engine that could be killed",
+        "compose.yaml: up, healthy, an apply, down": "compose needs Docker's socket",
         "scripts/demo ends in PASS": "the demo runs docker",
-        "buildx: target sidecar for amd64 and arm64 in one go": "buildx is Docker's",
+        "buildx builds the target sidecar for amd64 and arm64 in one go": "buildx is part of Docker",
     }
 
     def build(self):
@@ -37,7 +37,7 @@ class PodmanRootless(Host):
         machine.run(user.MAKE, check=True)
         (machine.data / user.USER / ".config/containers/containers.conf").write_text(CONFIGURATION)
         words = {"docker": "podman", "image": images.BUNDLE, "base": images.BASE, "exe": "/proc/1/exe",
-                 # There is no systemd here whose timers would run it.
+                 # podman leaves it to systemd's timers, and there is no systemd here.
                  "run_healthcheck": "podman healthcheck run real", "until_now": "--stream=false"}
         world = UserContainers(machine, words)
         world.check("podman load --quiet --input /data/images.tar", 600)

@@ -1,4 +1,4 @@
-"""The cases for Kubernetes: docs/kubernetes.md as it is written, then bundles whose bad days are to order, then a fleet.
+"""The cases for Kubernetes: docs/kubernetes.md as it is written, then bundles that fail on demand, then a fleet.
 
 `agent-0` and `agent-1` are the page's pods. `toy` has the daemons of the matrix for containers; `fleet` is a Deployment of the page's pod.
 """
@@ -18,7 +18,7 @@ from matrix import GIT_GATE, PIPELOCK, all_ready, nothing_missing, outcome, says
 
 PAGE = machines.REPOSITORY / "docs" / "kubernetes.md"
 FLEET = 20
-# Of what is chosen at random: which pods of the fleet are deleted, and when.
+# The seed of what is chosen at random: which pods of the fleet are deleted, and when.
 SEED = 20261128
 
 
@@ -34,7 +34,7 @@ def blocks():
 
 
 class Cluster(World):
-    """A cluster of one node, and the directory that the page's commands are executed in."""
+    """A cluster of one node, and the directory in which the page's commands run."""
 
     def __init__(self, machine, words):
         super().__init__(machine, {"dir": "/data/files", "page": "/data/page", **words})
@@ -84,10 +84,10 @@ class Cluster(World):
             return
         moved = {name for name, pid in self.status("agent-0").items() if pid != self.before[name]}
         if moved != case.moves:
-            raise Wrong(f"another process in agent-0: {', '.join(sorted(moved)) or 'none'}; it should be {', '.join(sorted(case.moves)) or 'none'}")
+            raise Wrong(f"daemons with a new process in agent-0: {', '.join(sorted(moved)) or 'none'}; expected: {', '.join(sorted(case.moves)) or 'none'}")
 
 
-# Of cases in which agent-0 isn't looked at.
+# For cases in which the processes of agent-0 don't matter.
 ANY = None
 
 
@@ -103,7 +103,7 @@ def pod(name, *containers, labels=None, namespace="agents", **spec):
 
 
 def container(name, image, command=(), **more):
-    """`command` empty: the image's own."""
+    """Without `command`, the image's own entrypoint runs."""
     return {"name": name, "image": image, "securityContext": HARDENED, **({"command": list(command)} if command else {}), **more}
 
 
@@ -112,7 +112,7 @@ def stranger(name="other"):
 
 
 def toy_pod(name, command=("/sbin/init",), labels=None, others=(), **environment):
-    """Its bundle has no probes of kubelet's: what is looked at in here are its own."""
+    """A toy's pod. It has no kubelet probes, since the cases check readiness themselves."""
     variables = {"SIDECAR_CONFIG": "/table/daemons.toml", "PICKY": "no", **environment}
     bundle = container("bundle", "sidecar-bundle:local", command, env=[{"name": key, "value": value} for key, value in variables.items()],
                        volumeMounts=[{"name": "table", "mountPath": "/table"}, {"name": "files", "mountPath": "/etc/sidecar/pipelock"}, {"name": "tmp", "mountPath": "/tmp"}])
@@ -121,17 +121,17 @@ def toy_pod(name, command=("/sbin/init",), labels=None, others=(), **environment
 
 
 def outlived_toy():
-    """The same as a native sidecar of an agent that takes its time to end."""
+    """The toy as a native sidecar, beside an agent that takes long to end."""
     made_of = toy_pod("toy")
     bundle = made_of["spec"]["containers"].pop()
     made_of["spec"] |= {"initContainers": [{**bundle, "restartPolicy": "Always"}], "containers": [container("agent", "debian:bookworm-slim", SLOW)]}
     return made_of
 
 
-# What is made so before a case.
+# What is prepared before a case.
 
 def page_file(text):
-    """A block of YAML, under the name in its first line."""
+    """Writes a block of YAML to the file that its first line names."""
     name = re.match(r"# (\S+)\n", text)[1]
     return lambda world: (world.page / name).write_text(text)
 
@@ -141,7 +141,7 @@ def serving(world, name):
 
 
 def made(*objects, ready=()):
-    """These pods in place of the last of their names."""
+    """Makes these pods anew; the previous ones with their names are removed."""
     def do(world):
         world.run("kubectl -n agents create configmap toy --from-file={dir}/daemons.toml")
         world.remove(*(one["metadata"]["name"] for one in objects))
@@ -152,7 +152,7 @@ def made(*objects, ready=()):
 
 
 def toy(world):
-    """It serves `old`."""
+    """The toy runs and serves `old`."""
     ends = world.run("kubectl -n agents get pod toy --output='jsonpath={.metadata.deletionTimestamp}'")
     if ends.code != 0 or ends.out or world.inside("toy", "/proc/1/exe status --ready").code != 0:
         made(toy_pod("toy"), ready=["toy"])(world)
@@ -173,7 +173,7 @@ def before(command):
 # What must be true afterwards.
 
 def serve(word, *names):
-    """Toys: what lies there is that word, and it is what is served."""
+    """These toys have that word in their file and serve it."""
     def check(world, _):
         for name in names or ("toy",):
             ends = time.monotonic() + 90
@@ -182,7 +182,7 @@ def serve(word, *names):
                 if found == (word, word):
                     break
                 if time.monotonic() > ends:
-                    raise Wrong(f"{name} serves “{found[0]}” and has “{found[1]}”, in place of “{word}”")
+                    raise Wrong(f"{name} serves “{found[0]}” and has “{found[1]}” instead of “{word}”")
                 time.sleep(0.5)
             beside = world.inside(name, "ls -A /etc/sidecar/pipelock").out.split()
             if set(beside) - {"rules", ".rules.sidecar"}:
@@ -199,13 +199,13 @@ def says_not(*words):
 
 
 def same_file(*names):
-    """What the page's pods have is config/pipelock.yaml."""
+    """The page's pods have the content of config/pipelock.yaml."""
     def check(world, _):
         wanted = world.check("sha256sum < config/pipelock.yaml")
         for name in names:
             found = world.inside(name, "cat /etc/sidecar/pipelock/pipelock.yaml")
             if world.check(f"printf %s {shlex.quote(base64.b64encode(found.out.encode()).decode())} | base64 -d | sha256sum") != wanted:
-                raise Wrong(f"the file of {name} is another")
+                raise Wrong(f"{name} has another file")
     return check
 
 
@@ -216,14 +216,14 @@ def is_gone(name):
 
 
 def untouched(world, _):
-    """Nothing was executed in the pod `other`: its process sees no more than its own children."""
+    """Nothing was executed in the pod `other`: only its own processes run there."""
     seen = world.inside("other", "sh -c 'cat /proc/[0-9]*/comm'", "other").out.split()
     if set(seen) - {"sh", "sleep", "cat", "pause"}:
-        raise Wrong(f"in the container: {seen}")
+        raise Wrong(f"processes in the container: {seen}")
 
 
 def in_the_middle(action, timeout="15s", word="unready", pods="toy"):
-    """An apply of content with which the toy is never ready; the action, once it serves that; the apply's own exit code."""
+    """Applies content with which the toy is never ready, runs the action once the toy serves it, and exits with the apply's exit code."""
     return f"""
         set -m
         apply-allowlist --via kubectl -n agents --file {{dir}}/{word} --timeout {timeout} {pods} > /tmp/said 2>&1 & apply=$!
@@ -244,8 +244,8 @@ def api_back(world, _):
 # A fleet.
 
 def make_fleet(world):
-    """The page's pod as a Deployment. Of the built-in table two daemons are selected, which start without Python: all else is
-    twenty times as much as two busy cores can start in minutes."""
+    """The page's pod as a Deployment. Only two daemons are selected, those that need no Python: two busy cores couldn't start the
+    others twenty times within minutes."""
     text = next(text for _, language, text in blocks() if language == "yaml" and "kind: Pod" in text)
     (world.page / "fleet.yaml").write_text(text)
     one = json.loads(world.check("kubectl create --dry-run=client --output=json --filename=fleet.yaml"))
@@ -261,17 +261,17 @@ def make_fleet(world):
 
 
 def fleet(world):
-    """Twenty of them, all ready."""
+    """Twenty pods, all ready."""
     if world.run("kubectl -n agents get deployment fleet").code != 0:
         world.remove("toy", "other", "agent-0", "agent-1", "agent-cm", "agent-sub")
         make_fleet(world)
     world.check("kubectl -n agents rollout status deployment/fleet --timeout=600s", 620)
-    # Those that were deleted in the last case.
+    # Wait until the pods that the last case deleted are gone.
     world.machine.wait(lambda: len(world.check("kubectl -n agents get pods -l fleet=yes --output=name").split()) == FLEET, "fleet of twenty", 120)
 
 
 def files_of(world, names):
-    """What each of these pods has: the sha256 of its file."""
+    """The sha256 of each of these pods' files."""
     script = "echo {} $(kubectl -n agents exec {} -c bundle -- cat /etc/sidecar/pipelock/pipelock.yaml | sha256sum)"
     told = world.check(f"printf '%s\\n' {' '.join(names)} | xargs -P 4 -I '{{}}' sh -c {shlex.quote(script)}", 240)
     return {line.split()[0]: line.split()[1] for line in told.splitlines()}
@@ -283,7 +283,7 @@ def alive(world):
 
 
 def another_list(world):
-    """old.yaml is what all of them have now; new.yaml has another domain."""
+    """Writes old.yaml, which all pods have now, and new.yaml, which has one more domain."""
     names = list(alive(world))
     files = files_of(world, names)
     if len(set(files.values())) != 1:
@@ -294,7 +294,7 @@ def another_list(world):
 
 
 def victims(count):
-    """Which pods are deleted, and how long after the apply has begun: {deletions}."""
+    """Chooses which pods are deleted, and how long after the apply has begun; sets {deletions}."""
     def do(world):
         names = sorted(alive(world))
         chosen = world.choices.sample(names, count)
@@ -314,30 +314,30 @@ def fleet_apply(options):
 
 
 def as_told(one_state=False, terminating=0):
-    """Each pod that still lives has what its line says, and the summary says what the lines say."""
+    """Each surviving pod has the content that its line says, and the summary agrees with the lines."""
     def check(world, done):
         told = [json.loads(line) for line in done.out.splitlines()]
         lines, summary = told[:-1], told[-1]
         if summary.get("outcome") != "summary":
-            raise Wrong(f"the last object is no summary: {summary}")
+            raise Wrong(f"the last object isn't a summary: {summary}")
         counted = {}
         for line in lines:
             counted.setdefault(line["outcome"], []).append(line["bundle"])
         if {key: sorted(names) for key, names in counted.items()} != {key: sorted(names) for key, names in summary["summary"].items()}:
             raise Wrong(f"the summary says {summary['summary']}, and the lines {counted}")
         if done.code != max(line["exit"] for line in lines) or summary["exit"] != done.code:
-            raise Wrong(f"exit {done.code}; of the lines {max(line['exit'] for line in lines)}, of the summary {summary['exit']}")
+            raise Wrong(f"exit code {done.code}, but {max(line['exit'] for line in lines)} in the lines and {summary['exit']} in the summary")
         if terminating is not None and summary.get("terminating", 0) != terminating:
-            raise Wrong(f"terminating: {summary.get('terminating')} in place of {terminating}")
+            raise Wrong(f"terminating: {summary.get('terminating')} instead of {terminating}")
         old, new = (world.check(f"sha256sum < {name}").split()[0] for name in ("old.yaml", "new.yaml"))
         living = [name for name, ends in alive(world).items() if not ends]
         found = files_of(world, [line["bundle"] for line in lines if line["bundle"] in living])
         for line in lines:
             wanted = new if line["outcome"] in ("live", "unchanged") else old
             if found.get(line["bundle"], wanted) != wanted:
-                raise Wrong(f"{line['bundle']} is told to be {line['outcome']}, and has {'the new' if found[line['bundle']] == new else 'the old'} file: {line}")
+                raise Wrong(f"the line says that {line['bundle']} is {line['outcome']}, but it has {'the new' if found[line['bundle']] == new else 'the old'} file: {line}")
         if one_state and len(set(found.values())) != 1:
-            raise Wrong("those that live have different files")
+            raise Wrong("the surviving pods have different files")
         world.tally = {outcome: len(names) for outcome, names in counted.items()}
         machines.say(f"       {', '.join(f'{number} {outcome}' for outcome, number in world.tally.items())}; of the {len(lines)} pods {len(found)} are there at the end")
     return check
@@ -361,7 +361,7 @@ def is_not(outcome):
 
 
 def slow_ones(world):
-    """Three pods that are terminating, for as long as their agents take."""
+    """Three pods that stay terminating until their slow containers end."""
     names = ["slow-1", "slow-2", "slow-3"]
     labels = {"sidecar.schema": "1", "fleet": "yes"}
     made(*(pod(name, container("bundle", "debian:bookworm-slim", SLOW), labels=labels) for name in names))(world)
@@ -370,7 +370,7 @@ def slow_ones(world):
 
 
 def canary(world):
-    """The first by name is deleted, as soon as it has its turn."""
+    """The first pod by name, which is the canary, is deleted soon after the apply has begun."""
     victims(0)(world)
     world.words["deletions"] = f"sleep 0.5; kubectl -n agents delete pod --wait=false {min(alive(world))}"
 
@@ -379,7 +379,7 @@ LINK = "sh -c 'cd /etc/sidecar/pipelock && mv pipelock.yaml real && ln -s real p
 
 
 def odd_one(world):
-    """One of them has a link in place of its file."""
+    """One pod has a link in place of its file."""
     world.odd = world.choices.choice(sorted(alive(world)))
     world.inside(world.odd, LINK)
 
@@ -389,7 +389,7 @@ def replace_odd_one(world, _):
 
 
 def page_cases():
-    """A case for each block of commands. A block of YAML is the file that it names in its first line."""
+    """A case for each block of commands on the page. A block of YAML becomes the file that its first line names."""
     cases, files, numbers = [], [], {}
     for heading, language, text in blocks():
         if language == "yaml":
@@ -397,12 +397,12 @@ def page_cases():
         if language == "sh":
             numbers[heading] = numbers.get(heading, 0) + 1
             then = (AFTER_PAGE[heading],) if heading in AFTER_PAGE else ()
-            cases.append(Case(f"the page, “{heading}”, commands {numbers[heading]}", "set -euo pipefail\n" + text, 0, then, tuple(files), moves=ANY, within=400))
+            cases.append(Case(f"kubernetes.md, “{heading}”, commands {numbers[heading]}", "set -euo pipefail\n" + text, 0, then, tuple(files), moves=ANY, within=400))
             files = []
     return cases
 
 
-# ConfigMaps that are mounted as the page says not to.
+# ConfigMaps mounted in the ways that the page advises against.
 
 def mounted(name, mount, volume):
     """The page's pod with another mount in place of its copy of pipelock.yaml."""
@@ -418,7 +418,7 @@ def mounted(name, mount, volume):
 WHOLE = mounted("agent-cm", "        - { name: list, mountPath: /etc/sidecar/pipelock }\n",
                 "    - { name: list, configMap: { name: sidecar, items: [{ key: pipelock.yaml, path: pipelock.yaml }] } }\n")
 SUBPATH = mounted("agent-sub", "        - { name: seed, mountPath: /etc/sidecar/pipelock/pipelock.yaml, subPath: pipelock.yaml }\n", "")
-# Until kubelet has brought what the ConfigMap says; how long that took is told.
+# Waits until kubelet has updated the mounted file, and prints how long that took.
 ARRIVES = """
     sed -i 's/^api_allowlist:/&\\n  - "crates.io"/' config/pipelock.yaml
     kubectl -n agents create configmap sidecar --from-file=config --dry-run=client --output=yaml | kubectl apply --filename=-
@@ -429,7 +429,7 @@ ARRIVES = """
     done
     echo "kubelet brought it after $((SECONDS - began)) s"
 """
-# The same of the pod whose container doesn't see it: on the node itself.
+# The same for the pod whose container never sees the update: waits for the file on the node itself.
 SWAPPED = """
     seed=/data/kubelet/pods/$(kubectl -n agents get pod agent-sub --output='jsonpath={.metadata.uid}')/volumes/kubernetes.io~configmap/seed
     for _ in $(seq 300); do ! cmp -s config/pipelock.yaml $seed/pipelock.yaml || break; sleep 1; done
@@ -437,7 +437,7 @@ SWAPPED = """
 
 
 def tell(pattern):
-    """A line of what was said goes to the run's own output."""
+    """Prints the line of the output that has this text."""
     def check(_, done):
         machines.say("       " + next((line for line in done.said.splitlines() if pattern in line), "?"))
     return check
@@ -446,7 +446,7 @@ def tell(pattern):
 def takes(seconds):
     def check(_, done):
         if done.seconds < seconds:
-            raise Wrong(f"it took {done.seconds:.1f} s, and {seconds} at least is right")
+            raise Wrong(f"it took {done.seconds:.1f} s; expected: at least {seconds}")
     return check
 
 
@@ -471,7 +471,7 @@ def differs(name):
 LISTEN = "sed 's/127.0.0.1:8888/127.0.0.1:8889/' config/pipelock.yaml > elsewhere.yaml && "
 VIA = "apply-allowlist --via kubectl -n agents"
 KILL_CONTAINER = """ctr -n k8s.io task kill -s KILL "$(kubectl -n agents get pod toy --output='jsonpath={.status.containerStatuses[0].containerID}' | sed s,containerd://,,)" """
-# An agent that takes its time to end.
+# An agent that takes long to end.
 SLOW = ["sh", "-c", "trap 'sleep 15; exit 0' TERM; sleep infinity & wait; wait"]
 
 
@@ -484,82 +484,82 @@ def cases():
         Case("run-as: git-gate can't read pipelock's list",
              "kubectl -n agents exec agent-0 -c bundle -- /proc/1/exe run-as git-gate -- cat /etc/sidecar/pipelock/pipelock.yaml", 1, (says("Permission denied"),)),
         Case("the same content again: unchanged", VIA + " --file config/pipelock.yaml agent-0", 0, (says("unchanged"),)),
-        Case("a bad file is refused by pipelock's own checker", "sed 's/^mode:/mod:/' config/pipelock.yaml > typo.yaml && " + VIA + " --file typo.yaml agent-0", 1,
+        Case("pipelock's own checker refuses a bad file", "sed 's/^mode:/mod:/' config/pipelock.yaml > typo.yaml && " + VIA + " --file typo.yaml agent-0", 1,
              (says("checker"), same_file("agent-0"))),
         Case("--dry-run changes nothing", "sed 's/docs.example.com/elsewhere.test/' config/pipelock.yaml > dry.yaml && " + VIA + " --file dry.yaml --dry-run agent-0", 0, (same_file("agent-0"),)),
-        Case("what pipelock passes and isn't ready with: taken back", LISTEN + VIA + " --file elsewhere.yaml --timeout 5s agent-0", 1,
+        Case("content that passes the check, but with which pipelock isn't ready, is undone", LISTEN + VIA + " --file elsewhere.yaml --timeout 5s agent-0", 1,
              (says("old content is back"), same_file("agent-0")), moves=PIPELOCK),
-        Case("apply-egress: live, no process moves", "sed -i 's/^routes: .*/routes: [{ host: web.test, scheme: http, headers: { Authorization: new } }]/' config/routes.yaml"
+        Case("apply-egress: live, and no daemon is restarted", "sed -i 's/^routes: .*/routes: [{ host: web.test, scheme: http, headers: { Authorization: new } }]/' config/routes.yaml"
              " && apply-egress --via kubectl -n agents --file config/routes.yaml --all", 0, (says("2 live"),)),
-        Case("--json: one object", "sed -i 's/docs.example.com/files.example.com/' config/pipelock.yaml && " + VIA + " --file config/pipelock.yaml --json agent-0", 0,
+        Case("--json prints one object", "sed -i 's/docs.example.com/files.example.com/' config/pipelock.yaml && " + VIA + " --file config/pipelock.yaml --json agent-0", 0,
              (outcome(outcome="live", exit=0, daemon="pipelock", siblings_moved=[]), same_file("agent-0")), moves=PIPELOCK),
-        Case("apply --daemon git-gate", "apply --via kubectl -n agents --daemon git-gate agent-0", 0, (says("live"),), moves=GIT_GATE),
+        Case("apply --daemon restarts git-gate", "apply --via kubectl -n agents --daemon git-gate agent-0", 0, (says("live"),), moves=GIT_GATE),
         Case("apply by a real-time signal", "apply --via kubectl -n agents --signal RTMIN+1 agent-0", 0, (says("live"),), moves=GIT_GATE),
-        Case("--signal-only", "apply-egress --via kubectl -n agents --signal-only agent-0", 0, (says("sent"),)),
-        Case("exec over SPDY, as older kubectl does", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false apply-allowlist --via kubectl -n agents agent-0", 0, (says("live"),), moves=PIPELOCK),
-        Case("the operator's Role is enough for a day", "apply-allowlist --via kubectl --context operator -n agents --file config/pipelock.yaml --all"
+        Case("--signal-only sends the signal", "apply-egress --via kubectl -n agents --signal-only agent-0", 0, (says("sent"),)),
+        Case("exec over SPDY, as older versions of kubectl do", "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false apply-allowlist --via kubectl -n agents agent-0", 0, (says("live"),), moves=PIPELOCK),
+        Case("the page's Role is enough for an operator's day", "apply-allowlist --via kubectl --context operator -n agents --file config/pipelock.yaml --all"
              " && kubectl -n agents create configmap sidecar --from-file=config --dry-run=client --output=yaml | kubectl --context operator apply --filename=-", 0, (says("2 bundles"),), moves=ANY),
-        Case("RBAC refuses to list pods: 3", VIA + " --context nobody --file config/pipelock.yaml --all", 3, (says("orbidden"),)),
-        Case("RBAC refuses to get a pod: 3", VIA + " --context nobody --file config/pipelock.yaml agent-0", 3, (says("orbidden"),)),
-        Case("RBAC refuses the exec: 3, and nothing is sent", "kubectl create clusterrolebinding reader --clusterrole=view --user=reader && "
+        Case("RBAC forbids listing pods: exit 3", VIA + " --context nobody --file config/pipelock.yaml --all", 3, (says("orbidden"),)),
+        Case("RBAC forbids getting a pod: exit 3", VIA + " --context nobody --file config/pipelock.yaml agent-0", 3, (says("orbidden"),)),
+        Case("RBAC forbids the exec: exit 3, and nothing is sent", "kubectl create clusterrolebinding reader --clusterrole=view --user=reader && "
              + VIA + " --context reader --file config/pipelock.yaml agent-0", 3, (says("orbidden"),)),
         # Other mounts of a ConfigMap.
-        Case("a ConfigMap that is mounted itself: --file is refused", VIA + " --file config/pipelock.yaml agent-cm", 1, (says("is a symlink"),), (WHOLE,)),
-        Case("by subPath: --file is refused", VIA + " --file config/pipelock.yaml agent-sub", 1, (says("mount of its own"),), (SUBPATH,)),
-        Case("a ConfigMap that is mounted itself: live without --file, once kubelet has brought it", ARRIVES + VIA + " agent-cm", 0,
+        Case("a ConfigMap mounted as the directory: --file is refused", VIA + " --file config/pipelock.yaml agent-cm", 1, (says("is a symlink"),), (WHOLE,)),
+        Case("a ConfigMap mounted by subPath: --file is refused", VIA + " --file config/pipelock.yaml agent-sub", 1, (says("mount of its own"),), (SUBPATH,)),
+        Case("a ConfigMap mounted as the directory: live without --file, once kubelet has updated it", ARRIVES + VIA + " agent-cm", 0,
              (says("live"), tell("kubelet brought"), same_file("agent-cm")), within=400),
-        Case("by subPath: the old file stays, and is refused once kubelet has the new one", SWAPPED + VIA + " agent-sub", 1,
+        Case("a ConfigMap mounted by subPath: the old file stays, and is refused once kubelet has the new one", SWAPPED + VIA + " agent-sub", 1,
              (says("replaced or removed"), differs("agent-sub")), within=400),
-        Case("a pod of the page ends in much less than its grace", "kubectl -n agents delete pod --ignore-not-found agent-sub agent-cm", 0, (within(12),), (WHOLE,)),
-        Case("an agent that is `sleep infinity` alone eats up the grace, and the bundle still ends by itself",
+        Case("the page's pod ends well within its grace", "kubectl -n agents delete pod --ignore-not-found agent-sub agent-cm", 0, (within(12),), (WHOLE,)),
+        Case("an agent that is only `sleep infinity` uses up the grace, but the bundle still ends by itself",
              "kubectl -n agents logs --follow late -c bundle > /tmp/log & kubectl -n agents delete pod late && wait $!; cat /tmp/log", 0,
              (says("forwarding SIGTERM"), takes(10)), (late,), moves=ANY),
-        # Who isn't there, and who is no bundle.
-        Case("no such pod: 3", VIA + " --file {dir}/new nobody", 3),
-        Case("no such namespace: 3", "apply-allowlist --via kubectl -n elsewhere --file {dir}/new agent-0", 3),
-        Case("a name that can't be: 2", VIA + " --file {dir}/new 'no body'", 2),
-        Case("no engine: 3", "KUBECONFIG=/nowhere " + VIA + " --file {dir}/new agent-0", 3),
-        Case("a stranger: 4, and nothing is executed in it", VIA + " --file {dir}/new other", 4, (untouched,), (made(pod("other", stranger())),)),
-        Case("a container that isn't the bundle, by -c: 4, and nothing is executed", VIA + " -c other --file {dir}/new other", 4, (untouched,),
+        # Pods that don't exist or aren't bundles.
+        Case("a pod that doesn't exist: exit 3", VIA + " --file {dir}/new nobody", 3),
+        Case("a namespace that doesn't exist: exit 3", "apply-allowlist --via kubectl -n elsewhere --file {dir}/new agent-0", 3),
+        Case("an impossible name: exit 2", VIA + " --file {dir}/new 'no body'", 2),
+        Case("the engine can't be reached: exit 3", "KUBECONFIG=/nowhere " + VIA + " --file {dir}/new agent-0", 3),
+        Case("a container that isn't a bundle: exit 4, and nothing is executed in it", VIA + " --file {dir}/new other", 4, (untouched,), (made(pod("other", stranger())),)),
+        Case("-c names a container that isn't a bundle: exit 4, and nothing is executed", VIA + " -c other --file {dir}/new other", 4, (untouched,),
              (made(toy_pod("other", others=[stranger()])),)),
-        Case("no container of that name: 1, and nothing is executed", VIA + " -c nobody --file {dir}/new other", 1, (says("which container"), untouched)),
-        Case("two bundles in a pod: 1 without -c", VIA + " --file {dir}/new toy", 1, (says("which container"),),
+        Case("-c names a container that doesn't exist: exit 1, and nothing is executed", VIA + " -c nobody --file {dir}/new other", 1, (says("which container"), untouched)),
+        Case("two bundles in a pod, without -c: exit 1", VIA + " --file {dir}/new toy", 1, (says("which container"),),
              (new_toy({**toy_pod("x")["spec"]["containers"][0], "name": "second"}),)),
-        Case("two bundles in a pod: live, with -c", VIA + " -c bundle --file {dir}/new toy", 0, (says("live"), serve("new"))),
-        Case("shareProcessNamespace: 4, and nothing is executed", VIA + " --file {dir}/new other", 4, (untouched,),
+        Case("two bundles in a pod, with -c: live", VIA + " -c bundle --file {dir}/new toy", 0, (says("live"), serve("new"))),
+        Case("shareProcessNamespace: exit 4, and nothing is executed", VIA + " --file {dir}/new other", 4, (untouched,),
              (made({**pod("other", stranger(), labels={"sidecar.schema": "1"}), "spec": {**pod("x", stranger())["spec"], "shareProcessNamespace": True}}),)),
         Case("a pod with the label and the image's own entrypoint: live", VIA + " --file {dir}/new toy", 0, (serve("new"),), (new_toy(command=()),)),
-        Case("a pod that has ended: 3", VIA + " --file {dir}/new other", 3, (),
+        Case("a pod that has ended: exit 3", VIA + " --file {dir}/new other", 3, (),
              (made({**toy_pod("other", command=["/sbin/init", "--config", "/nowhere"]), "spec": {**toy_pod("other", command=["/sbin/init", "--config", "/nowhere"])["spec"],
                                                                                                "restartPolicy": "Never"}}),
               before("kubectl -n agents wait --for=jsonpath='{.status.phase}'=Failed pod/other --timeout=60s"))),
-        Case("a terminating pod, by name: 3, and nothing is sent", "kubectl -n agents delete pod toy --wait=false && " + VIA + " --file {dir}/new toy", 3, (says("terminating"), serve("old")),
+        Case("a terminating pod: exit 3, and nothing is sent", "kubectl -n agents delete pod toy --wait=false && " + VIA + " --file {dir}/new toy", 3, (says("terminating"), serve("old")),
              (made(outlived_toy(), ready=["toy"]), toy)),
-        Case("one missing of two: 3, and the other is live", VIA + " --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (lambda world: world.remove("toy"), toy)),
-        # Bad content, and bad days in the middle.
-        Case("a daemon that dies of it: taken back", VIA + " --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
-        Case("a daemon that is never ready with it: taken back", VIA + " --file {dir}/unready --timeout 2s toy", 1, (says("old content is back"), serve("old")), (toy,)),
-        Case("Ctrl-C in the middle: taken back", in_the_middle("kill -INT $apply"), 1, (serve("old"),), (toy,)),
-        Case("the apply killed in the middle: taken back", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
-        Case("kubectl killed in the middle: taken back, and told so", in_the_middle("kill -KILL $(pgrep -P $apply)"), 1, (says("old content is back"), serve("old")), (toy,)),
-        Case("the API server killed in the middle: told what the bundle did", in_the_middle(f"kill -KILL $(pidof {API})"), 1,
+        Case("one of two doesn't exist: exit 3, and the other is live", VIA + " --file {dir}/new nobody toy", 3, (says("live"), serve("new")), (lambda world: world.remove("toy"), toy)),
+        # Bad content, and trouble in the middle of an apply.
+        Case("content that kills the daemon is undone", VIA + " --file {dir}/dies toy", 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("content with which the daemon is never ready is undone", VIA + " --file {dir}/unready --timeout 2s toy", 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("Ctrl-C in the middle: the change is undone", in_the_middle("kill -INT $apply"), 1, (serve("old"),), (toy,)),
+        Case("the apply is killed in the middle: the change is undone", in_the_middle("kill -KILL $apply"), 137, (serve("old"),), (toy,)),
+        Case("kubectl is killed in the middle: the change is undone, and the line says so", in_the_middle("kill -KILL $(pgrep -P $apply)"), 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("the API server is killed in the middle: the line says what the bundle did", in_the_middle(f"kill -KILL $(pidof {API})"), 1,
              (says("old content is back"), api_back, serve("old")), (toy,)),
-        Case("kubelet killed in the middle: told what the bundle did", in_the_middle("kill -KILL $(pidof kubelet)"), 1, (says("old content is back"), serve("old")), (toy,)),
-        Case("the API server gone for good: 5 once the time is up, and the bundle is as it was",
+        Case("kubelet is killed in the middle: the line says what the bundle did", in_the_middle("kill -KILL $(pidof kubelet)"), 1, (says("old content is back"), serve("old")), (toy,)),
+        Case("the API server doesn't come back: exit 5 once the time is up, and the bundle is as it was",
              in_the_middle(f"touch /run/{API}.away; kill -KILL $(pidof {API})", "3s"), 5, (api_back, serve("old")), (toy,)),
-        Case("kill of the bundle in the middle: 3, back at its start", in_the_middle(KILL_CONTAINER), 3, (serve("old"),), (toy,)),
-        Case("the pod deleted in the middle: nothing is live", in_the_middle("kubectl -n agents delete pod toy --wait=false"), None, (says_not("toy: live:"), is_gone("toy")), (toy,)),
-        Case("the pod deleted in the middle, its bundle kept by a slow agent: taken back, and told so",
+        Case("the bundle is killed in the middle: exit 3, undone at its next start", in_the_middle(KILL_CONTAINER), 3, (serve("old"),), (toy,)),
+        Case("the pod is deleted in the middle: the change doesn't go live", in_the_middle("kubectl -n agents delete pod toy --wait=false"), None, (says_not("toy: live:"), is_gone("toy")), (toy,)),
+        Case("the pod is deleted in the middle, but a slow agent keeps it: the change is undone, and the line says so",
              in_the_middle("kubectl -n agents delete pod toy --wait=false", "4s"), 1, (says("old content is back"),), (made(outlived_toy(), ready=["toy"]), toy)),
         # A fleet.
-        Case("twenty pods: all live", fleet_apply(""), 0, (as_told(), all_are("live")), (fleet, another_list, victims(0)), moves=ANY, within=400),
-        Case("twenty pods, three more are terminating: left out, and counted", fleet_apply("--rollback-all"), 0, (as_told(one_state=True, terminating=3), all_are("live")),
+        Case("twenty pods: all are live", fleet_apply(""), 0, (as_told(), all_are("live")), (fleet, another_list, victims(0)), moves=ANY, within=400),
+        Case("twenty pods, and three that are terminating: those are left out, and counted", fleet_apply("--rollback-all"), 0, (as_told(one_state=True, terminating=3), all_are("live")),
              (fleet, another_list, slow_ones, victims(0)), moves=ANY, within=400),
-        Case("twenty pods, --rollback-all, one can't be changed: all have the old file", fleet_apply("--rollback-all"), 1,
+        Case("twenty pods, --rollback-all, one can't be changed: all keep the old file", fleet_apply("--rollback-all"), 1,
              (as_told(one_state=True), is_not("live"), replace_odd_one), (fleet, another_list, odd_one, victims(0)), moves=ANY, within=400),
-        Case("twenty pods, --canary 1, and the canary is deleted: each that lives has what its line says", fleet_apply("--canary 1"), None, (as_told(terminating=None),),
+        Case("twenty pods, --canary 1, the canary is deleted: each surviving pod has the content that its line says", fleet_apply("--canary 1"), None, (as_told(terminating=None),),
              (fleet, another_list, canary), moves=ANY, within=400),
-        *(Case(f"twenty pods, five deleted at random, {options or 'no option'}: each that lives has what its line says ({n})", fleet_apply(options), None,
+        *(Case(f"twenty pods, five deleted at random, {options or 'no option'}: each surviving pod has the content that its line says ({n})", fleet_apply(options), None,
                (as_told(one_state="rollback" in options, terminating=None),), (fleet, another_list, victims(5)), moves=ANY, within=400)
           for options, rounds in (("", 1), ("--canary 2", 2), ("--rollback-all", 2)) for n in range(1, rounds + 1)),
     ]

@@ -1,4 +1,4 @@
-"""What the matrix came to, in docs/hosts.md between two markers, and in target/hosts/results for the next run of another host."""
+"""Writes the matrix's results into docs/hosts.md, between two markers, and keeps them in target/hosts/results: a run of one host rewrites the page for all."""
 
 import json
 import subprocess
@@ -9,19 +9,19 @@ PAGE = machines.REPOSITORY / "docs" / "hosts.md"
 BEGIN = "<!-- scripts/hosts writes from here -->"
 END = "<!-- to here -->"
 RESULTS = machines.CACHE / "results"
-# The row of each run that the machine itself has.
+# The last row of each run, which checks the machine itself.
 LAST = "nothing is left at the end"
 MARKS = {"ok": "ok", "wrong": "**no**", "not here": "–"}
 
 
 def keep(host, date, versions, cells, seconds, only):
-    """Of this run, in place of its last one; of a run of some cases, those in the last one's."""
+    """Keeps the result of this run in place of the last one. A run of only some cases updates those in the last result."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{host.name}.json"
     def git(*arguments):
         return subprocess.run(["git", *arguments], cwd=machines.REPOSITORY, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
 
-    # What has to do with a result.
+    # Only what can change a result.
     changed = git("status", "--porcelain", "--", "src", "applets", "bundle", "Dockerfile", "tests/hosts")
     commit = git("rev-parse", "--short=10", "HEAD") + (", changed" if changed else "")
     if only:
@@ -40,7 +40,7 @@ def keep(host, date, versions, cells, seconds, only):
 
 
 def write(hosts):
-    """The page, out of the last result of each host."""
+    """Writes the page from the last result of each host."""
     results = []
     for host in hosts:
         path = RESULTS / f"{host.name}.json"
@@ -56,7 +56,7 @@ def markdown(results):
     rows = []
     for result in results:
         rows += [name for name in result["cells"] if name not in rows]
-    lines = ["| environment | date | commit | versions | cases as they should be | took |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| environment | date | commit | versions | cases that passed | took |", "| --- | --- | --- | --- | --- | --- |"]
     for result in results:
         kinds = [kind for kind, _ in result["cells"].values()]
         tried = len(kinds) - kinds.count("not here")
@@ -70,7 +70,8 @@ def markdown(results):
     for row in rows:
         cells = [mark(result, row, notes) for result in results]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    lines += ["", "ok: exit code and all that must be true afterwards are as they should be. –: this environment can't have the case. A blank: it has no such row."]
+    lines += ["", "ok: the exit code is right, and so is everything that must be true afterwards. –: the case can't run in this",
+              "environment. Blank: the environment has no such case."]
     lines += [""] + [f"{number}. {note}" for number, note in enumerate(notes, 1)] if notes else []
     return "\n".join(lines) + "\n"
 

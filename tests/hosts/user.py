@@ -1,4 +1,4 @@
-"""An ordinary user in a machine, with what a login would give her: device nodes, a runtime directory, a cgroup to divide."""
+"""An ordinary user in a machine, with what a login would provide: device nodes, a runtime directory, a delegated cgroup."""
 
 USER = "alice"
 HOME = f"/data/{USER}"
@@ -26,5 +26,5 @@ exec setpriv --reuid={USER} --regid={USER} --init-groups env -C {HOME} HOME={HOM
 
 
 def command(text):
-    """For `Machine.run` and `start`."""
+    """The arguments for `Machine.run` and `start`."""
     return ["bash", "-c", RUN, "-", text]

@@ -1,4 +1,7 @@
 //! What init asks of the kernel, counted: this is stable where time isn't. `docs/performance.md` states the numbers.
+//!
+//! A count is exact where each call follows from one event, and the test makes that event happen once. Where events can
+//! come together, as on a loaded machine, and be served by fewer calls, the number is the most that it may be.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -9,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use super::bundle::{Bundle, PATIENCE, stat};
+use super::harness::{Bundle, PATIENCE, stat};
 
 const TWO_THAT_REST: &str = r#"
 [[daemon]]
@@ -153,7 +156,7 @@ fn a_restart_makes_only_the_system_calls_that_it_needs() {
         || bundle.signal("USR1"),
         || bundle.daemon(1)["generation"] == 2 && bundle.daemon(1)["state"] == "running",
     );
-    let expected = [
+    let most = [
         (libc::SYS_clone, 1),
         // No notification is left from before the start.
         (libc::SYS_recvmsg, 1),
@@ -170,7 +173,10 @@ fn a_restart_makes_only_the_system_calls_that_it_needs() {
         // The old pipes out, the three new ones in, and the last of these out.
         (libc::SYS_epoll_ctl, 6),
     ];
-    assert_eq!(calls, BTreeMap::from(expected));
+    let most = BTreeMap::from(most);
+    // An end that comes with another event is served with it, and one page shows both.
+    let is_allowed = |(call, count): (&i64, &usize)| most.get(call).is_some_and(|most| count <= most);
+    assert!(calls.iter().all(is_allowed) && calls[&libc::SYS_clone] == 1, "{calls:?}, at most {most:?}");
 }
 
 #[test]
@@ -187,25 +193,36 @@ fn an_orphan_that_sigchld_names_is_reaped_by_one_call_of_four() {
         || bundle.write("go", ""),
         || bundle.read("left") == "left\n" && bundle.children().len() == before,
     );
-    // What is pending, it, and whether there is another. (The fourth is the wait.)
+    // What is pending, it, and whether there is another. (The fourth is the wait.) Exact: there is one SIGCHLD.
     assert_eq!(calls, BTreeMap::from([(libc::SYS_read, 1), (WAITID_ONE, 1), (libc::SYS_waitid, 1)]));
 }
 
 #[test]
 fn orphans_that_end_in_quick_succession_pile_up_before_they_are_reaped() {
-    let table = TWO_THAT_REST.replace("($LEAVE &)", "for i in 1 2 3 4 5 6 7 8 9 10 $MORE; do (sleep 0 &) done");
-    let table = table.replace("$MORE", &"x ".repeat(90));
-    let bundle = at_rest(&table);
-    let before = bundle.children().len();
-    let calls = count(
-        bundle.pid(),
-        &[WAITID_ONE, libc::SYS_rt_sigtimedwait],
-        || bundle.write("go", ""),
-        || bundle.read("left") == "left\n" && bundle.children().len() == before,
-    );
-    assert!(calls[&WAITID_ONE] >= 100, "{calls:?}");
-    // It waits for them for a moment, and for any other signal.
-    assert!((1..100).contains(&calls[&libc::SYS_rt_sigtimedwait]), "{calls:?}");
+    let leave = format!("for i in {}; do (sleep 1000 &) done", "x ".repeat(100));
+    let table = TWO_THAT_REST.replace("($LEAVE &)", &leave);
+    // On a loaded machine the ends may come too slowly, or all before the first look.
+    for _ in 0..5 {
+        let bundle = at_rest(&table);
+        let before = bundle.children();
+        let mut are_killed = false;
+        let end_them_all = || {
+            let orphans: Vec<i32> = bundle.children().into_iter().filter(|pid| !before.contains(pid)).collect();
+            if !are_killed && orphans.len() == 100 {
+                // SAFETY: kill(2) has no memory effects, and init has reaped none of them.
+                are_killed = orphans.iter().all(|pid| unsafe { libc::kill(*pid, libc::SIGKILL) } == 0);
+            }
+            are_killed && orphans.is_empty()
+        };
+        let counted = [WAITID_ONE, libc::SYS_rt_sigtimedwait];
+        let calls = count(bundle.pid(), &counted, || bundle.write("go", ""), end_them_all);
+        assert!(calls[&WAITID_ONE] >= 100, "{calls:?}");
+        // It waits for them for a moment, and for any other signal.
+        if let Some(waits) = calls.get(&libc::SYS_rt_sigtimedwait) {
+            return assert!(*waits < 100, "{calls:?}");
+        }
+    }
+    panic!("it never waited for them");
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -224,7 +241,18 @@ fn a_burst_that_fills_a_pipe_is_found_read_and_written_in_one_call_each() {
     let relayed = format!("[alpha] {line}").repeat(1024);
     let counted = [&COUNTED[..], &[LOOK, libc::SYS_read, libc::SYS_write]].concat();
     let calls = count(bundle.pid(), &counted, || bundle.write("go", ""), || bundle.read("out") == relayed);
+    // Exact: it is one write(2), during which nobody can read.
     assert_eq!(calls, BTreeMap::from([(LOOK, 1), (libc::SYS_read, 1), (libc::SYS_write, 1)]));
+}
+
+/// Two seconds, in which a process that spins would use the CPU as far as it gets it.
+pub fn assert_does_not_spin(bundle: &Bundle) {
+    let ticks =
+        || [14, 15].into_iter().map(|field| stat(bundle.pid(), field).unwrap().parse::<u64>().unwrap()).sum::<u64>();
+    let before = ticks();
+    // No event tells that nothing happens: this is how long it is watched.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(ticks() - before < 20, "{} ticks in 2 s", ticks() - before);
 }
 
 /// Watches an init that has nothing to do for three seconds.
@@ -239,6 +267,7 @@ pub fn assert_idle(bundle: &Bundle) {
         let tracer = status.lines().find_map(|l| l.strip_prefix("TracerPid:")).unwrap().trim();
         tracer == strace.id().to_string()
     });
+    // As above: this is how long it is watched.
     std::thread::sleep(Duration::from_secs(3));
     // It lets go at a SIGINT, and init goes on.
     // SAFETY: kill(2) has no memory effects; strace is not reaped yet.

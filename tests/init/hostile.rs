@@ -5,15 +5,15 @@ use std::io::IoSlice;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socket, sockopt,
 };
 
-use super::bundle::stat;
+use super::calls::assert_does_not_spin;
 use super::faults::Strace;
+use super::harness::stat;
 use super::{Bundle, Setup, TWO};
 
 /// beta says that it is ready, again and again.
@@ -138,11 +138,6 @@ fn a_strangers_flood_of_notifications_delays_nobody_else() {
     assert_eq!(bundle.exit_code(), 143);
 }
 
-/// What it has used of the CPU, in ticks.
-fn ticks(pid: i32) -> u64 {
-    [14, 15].into_iter().map(|field| stat(pid, field).unwrap().parse::<u64>().unwrap()).sum()
-}
-
 #[test]
 fn an_init_without_a_descriptor_left_does_not_spin() {
     let mut bundle = Bundle::start(TWO);
@@ -157,9 +152,7 @@ fn an_init_without_a_descriptor_left_does_not_spin() {
     limit(0);
     bundle.signal("USR2");
     bundle.wait_for("err", "SIGUSR2 has no signal rule");
-    let before = ticks(pid);
-    std::thread::sleep(Duration::from_secs(2));
-    assert!(ticks(pid) - before < 20, "{} ticks in 2 s", ticks(pid) - before);
+    assert_does_not_spin(&bundle);
     limit(1024);
     bundle.signal("USR1");
     bundle.wait_for_generation(1, 2);
@@ -204,12 +197,14 @@ fn nobody_can_queue_so_many_signals_that_a_term_has_to_wait() {
     let mut bundle = Bundle::start(&TWO.replace("USR1 =", "\"RTMIN+7\" ="));
     bundle.wait_for("out", "alpha is up");
     bundle.wait_for_generation(1, 1);
+    bundle.signal("STOP");
+    bundle.wait_until("a stopped init", || stat(bundle.pid(), 3).as_deref() == Some("T"));
+    // init's own bound is 128. They are served before the TERM, each within a moment.
     let queued = flood(bundle.pid(), libc::SIGRTMIN() + 7);
-    assert!(queued < 100_000, "there is no bound");
-    let before = Instant::now();
+    assert!(queued <= 128, "{queued} wait");
     bundle.signal("TERM");
+    bundle.signal("CONT");
     bundle.wait_for("err", "forwarding SIGTERM to alpha");
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
     bundle.exit_code();
 }
 

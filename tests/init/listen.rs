@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use super::bundle::PATIENCE;
 use super::faults::Strace;
-use super::requests::ask;
+use super::harness::PATIENCE;
 use super::{Bundle, Setup};
 
 /// Answers each connection with its pid once it has read a line; opens its socket as `sd_listen_fds`(3) tells.
@@ -154,13 +153,13 @@ fn if_no_process_can_be_made_connections_wait_and_the_log_says_so() {
     bundle.wait_for("out", "serving");
     let fault = ["--trace=clone", "--inject=clone:error=EAGAIN:when=1"].map(str::to_owned);
     let strace = Strace::attach(&bundle, &fault);
-    ask(&bundle, "1 stop alpha");
+    bundle.ask("1 stop alpha");
     bundle.wait_for("err", "cannot refuse connections to alpha: ");
     strace.detach();
     assert!(connect(&bundle).is_ok());
-    ask(&bundle, "2 start alpha");
+    bundle.ask("2 start alpha");
     bundle.wait_until("an answer", || connect(&bundle).and_then(answer).is_ok());
-    ask(&bundle, "3 stop alpha");
+    bundle.ask("3 stop alpha");
     wait_until_refused(&bundle);
 }
 
@@ -246,13 +245,13 @@ fn while_a_daemon_is_stopped_its_connections_are_refused() {
     let bundle = apart(&alpha(&script)).start();
     bundle.wait_for("out", "[alpha] up");
     let mut waiting = connect(&bundle).unwrap();
-    ask(&bundle, "1 stop alpha");
+    bundle.ask("1 stop alpha");
     let error = waiting.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     wait_until_refused(&bundle);
     wait_for_state(&bundle, 0, "stopped");
     bundle.write("go", "");
-    ask(&bundle, "2 start alpha");
+    bundle.ask("2 start alpha");
     bundle.wait_for("out", "serving");
     assert_eq!(answer(connect(&bundle).unwrap()).unwrap(), pid_inside(&bundle, 0).to_string());
 }
@@ -295,12 +294,12 @@ fn nobody_else_can_have_a_daemons_port_even_while_it_is_stopped() {
     let bind = |address: &'static str| inside(&bundle, || TcpListener::bind(address).map(drop)).map_err(|e| e.kind());
     let is_taken = || ["127.0.0.1:9100", "0.0.0.0:9100", "[::]:9100"].map(bind) == [Err(ErrorKind::AddrInUse); 3];
     assert!(is_taken());
-    ask(&bundle, "1 stop alpha");
+    bundle.ask("1 stop alpha");
     wait_until_refused(&bundle);
     assert!(is_taken());
     drop(left);
     assert!(is_taken());
-    ask(&bundle, "2 start alpha");
+    bundle.ask("2 start alpha");
     bundle.wait_until("an answer", || connect(&bundle).and_then(answer).is_ok());
     assert!(is_taken());
 }
@@ -337,9 +336,9 @@ fn a_start_waits_until_the_stop_before_it_has_reset_the_connections() {
     bundle.wait_for("out", "serving");
     let late = ["-f", "--trace=shutdown", "--inject=shutdown:delay_enter=300000"].map(str::to_owned);
     let strace = Strace::attach(&bundle, &late);
-    ask(&bundle, "1 stop alpha");
+    bundle.ask("1 stop alpha");
     wait_for_state(&bundle, 0, "stopped");
-    ask(&bundle, "2 start alpha");
+    bundle.ask("2 start alpha");
     bundle.wait_until("a second process", || bundle.read("out").matches("serving").count() == 2);
     strace.detach();
     bundle.wait_until("the daemons alone", || bundle.children().len() == 2);
@@ -371,7 +370,7 @@ fn init_is_idle_while_it_holds_sockets_and_nothing_happens() {
     bundle.wait_for("out", "serving");
     bundle.wait_until_started();
     let _waiting = connect(&bundle).unwrap();
-    ask(&bundle, "1 stop alpha");
+    bundle.ask("1 stop alpha");
     wait_until_refused(&bundle);
     super::calls::assert_idle(&bundle);
 }

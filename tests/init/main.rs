@@ -7,9 +7,10 @@
 #[path = "../needs/mod.rs"]
 mod needs;
 
-mod bundle;
 mod calls;
 mod faults;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod hostile;
 mod life;
 mod listen;
@@ -28,4 +29,4 @@ mod signals;
 mod start;
 mod status;
 
-use bundle::{Bundle, Setup, TWO};
+use harness::{Bundle, Setup, TWO};

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use serde_json::{Value, json};
 
-use super::bundle::stat;
-use super::calls::assert_idle;
-use super::requests::ask;
+use super::calls::{assert_does_not_spin, assert_idle};
+use super::harness::stat;
 use super::{Bundle, Setup};
 
 /// db listens on this address once DIR/go is there, and answers as a web server whose /health is there once DIR/well is. app
@@ -120,12 +119,13 @@ fn an_answer_on_the_port_of_another_daemon_does_not_make_one_ready() {
 #[test]
 fn a_probe_that_hangs_is_killed_and_the_next_one_may_answer() {
     let ready = r#"{ exec = ["sh", "-c", "test -e DIR/well || kill -STOP $PPID"] }"#;
+    let since = Instant::now();
     let bundle = Bundle::start(&DB.replace("READY", ready).replace("PLACE", "127.9.1.5:7005"));
     let is_stopped = |pid: &i32| stat(*pid, 3).as_deref() == Some("T");
     bundle.wait_until("a stopped probe", || bundle.children().iter().any(is_stopped));
-    let since = Instant::now();
     bundle.wait_until("why it waits", || why(&bundle, 1)["why"] == "probe timed out");
-    assert!(since.elapsed() > Duration::from_secs(8), "{:?}", since.elapsed());
+    // The promise is a time: it has 10 s.
+    assert!(since.elapsed() >= Duration::from_secs(10), "{:?}", since.elapsed());
     bundle.write("well", "");
     bundle.wait_for_generation(1, 1);
     bundle.wait_until("no probe", || bundle.children().len() == 2);
@@ -153,7 +153,8 @@ fn a_shutdown_does_not_wait_for_a_probe() {
     let before = Instant::now();
     bundle.signal("TERM");
     assert_eq!(bundle.exit_code(), 143);
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    // Only the clock tells: at the end of its 10 s the probe would be killed, and the shutdown would go on.
+    assert!(before.elapsed() < Duration::from_secs(9), "{:?}", before.elapsed());
 }
 
 /// setup ends with DIR/code, and is tried again until that is 0.
@@ -204,18 +205,10 @@ fn a_daemon_in_backoff_shows_when_it_starts_again_and_how_often_it_did() {
     assert!(alpha["starts_in_ms"].as_u64().unwrap() <= 60_000, "{alpha}");
     let (_, table, _) = bundle.status(&[]);
     assert!(table.contains("backoff, in "), "{table}");
-    assert_idle_until_its_time(&bundle);
+    // Between two starts init only waits.
+    assert_does_not_spin(&bundle);
     bundle.signal("TERM");
     assert_eq!(bundle.exit_code(), 7);
-}
-
-/// Between two starts init only waits.
-fn assert_idle_until_its_time(bundle: &Bundle) {
-    let ticks =
-        || [14, 15].into_iter().map(|field| stat(bundle.pid(), field).unwrap().parse::<u64>().unwrap()).sum::<u64>();
-    let before = ticks();
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(ticks() - before < 20, "{} ticks in a second", ticks() - before);
 }
 
 const BY_REQUEST: &str = r#"
@@ -234,24 +227,24 @@ fn a_request_is_served_and_what_came_of_it_stands_in_the_page() {
     bundle.wait_for("out", "alpha is up");
     bundle.wait_until_started();
     let beta = bundle.daemon(1)["pid"].clone();
-    ask(&bundle, "r1 restart alpha");
+    bundle.ask("r1 restart alpha");
     let restarted = answer(&bundle, 0, "r1");
     assert_eq!(
         (&restarted["verb"], &restarted["outcome"], &restarted["generation"]),
         (&"restart".into(), &"started".into(), &2.into())
     );
     bundle.wait_until("its handler", || bundle.read("out").matches("alpha is up").count() == 2);
-    ask(&bundle, "r2 signal HUP alpha");
+    bundle.ask("r2 signal HUP alpha");
     assert_eq!(answer(&bundle, 0, "r2")["outcome"], "delivered");
     bundle.wait_for("out", "took HUP");
-    ask(&bundle, "r3 stop alpha");
+    bundle.ask("r3 stop alpha");
     assert_eq!(answer(&bundle, 0, "r3")["outcome"], "stopped");
     assert_eq!(bundle.daemon(0)["state"], "stopped");
-    ask(&bundle, "r4 stop alpha");
+    bundle.ask("r4 stop alpha");
     assert_eq!(answer(&bundle, 0, "r4")["outcome"], "not-running");
-    ask(&bundle, "r5 start alpha");
+    bundle.ask("r5 start alpha");
     assert_eq!(answer(&bundle, 0, "r5")["generation"], 3);
-    ask(&bundle, "r6 start alpha");
+    bundle.ask("r6 start alpha");
     assert_eq!(answer(&bundle, 0, "r6")["outcome"], "running");
     let alpha = bundle.daemon(0);
     assert_eq!((&alpha["generation"], &alpha["restarts"], &alpha["revivals"]), (&3.into(), &2.into(), &0.into()));
@@ -268,12 +261,12 @@ fn bad_requests_are_counted_and_logged_at_most_once_a_second() {
     let before = lines();
     let since = Instant::now();
     for n in 0..500 {
-        ask(&bundle, &format!("r{n} restart nobody"));
-        ask(&bundle, "nonsense");
+        bundle.ask(&format!("r{n} restart nobody"));
+        bundle.ask("nonsense");
     }
-    ask(&bundle, "last restart alpha");
+    bundle.ask("last restart alpha");
     assert_eq!(answer(&bundle, 0, "last")["outcome"], "started");
-    // Its own lines: restarting, starting.
+    // The promise is so many lines in a time. Its own lines: restarting, starting.
     let most = 2 * (since.elapsed().as_secs() + 2) + 4;
     assert!(u64::try_from(lines() - before).unwrap() <= most, "{}", bundle.read("err"));
 }
@@ -366,9 +359,9 @@ depends_on = ["broken"]
     for index in [1, 2] {
         bundle.wait_for_generation(index, 1);
     }
-    ask(&bundle, "r1 restart beta");
+    bundle.ask("r1 restart beta");
     assert_eq!(answer(&bundle, 2, "r1")["outcome"], "started");
-    ask(&bundle, "r2 stop alpha");
+    bundle.ask("r2 stop alpha");
     assert_eq!(answer(&bundle, 1, "r2")["outcome"], "stopped");
     let states: Vec<Value> = (0..5).map(|n| bundle.daemon(n)["state"].clone()).collect();
     assert_eq!(states, ["done", "stopped", "running", "failed", "waiting"]);

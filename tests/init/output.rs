@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
-use super::bundle::wait_until;
+use super::harness::{at_rest, stat, wait_until};
 use super::{Bundle, Setup};
 
 /// A table of daemons that perl runs, named d0, d1 and so on; USR1 restarts d0, USR2 is wired to nobody who runs.
@@ -115,11 +115,12 @@ fn wait_until_stuck(bundle: &Bundle) {
         let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
         io.lines().find_map(|l| l.strip_prefix("wchar: ")?.parse::<u64>().ok()).unwrap_or(0)
     };
-    let mut before = 0;
     bundle.wait_until("a daemon that is blocked", || {
-        thread::sleep(Duration::from_millis(100));
-        let now = bundle.children().into_iter().map(written).max().unwrap_or(0);
-        now == std::mem::replace(&mut before, now) && now > 150_000
+        let before = at_rest(bundle.pid());
+        let pid = bundle.children().into_iter().max_by_key(|pid| written(*pid)).unwrap_or(0);
+        let is_blocked = written(pid) > 150_000 && stat(pid, 3).as_deref() == Some("S");
+        // If init read the pipe that the daemon waits at, it would have been awake meanwhile.
+        is_blocked && before.is_some() && at_rest(bundle.pid()) == before
     });
 }
 
@@ -201,7 +202,7 @@ fn a_flood_of_blank_lines_costs_init_no_more_memory_than_its_bound() {
     };
     let before = memory();
     // Nobody reads yet.
-    thread::sleep(Duration::from_secs(1));
+    wait_until_stuck(&bundle);
     let text = read_all(reader);
     bundle.wait_until("all of it", || text.bytes.lock().unwrap().ends_with(b"] end\n"));
     assert!(memory() < before + 4096, "{before} kB have become {} kB", memory());
@@ -529,6 +530,7 @@ fn the_last_words_of_daemons_wait_for_a_slow_reader() {
         let (mut text, mut chunk) = (Vec::new(), [0; 4096]);
         while let Ok(n @ 1..) = reader.read(&mut chunk) {
             text.extend_from_slice(&chunk[..n]);
+            // That is how slow it is: init leaves a reader alone that takes nothing for half a second.
             thread::sleep(Duration::from_millis(20));
         }
         String::from_utf8(text).unwrap()

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Output};
 
-use super::bundle::stat;
+use super::harness::{self, children_of, exe, stat};
 use super::{Bundle, Setup};
 
 const THREE: &str = "-all,+setuid,+setgid,+kill";
@@ -57,12 +57,8 @@ fn refused(keys: &str, prepare: &str) -> String {
 }
 
 fn run_as(bundle: &Bundle, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new("nsenter");
-    let exe = std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned());
-    command.args(["-t", &bundle.pid().to_string(), "-p", "-m", "setpriv", &format!("--bounding-set={THREE}"), &exe]);
-    let Output { status, stdout, stderr } = command.arg("run-as").args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    let mut command = bundle.inside(&["setpriv", &format!("--bounding-set={THREE}"), &exe(), "run-as"]);
+    harness::said(&command.args(arguments).output().unwrap())
 }
 
 const IDS: &str = "id -u; id -g; id -G; grep -E '^(Uid|Gid|CapInh|CapPrm|CapEff|CapAmb|NoNewPrivs)' /proc/self/status | tr -s '\\t' ' '";
@@ -344,18 +340,12 @@ fn what_runs_as_a_user_for_a_caller_that_ends_ends_with_it() {
     bundle.wait_for_generation(0, 1);
     let exe = env!("CARGO_BIN_EXE_sidecar");
     let script = format!("setpriv --pdeathsig KILL {exe} set-up-and-run 1 command alpha sleep 999 & wait");
-    let mut caller = Command::new("nsenter");
-    caller.args(["-t", &bundle.pid().to_string(), "-p", "-m", "sh", "-c", &script]);
-    let mut nsenter = caller.spawn().unwrap();
-    let children = |pid: i32| -> Vec<i32> {
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-    };
+    let mut nsenter = bundle.inside(&["sh", "-c", &script]).spawn().unwrap();
     let is_sleep = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n");
     let (mut shell, mut sleep) = (0, 0);
     bundle.wait_until("its sleep", || {
-        shell = children(nsenter.id().cast_signed()).first().copied().unwrap_or(0);
-        sleep = children(shell).first().copied().unwrap_or(0);
+        shell = children_of(nsenter.id().cast_signed()).first().copied().unwrap_or(0);
+        sleep = children_of(shell).first().copied().unwrap_or(0);
         is_sleep(&sleep)
     });
     // SAFETY: kill(2) has no memory effects; nsenter has not reaped it.
@@ -433,15 +423,14 @@ fn a_step_that_fails_never_starts_a_command_without_it() {
     bundle.wait_for("out", "Seccomp");
     let good = bundle.read("out").replace("[alpha] ", "");
     let tell = TELL.replace("DIR", bundle.dir.to_str().unwrap());
-    let pid = bundle.pid().to_string();
     let bounds = format!("--bounding-set={THREE},+sys_ptrace");
     let exe = env!("CARGO_BIN_EXE_sidecar");
     let mut refusals = Vec::new();
     for (call, error) in STEPS {
         for when in 1..=40 {
             let log = bundle.dir.join("strace");
-            let mut command = Command::new("nsenter");
-            command.args(["-t", &pid, "-p", "-m", "setpriv", &bounds, "strace", "-o"]).arg(&log);
+            let mut command = bundle.inside(&["setpriv", &bounds, "strace", "-o"]);
+            command.arg(&log);
             // Not those of the loader, and not those of the command: the first exec is followed by one more.
             command.args([
                 "-e",

@@ -16,12 +16,6 @@ fn open(bundle: &Bundle, number: i32) -> File {
     OpenOptions::new().write(true).open(format!("/proc/{}/fd/{number}", bundle.pid())).unwrap()
 }
 
-/// Writes a request.
-pub fn ask(bundle: &Bundle, request: &str) {
-    // In one piece, as pipe(7) promises for a short one.
-    open(bundle, 101).write_all(format!("\n{request}\n").as_bytes()).unwrap();
-}
-
 /// How many bytes of requests init hasn't read yet.
 fn unread(pipe: &impl AsFd) -> i32 {
     let mut count = 0;
@@ -39,7 +33,7 @@ fn init_reads_its_request_pipe_after_a_sender_closed_it() {
         let pipe = open(&bundle, 101);
         let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK), "a sender waits for room");
-        ask(&bundle, &format!("{n} no-such-verb alpha"));
+        bundle.ask(&format!("{n} no-such-verb alpha"));
         bundle.wait_until("an empty pipe", || unread(&pipe) == 0);
     }
     // Those that came within a second of the first are told after it.

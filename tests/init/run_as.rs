@@ -1,23 +1,16 @@
 //! `run-as`: a command as a daemon's process is.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use super::bundle::{PATIENCE, stat};
+use super::harness::{children_of, said, stat};
 use super::{Bundle, Setup, TWO};
 
-/// The applet in the namespace, as `docker exec` runs it.
 pub fn run_as(bundle: &Bundle, arguments: &[&str]) -> Command {
-    let mut command = Command::new("nsenter");
-    let exe = std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned());
-    command.args(["-t", &bundle.pid().to_string(), "-p", "-m", &exe, "run-as"]).args(arguments);
-    command.stdin(Stdio::null());
-    command
+    bundle.applet(&[&["run-as"], arguments].concat())
 }
 
 fn ran(bundle: &Bundle, arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = run_as(bundle, arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
+    said(&run_as(bundle, arguments).output().unwrap())
 }
 
 #[test]
@@ -81,22 +74,18 @@ fn a_signal_to_run_as_reaches_the_command_and_its_children() {
     let child = run_as(&bundle, &["alpha", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     let id = child.id().cast_signed();
     // nsenter has executed run-as in its own child: that is what a container's exec runs.
-    let children = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let child_of = |pid: i32| children_of(pid).first().copied().unwrap_or(0);
     let (mut pid, mut sleep) = (0, 0);
     bundle.wait_until("run-as and its command", || {
-        pid = children(id).trim().parse().unwrap_or(0);
-        let command = children(pid).trim().parse().unwrap_or(0);
-        sleep = children(command).trim().parse().unwrap_or(0);
+        pid = child_of(id);
+        sleep = child_of(child_of(pid));
         // Before its exec it still has the shell's handler, and would outlive its TERM.
         std::fs::read_to_string(format!("/proc/{sleep}/comm")).is_ok_and(|name| name == "sleep\n")
     });
     // SAFETY: kill(2) has no memory effects; nsenter has not reaped it.
     assert_eq!(unsafe { nix::libc::kill(pid, nix::libc::SIGTERM) }, 0);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(9));
-    let started = std::time::Instant::now();
-    while stat(sleep, 3).is_some_and(|state| state != "Z") {
-        assert!(started.elapsed() < PATIENCE, "its child lives on");
-    }
+    bundle.wait_until("its child's end", || stat(sleep, 3).is_none_or(|state| state == "Z"));
 }
 
 #[test]

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::bundle::{Bundle, Setup};
 use super::faults::{Strace, is_hit, is_whole_walk};
+use super::harness::{Bundle, Setup};
 
 /// alpha says what it can do that its sandbox forbids. What is beta's is told by a link.
 const TABLE: &str = r#"

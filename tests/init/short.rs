@@ -6,8 +6,8 @@ use std::process::Command;
 
 use nix::libc;
 
-use super::bundle::{Bundle, Setup};
 use super::calls::{at_most, follow};
+use super::harness::{Bundle, Setup};
 
 /// For each HUP alpha prints a line to one stream, and to the other that it has done so. At first it prints so much that
 /// the file is larger than anything else init writes.

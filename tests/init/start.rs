@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::process::Stdio;
 use std::time::Instant;
 
-use super::bundle::PATIENCE;
+use super::harness::{PATIENCE, end_of};
 use super::{Bundle, Setup, TWO};
 
 /// alpha's program is on a file system that answers nobody.
@@ -26,6 +27,18 @@ fn wait_for_alpha_to_hang(bundle: &Bundle) -> i32 {
     let alpha = bundle.children().into_iter().find(is_alpha).unwrap();
     bundle.wait_until("four descriptors", || fs::read_dir(format!("/proc/{alpha}/fd")).unwrap().count() == 4);
     alpha
+}
+
+#[test]
+fn a_second_init_that_docker_exec_calls_starts_nothing() {
+    let bundle = Setup::new(TWO).start();
+    bundle.wait_until_started();
+    let table = bundle.dir.join("table.toml");
+    let mut second = bundle.applet(&["init", "--config", table.to_str().unwrap()]);
+    let output = end_of(second.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("init: PID 1 is sidecar init already"), "{said}");
 }
 
 #[test]

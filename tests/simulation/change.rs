@@ -192,7 +192,7 @@ impl World<'_> {
         self.short_waits += u64::from(ms < 5);
         self.check(self.short_waits <= 3, "a change that waits doesn't spin");
         let is_unsent = self.since.is_some() && self.is_by_the_helper() && !self.host.sent;
-        self.check(!is_unsent, "the signal is sent by whom it is left to");
+        self.check(!is_unsent, "the signal is sent by whoever is to send it");
         self.step()
     }
 
@@ -307,8 +307,8 @@ impl World<'_> {
         };
         let is_sent = self.host.sent;
         self.check(is_own, "a generation of another start is never taken for the proof");
-        self.check(is_sent, "nothing counts before the signal is out");
-        self.check(is_so, "what is found live is live, and has settled");
+        self.check(is_sent, "nothing counts before the signal is sent");
+        self.check(is_so, "a daemon that is found live is live, and has settled");
     }
 
     /// Something is put in the place of the file.
@@ -317,9 +317,9 @@ impl World<'_> {
         self.check(self.is_file(), "without new content nothing is written to the file");
         self.check(self.is_checked, "nothing unchecked is put in place");
         let is_marked = disk.is_interrupted() && disk.record.as_ref().is_some_and(|r| r.id == id());
-        self.check(is_marked, "what is placed can be settled by whoever finds it");
+        self.check(is_marked, "whoever finds new content in place can recover the change");
         let is_kept = disk.content(Name::Kept) == disk.content(Name::Path);
-        self.check(is_kept || self.is_disturbed, "what is placed has a way back");
+        self.check(is_kept || self.is_disturbed, "while new content is in place, the old content is kept");
     }
 
     /// The old content is put back because the proof wasn't found.
@@ -329,7 +329,7 @@ impl World<'_> {
             let goes_on = host.acked && !host.is_cut_off && !host.cancels && !self.is_disturbed && !b.is_stopping;
             let is_up = b.state == DaemonState::Running && b.generation == offered && !b.is_stopped();
             let is_wanted = goes_on && is_up && !b.disturbed && b.disk.path() == Content::New;
-            return self.check(!is_wanted, "what was proven and acknowledged isn't taken back");
+            return self.check(!is_wanted, "what was proven and acknowledged isn't undone");
         }
         let Some((at, generation, seq)) = self.since else { return };
         let is_late = b.now >= at + TIMEOUT && !host.is_cut_off && !host.cancels && !self.is_disturbed && host.sent;
@@ -342,7 +342,7 @@ impl World<'_> {
             && b.generation > generation
             && self.served() > seq
             && b.ready_for().is_some_and(|ready| ready > SETTLE + 4 * TICK);
-        self.check(!is_good, "what is live is found to be so");
+        self.check(!is_good, "a daemon that is live is found to be live");
     }
 
     /// Exit 5 is told, with the old content in place or not.
@@ -351,7 +351,7 @@ impl World<'_> {
         // Each restart by somebody else costs time, of which the way back hasn't enough for three.
         let is_disturbed = self.is_disturbed || b.disturbed || self.restarts_by_others > 2;
         let is_excused = is_disturbed || b.is_held || b.disk.path() != Content::Old;
-        self.check(!is_as_it_was || is_excused, "exit 5 means that a person must act");
+        self.check(!is_as_it_was || is_excused, "exit 5 means that somebody must act");
         Told::Unknown
     }
 
@@ -529,10 +529,10 @@ impl<'a> Sim<'a> {
             world.bundle.say(|| format!("helper: {ended:?}"));
             let is_down = ended.outcome == Said::Down;
             let stops = is_down && ended.back == Some(Reason::Stopping);
-            world.check(!stops, "a bundle that stops is no bundle that is down");
+            world.check(!stops, "a bundle that is stopping doesn't count as down");
             let says = |why: &Option<Reason>| matches!(why, Some(Reason::File { fault: FileFault::Changed, .. }));
             let is_so = !(says(&ended.why) || says(&ended.back)) || world.bundle.disk.over.is_some();
-            world.check(is_so, "somebody wrote to the file where it says so");
+            world.check(is_so, "if it says that somebody else wrote to the file, somebody did");
             if matches!(ended.outcome, Said::Live | Said::Delivered) && !world.is_file() {
                 world.is_live();
             }
@@ -660,7 +660,7 @@ impl<'a> Sim<'a> {
             world.bundle.tick();
         }
         let disk = world.bundle.disk.clone();
-        world.check(!disk.is_interrupted(), "what was interrupted is settled by whoever comes next");
+        world.check(!disk.is_interrupted(), "whoever comes next recovers an interrupted change");
         let can_say = world.is_restart() || world.bundle.ready == Some(Ready::Notify);
         if world.task != Task::InPlace {
             let serves = world.bundle.serves;
@@ -762,7 +762,7 @@ impl Hands for Sim<'_> {
     fn signal(&mut self, _: Signal) -> Tried<()> {
         let mut world = self.world();
         let is_its_own = world.from_inside;
-        world.check(is_its_own, "the signal is sent by whom it is left to");
+        world.check(is_its_own, "the signal is sent by whoever is to send it");
         world.host.sent = true;
         let asked = world.begun_by.clone();
         world.bundle.ask(asked, 0);
@@ -894,7 +894,7 @@ impl Files for Sim<'_> {
             world.check(acked, "it commits only once it is acknowledged");
             let b = &world.bundle;
             let runs = b.state == DaemonState::Running && offered == Some(b.generation);
-            world.check(runs, "what was proven runs still when it is committed");
+            world.check(runs, "what was proven still runs when it is committed");
         }
         if world.helper != Helper::Changes && !record.is_interrupted() {
             // Both are known by the same words.

@@ -528,7 +528,7 @@ impl Judge {
         }
         if let Some(old) = self.slots[at].unreaped() {
             let pid = old.pid;
-            broken!(self, "at most one live process a daemon", "daemon {at} was started while pid {pid} was there");
+            broken!(self, "a daemon has at most one live process", "daemon {at} was started while pid {pid} was there");
         }
         if self.slots[at].starts == 0
             && self.slots[..at].iter().any(|s| s.starts == 0 && s.wanted.is_some() && s.is_in_turn)
@@ -632,13 +632,13 @@ impl Judge {
                 let unready: Vec<usize> = self.unready(at).collect();
                 broken!(
                     self,
-                    "no daemon starts before its dependencies were ready once",
+                    "no daemon starts before each of its dependencies has been ready once",
                     "daemon {at} was started, and {unready:?} were not ready"
                 );
             } else if slot.is_stopped {
-                broken!(self, "a stopped daemon is started by nobody but a request", "daemon {at} was started");
+                broken!(self, "only a request starts a stopped daemon", "daemon {at} was started");
             } else {
-                broken!(self, "nothing starts unasked", "daemon {at} was started");
+                broken!(self, "nothing starts without a reason", "daemon {at} was started");
             }
             return;
         };
@@ -705,7 +705,7 @@ impl Judge {
         let Some(process) = &mut self.slots[at].process else { return };
         match signal {
             _ if signal == stop_signal && process.left.asked.contains(&target.uid) => {
-                broken!(self, "one stop signal a stop", "a second signal {signal} for pid {pid}");
+                broken!(self, "a stop sends one stop signal", "a second signal {signal} for pid {pid}");
             }
             _ if signal == stop_signal => {
                 process.left.asked.push(target.uid);
@@ -817,7 +817,7 @@ impl Judge {
                 return self.forward(at, signal, takes, takes || is_zombie, now);
             }
             _ if signal == stop_signal && process.is_being_ended() => {
-                broken!(self, "one stop signal a stop", "a second signal {signal} for pid {pid}");
+                broken!(self, "a stop sends one stop signal", "a second signal {signal} for pid {pid}");
             }
             _ if signal == stop_signal && grace == 0 => {
                 broken!(self, "a grace of 0 kills at once", "signal {signal} for pid {pid}");
@@ -839,7 +839,7 @@ impl Judge {
                 }
             }
             CONT => process.continued = true,
-            KILL if process.killed.is_some() => broken!(self, "one KILL a stop", "a second KILL for pid {pid}"),
+            KILL if process.killed.is_some() => broken!(self, "a stop sends one KILL", "a second KILL for pid {pid}"),
             KILL => {
                 process.killed = Some(now);
                 process.silent = now;
@@ -856,7 +856,7 @@ impl Judge {
                 }
             }
             _ if signal == TERM && !process.is_being_ended() => {
-                broken!(self, "a daemon is asked by its own stop signal", "signal {signal} for pid {pid}");
+                broken!(self, "a daemon gets its own stop signal", "signal {signal} for pid {pid}");
             }
             _ => broken!(self, "a stopping daemon gets no forward", "signal {signal} for pid {pid}"),
         }
@@ -971,7 +971,7 @@ impl Judge {
             broken!(self, "a start, a stop and an end are logged", "not the end of daemon {at}");
         }
         if owes_oom && executed == Some(Ok(())) {
-            broken!(self, "an OOM kill is told", "not that of pid {pid} of daemon {at}");
+            broken!(self, "an OOM kill is logged", "not that of pid {pid} of daemon {at}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub use sidecar::supervisor::End;
 
-use crate::schedule::Rng;
+use crate::rng::Rng;
 
 pub const HUP: i32 = 1;
 pub const INT: i32 = 2;

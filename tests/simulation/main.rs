@@ -13,10 +13,14 @@ mod bundle;
 mod campaign;
 mod change;
 mod choices;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod judge;
 mod kernel;
 mod plants;
 mod real;
+#[path = "../rng/mod.rs"]
+mod rng;
 mod schedule;
 mod world;
 
@@ -116,26 +120,26 @@ finds! {
     a_stale_pid_signalled_is_found: StalePidSignalled, "no signal is sent to a pid that isn't ours at that moment";
     a_stopped_process_that_never_gets_its_term_is_found: StoppedProcessNeverGetsItsTerm, "a stopped process gets its stop signal";
     a_replacement_that_meets_the_old_workers_port_is_found: ReplacementMeetsTheOldWorker, "no process of an old session is there when its replacement starts";
-    a_page_read_half_written_is_found: PageReadHalfWritten, "a page is read whole";
+    a_page_read_half_written_is_found: PageReadHalfWritten, "a status page is read as a whole";
     a_fork_that_blocks_all_signals_taken_for_a_handler_is_found: ForkTakenForAHandler, "no signal reaches a process that doesn't catch it";
     members_killed_without_being_asked_are_found: MembersKilledUnasked, "what is left of a session is asked before it is killed";
-    a_member_outside_the_group_that_is_forgotten_is_found: MemberOutsideTheGroupForgotten, "after a death that nobody asked for its session is killed at once";
-    an_exec_that_never_comes_and_blocks_a_shutdown_is_found: ExecThatNeverComesBlocksAShutdown, "status equals the truth";
+    a_member_outside_the_group_that_is_forgotten_is_found: MemberOutsideTheGroupForgotten, "after an unrequested death, the rest of the session is killed at once";
+    an_exec_that_never_comes_and_blocks_a_shutdown_is_found: ExecThatNeverComesBlocksAShutdown, "status shows the truth";
     a_traced_child_that_is_waited_for_for_ever_is_found: TracedChildWaitedForForEver, "a stop goes on 2 s after SIGKILL";
     a_grace_that_runs_on_in_a_pause_is_found: GraceRunsOnInAPause, "a deadline never moves";
     a_delay_that_a_crash_resets_is_found: DelayResetByACrash, "a delay is never shorter than docker's, and doubles";
-    a_policy_that_starts_a_stopped_daemon_is_found: PolicyStartsAStoppedDaemon, "a stopped daemon is started by nobody but a request";
-    a_failed_oneshot_taken_for_ready_is_found: FailedOneshotTakenForReady, "no daemon starts before its dependencies were ready once";
+    a_policy_that_starts_a_stopped_daemon_is_found: PolicyStartsAStoppedDaemon, "only a request starts a stopped daemon";
+    a_failed_oneshot_taken_for_ready_is_found: FailedOneshotTakenForReady, "no daemon starts before each of its dependencies has been ready once";
     a_policy_that_starts_a_daemon_in_a_shutdown_is_found: PolicyInAShutdown, "nothing starts after a shutdown was asked for";
     a_probe_that_is_left_running_is_found: ProbeLeftRunning, "a daemon is probed only while another waits for it";
     a_probe_that_takes_for_ever_is_found: ProbeThatTakesForEver, "a probe has 10 s";
     probes_that_pile_up_are_found: ProbesPileUp, "at most one probe at a time for each daemon";
     a_ready_dependency_that_nobody_sees_is_found: ReadyAndNobodySees, "a daemon starts as soon as it may";
-    an_essential_daemons_code_that_a_sibling_hides_is_found: EssentialsCodeHidden, "the exit code equals a second computation";
+    an_essential_daemons_code_that_a_sibling_hides_is_found: EssentialsCodeHidden, "the exit code is what a second computation gives";
     a_dependency_that_is_stopped_first_is_found: DependencyStoppedFirst, "a dependency is asked to stop after its dependents, or at half its grace";
     a_held_signal_that_outlives_its_process_is_found: HeldSignalOutlivesItsProcess, "a forward reaches its daemon alone";
-    a_request_that_is_forgotten_is_found: RequestForgotten, "every request ends in an outcome that is told";
-    a_stop_signal_that_is_always_term_is_found: AlwaysTerm, "a daemon is asked by its own stop signal";
+    a_request_that_is_forgotten_is_found: RequestForgotten, "every request ends in an outcome that status shows";
+    a_stop_signal_that_is_always_term_is_found: AlwaysTerm, "a daemon gets its own stop signal";
 }
 
 fn kept(report: &change::Report) {
@@ -195,22 +199,22 @@ macro_rules! finds_in_changes {
 finds_in_changes! {
     a_commit_without_an_acknowledgement_is_found: CommitsUnacknowledged, "it commits only once it is acknowledged";
     an_unchecked_content_is_found: PlacesUnchecked, "nothing unchecked is put in place";
-    a_place_without_a_record_is_found: PlacesUnrecorded, "what is placed can be settled by whoever finds it";
+    a_place_without_a_record_is_found: PlacesUnrecorded, "whoever finds new content in place can recover the change";
     a_way_back_without_a_restart_is_found: GoesBackWithoutARestart, "never a mix";
-    an_init_that_recovers_under_the_lock_is_found: InitRecoversUnderTheLock, "somebody wrote to the file where it says so";
-    a_proof_without_settling_is_found: NothingSettles, "what is found live is live, and has settled";
-    a_proof_by_the_restart_of_another_is_found: CountsBeforeItIsSent, "nothing counts before the signal is out";
+    an_init_that_recovers_under_the_lock_is_found: InitRecoversUnderTheLock, "if it says that somebody else wrote to the file, somebody did";
+    a_proof_without_settling_is_found: NothingSettles, "a daemon that is found live is live, and has settled";
+    a_proof_by_the_restart_of_another_is_found: CountsBeforeItIsSent, "nothing counts before the signal is sent";
     an_old_process_taken_for_the_new_is_found: TakesTheOldProcessForTheNew, "a generation of another start is never taken for the proof";
-    a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "what was interrupted is settled by whoever comes next";
+    a_sweep_before_the_commit_is_found: SweepsBeforeTheCommit, "whoever comes next recovers an interrupted change";
     a_place_that_failed_and_is_forgotten_is_found: ForgetsAPlaceThatFailed, "any other exit but 5 means that content and daemon are as they were";
     a_lost_connection_taken_for_live_is_found: TakesALostConnectionForLive, "exit 0 means that the new content is live";
-    an_interrupted_change_that_nobody_recovers_is_found: NobodyRecoversWhatWasInterrupted, "what was interrupted is settled by whoever comes next";
+    an_interrupted_change_that_nobody_recovers_is_found: NobodyRecoversWhatWasInterrupted, "whoever comes next recovers an interrupted change";
     a_way_back_over_what_a_person_wrote_is_found: WritesOverAPerson, "what a person wrote is never lost";
     a_persons_content_called_the_old_is_found: CallsAPersonsContentTheOld, "the record tells which content it is";
     a_proof_of_what_a_person_wrote_is_found: ProvesWhatAPersonWrote, "what a person wrote is never lost";
     what_came_back_and_is_not_looked_at_is_found: ForgetsToLookAtWhatCameBack, "what a person wrote is never lost";
-    a_dead_daemon_that_is_forgotten_is_found: ForgetsThatItWasDead, "exit 5 means that a person must act";
-    an_answer_of_a_stranger_is_found: TakesAStrangersAnswer, "what is found live is live, and has settled";
+    a_dead_daemon_that_is_forgotten_is_found: ForgetsThatItWasDead, "exit 5 means that somebody must act";
+    an_answer_of_a_stranger_is_found: TakesAStrangersAnswer, "a daemon that is found live is live, and has settled";
     a_start_by_its_policy_taken_for_the_proof_is_found: TakesAnotherStartForTheProof, "a generation of another start is never taken for the proof";
     a_stopped_daemon_that_is_started_is_found: StartsWhatWasStopped, "a stopped daemon stays stopped";
 }

@@ -2,26 +2,22 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use sidecar::request::REQUEST_FD;
-use sidecar::status::{self, DaemonState, InitState, LastExit, Outcome, PAGE_FD, Page, RequestOutcome, WaitingFor};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sidecar::status::{self, DaemonState, InitState, LastExit, Outcome, Page, RequestOutcome, WaitingFor};
 use sidecar::supervisor::{Event, Supervisor};
 use sidecar::table::Table;
 
+use crate::harness::{self, Bundle, stat};
 use crate::judge::MARKS;
 use crate::kernel::{CONT, End, Exec, HUP, KILL, Kind, Members, Millis, Nature, SEGV, STOP, TERM, USR1, USR2};
-use crate::schedule::{Ask, Rng, Schedule, Step, What, When};
+use crate::rng::Rng;
+use crate::schedule::{Ask, Schedule, Step, What, When};
 use crate::world::World;
 
 /// Longer than any grace of these tables that is used up; of the simulated clock.
 const CONSEQUENCES: Millis = 1_600;
-/// How long the real ones may take to get there.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A daemon as a real program, and as the simulation has it.
 const HABITS: [(&str, Nature); 8] = [
@@ -98,107 +94,37 @@ fn shown(core: &Supervisor, table: &Table) -> Shown {
     (core.state(), daemons, signals)
 }
 
-struct Real {
-    dir: PathBuf,
-    unshare: Child,
+/// What the page shows.
+fn shown_by(bundle: &Bundle, table: &Table) -> Option<Shown> {
+    let page: Page = serde_json::from_value(bundle.page()).ok()?;
+    let daemon = |d: &status::Daemon| {
+        let starts = [d.generation, d.restarts, d.revivals];
+        (d.state, starts, d.last_exit, names(&d.waiting_for), outcomes(&d.requests))
+    };
+    let daemons = page.status.daemons.iter().map(daemon).collect();
+    let last = |w: &sidecar::table::SignalRule| page.status.signals.get(&w.signal.to_string()).and_then(|w| w.last);
+    let signals = table.wiring.iter().map(|w| last(w).map(|l| (l.seq, l.outcome, l.generation))).collect();
+    Some((page.status.state, daemons, signals))
 }
 
-impl Drop for Real {
-    fn drop(&mut self) {
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-impl Real {
-    fn start(dir: PathBuf) -> Self {
-        let log = fs::File::create(dir.join("log")).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", env!("CARGO_BIN_EXE_sidecar"), "init"]);
-        command.arg(format!("--config={}", dir.join("table.toml").display()));
-        command.env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let unshare = command.spawn().unwrap();
-        Self { dir, unshare }
-    }
-
-    fn init(&self) -> Option<i32> {
-        children(&self.unshare.id().to_string()).first().copied()
-    }
-
-    /// What the page shows, with the pids as they are outside of the namespace.
-    fn shown(&self, table: &Table) -> Option<Shown> {
-        let page: Page =
-            serde_json::from_slice(&fs::read(format!("/proc/{}/fd/{PAGE_FD}", self.init()?)).ok()?).ok()?;
-        let daemon = |d: &status::Daemon| {
-            let starts = [d.generation, d.restarts, d.revivals];
-            (d.state, starts, d.last_exit, names(&d.waiting_for), outcomes(&d.requests))
-        };
-        let daemons = page.status.daemons.iter().map(daemon).collect();
-        let last = |w: &sidecar::table::SignalRule| page.status.signals.get(&w.signal.to_string()).and_then(|w| w.last);
-        let signals = table.wiring.iter().map(|w| last(w).map(|l| (l.seq, l.outcome, l.generation))).collect();
-        Some((page.status.state, daemons, signals))
-    }
-
-    /// The process of a daemon, by its pid in the namespace.
-    fn pid(&self, daemon: usize) -> Option<i32> {
-        let init = self.init()?;
-        let page: Page = serde_json::from_slice(&fs::read(format!("/proc/{init}/fd/{PAGE_FD}")).ok()?).ok()?;
-        let inside = page.status.daemons.get(daemon)?.pid?.to_string();
-        let is = |pid: &i32| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let pids = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or("");
-            pids.split_whitespace().last() == Some(&inside)
-        };
-        children(&init.to_string()).into_iter().find(is)
-    }
-
-    /// Writes a request into init's pipe.
-    fn request(&self, verb: &str, daemon: &str) {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = format!("/proc/{}/fd/{REQUEST_FD}", self.init().unwrap());
-        let mut pipe = fs::OpenOptions::new().write(true).open(path).unwrap();
-        pipe.write_all(format!("\nreal-{n} {verb} {daemon}\n").as_bytes()).unwrap();
-    }
-
-    fn zombies(&self) -> usize {
-        let Some(init) = self.init() else { return 0 };
-        children(&init.to_string()).into_iter().filter(|pid| state(*pid) == 'Z').count()
-    }
+/// The process of a daemon, as it is seen outside of the namespace.
+fn pid(bundle: &Bundle, daemon: usize) -> Option<i32> {
+    let inside = bundle.daemon(daemon)["pid"].as_i64()?.to_string();
+    let is = |pid: &i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let pids = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or("");
+        pids.split_whitespace().last() == Some(&inside)
+    };
+    bundle.children().into_iter().find(is)
 }
 
 /// The letter of `/proc/PID/stat`, a blank where there is no such process.
 fn state(pid: i32) -> char {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or(' ')
-}
-
-fn children(pid: &str) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|p| p.parse().ok()).collect()
-}
-
-fn kill(pid: i32, signal: i32) {
-    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).stderr(Stdio::null()).status();
-    assert!(status.is_ok());
-}
-
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return Some(found);
-        }
-        if begun.elapsed() > PATIENCE {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    stat(pid, 3).and_then(|letter| letter.chars().next()).unwrap_or(' ')
 }
 
 /// A schedule that can be had from real processes as well: each step has all of its consequences before the next.
-fn draw(seed: u64, dir: &std::path::Path) -> (String, Schedule) {
+fn draw(seed: u64) -> (String, Schedule) {
     let mut rng = Rng::new(seed);
     let names = ["egress", "pipelock", "git-gate"];
     let count = 1 + rng.below(3) as usize;
@@ -207,7 +133,7 @@ fn draw(seed: u64, dir: &std::path::Path) -> (String, Schedule) {
     let mut text = String::new();
     for (name, habit) in names.iter().zip(&habits) {
         let (script, nature) = HABITS[*habit];
-        let script = script.replace("SAY", &format!(": > {}/{name}", dir.display()));
+        let script = script.replace("SAY", &format!(": > DIR/{name}"));
         let command = if nature.exec == Exec::Works {
             format!("[\"sh\", \"-c\", {script:?}]")
         } else {
@@ -276,19 +202,14 @@ fn draw(seed: u64, dir: &std::path::Path) -> (String, Schedule) {
 
 /// Runs one schedule in both and returns the number of states that were compared.
 pub fn compare(seed: u64) -> usize {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let dir = std::env::temp_dir().join(format!("sidecar-real-{}-{n}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let (text, schedule) = draw(seed, &dir);
+    let (text, schedule) = draw(seed);
     let table = Table::parse(&text, "real").unwrap();
-    fs::write(dir.join("table.toml"), &text).unwrap();
     let (states, exit) = show(&schedule, &table, CONSEQUENCES);
-    let mut real = Real::start(dir);
+    let mut bundle = Bundle::start(&text);
     for (at, expected) in states.iter().enumerate() {
         if let Some(step) = at.checked_sub(1).map(|i| schedule.steps[i]) {
             match step.what {
-                What::Signal(signal) => kill(real.init().unwrap(), signal),
+                What::Signal(signal) => bundle.signal_number(signal),
                 What::Request(daemon, ask) => {
                     let verb = match ask {
                         Ask::Restart => "restart",
@@ -296,14 +217,15 @@ pub fn compare(seed: u64) -> usize {
                         Ask::Start => "start",
                         Ask::Signal(_) => "signal HUP",
                     };
-                    real.request(verb, &table.daemons[daemon].name);
+                    bundle.ask(&format!("real-{at} {verb} {}", table.daemons[daemon].name));
                 }
                 What::Hit(daemon, signal) => {
-                    if let Some(pid) = real.pid(daemon) {
-                        kill(pid, signal);
+                    if let Some(pid) = pid(&bundle, daemon) {
+                        // It may have ended.
+                        let _ = kill(Pid::from_raw(pid), Signal::try_from(signal).unwrap());
                         // What comes before it has stopped is served before the stop.
                         let stops = signal == STOP;
-                        assert!(!stops || until(|| matches!(state(pid), 'T' | 'Z' | ' ').then_some(())).is_some());
+                        bundle.wait_until("its stop", || !stops || matches!(state(pid), 'T' | 'Z' | ' '));
                     }
                 }
                 _ => {}
@@ -312,36 +234,30 @@ pub fn compare(seed: u64) -> usize {
         if at + 1 == states.len() && exit.is_some() {
             break;
         }
-        let mut last = None;
-        let same = until(|| {
-            last = real.shown(&table);
-            (last.as_ref() == Some(expected) && real.zombies() == 0).then_some(())
-        });
-        let log = fs::read_to_string(real.dir.join("log")).unwrap_or_default();
-        assert!(
-            same.is_some(),
-            "seed {seed}, after step {at} of {:?}\nis        {last:?}\nsimulated {expected:?}\n{text}\n{log}",
-            schedule.steps
-        );
+        let what = format!("seed {seed}, after step {at} of {:?}\nsimulated {expected:?}\n{text}", schedule.steps);
+        let wait_until = |condition: &dyn Fn() -> bool| {
+            let context = || format!("is {:?}\n{}", shown_by(&bundle, &table), bundle.read("err"));
+            harness::wait_until(&what, context, condition);
+        };
+        let has_zombies = || bundle.children().into_iter().any(|pid| state(pid) == 'Z');
+        wait_until(&|| shown_by(&bundle, &table).as_ref() == Some(expected) && !has_zombies());
         // A shell takes its time until it has its traps; the next step is for one that has.
-        for (daemon, nature) in table.daemons.iter().zip(&schedule.natures) {
+        for (index, (daemon, nature)) in table.daemons.iter().zip(&schedule.natures).enumerate() {
             let state = expected.1.iter().zip(&table.daemons).find(|(_, d)| d.name == daemon.name).map(|(s, _)| s.0);
-            if nature.catches_at.is_some() && state == Some(DaemonState::Running) {
-                let index = table.find(&daemon.name).unwrap();
-                let has_traps = until(|| real.pid(index).filter(|pid| catches(*pid)));
-                assert!(has_traps.is_some(), "seed {seed}: {} has no traps\n{log}", daemon.name);
+            if state != Some(DaemonState::Running) {
+                continue;
             }
-            if nature.members == Members::IgnoreTerm && state == Some(DaemonState::Running) {
-                let index = table.find(&daemon.name).unwrap();
+            if nature.catches_at.is_some() {
+                wait_until(&|| pid(&bundle, index).is_some_and(catches));
+            }
+            if nature.members == Members::IgnoreTerm {
                 // Until then it ignores TERM as its worker does.
-                let is_executed = until(|| real.pid(index).filter(|pid| is_sleep(*pid)));
-                assert!(is_executed.is_some(), "seed {seed}: {} is still a shell\n{log}", daemon.name);
+                wait_until(&|| pid(&bundle, index).is_some_and(is_sleep));
             }
         }
     }
     if let Some(code) = exit {
-        let ended = until(|| real.unshare.try_wait().unwrap());
-        assert_eq!(ended.and_then(|s| s.code()), Some(code), "seed {seed}, {:?}\n{text}", schedule.steps);
+        assert_eq!(bundle.exit_code(), code, "seed {seed}, {:?}\n{text}", schedule.steps);
     }
     states.len()
 }

@@ -12,6 +12,8 @@ mod choices;
 mod judge;
 mod kernel;
 mod plants;
+#[path = "../rng/mod.rs"]
+mod rng;
 mod schedule;
 mod world;
 

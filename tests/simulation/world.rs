@@ -9,7 +9,8 @@ use sidecar::table::{RestartPolicy, Signal, Table};
 use crate::bugs::{Bug, Planted};
 use crate::judge::{Broken, Judge, MARKS, Mark};
 use crate::kernel::{End, Exec, INT, KILL, Kernel, Life, Millis, QUIT, Role, SEGV, TERM, bit};
-use crate::schedule::{Ask, Note, Rng, Schedule, Step, What, When};
+use crate::rng::Rng;
+use crate::schedule::{Ask, Note, Schedule, Step, What, When};
 
 /// No schedule takes longer than this after its last step: the longest grace and some.
 const LONGEST: Millis = 120_000;
@@ -413,9 +414,10 @@ impl World {
             What::Read => {
                 self.judge.mark(Mark::PageRead);
                 if self.page.0 != self.page.1 {
-                    self.judge
-                        .broken
-                        .get_or_insert(Broken { promise: "a page is read whole", how: format!("{:?}", self.page) });
+                    self.judge.broken.get_or_insert(Broken {
+                        promise: "a status page is read as a whole",
+                        how: format!("{:?}", self.page),
+                    });
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! The real directory tree.
 //!
-//! It is walked from its root, name by name, with descriptors. The kernel follows no link on the way, so no process can slip one in
-//! between two looks. A look uses what the kernel knows about a file (`AT_STATX_DONT_SYNC`) and asks no file server. A file that was
-//! looked at stays open, and later looks at it use that descriptor.
+//! The code walks it from the root, name by name, with descriptors. The kernel follows no link on the way, so no process can slip one
+//! in between two looks. A look uses what the kernel already knows about a file (`AT_STATX_DONT_SYNC`), and asks no file server. A
+//! file that was looked at stays open, and later looks use that descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,11 +21,11 @@ use nix::sys::stat::{Mode, SFlag, mkdirat};
 
 use super::paths::{Entry, Found, Kind, Mount, Tree};
 
-/// The most files that stay open, which is far below what a process may have (`RLIMIT_NOFILE`).
+/// The most files that stay open. It is far below the number that a process may have (`RLIMIT_NOFILE`).
 const MAX_KEPT: usize = 256;
-/// What is read at once of a directory. Most directories fit, and each page of it that is touched takes time.
+/// How much of a directory is read at once, in bytes. Most directories fit, and each further page of memory takes time.
 const CHUNK: usize = 8 * 1024;
-/// `struct linux_dirent64`: where its length, its type and its name are. getdents(2)
+/// The offsets of length, type and name in `struct linux_dirent64`: getdents(2).
 const LENGTH: usize = 16;
 const TYPE: usize = 18;
 const NAME: usize = 19;
@@ -39,10 +39,10 @@ pub struct Files {
     chunk: RefCell<Vec<u8>>,
 }
 
-/// A file that is open as a path only.
+/// A file that is open as a path only (`O_PATH`).
 pub struct Open {
     fd: OwnedFd,
-    /// What was looked at in this directory.
+    /// The files in this directory that were looked at.
     below: RefCell<BTreeMap<OsString, Found<Rc<Open>>>>,
 }
 
@@ -114,10 +114,10 @@ impl Tree for Files {
     }
 }
 
-/// Makes a directory that is its owner's alone.
+/// Makes a directory to which only its owner has access. It is no error if there is one already.
 ///
 /// # Errors
-/// It can't be made. One that is there already is taken.
+/// It can't be made.
 pub fn make(parent: &Open, name: &OsStr) -> io::Result<()> {
     match mkdirat(parent, name, Mode::S_IRWXU) {
         Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
@@ -146,7 +146,8 @@ fn found(fd: OwnedFd) -> io::Result<Found<Rc<Open>>> {
     Ok(Found { node: Open::new(fd), id: (device, stat.stx_ino), links, mount: stat.stx_mnt_id, kind })
 }
 
-/// The first entry of what getdents(2) wrote, unless it is a link or the directory itself, and what follows.
+/// Splits the first entry off from what getdents(2) wrote; returns it and the rest. The entry is `None` if it is a symbolic link,
+/// the directory itself or its parent.
 fn entry(bytes: &[u8]) -> Option<(Option<Entry>, &[u8])> {
     let length = bytes.get(LENGTH..TYPE)?.try_into().ok().map(u16::from_ne_bytes)?;
     let (entry, after) = bytes.split_at_checked(length.into())?;
@@ -160,7 +161,7 @@ fn entry(bytes: &[u8]) -> Option<(Option<Entry>, &[u8])> {
     Some((is_listed.then(|| Entry { name: OsStr::from_bytes(name).to_owned(), is_directory }), after))
 }
 
-/// A line of mountinfo: `proc_pid_mountinfo`(5).
+/// Reads a line of mountinfo: `proc_pid_mountinfo`(5).
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
@@ -170,7 +171,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     Some(Mount { id, parent, device, root: unescaped(fields.next()?), point: unescaped(fields.next()?) })
 }
 
-/// Spaces and the like are written as `\040`.
+/// Undoes the escapes of mountinfo: a space is `\040`, for example.
 fn unescaped(mut text: &[u8]) -> PathBuf {
     if !text.contains(&b'\\') {
         return PathBuf::from(OsStr::from_bytes(text));

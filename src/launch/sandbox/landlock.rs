@@ -15,23 +15,23 @@ const EXECUTE: u64 = 1 << 0;
 const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
 const READ_DIR: u64 = 1 << 3;
-/// From `REMOVE_DIR` to `MAKE_SYM`: what version 1 has beside the four above.
+/// The rights from `REMOVE_DIR` to `MAKE_SYM`, which version 1 has besides the four above.
 const CHANGE_DIR: u64 = 0x1ff0;
-/// Devices, which no daemon makes, are never granted.
+/// The right to make devices. It is never granted, since no daemon needs it.
 const MAKE_CHAR: u64 = 1 << 6;
 const MAKE_BLOCK: u64 = 1 << 11;
-/// Moves and links between directories: version 2. Before that a domain allows none.
+/// Moves and links between directories, since version 2. In version 1 a domain allows none.
 const REFER: u64 = 1 << 13;
-/// Version 3.
+/// Since version 3.
 const TRUNCATE: u64 = 1 << 14;
-/// Version 5.
+/// Since version 5.
 const IOCTL_DEV: u64 = 1 << 15;
 
-/// Version 4.
+/// Since version 4.
 const BIND_TCP: u64 = 1 << 0;
 const CONNECT_TCP: u64 = 1 << 1;
 
-/// Signals to processes outside the domain: version 6.
+/// Signals to processes outside the domain, since version 6.
 const SCOPE_SIGNAL: u64 = 1 << 1;
 
 const CREATE_RULESET_VERSION: u32 = 1;
@@ -60,7 +60,8 @@ struct NetPortAttr {
 /// The version of Landlock's interface that the kernel has.
 ///
 /// # Errors
-/// ENOSYS: it has none, or a filter of system calls doesn't know it. EOPNOTSUPP: it is switched off. EPERM: a filter.
+/// ENOSYS: the kernel has no Landlock, or a filter of system calls doesn't know it. EOPNOTSUPP: Landlock is switched off. EPERM: a
+/// filter refuses it.
 pub fn version() -> io::Result<u32> {
     let nothing = std::ptr::null::<RulesetAttr>();
     // SAFETY: with this flag the call takes no structure.
@@ -68,7 +69,7 @@ pub fn version() -> io::Result<u32> {
     u32::try_from(version).map_err(|_| io::Error::last_os_error())
 }
 
-/// Rules that don't bind any process yet.
+/// A set of rules that doesn't restrict any process yet.
 pub struct Ruleset {
     fd: File,
     handled: u64,
@@ -92,7 +93,7 @@ fn attributes(sandbox: &Sandbox, abi: u32) -> RulesetAttr {
     }
 }
 
-/// What a rule grants: the kernel refuses rights of directories for anything else.
+/// The rights that a rule grants. For anything but a directory, the kernel refuses a rule with rights that only directories have.
 fn rights(access: Access, is_directory: bool, handled: u64) -> u64 {
     let read = EXECUTE | READ_FILE | READ_DIR;
     let all = match access {
@@ -104,13 +105,13 @@ fn rights(access: Access, is_directory: bool, handled: u64) -> u64 {
 }
 
 impl Ruleset {
-    /// A ruleset with the rules for ports. Those for files are added one by one.
+    /// Makes a ruleset with the rules for ports. Call [`Self::allow`] for each file.
     ///
     /// # Errors
     /// The kernel refused it.
     pub fn new(sandbox: &Sandbox, abi: u32) -> io::Result<Self> {
         let attributes = attributes(sandbox, abi);
-        // An older kernel refuses a structure with parts that it doesn't know unless they are 0, as they are then.
+        // An older kernel accepts a structure with parts that it doesn't know only if those are 0, which they are here.
         let size = size_of::<RulesetAttr>();
         // SAFETY: the structure lives through the call, and has that size.
         let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, size, 0u32) };
@@ -126,7 +127,7 @@ impl Ruleset {
         Ok(ruleset)
     }
 
-    /// Allows a file, and what is below it.
+    /// Adds a rule that allows access to a file and to everything below it.
     ///
     /// # Errors
     /// The kernel refused it.
@@ -134,7 +135,7 @@ impl Ruleset {
         let allowed_access = rights(access, is_directory, self.handled);
         let rule = PathBeneathAttr { allowed_access, parent_fd: file.as_raw_fd() };
         match self.add(RULE_PATH_BENEATH, (&raw const rule).cast()) {
-            // A file of an internal file system, such as a mounted namespace (nsfs), takes no rule and needs none.
+            // For a file of an internal file system, such as a mounted namespace (nsfs), there can be no rule, and none is needed.
             Err(e) if e.raw_os_error() == Some(libc::EBADFD) => Ok(()),
             result => result,
         }
@@ -148,10 +149,10 @@ impl Ruleset {
         }
     }
 
-    /// Binds this process, and all that descend from it, for good. `no_new_privs` must be set.
+    /// Restricts this process and all its descendants, for good. `no_new_privs` must be set.
     ///
     /// # Errors
-    /// The kernel refused it: E2BIG for a 17th layer.
+    /// The kernel refused it, with E2BIG if it would be the 17th layer.
     pub fn restrict_self(&self) -> io::Result<()> {
         // SAFETY: landlock_restrict_self(2) takes numbers.
         match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.fd.as_raw_fd(), 0u32) } {

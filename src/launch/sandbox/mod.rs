@@ -28,8 +28,8 @@ use crate::table::{Daemon, Table};
 use files::{Files, Open};
 use paths::{Access, Claims, Kind, NoRules};
 
-// The first version of Landlock's interface that can enforce what is named: landlock(7).
-/// Linux 5.19. Version 1 would forbid every move of a file to another directory, so it isn't used.
+// The first version of Landlock's interface that can enforce each part: landlock(7).
+/// Linux 5.19. Version 1 would forbid moving any file to another directory, so it isn't used.
 const ABI_FILES: u32 = 2;
 /// Linux 6.2.
 const ABI_TRUNCATION: u32 = 3;
@@ -40,22 +40,22 @@ const ABI_DEVICES: u32 = 5;
 /// Linux 6.12.
 const ABI_SIGNALS: u32 = 6;
 
-/// Always open, for reading and writing.
+/// Devices that every daemon may read and write.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
 /// What this kernel enforces of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
-    /// The version of Landlock's interface; 0: none.
+    /// The version of Landlock's interface; 0 if there is none.
     abi: u32,
     /// Why there is none.
     why: Option<String>,
-    /// It has filters of system calls that can end a process (Linux 4.14).
+    /// Whether filters of system calls can end a process (Linux 4.14).
     filters: bool,
 }
 
 impl Kernel {
-    /// Asks the kernel.
+    /// Finds out what this kernel can enforce.
     #[must_use]
     pub fn ask() -> Self {
         let (abi, why) = match landlock::version() {
@@ -117,7 +117,7 @@ pub struct Plan {
     /// The daemon table.
     table: Option<PathBuf>,
     daemons: Vec<Entry>,
-    /// What symbolic links lead to, as init's user sees it: the daemon's user may lack the permission to follow them.
+    /// Where symbolic links lead to, found as init's user, since the daemon's user may lack the permission to follow them.
     #[serde(default, skip_serializing)]
     targets: Vec<PathBuf>,
 }
@@ -125,7 +125,7 @@ pub struct Plan {
 #[derive(Serialize, Deserialize)]
 struct Entry {
     name: String,
-    /// `None`: it isn't sandboxed, but what it calls its own is hidden from those that are.
+    /// `None` if it isn't sandboxed. Its private files are hidden from sandboxed daemons all the same.
     sandbox: Option<Sandbox>,
     private: Vec<PathBuf>,
     /// The ports of the sockets that init holds for it.
@@ -139,7 +139,7 @@ impl Entry {
         Self { name: daemon.name.clone(), sandbox: daemon.sandbox.clone(), private, listen }
     }
 
-    /// Its probe may also connect to the ports that are its own.
+    /// Lets its probe connect to the daemon's own ports too.
     fn allow_probe(&mut self) {
         let Some(Sandbox { bind, connect: Some(connect), .. }) = &mut self.sandbox else { return };
         connect.extend(bind.iter().flatten().chain(&self.listen));
@@ -149,9 +149,9 @@ impl Entry {
 /// Why a process couldn't be confined.
 #[derive(Debug)]
 pub enum NotConfined {
-    /// What the sandbox is can't be read.
+    /// The description of its sandbox can't be read.
     Plan(String),
-    /// Its files.
+    /// There can be no rules for its files.
     Rules(NoRules),
     /// A step failed.
     Step(&'static str, io::Error),
@@ -189,7 +189,8 @@ impl Plan {
         &self.kernel
     }
 
-    /// Hides from this daemon what symbolic links in others' paths lead to, even if its own user can't follow them.
+    /// Follows the symbolic links in the other daemons' paths, so that their targets are hidden from this daemon even if its own user
+    /// can't follow the links.
     pub fn follow_links(&mut self, daemon: &str) {
         let others = self.daemons.iter().filter(|entry| entry.name != daemon);
         let write = |entry: &Entry| entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default();
@@ -210,8 +211,8 @@ impl Plan {
         self.daemons.iter().any(|entry| entry.name == daemon && entry.sandbox.is_some())
     }
 
-    /// Binds this process, which has one thread, by the sandbox of the daemon of that name, for good. With `own_ports` it may
-    /// also connect to what the daemon binds to or `listen` has for it.
+    /// Puts this process, which has one thread, into the sandbox of the daemon with that name, for good. With `own_ports` it may also
+    /// connect to the ports in the daemon's `bind` and `listen`.
     ///
     /// # Errors
     /// The process must end, since part of the sandbox may be in force already.
@@ -229,7 +230,7 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     };
     let Kernel { abi, filters, .. } = plan.kernel;
     let files = Files::default();
-    // `write` is checked and made even if the kernel can enforce nothing of this.
+    // The paths in `write` are checked and made even if the kernel can enforce nothing.
     let paths = paths(plan, index, &files)?;
     let rules = if abi < ABI_FILES { None } else { Some(ruleset(plan, sandbox, &files, &paths)?) };
     drop((files, paths));
@@ -244,7 +245,7 @@ fn confine_by(plan: &Plan, daemon: &str) -> Result<(), NotConfined> {
     Ok(())
 }
 
-/// What the daemon with this index may read and write. Makes the directories that are missing.
+/// Finds out what the daemon with this index may read and write, and makes the directories that are missing.
 fn paths(plan: &Plan, daemon: usize, files: &Files) -> Result<paths::Plan<Rc<Open>>, NotConfined> {
     let claims = |entry: &Entry| Claims {
         write: entry.sandbox.as_ref().map(|sandbox| sandbox.write.clone()).unwrap_or_default(),
@@ -275,7 +276,7 @@ fn ruleset(
             Ok(found) if found.kind == Kind::Device => {
                 allow(&found.node, false, Access::Write).map_err(step("landlock_add_rule"))?;
             }
-            // Nobody gets access to one that isn't a device.
+            // If it isn't a device, nobody gets access to it.
             Ok(_) => {}
             Err(e) if paths::is_absent(&e) => {}
             Err(e) => return Err(NotConfined::Rules(NoRules::Look(device.to_owned(), e))),
@@ -284,7 +285,7 @@ fn ruleset(
     Ok(rules)
 }
 
-/// Gives up all capabilities. No exec brings one back: capabilities(7), `no_new_privs`.
+/// Gives up all capabilities for good: with `no_new_privs` no exec brings one back (capabilities(7)).
 ///
 /// # Errors
 /// The step that failed.
@@ -297,11 +298,11 @@ pub fn give_up_privileges() -> Result<(), (&'static str, io::Error)> {
         pid: i32,
     }
     nix::sys::prctl::set_no_new_privs().map_err(|e| ("no_new_privs", e.into()))?;
-    // This needs CAP_SETPCAP. Without that a process can gain nothing from the bounding set.
+    // This needs CAP_SETPCAP. A process without it can gain nothing from the bounding set.
     for capability in 0..64u64 {
         // SAFETY: prctl(2) takes numbers here.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0u64, 0u64, 0u64) };
-        // It isn't permitted, or the kernel has no more of them.
+        // It isn't permitted, or the kernel has no further capabilities.
         if result != 0 {
             break;
         }

@@ -1,5 +1,5 @@
-//! The rules on this kernel: random trees with symbolic links, hard links and mounts are made, a thread is confined, and what it
-//! can open is compared with a slow computation.
+//! Tests the rules on this kernel: makes random trees with symbolic links, hard links and mounts, confines a thread, and compares what
+//! it can open with a slow computation.
 //!
 //! `SANDBOX_TREES=20000 cargo test --lib on_this_kernel -- --nocapture` tries more of them.
 
@@ -22,7 +22,7 @@ use super::{Entry, Kernel, NotConfined, Plan, confine_by};
 use crate::table::sandbox::Sandbox;
 
 const TREES: &str = "SANDBOX_TREES";
-/// Set in the process that makes them, which has a mount namespace of its own.
+/// The variable that is set in the process that makes the trees, which has a mount namespace of its own.
 const HERE: &str = "SANDBOX_TREES_HERE";
 
 #[test]
@@ -65,11 +65,11 @@ fn random_trees() {
 struct Counts {
     confined: u64,
     refused: u64,
-    /// Of how many files and directories it was tried whether they open.
+    /// How many files and directories a confined thread has tried to open.
     tried: u64,
     hidden: u64,
     writable: u64,
-    /// Trees without second names, in which what is open is compared too.
+    /// Trees in which no file has a second name. In those, what must open is compared too.
     exact: u64,
     /// Hidden paths that were made after the confinement.
     later: u64,
@@ -83,7 +83,7 @@ fn mount(what: &str, on: &Path, kind: &str, flags: libc::c_ulong) {
     assert_eq!(result, 0, "{what:?} on {on:?}: {}", io::Error::last_os_error());
 }
 
-/// Device, mount point, and what is mounted there: of all mounts but those of /proc.
+/// Device, mount point and source of all mounts, except those of /proc.
 fn mounts() -> Vec<(String, String, String)> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let all = text.lines().map(|line| {
@@ -109,11 +109,11 @@ fn clear() {
 
 type Id = (u64, u64);
 
-/// What has a name, and what lies on the way to it, from the root on: Landlock walks over that, upwards.
+/// A file with a name, and the directories on the way to it from the root on, which Landlock walks upwards.
 struct Node {
     path: PathBuf,
     is_directory: bool,
-    /// It is a file with several hard links.
+    /// Whether it is a file with several hard links.
     has_links: bool,
     above: Vec<Id>,
 }
@@ -122,7 +122,7 @@ fn id(metadata: &fs::Metadata) -> Id {
     (metadata.dev(), metadata.ino())
 }
 
-/// All of them, without symbolic links.
+/// All files of the tree, without symbolic links.
 fn walk() -> Vec<Node> {
     let above = vec![id(&fs::metadata("/").unwrap())];
     let (mut all, mut at) = (vec![Node { path: PathBuf::from("/"), is_directory: true, has_links: false, above }], 0);
@@ -150,7 +150,7 @@ fn make_tree(dice: &mut Dice) {
     let mut files: Vec<String> = Vec::new();
     for _ in 0..3 + dice.below(14) {
         let path = dice.path(4);
-        // A part of it may be a file or a link already.
+        // A part of the path may already be a file or a link.
         let _ = fs::create_dir_all(Path::new(&path).parent().unwrap());
         match dice.below(8) {
             0 => drop(symlink(dice.path(4), &path)),
@@ -195,7 +195,7 @@ fn make_claims(dice: &mut Dice) -> Plan {
     Plan { kernel: Kernel::ask(), table, daemons, targets: Vec::new() }
 }
 
-/// What is claimed, by what it leads to.
+/// The daemons' claims, by the files that they lead to.
 struct Ids {
     own_write: Vec<Id>,
     own_private: Vec<Id>,
@@ -220,8 +220,8 @@ impl Ids {
         }
     }
 
-    /// Whether a file may be read and written: the nearest claim above it decides, and an own one beats another's.
-    /// `None`: it is another hard link to a hidden file, which is only found if it lies on the way to something hidden.
+    /// Whether a file may be read and written. The nearest claim above it decides, and the daemon's own claim beats another's. `None` if
+    /// it is a second hard link to a hidden file, which is found only if it lies on the way to something hidden.
     fn allow(&self, node: &Node) -> Option<(bool, bool)> {
         let is_own = |id: &Id| self.own_write.contains(id) || self.own_private.contains(id);
         let decides = node.above.iter().rev().find(|id| is_own(id) || self.hidden.contains(id));
@@ -231,7 +231,7 @@ impl Ids {
     }
 }
 
-/// Whether a file can be read and written. Of a directory: whether it can be listed, and a file be made in it.
+/// Whether a file can be read and written; for a directory, whether it can be listed and a file can be made in it.
 fn open(path: &Path, is_directory: bool) -> (bool, bool) {
     let is_open = |result: io::Result<()>| match result {
         Ok(()) => true,
@@ -287,7 +287,7 @@ fn one(dice: &mut Dice, counts: &mut Counts, seed: u64) {
             counts.exact += u64::from(is_exact);
             let ids = Ids::of(plan);
             try_these.send(nodes.iter().map(|node| (node.path.clone(), node.is_directory)).collect()).unwrap();
-            // What can be read by one hard link is nobody's secret by another.
+            // If a file can be read through one hard link, it isn't secret through another one.
             let open_links =
                 nodes.iter().filter(|node| node.has_links && ids.allow(node).is_some_and(|(read, _)| read));
             let open_links: Vec<Option<&Id>> = open_links.map(|node| node.above.last()).collect();
@@ -299,7 +299,7 @@ fn one(dice: &mut Dice, counts: &mut Counts, seed: u64) {
                 let here = format!("{}; {context}", node.path.display());
                 assert!(may_read || !can_read, "hidden, but it opens: {here}");
                 assert!(may_write || !can_write, "it can be written: {here}");
-                // Other names of what is open needn't be; nor is a directory on the way to what is hidden.
+                // A second name of an open file needn't be open, and a directory on the way to something hidden isn't.
                 if is_exact && !node.is_directory {
                     assert_eq!((may_read, may_write), (can_read, can_write), "{here}");
                 }

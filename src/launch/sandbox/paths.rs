@@ -1,15 +1,15 @@
-//! Which files a sandboxed daemon may read and write, as the rules that Landlock takes.
+//! Computes which files a sandboxed daemon may read and write, as rules for Landlock.
 //!
-//! Landlock has only allow rules, each for an inode and everything below it. So everything around a hidden path is allowed level by
-//! level: in each directory on the way, every entry but the one that leads there. The directory itself gets no rule, so it can't be
-//! listed, and what is created in it later is hidden as well.
+//! Landlock has only rules that allow, each for an inode and everything below it. So everything around a hidden path is allowed level
+//! by level: in each directory on the way, every entry except the one that leads there gets a rule. The directory itself gets none, so
+//! it can't be listed, and what is created in it later is hidden as well.
 //!
 //! A rule is for an inode, not for a name, and an inode can have several names: one on each mount that shows the same part of the
 //! same file system. The list of mounts shows these names, and they are hidden as well; any others are found by device and inode.
 //! Each look at a file takes time. So a file is opened without a look if it can't be another name of a hidden file: nothing is
 //! mounted on it, its file system is mounted once, and no hidden file has several hard links.
 //!
-//! It is computed over a [`Tree`], so that a test can compare it with a slow computation on trees of its own.
+//! The computation works on a [`Tree`], so that a test can compare it with a slow computation on trees of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -32,7 +32,7 @@ pub trait Tree {
     /// It can't be opened.
     fn root(&self) -> io::Result<Found<Self::Node>>;
 
-    /// The file of this name in a directory, itself if it is a symbolic link.
+    /// The file of this name in a directory. A symbolic link isn't followed.
     ///
     /// # Errors
     /// There is none, or it can't be opened.
@@ -44,7 +44,7 @@ pub trait Tree {
     /// There is none, or it can't be opened.
     fn open(&self, directory: &Self::Node, name: &OsStr) -> io::Result<Self::Node>;
 
-    /// What is in a directory. Symbolic links may be left out: a link needs no rule.
+    /// The entries of a directory. Symbolic links may be left out, since a link needs no rule.
     ///
     /// # Errors
     /// It can't be read.
@@ -57,11 +57,11 @@ pub trait Tree {
     fn mounts(&self) -> io::Result<Vec<Mount>>;
 }
 
-/// What a directory says of a file in it.
+/// An entry of a directory.
 pub struct Entry {
     /// Its name.
     pub name: OsString,
-    /// Whether it is a directory; `None`: a look will tell.
+    /// Whether it is a directory; `None` if that takes a look at the file.
     pub is_directory: Option<bool>,
 }
 
@@ -104,16 +104,16 @@ pub struct Mount {
     pub device: (u32, u32),
     /// The part of the file system that it shows.
     pub root: PathBuf,
-    /// Where.
+    /// Where it is mounted.
     pub point: PathBuf,
 }
 
-/// What a daemon calls its own. Paths are absolute.
+/// The paths that a daemon claims as its own. They are absolute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claims {
-    /// What it may write to; empty if it isn't sandboxed.
+    /// The paths that it may write to; empty if it isn't sandboxed.
     pub write: Vec<PathBuf>,
-    /// What it alone may read, its `write` aside.
+    /// Further paths that only it may read.
     pub private: Vec<PathBuf>,
 }
 
@@ -126,23 +126,23 @@ pub enum Access {
     Write,
 }
 
-/// Why there are no rules.
+/// Why no rules can be made.
 #[derive(Debug)]
 pub enum NoRules {
     /// A symbolic link lies where a sandboxed daemon may write.
     Link(PathBuf),
-    /// What the daemon should be able to write to isn't there.
+    /// A path in `write` can't be opened.
     NoWrite(PathBuf, io::Error),
-    /// The last component of a `write` is missing, and can't be made.
+    /// The last component of a path in `write` is missing and can't be made.
     NotMade(PathBuf, io::Error),
-    /// What is hidden lies below what the daemon may write to.
+    /// A hidden path lies below a path that the daemon may write to.
     HiddenBelowWrite {
-        /// What is hidden.
+        /// The hidden path.
         hidden: PathBuf,
-        /// What it may write to.
+        /// The path that it may write to.
         write: PathBuf,
     },
-    /// Another mount shows something that is hidden below what is the daemon's own.
+    /// Another mount shows something hidden below this path, which is the daemon's own.
     OnTheWay(PathBuf),
     /// A look at a file failed.
     Look(PathBuf, io::Error),
@@ -182,14 +182,14 @@ impl fmt::Display for NoRules {
     }
 }
 
-/// A path without links, as far as it exists.
+/// A path in which all links were followed, as far as it exists.
 struct Resolved<N> {
     path: PathBuf,
-    /// What exists of it, from the root on.
+    /// The part that exists, from the root on.
     chain: Chain<N>,
     /// How many names at its end don't exist.
     missing: usize,
-    /// It leads through a directory that a sandboxed daemon may write to.
+    /// Whether it leads through a directory that a sandboxed daemon may write to.
     is_through_written: bool,
 }
 
@@ -241,7 +241,7 @@ impl Mark {
     }
 }
 
-/// Follows links, but none in a directory for which `is_written` says yes.
+/// Follows links, except in a directory for which `is_written` returns true.
 fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -> Result<Resolved<T::Node>, NoRules> {
     let mut links = 0;
     let mut todo: Vec<OsString> = names(path).into_iter().rev().collect();
@@ -287,8 +287,8 @@ fn resolve<T: Tree>(tree: &T, path: &Path, is_written: impl Fn(&Path) -> bool) -
     Ok(Resolved { path, chain, missing: 0, is_through_written })
 }
 
-/// The next file of a chain; `None`: there is none, or the process that starts the daemon can't reach it. Any other error would leave
-/// unknown what is there, and whether it is a link.
+/// The next file of a chain; `None` if there is none, or the process that starts the daemon can't reach it. With any other error it
+/// would be unknown what is there, and whether it is a link.
 fn look<T: Tree>(
     tree: &T,
     chain: &[Found<T::Node>],
@@ -303,15 +303,15 @@ fn look<T: Tree>(
     }
 }
 
-/// Whether this error of a look says that there is no such file, at least for the process that looks.
+/// Whether this error means that there is no such file, at least for this process.
 pub fn is_absent(e: &io::Error) -> bool {
     use nix::libc::{EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR};
     matches!(e.raw_os_error(), Some(ENOENT | ENOTDIR | EACCES | ENAMETOOLONG | ELOOP))
         || e.kind() == io::ErrorKind::NotFound
 }
 
-/// What follows in a path after this directory, without a slash before it; empty if it is the directory. Both are without
-/// a slash at their end, as are all paths here.
+/// The rest of a path below this directory, without a slash before it; empty if the path is the directory. As all paths here, both
+/// have no slash at their end.
 fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a OsStr> {
     let rest = match directory.as_os_str().as_bytes() {
         b"/" => path.as_os_str().as_bytes().strip_prefix(b"/")?,
@@ -324,7 +324,7 @@ fn rest<'a>(path: &'a Path, directory: &Path) -> Option<&'a OsStr> {
     Some(OsStr::from_bytes(rest))
 }
 
-/// Compares bytes, which is quicker than part by part.
+/// Whether two paths are the same. Comparing bytes is quicker than comparing part by part.
 fn is_same(one: &Path, other: &Path) -> bool {
     one.as_os_str() == other.as_os_str()
 }
@@ -342,11 +342,11 @@ fn names(path: &Path) -> Vec<OsString> {
     path.components().filter_map(name).collect()
 }
 
-/// All names of what stands at a path without links: its own, and those by further mounts that show it or a part of it, or
-/// what is mounted below it. Also those of the places that the mounts on the way lie on: Landlock goes on from there.
+/// All names of the file at a path without links: the path itself, and the names on other mounts that show the file, a part of it, or
+/// what is mounted below it. Also the names of the mount points on the way, since Landlock walks on from there.
 fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
     let mut all = vec![path.to_owned()];
-    // What shows this part of a file system, and (`and_parts`) what shows a part of that.
+    // The mounts that show this part of a file system and, with `and_parts`, those that show a part of it.
     let add = |all: &mut Vec<PathBuf>, device, inside: &Path, and_parts: bool, but: &Path| {
         for other in mounts.iter().filter(|other| other.device == device) {
             let name = match rest(inside, &other.root) {
@@ -364,11 +364,11 @@ fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
     for _ in mounts {
         let Some(on) = mounts.iter().find(|other| other.id == mount) else { break };
         let Some(rest) = rest(&at, &on.point) else { break };
-        // What lies on the way isn't hidden as a whole.
+        // A directory on the way isn't hidden as a whole.
         add(&mut all, on.device, &join(&on.root, rest), at == path, &at);
         (at, mount) = (on.point.clone(), on.parent);
     }
-    // What is mounted below any of these is a part of it. (This ends: a name is a mount's place and the end of a path above.)
+    // What is mounted below any of these belongs to it. (This ends: each name is a mount point plus the end of an earlier path.)
     let mut next = 0;
     while let Some(name) = all.get(next).cloned() {
         next += 1;
@@ -382,24 +382,24 @@ fn all_names(mounts: &[Mount], path: &Path, mount: u64) -> Vec<PathBuf> {
 /// What is hidden from a daemon, and what is its own.
 pub struct Plan<N> {
     marks: Mark,
-    /// The hidden files, and the directories on the way to them, by device and inode. What has one of these but no mark has
-    /// a name that the list of mounts doesn't tell; it gets no rule.
+    /// Device and inode of the hidden files, and of the directories on the way to them. If a file has one of these but no mark, the list
+    /// of mounts doesn't show this name of it, and it gets no rule.
     hidden: BTreeSet<(u64, u64)>,
     on_the_way: BTreeSet<(u64, u64)>,
-    /// A hidden file has further names.
+    /// Whether a hidden file has several hard links.
     has_links: bool,
     mounts: Vec<Mount>,
-    /// Directories to be made before the rules are: where, and the whole path.
+    /// Directories that must be made before the rules: the directory above each, and its whole path.
     pub missing: Vec<(Found<N>, PathBuf)>,
 }
 
-/// Looks at all that the daemons claim, for the one with this index. `hidden` is no daemon's.
+/// Looks up everything that the daemons claim, for the daemon with this index. `hidden` are paths that belong to no daemon.
 ///
 /// # Errors
 /// The daemon must not be started.
 pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]) -> Result<Plan<T::Node>, NoRules> {
     let mounts = tree.mounts().map_err(|e| NoRules::Look(PathBuf::from("/proc/self/mountinfo"), e))?;
-    // Every link is followed here, which does no harm: a daemon whose paths lead through a planted one is refused below.
+    // Every link is followed here. That does no harm: a daemon whose paths lead through a planted link is refused below.
     let mut written: Vec<PathBuf> = Vec::new();
     for path in all.iter().flat_map(|claims| &claims.write) {
         let resolved = resolve(tree, path, |_| false)?;
@@ -414,7 +414,7 @@ pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]
         mounts,
         missing: Vec::new(),
     };
-    // What others name as well is still its own.
+    // A path that other daemons name too is still its own.
     let mut mine: BTreeSet<PathBuf> = BTreeSet::new();
     let own = all.get(daemon).cloned().unwrap_or_default();
     for path in &own.private {
@@ -453,12 +453,12 @@ pub fn plan<T: Tree>(tree: &T, all: &[Claims], daemon: usize, hidden: &[PathBuf]
     Ok(plan)
 }
 
-/// How a walk has come to a file.
+/// How the walk has reached a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It may be read, and no rule says so yet.
+    /// It may be read, but no rule allows that yet.
     Open,
-    /// It may be read by the rule of a directory above.
+    /// It may be read, by the rule of a directory above it.
     Covered,
     /// It is hidden.
     Closed,
@@ -488,7 +488,7 @@ impl<N: Clone> Plan<N> {
     ) -> Result<(), NoRules> {
         let failed = |e| NoRules::Look(path.to_owned(), e);
         if matches!(found.kind, Kind::Link(_)) {
-            // It wasn't one when the path was resolved.
+            // It wasn't a link when the path was resolved.
             return Err(NoRules::Link(path.to_owned()));
         }
         let is_directory = found.kind == Kind::Directory;
@@ -514,7 +514,7 @@ impl<N: Clone> Plan<N> {
         };
         let mut inside = state;
         if state == State::Open {
-            // Nothing is below a file, whatever is claimed there.
+            // A file has nothing below it, even if something is claimed there.
             if is_directory && hides_below {
                 self.allow_others(tree, mark, found, path, emit)?;
             } else {
@@ -538,7 +538,7 @@ impl<N: Clone> Plan<N> {
         Ok(())
     }
 
-    /// Allows what is in a directory and has no mark.
+    /// Allows the entries of a directory that have no mark.
     fn allow_others<T: Tree<Node = N>>(
         &self,
         tree: &T,
@@ -548,7 +548,7 @@ impl<N: Clone> Plan<N> {
         emit: &mut Emit<'_, N>,
     ) -> Result<(), NoRules> {
         let all = match tree.list(&found.node) {
-            // The daemon runs as the same user, so it couldn't list it either.
+            // The daemon runs as the same user, so it couldn't list the directory either.
             Err(e) if e.raw_os_error() == Some(nix::libc::EACCES) => return Ok(()),
             all => all.map_err(|e| NoRules::Look(path.to_owned(), e))?,
         };
@@ -561,7 +561,7 @@ impl<N: Clone> Plan<N> {
             let opened = match is_directory.filter(|_| is_known) {
                 Some(is_directory) => tree.open(&found.node, name).map(|node| Some((node, is_directory))),
                 None => tree.look(&found.node, name).map(|next| {
-                    // A link needs no rule: what it leads to has one, or not.
+                    // A link needs no rule, only its target may.
                     let is_open = !matches!(next.kind, Kind::Link(_)) && !self.is_hidden(&next);
                     is_open.then_some((next.node, next.kind == Kind::Directory))
                 }),
@@ -571,7 +571,7 @@ impl<N: Clone> Plan<N> {
                 Ok(Some((node, is_directory))) => emit(&node, is_directory, Access::Read).map_err(failed)?,
                 // The next rules would fail as well.
                 Err(e) if is_out_of_resources(&e) => return Err(failed(e)),
-                // It has just gone, or this user can't reach it. Its siblings still get their rules.
+                // It was just removed, or this user can't reach it. Its siblings still get their rules.
                 Ok(None) | Err(_) => {}
             }
         }
@@ -590,7 +590,7 @@ fn is_out_of_resources(e: &io::Error) -> bool {
 
 type Chain<N> = Vec<Found<N>>;
 
-/// What exists of a path on which no link is followed, from the root on, and whether that is all.
+/// The part of a path that exists, from the root on, and whether that is the whole path. No link is followed.
 fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Chain<T::Node>, bool), NoRules> {
     let mut chain = vec![tree.root().map_err(|e| NoRules::Look(PathBuf::from("/"), e))?];
     for name in names(path) {
@@ -602,7 +602,7 @@ fn chain<T: Tree>(tree: &T, path: &Path) -> Result<(Chain<T::Node>, bool), NoRul
     Ok((chain, true))
 }
 
-/// The file at a path on which there is no link.
+/// The file at a path that has no links.
 ///
 /// # Errors
 /// There is none.

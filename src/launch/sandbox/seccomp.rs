@@ -1,7 +1,7 @@
 //! The filter of system calls: a classic BPF program (seccomp(2)), made by a pure function.
 //!
-//! It looks at numbers only, since a filter can't read what a pointer leads to. The kernel takes the calls' `int`
-//! arguments from the lower 32 bits of a register, so those are what is compared.
+//! It looks only at numbers, since a filter can't follow pointers. The kernel takes `int` arguments from the lower 32 bits of a
+//! register, so the filter compares those.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::table::sandbox::Sandbox;
 /// One instruction: `struct sock_filter` of the kernel.
 pub use libc::sock_filter as Instruction;
 
-/// An architecture: its name in `seccomp_data.arch`, and its numbers of the calls that a rule is for.
+/// An architecture: its value in `seccomp_data.arch`, and its numbers of the calls that have a rule.
 pub struct Arch {
     audit: u32,
     /// Numbers with this bit belong to the x32 ABI, which shares `audit` with x86-64: seccomp(2).
@@ -119,10 +119,10 @@ pub const AARCH64: Arch = Arch {
     setpgid: 154,
 };
 
-/// The one of this build.
+/// The architecture of this build.
 #[cfg(target_arch = "x86_64")]
 pub const HERE: &Arch = &X86_64;
-/// The one of this build.
+/// The architecture of this build.
 #[cfg(target_arch = "aarch64")]
 pub const HERE: &Arch = &AARCH64;
 
@@ -135,11 +135,11 @@ const SIOCSPGRP: u32 = 0x8902;
 const F_SETOWN: u32 = 8;
 const F_SETSIG: u32 = 10;
 const F_SETOWN_EX: u32 = 15;
-/// Sends data with the SYN, without connect(2), which is where Landlock looks.
+/// Sends data with the SYN and without connect(2), the call that Landlock checks.
 const MSG_FASTOPEN: u32 = 0x2000_0000;
 /// `IOPRIO_WHO_USER` of linux/ioprio.h.
 const IOPRIO_WHO_USER: u32 = 3;
-/// Of sys/resource.h.
+/// From sys/resource.h.
 const PRIO_USER: u32 = 2;
 
 /// `offsetof(struct seccomp_data, …)`.
@@ -152,7 +152,7 @@ const fn argument(index: u32) -> u32 {
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
-/// So many numbers are compared one by one.
+/// Up to this many numbers are compared one by one.
 const AT_ONCE: usize = 3;
 
 #[derive(Clone, Copy)]
@@ -176,7 +176,7 @@ const fn and(mask: u32) -> Instruction {
     op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, mask)
 }
 
-/// Skips so many instructions if A equals `value`, and so many otherwise.
+/// Skips `then` instructions if A equals `value`, otherwise `otherwise` instructions.
 const fn jump_if_equal(value: u32, then: u8, otherwise: u8) -> Instruction {
     op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, then, otherwise, value)
 }
@@ -208,12 +208,12 @@ fn refuse_unless(value: u32, errno: Errno) -> Vec<Instruction> {
     vec![jump_if_equal(value, 1, 0), refuse(errno)]
 }
 
-/// Collects the rules: each call has at most one, whose every path ends in an answer.
+/// Collects the rules. Each call has at most one, and each path through a rule ends in an answer.
 #[derive(Default)]
 struct Rules(BTreeMap<u32, Vec<Instruction>>);
 
 impl Rules {
-    /// A holds the call's number before this; `body` ends with an answer of its own, or the call is allowed.
+    /// Adds a rule. When it runs, A has the call's number. If `body` gives no answer, the call is allowed.
     fn rule(&mut self, call: u32, body: &[&[Instruction]]) {
         self.0.insert(call, body.concat().into_iter().chain([answer(ALLOW)]).collect());
     }
@@ -222,10 +222,10 @@ impl Rules {
         self.0.extend(calls.iter().map(|call| (*call, vec![refuse(errno)])));
     }
 
-    /// Finds the rule of the number in A. It halves the numbers until few are left: the kernel runs the filter once for every
-    /// call that there is when it is installed, so a list would make each start take longer.
+    /// The instructions that find the rule for the number in A. They halve the range until few numbers are left: when a filter
+    /// is installed, the kernel runs it once for every possible call, so a list would slow down each start.
     fn search(rules: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
-        // No program is near 255 instructions long: a unit test has the longest.
+        // A jump skips at most 255 instructions. No filter is near that; a unit test builds the longest one.
         let skip = |part: &[Instruction]| u8::try_from(part.len()).unwrap_or(u8::MAX);
         if let (lower, [(middle, _), ..]) = rules.split_at(rules.len() / 2)
             && rules.len() > AT_ONCE
@@ -245,7 +245,7 @@ pub fn program(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Vec<Instruction> {
     // A call by another architecture's convention has other numbers: i386's prlimit would go past the rules.
     let mut program = vec![load(ARCH), jump_if_equal(arch.audit, 1, 0), answer(KILL_PROCESS), load(NUMBER)];
     if let Some(bit) = arch.x32_bit {
-        // A tracer skips a call by the number -1, and that isn't one of x32.
+        // A tracer skips a call by setting its number to -1, which isn't an x32 call.
         program.extend([jump_if_equal(u32::MAX, 2, 0), jump_if_any_bit(bit, 0, 1), answer(KILL_PROCESS)]);
     }
     let rules: Vec<_> = rules(sandbox, abi, arch).0.into_iter().collect();
@@ -253,7 +253,7 @@ pub fn program(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Vec<Instruction> {
     program
 }
 
-/// What it has to say of each call.
+/// The rules of this sandbox.
 fn rules(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Rules {
     let mut rules = Rules::default();
     if sandbox.bind.is_some() || sandbox.connect.is_some() {
@@ -262,17 +262,17 @@ fn rules(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Rules {
     others_limits(&mut rules, arch);
     let mut requests = vec![TIOCSTI, TIOCLINUX];
     if abi < super::ABI_SIGNALS {
-        // What makes the kernel send a signal to a process of the caller's choice.
+        // Calls that make the kernel send a signal to a process of the caller's choice.
         requests.extend([FIOSETOWN, SIOCSPGRP]);
         signals(&mut rules, arch);
     }
     rules.rule(arch.ioctl, &[&[load(argument(1))], &refuse_any(&requests, EPERM)]);
     if abi < super::ABI_FILES {
-        // There is no Landlock domain that would keep other processes out of reach.
+        // Without a Landlock domain, nothing else keeps other processes out of reach.
         let calls = [arch.ptrace, arch.process_vm_readv, arch.process_vm_writev, arch.kcmp, PIDFD_GETFD];
         rules.refuse(&calls, EPERM);
     }
-    // Keyrings belong to the user, so its daemons share them.
+    // Keyrings belong to the user, so all daemons of that user share them.
     rules.refuse(&[arch.add_key, arch.request_key, arch.keyctl], EPERM);
     if !sandbox.sessions {
         rules.refuse(&[arch.setsid, arch.setpgid], EPERM);
@@ -280,8 +280,8 @@ fn rules(sandbox: &Sandbox, abi: u32, arch: &Arch) -> Rules {
     rules
 }
 
-/// Only sockets whose ports Landlock checks (TCP proper), UDP if it is allowed, and those that reach no network: unix
-/// sockets, and the netlink family by which libc looks up addresses.
+/// Allows only sockets whose ports Landlock checks (plain TCP), UDP if the sandbox allows it, and sockets that reach no network: unix
+/// sockets, and the netlink family with which libc looks up addresses.
 fn network(rules: &mut Rules, udp: bool, arch: &Arch) {
     let c = i32::unsigned_abs;
     let no_family = Errno(libc::EAFNOSUPPORT);
@@ -296,11 +296,11 @@ fn network(rules: &mut Rules, udp: bool, arch: &Arch) {
             answer(ALLOW),
         ]
     };
-    // MPTCP is a protocol of its own, whose ports Landlock doesn't check (landlock(7), "TCP sockets").
+    // MPTCP is a protocol of its own, and Landlock doesn't check its ports (landlock(7), "TCP sockets").
     let tcp = protocol([0, c(libc::IPPROTO_TCP)]);
     let udp = if udp { protocol([0, c(libc::IPPROTO_UDP)]) } else { vec![refuse(EACCES)] };
     let netlink = protocol([c(libc::NETLINK_ROUTE), c(libc::NETLINK_ROUTE)]);
-    // SOCK_NONBLOCK and SOCK_CLOEXEC are above: SOCK_TYPE_MASK of linux/net.h.
+    // SOCK_NONBLOCK and SOCK_CLOEXEC are in higher bits: SOCK_TYPE_MASK of linux/net.h.
     let mut inet = vec![load(argument(1)), and(0xf)];
     for (kind, rest) in [(libc::SOCK_STREAM, tcp), (libc::SOCK_DGRAM, udp)] {
         inet.push(jump_if_equal(c(kind), 0, u8::try_from(rest.len()).unwrap_or(u8::MAX)));
@@ -328,20 +328,20 @@ fn network(rules: &mut Rules, udp: bool, arch: &Arch) {
     rules.refuse(&IO_URING, ENOSYS);
 }
 
-/// Another process's limits and priorities: the kernel asks for the same user only, and Landlock doesn't look.
-/// `RLIMIT_CPU` of PID 1 would end it.
+/// Refuses changes to another process's limits and priorities. The kernel only asks for the same user, and Landlock doesn't check
+/// them. A low `RLIMIT_CPU` would end PID 1.
 fn others_limits(rules: &mut Rules, arch: &Arch) {
     let own = |index| [vec![load(argument(index))], refuse_unless(0, EPERM)].concat();
     for call in [arch.prlimit64, arch.sched_setparam, arch.sched_setscheduler, arch.sched_setattr] {
         rules.rule(call, &[&own(0)]);
     }
-    // With 0 they mean the caller's own process or group, but also all processes of the caller's user.
+    // 0 stands for the caller's own process or group, or for all processes of the caller's user.
     for (call, user) in [(arch.setpriority, PRIO_USER), (arch.ioprio_set, IOPRIO_WHO_USER)] {
         rules.rule(call, &[&[load(argument(0))], &refuse_any(&[user], EPERM), &own(1)]);
     }
 }
 
-/// Before Landlock confines signals: PID 1 at least gets none. Its siblings' pids aren't known here.
+/// If Landlock can't restrict signals yet: refuses at least those to PID 1. The siblings' pids aren't known here.
 fn signals(rules: &mut Rules, arch: &Arch) {
     const ALL: u32 = u32::MAX;
     let none_of = |index, pids: &[u32]| [vec![load(argument(index))], refuse_any(pids, EPERM)].concat();

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::paths::{Access, Claims, Entry, Found, Kind, Mount, NoRules, Tree, plan};
+use crate::rng::Rng;
 use crate::table::Table;
 
 /// File systems without hard links, and mounts of them.
@@ -313,23 +314,16 @@ fn a_second_mount_above_at_and_below_what_is_hidden_is_hidden_too() {
     assert_eq!(seen(&world, &rules), ["r /etc/passwd"]);
 }
 
-/// xorshift
-pub struct Dice(u64);
+/// Draws paths, and what else a tree is made of.
+pub struct Dice(Rng);
 
 impl Dice {
     pub fn new(seed: u64) -> Self {
-        let mut dice = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        for _ in 0..8 {
-            dice.below(2);
-        }
-        dice
+        Self(Rng::new(seed))
     }
 
     pub fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % limit as u64).unwrap()
+        self.0.index(limit)
     }
 
     pub fn path(&mut self, parts: usize) -> String {

@@ -1,4 +1,4 @@
-//! A daemon's environment: what is passed to it of init's, then its `env_file`, then its `environment`.
+//! A daemon's environment: init's variables that are passed to it, then its `env_file`, then its `environment`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -69,7 +69,7 @@ pub fn of_daemon(
     if let Some(user) = user {
         let (name, home) = user.account.as_ref().map_or((None, Path::new("/")), |(name, home)| (Some(name), home));
         for key in OF_THE_USER {
-            // What is passed by its full name is stated too.
+            // A variable that is passed by its full name counts as stated too.
             let is_stated = process.pass_environment.iter().flatten().any(|name| name == key);
             if is_stated && all.contains_key(OsStr::new(key)) {
                 continue;
@@ -108,8 +108,8 @@ pub fn read(path: &Path) -> Result<Vec<(OsString, OsString)>, NoEnvFile> {
     parse(&text).map_err(|(line, why)| NoEnvFile::Line(path.to_owned(), line, why))
 }
 
-/// `KEY=value` lines, empty ones, and comments: lines that begin with `#`. Space around a value doesn't count, and neither do
-/// the quotes that it stands in; nothing else has a meaning.
+/// Reads `KEY=value` lines, empty lines, and comments, which begin with `#`. Space around a value isn't part of it, nor are quotes
+/// around the whole value; nothing else has a meaning.
 fn parse(text: &[u8]) -> Result<Vec<(OsString, OsString)>, (usize, &'static str)> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut all = Vec::new();

@@ -8,7 +8,7 @@ use nix::libc;
 use super::NotSetUp;
 use crate::table::Ulimit;
 
-/// As Compose names them: getrlimit(2).
+/// The limit with this name of Compose's: getrlimit(2).
 fn resource(name: &str) -> Option<u32> {
     // The type of these differs from libc to libc.
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "they are small numbers, of either sign")]

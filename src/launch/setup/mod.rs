@@ -51,7 +51,7 @@ struct Entry {
 }
 
 impl Daemon {
-    /// Whether its process is more than a child of init's that executes its command.
+    /// Whether its process needs a set-up between fork and exec.
     #[must_use]
     pub fn is_set_up(&self) -> bool {
         self.sandbox.is_some() || self.process != Process::default()
@@ -116,7 +116,7 @@ impl Setups {
     /// It can't be read.
     pub fn read(published: impl AsFd) -> Result<Self, NotSetUp> {
         let read = || {
-            // Other children share the open file and its position, so this reads without it.
+            // Other children share the open file and its position, so read at fixed offsets.
             let file = File::from(published.as_fd().try_clone_to_owned()?);
             let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
             file.read_exact_at(&mut text, 0)?;
@@ -125,10 +125,10 @@ impl Setups {
         read().map_err(|e: io::Error| unreadable(&e))
     }
 
-    /// Reads what the init with this pid has at [`SETUPS_FD`]. `None`: none of its daemons needs one.
+    /// Reads the setups that the init with this pid has at [`SETUPS_FD`]. `None` if none of its daemons needs one.
     ///
     /// # Errors
-    /// It can't be read, or it is something else.
+    /// They can't be read, or the descriptor is something else.
     pub fn of_init(pid: i32) -> Result<Option<Self>, NotSetUp> {
         // Look at the link first: opening a stranger's descriptor can have side effects.
         let path = PathBuf::from(format!("/proc/{pid}/fd/{SETUPS_FD}"));
@@ -156,8 +156,8 @@ impl Setups {
         self.sandboxes.has(daemon) || self.processes.iter().any(is_set_up)
     }
 
-    /// Sets this process up, which has one thread, as that daemon's is, for good. `inherited` is the environment of init, with what
-    /// init sets for daemons. With `own_ports` it may also connect to what the daemon may bind to.
+    /// Sets this process, which has one thread, up like that daemon's process, for good. `inherited` is init's environment, with the
+    /// variables that init sets for daemons. With `own_ports` it may also connect to the ports that the daemon may bind.
     ///
     /// # Errors
     /// The process must end, since it may be set up in part.
@@ -175,24 +175,24 @@ impl Setups {
         let is_sandboxed = self.sandboxes.has(daemon);
         if let Some(user) = &user {
             if is_sandboxed {
-                // That user may lack the permission to follow links to what is hidden from it.
+                // Do this before the change of user: that user may lack the permission to follow the links.
                 self.sandboxes.follow_links(daemon);
             }
             become_user(user).map_err(|(step, e)| NotSetUp::User(user.to_string(), step, e))?;
         }
         if is_sandboxed {
-            // As the daemon's user: what that user can't reach needs no rule, and the directories made here are its own.
+            // Do this as the daemon's user: what that user can't reach needs no rule, and the directories made here belong to it.
             self.sandboxes.confine(daemon, own_ports).map_err(NotSetUp::Sandbox)?;
         }
         if let Some(directory) = &process.working_dir {
-            // It may have been made just now. No sandbox refuses chdir(2), which opens nothing.
+            // Do this last: the directory may have been made just now. No sandbox refuses chdir(2), since it opens nothing.
             chdir(directory).map_err(|e| NotSetUp::WorkingDir(directory.clone(), e))?;
         }
         Ok(Ready { env, limits: process.ulimits })
     }
 }
 
-/// A process that is set up, but for its limits.
+/// A process that is set up, except for its limits.
 pub struct Ready {
     env: Environment,
     limits: Vec<Ulimit>,

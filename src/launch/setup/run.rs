@@ -21,7 +21,7 @@ pub fn command_of_any(page: &Page, daemon: &str, command: &[String]) -> Result<V
     Ok(if is_set_up { wrapped(page.status.pid, daemon, Task::Command, command) } else { command.to_vec() })
 }
 
-/// Runs the applet. It says on stderr why it can't.
+/// Runs the applet. If that fails, it says on stderr why.
 #[must_use]
 pub fn set_up_and_run(args: &[String]) -> ExitCode {
     let [init, task, daemon, command @ ..] = args else { return ExitCode::from(126) };
@@ -39,7 +39,7 @@ fn set_up(init: &str, task: &str, daemon: &str) -> Result<Ready, NotSetUp> {
     let socket = std::env::var_os(NOTIFY_SOCKET).map(|socket| (OsString::from(NOTIFY_SOCKET), socket));
     let (parent, signal) = (getppid(), get_pdeathsig());
     let ready = all.set_up(daemon, task == Task::Probe.word(), inherited.chain(socket))?;
-    // A change of user takes it away: prctl(2).
+    // The change of user has reset it: prctl(2).
     if let Ok(Some(signal)) = signal
         && (set_pdeathsig(signal).is_err() || getppid() != parent)
     {

@@ -1,4 +1,4 @@
-//! Users and groups, as /etc/passwd and /etc/group list them: a static binary has no other way to look them up.
+//! Users and groups, looked up in /etc/passwd and /etc/group: a static binary has no other way.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ const GROUP: &str = "/etc/group";
 /// The user and groups of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// As the table names it.
+    /// The user as the table names it.
     pub stated: String,
     /// Its uid.
     pub uid: u32,
@@ -66,10 +66,10 @@ pub struct Users {
 }
 
 impl Users {
-    /// Reads them. One that isn't there is empty: an image made from nothing has neither.
+    /// Reads both files. One that doesn't exist counts as empty: an image FROM scratch has neither.
     ///
     /// # Errors
-    /// One is there and can't be read.
+    /// A file exists but can't be read.
     pub fn read() -> Result<Self, NoUser> {
         let text = |file| match read_bounded(Path::new(file), libc::O_CLOEXEC) {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -164,7 +164,7 @@ const CAP_KILL: u32 = 5;
 const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 
-/// What this process lacks to start the daemons at these places of the table as their users; `None`: nothing.
+/// What this process lacks to start these daemons (by their indices) as their users; `None` if it lacks nothing.
 #[must_use]
 pub fn what_is_lacking(table: &Table, selected: &[usize]) -> Option<String> {
     let mut daemons = selected.iter().filter_map(|index| table.daemons.get(*index));
@@ -182,7 +182,7 @@ pub fn what_is_lacking(table: &Table, selected: &[usize]) -> Option<String> {
     })
 }
 
-/// As bits: capabilities(7). If they can't be told, there are none.
+/// The effective capabilities as bits: capabilities(7). If they can't be read, there are none.
 fn effective_capabilities() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

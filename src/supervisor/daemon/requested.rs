@@ -13,8 +13,8 @@ impl Daemon {
     pub(in crate::supervisor) fn restart(&mut self, turn: &mut Turn<'_>) {
         if let State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) = self.state {
             self.delay = Delay::first();
-            // One whose exec is still to come is replaced as well: whoever asked must see a later generation, and that
-            // exec may hang.
+            // A process that hasn't executed its command yet is replaced too: the caller must see a later generation, and that exec may
+            // hang.
             turn.tell(Line::info(format!("restarting {}", self.name)).of(self.index).pid(pid));
             self.ask_to_end(After::Replacement, turn);
         } else {
@@ -26,7 +26,7 @@ impl Daemon {
     fn bring_up(&mut self, turn: &mut Turn<'_>) {
         self.delay = Delay::first();
         match &mut self.state {
-            // The start that is due is the one that was asked for.
+            // The start that is already due does what was asked for.
             State::Fresh | State::Forking | State::Starting(..) | State::Running(_) => {}
             State::Stopping(.., stop) => stop.after = After::Replacement,
             State::Clearing(clearing) => {
@@ -40,7 +40,7 @@ impl Daemon {
         self.requests.stop_ends(RequestOutcome::Superseded);
     }
 
-    /// A stop on request. Returns its outcome if nothing is to be waited for.
+    /// A stop on request. Returns its outcome if there is nothing to wait for.
     fn stop_on_request(&mut self, turn: &mut Turn<'_>) -> Option<RequestOutcome> {
         match &mut self.state {
             State::Starting(Process { pid, .. }, _) | State::Running(Process { pid, .. }) => {
@@ -64,7 +64,7 @@ impl Daemon {
         None
     }
 
-    /// Serves a request, unless it is refused. An error: why nothing was done.
+    /// Handles a request. If nothing is done, the error says why.
     pub(in crate::supervisor) fn request(
         &mut self,
         id: String,
@@ -87,7 +87,7 @@ impl Daemon {
                 self.requests.decide(RequestOutcome::Running, Some(self.generation));
             }
             (Verb::Start, State::Starting(..)) => {
-                // The start that is under way is the one that was asked for.
+                // The start that is under way does what was asked for.
                 self.requests.start_begins(self.generation);
             }
             (Verb::Start, _) => self.bring_up(turn),

@@ -10,7 +10,7 @@ use crate::supervisor::stop::{After, Clearing, Fate, Phase, Stop};
 use crate::supervisor::turn::Turn;
 
 impl Daemon {
-    /// `dependent`: one that has to end before this one is asked to.
+    /// Begins its part in a shutdown. `dependent` names one that has to end before this daemon is asked to stop.
     pub(in crate::supervisor) fn shut_down(&mut self, dependent: Option<&str>, turn: &mut Turn<'_>) {
         self.drop_held(STOPPING, turn);
         self.probes.forget(turn);
@@ -46,7 +46,7 @@ impl Daemon {
         turn.tell(Line { pid: self.pid(), ..Line::info(text).of(self.index) });
     }
 
-    /// It runs on while its dependents end.
+    /// Lets it run on while its dependents end.
     fn spare(&mut self, dependent: &str, turn: &mut Turn<'_>) {
         let (State::Starting(process, _) | State::Running(process)) = self.state else { return };
         let exec = if let State::Starting(_, exec) = self.state { exec } else { Exec::Done };
@@ -63,12 +63,12 @@ impl Daemon {
             State::Stopping(process, exec, Stop::new(turn.now, Phase::Spared { ask, deadline }, After::Nothing));
     }
 
-    /// Whether a shutdown has yet to ask it to stop.
+    /// Whether the shutdown hasn't asked it to stop yet.
     pub(in crate::supervisor) fn is_spared(&self) -> bool {
         self.stop().is_some_and(|stop| matches!(stop.phase, Phase::Spared { .. }))
     }
 
-    /// Its dependents have ended, or have had their time.
+    /// Asks it to stop: its dependents have ended, or their time is up.
     pub(in crate::supervisor) fn spare_no_more(&mut self, turn: &mut Turn<'_>) {
         if let State::Stopping(Process { pid, .. }, _, Stop { phase, .. }) = &mut self.state
             && let Phase::Spared { deadline, .. } = *phase

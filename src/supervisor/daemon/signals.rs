@@ -26,7 +26,7 @@ pub(super) struct Held {
     pub(super) always: bool,
     pub(super) until: Moment,
     pub(super) look: Moment,
-    /// In how many checks in a row the daemon blocked every signal.
+    /// In how many checks in a row the daemon has blocked every signal.
     blocked: u32,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Said {
 }
 
 impl Daemon {
-    /// A forward, which its rule counts as held until [`Turn::signal_ends`].
+    /// Forwards a signal. Its rule has the outcome held until [`Turn::signal_ends`].
     pub(in crate::supervisor) fn forward(
         &mut self,
         signal: Signal,
@@ -85,7 +85,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// What its process would do with a signal that is held for it.
+    /// Handles what its process would do with a held signal.
     pub(super) fn mask(&mut self, looked_at: i32, signal: Signal, disposition: Disposition, turn: &mut Turn<'_>) {
         let State::Running(Process { pid, .. }) = self.state else { return };
         let Some(at) = self.held.iter().position(|held| held.signal == signal) else { return };
@@ -127,7 +127,7 @@ impl Daemon {
         self.requests.signal_ends(signal, RequestOutcome::NeverCaught, None, 0);
     }
 
-    /// Sends a signal, for all that wait for it.
+    /// Sends a signal, for the rule and all requests that wait for it.
     pub(super) fn deliver(&mut self, pid: i32, signal: Signal, turn: &mut Turn<'_>) {
         self.held.retain(|held| held.signal != signal);
         self.deliveries += 1;
@@ -140,7 +140,7 @@ impl Daemon {
         }
     }
 
-    /// Whether this signal was sent to the process on request, so that a death of it is init's own doing.
+    /// Whether a request had this signal sent to the process. If the process died of it, init itself has ended it.
     pub(super) fn was_sent(&self, signal: i32) -> bool {
         self.requested_signals & bit(signal) != 0
     }
@@ -151,7 +151,7 @@ impl Daemon {
         self.requests.delivery_fails(signal, self.deliveries);
     }
 
-    /// Drops the held signals, for example when the process that they were for ends.
+    /// Drops the held signals, for example because the process that they were for has ended.
     pub(in crate::supervisor) fn drop_held(&mut self, why: &'static str, turn: &mut Turn<'_>) {
         for held in self.held.drain(..) {
             let text = format!("SIG{} was held for {}; dropped, since {why}", held.signal, self.name);

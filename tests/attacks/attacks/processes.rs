@@ -54,12 +54,14 @@ fn have_stopped(pid: i32) -> io::Result<()> {
     set(8, pid)?;
     set(libc::F_SETFL, libc::O_ASYNC)?;
     (&ours).write_all(b"x")?;
-    let is_stopped = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-    };
+    // The signal is pending at once, or it was refused. On a loaded machine it may be pending for long.
     for _ in 0..50 {
-        if is_stopped() {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let pending = status
+            .lines()
+            .filter_map(|line| line.split_once("Pnd:\t"))
+            .any(|(_, mask)| u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & 1 << (libc::SIGSTOP - 1) != 0));
+        if pending || status.contains("\nState:\tT") {
             return call!(libc::SYS_kill, pid, libc::SIGCONT).map(drop);
         }
         std::thread::sleep(std::time::Duration::from_millis(2));

@@ -235,11 +235,15 @@ impl Judge {
             }
         }
         let Some((since, last)) = held else {
-            broken!(self, "only a held signal is looked after", "pid {pid}, signal {signal}");
+            broken!(self, "init checks for a handler only while a signal is held", "pid {pid}, signal {signal}");
             return;
         };
         if last.is_some_and(|last| last > since && now < last + 10 && now < since + HOLD) {
-            broken!(self, "a held signal is looked after every 10 to 50 ms", "pid {pid}, signal {signal}, at {last:?}");
+            broken!(
+                self,
+                "while a signal is held, init checks for a handler every 10 to 50 ms",
+                "pid {pid}, signal {signal}, at {last:?}"
+            );
         }
     }
 }

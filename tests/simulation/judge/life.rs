@@ -215,7 +215,7 @@ impl Judge {
         self.exited = Some(code);
         let should = self.exit_code();
         if code != should {
-            broken!(self, "the exit code equals a second computation", "{code}, should be {should}");
+            broken!(self, "the exit code is what a second computation gives", "{code}, should be {should}");
         }
         if let Some(at) = self.keeps_init() {
             broken!(self, "init ends when it should and never sooner", "it ended while daemon {at} was not at its end");

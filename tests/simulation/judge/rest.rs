@@ -21,7 +21,12 @@ impl Judge {
             let Some(process) = self.slots[at].process.clone() else { continue };
             let is_stopping = process.is_waited_for() || process.reaped.is_none() && process.is_being_ended();
             if is_stopping && now > process.silent + SILENT {
-                broken!(self, "a long stop says whom it waits for", "not that of daemon {at} since {}", process.silent);
+                broken!(
+                    self,
+                    "a long stop logs which processes it waits for",
+                    "not that of daemon {at} since {}",
+                    process.silent
+                );
             }
             if process.reaped.is_none() {
                 must_wake |= self.rest_of_the_living(at, &process, now, next);
@@ -34,7 +39,7 @@ impl Judge {
         let backoff = self.slots.iter().filter_map(|slot| slot.backoff).min();
         if let Some(due) = self.strays {
             if now >= due || next.is_none_or(|next| next > due) {
-                broken!(self, "a request that comes to nothing is logged", "due at {due}, now {now}: {next:?}");
+                broken!(self, "a request that has no effect is logged", "due at {due}, now {now}: {next:?}");
             }
             must_wake = true;
         }
@@ -64,7 +69,7 @@ impl Judge {
         }
         let is_asked = self.slots[at].wanted.is_some() || self.slots[at].is_stopped || self.stopping.is_some();
         if is_asked && ask_by.is_none() && !is_ended {
-            broken!(self, "a request is served at once", "pid {pid} of daemon {at} was not asked to end");
+            broken!(self, "a request is handled at once", "pid {pid} of daemon {at} was not asked to end");
         }
         if process.termed && !process.continued {
             broken!(self, "a stopped process gets its stop signal", "no CONT for pid {pid} of daemon {at}");
@@ -109,10 +114,14 @@ impl Judge {
                 broken!(self, "a signal is held for 20 s", "for daemon {at}, since {since}, now {now}");
             }
             if next.is_none_or(|next| next > now + LOOK) {
-                broken!(self, "a held signal is looked after every 10 to 50 ms", "daemon {at} is not looked at again");
+                broken!(
+                    self,
+                    "while a signal is held, init checks for a handler every 10 to 50 ms",
+                    "daemon {at} is not looked at again"
+                );
             }
             if self.no_masks || *always {
-                broken!(self, "always means at once", "a signal is held for daemon {at}");
+                broken!(self, "`always` sends a signal at once", "a signal is held for daemon {at}");
             }
         }
         !held.is_empty()
@@ -178,7 +187,7 @@ impl Judge {
             if let Some(member) = alive().next() {
                 broken!(
                     self,
-                    "after a death that nobody asked for its session is killed at once",
+                    "after an unrequested death, the rest of the session is killed at once",
                     "pid {} of daemon {at} is left",
                     member.pid
                 );

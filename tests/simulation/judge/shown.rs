@@ -20,7 +20,7 @@ impl Judge {
         }
         for at in 0..self.slots.len() {
             let Some(view) = core.view(at) else {
-                broken!(self, "status equals the truth", "daemon {at} isn't shown");
+                broken!(self, "status shows the truth", "daemon {at} isn't shown");
                 continue;
             };
             self.compare_start(at);
@@ -42,15 +42,15 @@ impl Judge {
             }
             self.slots[at].generation = view.generation;
             if shown != truth {
-                broken!(self, "status equals the truth", "daemon {at}: {shown:?}, is {truth:?}");
+                broken!(self, "status shows the truth", "daemon {at}: {shown:?}, is {truth:?}");
             }
             if view.last_exit != last_exit {
-                broken!(self, "status equals the truth", "daemon {at}: {:?}, is {last_exit:?}", view.last_exit);
+                broken!(self, "status shows the truth", "daemon {at}: {:?}, is {last_exit:?}", view.last_exit);
             }
             self.compare_waiting(at, &view);
             self.compare_requests(at, &view, now);
             if view.notified != ready {
-                broken!(self, "status equals the truth", "daemon {at}: notified is {}", view.notified);
+                broken!(self, "status shows the truth", "daemon {at}: notified is {}", view.notified);
             }
             if core.is_being_ended(at) != ends {
                 broken!(self, "the output of a daemon is read from its TERM on", "daemon {at}, should be {ends}");
@@ -79,7 +79,7 @@ impl Judge {
             } else if shown.map(|l| l.outcome) != outcome {
                 broken!(
                     self,
-                    "every request ends in an outcome that is told",
+                    "every request ends in an outcome that status shows",
                     "wire {at}: {:?}, is {outcome:?}",
                     shown.map(|l| l.outcome)
                 );
@@ -87,7 +87,7 @@ impl Judge {
             if shown.map_or(0, |l| l.seq) != request.seq {
                 broken!(
                     self,
-                    "every request ends in an outcome that is told",
+                    "every request ends in an outcome that status shows",
                     "wire {at}: {shown:?}, is {}",
                     request.seq
                 );
@@ -95,7 +95,7 @@ impl Judge {
             if shown.is_some_and(|l| l.generation != request.generation) {
                 broken!(
                     self,
-                    "a restart is told with the generation that it started",
+                    "a restart is shown with the generation that it started",
                     "wire {at}: {shown:?}, is {:?}",
                     request.generation
                 );
@@ -103,7 +103,7 @@ impl Judge {
             if shown.is_some_and(|l| l.reload_errno != request.errno) {
                 broken!(
                     self,
-                    "a reload is told of the signal that it answers",
+                    "a reload is shown with the signal that it answers",
                     "wire {at}: {shown:?}, is {:?}",
                     request.errno
                 );
@@ -150,7 +150,7 @@ impl Judge {
         shown.sort_unstable();
         if shown != truth || view.waiting_for.iter().any(|waiting| waiting.why.is_empty()) {
             let how = format!("daemon {at} waits for {:?}, is {truth:?}", view.waiting_for);
-            broken!(self, "a waiting daemon tells for whom, and why", "{how}");
+            broken!(self, "a waiting daemon shows which daemons it waits for, and why", "{how}");
         }
     }
 
@@ -195,7 +195,7 @@ impl Judge {
             wrong = Some(format!("{:?} of {count}", view.requests));
         }
         if let Some(wrong) = wrong {
-            broken!(self, "every request ends in an outcome that is told", "daemon {at}: {wrong}");
+            broken!(self, "every request ends in an outcome that status shows", "daemon {at}: {wrong}");
         }
     }
 }

@@ -1,4 +1,7 @@
-//! A bundle without a container: init under `unshare --pid`.
+//! A bundle without a container: init under `unshare --pid`. And how a test waits: for a condition, never for a time.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, and its helpers are tests too")]
+#![allow(dead_code, reason = "not every test program needs all of it")]
 
 use std::fs;
 use std::io::Write;
@@ -7,15 +10,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use serde_json::Value;
 
 /// How long a test waits for what must come: a loaded machine is no failure.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+pub const SIDECAR: &str = env!("CARGO_BIN_EXE_sidecar");
 
 pub const TWO: &str = r#"
 grace = "30s"
@@ -30,11 +36,10 @@ HUP = { forward = "alpha" }
 USR1 = { restart = "beta" }
 "#;
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
 /// How init is started. Its streams go to files unless told otherwise.
 pub struct Setup {
     table: String,
+    files: Vec<(&'static str, String)>,
     wrap: Vec<String>,
     env: Vec<(&'static str, String)>,
     out: Option<OwnedFd>,
@@ -46,8 +51,14 @@ pub struct Setup {
 impl Setup {
     /// With this table, where DIR stands for the bundle's directory.
     pub fn new(table: &str) -> Self {
-        let table = table.to_owned();
-        Self { table, wrap: Vec::new(), env: Vec::new(), out: None, err: None, is_copy: false, is_pid_1: true }
+        let (table, files, wrap, env) = (table.to_owned(), Vec::new(), Vec::new(), Vec::new());
+        Self { table, files, wrap, env, out: None, err: None, is_copy: false, is_pid_1: true }
+    }
+
+    /// This file is there before init starts.
+    pub fn file(mut self, name: &'static str, text: &str) -> Self {
+        self.files.push((name, text.to_owned()));
+        self
     }
 
     /// With one daemon, which a shell runs.
@@ -111,37 +122,31 @@ impl Setup {
     }
 
     pub fn start(self) -> Bundle {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("sidecar-init-{}-{n}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("sidecar-{}-{n}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
-        let file = |name: &str| fs::File::create(dir.join(name)).unwrap();
-        file("table.toml").write_all(self.table.replace("DIR", dir.to_str().unwrap()).as_bytes()).unwrap();
-        let mut binary = PathBuf::from(env!("CARGO_BIN_EXE_sidecar"));
+        let table = ("table.toml", self.table.replace("DIR", dir.to_str().unwrap()));
+        for (name, text) in self.files.iter().chain([&table]) {
+            fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+            fs::write(dir.join(name), text).unwrap();
+        }
         if self.is_copy {
             // By a process of its own: a child of a parallel test could hold what we write, and exec fail (ETXTBSY).
-            assert!(Command::new("cp").arg(&binary).arg(dir.join("sidecar")).status().unwrap().success());
-            binary = dir.join("sidecar");
+            assert!(Command::new("cp").arg(SIDECAR).arg(dir.join("sidecar")).status().unwrap().success());
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
         }
-        let mut command = Command::new("unshare");
-        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
-        command.args(self.wrap.iter().map(|word| word.replace("DIR", dir.to_str().unwrap())));
-        command.arg(binary).arg("init").arg(format!("--config={}", dir.join("table.toml").display()));
-        command.stdin(Stdio::null()).current_dir(&dir).env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS");
-        // cargo's: with it the loader looks through directories of which a bundle knows nothing.
-        command.env_remove("LD_LIBRARY_PATH");
-        command.envs(self.env);
-        command.stdout(self.out.map_or_else(|| file("out").into(), Stdio::from));
-        command.stderr(self.err.map_or_else(|| file("err").into(), Stdio::from));
-        let child = command.spawn().unwrap();
-        Bundle { dir, child, is_pid_1: self.is_pid_1, pid: OnceLock::new() }
+        let mut bundle = Bundle { dir, setup: self, child: None, pid: OnceLock::new() };
+        bundle.boot();
+        bundle
     }
 }
 
 pub struct Bundle {
     pub dir: PathBuf,
-    child: Child,
-    is_pid_1: bool,
+    setup: Setup,
+    /// unshare, while it runs.
+    child: Option<Child>,
     pid: OnceLock<i32>,
 }
 
@@ -150,8 +155,31 @@ pub fn wait_until(what: &str, context: impl Fn() -> String, mut condition: impl 
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "not seen: {what}; {}", context());
-        std::thread::sleep(Duration::from_millis(3));
+        thread::sleep(Duration::from_millis(3));
     }
+}
+
+/// What a process says and how it ends. One that takes longer than a test waits is killed, which fails the test.
+pub fn end_of(child: Child) -> Output {
+    let id = child.id().cast_signed();
+    let (ends, ended) = mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        let is_late = ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+        // SAFETY: kill(2) has no memory effects; the process is waited for until it ends.
+        is_late && unsafe { libc::kill(id, libc::SIGKILL) } == 0
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ends);
+    assert!(!watch.join().unwrap(), "it didn't end: {output:?}");
+    output
+}
+
+/// Gives more and more time, until what must be told when that is up was seen: on a loaded machine it may have been too short.
+pub fn with_more_time<T>(what: &str, mut seen_in: impl FnMut(&str) -> Option<T>) -> T {
+    ["500ms", "3s", "15s", "60s"]
+        .into_iter()
+        .find_map(|time| seen_in(&format!("--timeout={time}")))
+        .unwrap_or_else(|| panic!("not even within a minute: {what}"))
 }
 
 /// A field of `/proc/PID/stat` by its number in proc(5), from 3 on; none where the process is gone.
@@ -160,9 +188,72 @@ pub fn stat(pid: i32, field: usize) -> Option<String> {
     text.rsplit_once(") ")?.1.split(' ').nth(field - 3).map(str::to_owned)
 }
 
+/// The processes whose parent is this one, zombies too.
+pub fn children_of(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// How often a process that sleeps has gone to sleep: one that says the same again did nothing in between.
+pub fn at_rest(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let switches = text.split_once("voluntary_ctxt_switches")?.1.to_owned();
+    text.contains("\nState:\tS").then_some(switches)
+}
+
+/// PID 1's own program. Under emulation that would be the emulator.
+pub fn exe() -> String {
+    std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned())
+}
+
+/// Exit code, stdout and stderr.
+pub fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
 impl Bundle {
     pub fn start(table: &str) -> Self {
         Setup::new(table).start()
+    }
+
+    /// Starts another init, by this command.
+    pub fn boot_by(&mut self, command: &[&str]) {
+        self.setup.wrap = command.iter().map(|word| (*word).to_owned()).collect();
+        self.boot();
+    }
+
+    fn boot(&mut self) {
+        let (dir, setup) = (&self.dir, &mut self.setup);
+        let file = |name: &str| fs::File::create(dir.join(name)).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+        command.args(setup.wrap.iter().map(|word| word.replace("DIR", dir.to_str().unwrap())));
+        command.arg(if setup.is_copy { dir.join("sidecar") } else { SIDECAR.into() });
+        command.arg("init").arg(format!("--config={}", dir.join("table.toml").display()));
+        command.stdin(Stdio::null()).current_dir(dir).env_remove("CLAUDE_BOTTLE_SIDECAR_DAEMONS");
+        // cargo's: with it the loader looks through directories of which a bundle knows nothing.
+        command.env_remove("LD_LIBRARY_PATH");
+        command.envs(setup.env.iter().map(|(key, value)| (key, value)));
+        command.stdout(setup.out.take().map_or_else(|| file("out").into(), Stdio::from));
+        command.stderr(setup.err.take().map_or_else(|| file("err").into(), Stdio::from));
+        self.child = Some(command.spawn().unwrap());
+        self.pid = OnceLock::new();
+    }
+
+    /// Ends it at once, as `docker kill` does.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if let Ok(None) = child.try_wait() {
+            match children_of(child.id().cast_signed()).first() {
+                // With a PID 1 ends its namespace, and unshare waits for that. Its --kill-child alone would not do: a
+                // change of the user undoes it, prctl(2).
+                // SAFETY: kill(2) has no memory effects, and unshare has not reaped it.
+                Some(pid) => drop(unsafe { libc::kill(*pid, libc::SIGKILL) }),
+                None => drop(child.kill()),
+            }
+            let _ = child.wait();
+        }
     }
 
     pub fn read(&self, name: &str) -> String {
@@ -184,16 +275,15 @@ impl Bundle {
     /// The pid of init as the test sees it: unshare's one child, or that one's.
     pub fn pid(&self) -> i32 {
         *self.pid.get_or_init(|| {
-            let child = self.only_child(self.child.id().cast_signed());
-            if self.is_pid_1 { child } else { self.only_child(child) }
+            let child = self.only_child(self.child.as_ref().unwrap().id().cast_signed());
+            if self.setup.is_pid_1 { child } else { self.only_child(child) }
         })
     }
 
     fn only_child(&self, id: i32) -> i32 {
         let mut pid = 0;
         self.wait_until("init's process", || {
-            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-            pid = children.trim().parse().unwrap_or(0);
+            pid = children_of(id).first().copied().unwrap_or(0);
             pid != 0
         });
         pid
@@ -262,22 +352,35 @@ impl Bundle {
         });
     }
 
-    /// What the applet says, run in the namespace as `docker exec` does.
-    pub fn status(&self, arguments: &[&str]) -> (i32, String, String) {
+    /// Asks init, as the applets do.
+    pub fn ask(&self, request: &str) {
+        let mut pipe = fs::OpenOptions::new().write(true).open(format!("/proc/{}/fd/101", self.pid())).unwrap();
+        // In one piece, as pipe(7) promises for a short one.
+        pipe.write_all(format!("\n{request}\n").as_bytes()).unwrap();
+    }
+
+    /// A command in the namespace, as `docker exec` runs it.
+    pub fn inside(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
-        // Under emulation that is the emulator.
-        let exe = std::env::var("PID_1_EXE").unwrap_or_else(|_| "/proc/1/exe".to_owned());
-        command.args(["-t", &self.pid().to_string(), "-p", "-m", &exe, "status"]).args(arguments);
-        let Output { status, stdout, stderr } = command.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status.code().unwrap(), text(stdout), text(stderr))
+        command.args(["-t", &self.pid().to_string(), "-p", "-m"]).args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// One of its applets, there.
+    pub fn applet(&self, words: &[&str]) -> Command {
+        let mut command = self.inside(&[&exe()]);
+        command.args(words);
+        command
+    }
+
+    /// What the applet says.
+    pub fn status(&self, arguments: &[&str]) -> (i32, String, String) {
+        said(&self.applet(&["status"]).args(arguments).output().unwrap())
     }
 
     /// The processes whose parent is init, zombies too.
     pub fn children(&self) -> Vec<i32> {
-        let pid = self.pid();
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+        children_of(self.pid())
     }
 
     pub fn descriptors(&self) -> usize {
@@ -286,13 +389,13 @@ impl Bundle {
 
     /// init's exit code, as a shell has it, where it has ended.
     pub fn try_code(&mut self) -> Option<i32> {
-        let status = self.child.try_wait().unwrap()?;
+        let status = self.child.as_mut().unwrap().try_wait().unwrap()?;
         status.code().or_else(|| status.signal().map(|signal| 128 + signal))
     }
 
     pub fn exit_code(&mut self) -> i32 {
         let mut code = None;
-        let (dir, child) = (&self.dir, &mut self.child);
+        let (dir, child) = (&self.dir, self.child.as_mut().unwrap());
         let read = |name| fs::read_to_string(dir.join(name)).unwrap_or_default();
         wait_until(
             "init's end",
@@ -308,18 +411,7 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let id = self.child.id();
-            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-            match children.trim().parse() {
-                // With a PID 1 ends its namespace, and unshare waits for that. Its --kill-child alone would not do: a
-                // change of the user undoes it, prctl(2).
-                // SAFETY: kill(2) has no memory effects, and unshare has not reaped it.
-                Ok(pid) => drop(unsafe { libc::kill(pid, libc::SIGKILL) }),
-                Err(_) => drop(self.child.kill()),
-            }
-            let _ = self.child.wait();
-        }
+        self.stop();
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
