@@ -184,7 +184,7 @@ fn meta(args: &[OsString]) -> ExitCode {
             out::exit(0, out::print(&names))
         }
         ["--version"] => out::exit(0, out::print(VERSION)),
-        ["--help" | "-h" | "help"] => out::exit(0, out::print(&help())),
+        ["--help" | "-h"] => out::exit(0, out::print(&help())),
         ["--explain", words @ ..] if !words.is_empty() => explain::run(words),
         [one] if one.starts_with("--explain=") => explain::run(&[one.trim_start_matches("--explain=")]),
         ["--install", directory] => install::run(Path::new(directory), here().map(|applet| applet.name)),
