@@ -244,15 +244,23 @@ impl Bundle {
     /// Ends it at once, as `docker kill` does.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        if let Ok(None) = child.try_wait() {
-            match children_of(child.id().cast_signed()).first() {
-                // With a PID 1 ends its namespace, and unshare waits for that. Its --kill-child alone would not do: a
-                // change of the user undoes it, prctl(2).
-                // SAFETY: kill(2) has no memory effects, and unshare has not reaped it.
-                Some(pid) => drop(unsafe { libc::kill(*pid, libc::SIGKILL) }),
-                None => drop(child.kill()),
-            }
+        let Ok(None) = child.try_wait() else { return };
+        let Some(init) = children_of(child.id().cast_signed()).first().copied() else {
+            let _ = child.kill();
             let _ = child.wait();
+            return;
+        };
+        // With a PID 1 ends its namespace, and unshare waits for that. Its --kill-child alone would not do: a change of the
+        // user undoes it, prctl(2).
+        // SAFETY: kill(2) has no memory effects, and unshare has not reaped it.
+        unsafe { libc::kill(init, libc::SIGKILL) };
+        let start = Instant::now();
+        while let Ok(None) = child.try_wait() {
+            if start.elapsed() > PATIENCE {
+                let _ = child.kill();
+            }
+            wake_nsenters(init);
+            thread::sleep(Duration::from_millis(3));
         }
     }
 
@@ -406,6 +414,18 @@ impl Bundle {
             },
         );
         code.flatten().unwrap()
+    }
+}
+
+/// An nsenter stops when its child in the namespace is stopped, and the namespace doesn't end before it has reaped that child.
+fn wake_nsenters(init: i32) {
+    let begin = format!("nsenter\0-t\0{init}\0");
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if fs::read(entry.path().join("cmdline")).is_ok_and(|words| words.starts_with(begin.as_bytes())) {
+            // SAFETY: kill(2) has no memory effects.
+            unsafe { libc::kill(pid, libc::SIGCONT) };
+        }
     }
 }
 
