@@ -25,6 +25,13 @@ pub struct Init {
     config: Option<PathBuf>,
 }
 
+/// Whether `docker exec` or the like has started this process in a container that runs: its parent isn't in this pid namespace,
+/// as that of a daemon's child is, and its files are those of PID 1, as those of another container (`--pid container:NAME`) aren't.
+fn came_by_exec() -> bool {
+    let mounts = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    std::process::id() != 1 && getppid().as_raw() == 0 && mounts("self").is_some_and(|own| mounts("1") == Some(own))
+}
+
 /// Runs init. Every signal is blocked; init unblocks them for its daemons.
 pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
     let init: Init = match args::parse("init", args) {
@@ -32,8 +39,7 @@ pub fn run(args: &[String], _inherited: SigSet) -> ExitCode {
         Err(Early::Help(text)) => return out::exit(0, out::print(&text)),
         Err(Early::Usage(message)) => return out::usage("init", &message),
     };
-    // A process whose parent isn't in this pid namespace came by `docker exec` or the like; a daemon may start an init of its own.
-    if std::process::id() != 1 && getppid().as_raw() == 0 && page::read().is_ok() {
+    if came_by_exec() && page::read().is_ok() {
         let message = "PID 1 is sidecar init already and runs this bundle's daemons; nothing was started; to see them: \
                        /proc/1/exe status, to restart one: /proc/1/exe restart NAME";
         return out::usage("init", message);

@@ -1,5 +1,7 @@
 //! Where a schedule's choices come from: a seed, a list, or one after the other all that there are.
 
+use crate::rng::Rng;
+
 /// Makes choices, and keeps them.
 #[derive(Clone, Debug)]
 pub struct Choices {
@@ -13,20 +15,16 @@ pub struct Choices {
 #[derive(Clone, Debug)]
 enum Source {
     /// A random one, and how seldom a fault comes: one in so many.
-    Seed(u64, u64),
+    Seed(Rng, u64),
     /// These; 0 from their end on.
     List(Vec<usize>),
 }
 
 impl Choices {
     pub fn random(seed: u64) -> Self {
-        let mut choices =
-            Self { source: Source::Seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, 8), made: Vec::new(), faults: 9 };
-        let rare = [4, 12, 40, 200][choices.draw(4)];
-        if let Source::Seed(_, one_in) = &mut choices.source {
-            *one_in = rare;
-        }
-        choices
+        let mut rng = Rng::new(seed);
+        let one_in = *rng.pick(&[4, 12, 40, 200]);
+        Self { source: Source::Seed(rng, one_in), made: Vec::new(), faults: 9 }
     }
 
     pub fn list(list: Vec<usize>, faults: usize) -> Self {
@@ -46,13 +44,7 @@ impl Choices {
 
     fn draw(&mut self, n: usize) -> usize {
         match &mut self.source {
-            Source::Seed(state, _) => {
-                // xorshift64
-                *state ^= *state << 13;
-                *state ^= *state >> 7;
-                *state ^= *state << 17;
-                ((*state >> 11) % n as u64) as usize
-            }
+            Source::Seed(rng, _) => rng.index(n),
             Source::List(list) => list.get(self.made.len()).copied().unwrap_or(0).min(n - 1),
         }
     }
