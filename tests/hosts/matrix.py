@@ -290,6 +290,13 @@ def ready(world, _):
     world.wait_ready("real")
 
 
+def replaced(world, _):
+    """pipelock has another process than before the case, and the bundle is ready."""
+    old = world.before[0]["pipelock"]
+    world.machine.wait(lambda: world.pids("real")["pipelock"] not in (None, old), "a new process of pipelock", 60)
+    world.wait_ready("real")
+
+
 def untouched(world, _):
     """The engine's events show that nothing was executed in the container `other`, and that it got no signal."""
     # By its id, since the previous container had the same name.
@@ -411,7 +418,7 @@ CASES = [
     Case("apply --daemon restarts git-gate", "apply --daemon git-gate real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
     Case("apply by a real-time signal", "apply --signal RTMIN+1 real", 0, (says("live"), ready), (real,), moves=GIT_GATE),
     Case("--signal-only: init gets the signal", "apply-egress --signal-only real", 0, (one_more_hup,), (real, count_hups)),
-    Case("kill -s USR1, without an apply, restarts pipelock", "{docker} kill -s USR1 real && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
+    Case("kill -s USR1, without an apply, restarts pipelock", "{docker} kill -s USR1 real", 0, (replaced,), (real,), moves=PIPELOCK),
     Case("two applies at once run one after the other, and both are live",
          "apply-allowlist --file {dir}/elsewhere real & apply-allowlist --file {dir}/both real && wait $!", 0, (says("live"), ready), (real,), moves=PIPELOCK),
     # The applets inside the bundle.
@@ -420,7 +427,7 @@ CASES = [
     Case("an apply to a stopped daemon is refused", "apply --daemon git-gate real", 1, (says("stopped"),), (real,)),
     Case("start git-gate, from inside", "{docker} exec real {exe} start git-gate", 0, (says("live"), ready), (real,), moves=GIT_GATE),
     Case("signal HUP egress, from inside", "{docker} exec real {exe} signal HUP egress", 0, (), (real,)),
-    Case("a daemon that is killed comes back", "{docker} exec real sh -c 'kill -KILL $(pidof pipelock || pidof tinyproxy)' && sleep 2", 0, (ready,), (real,), moves=PIPELOCK),
+    Case("a daemon that is killed comes back", "{docker} exec real sh -c 'kill -KILL $(pidof pipelock || pidof tinyproxy)'", 0, (replaced,), (real,), moves=PIPELOCK),
     # Containers that don't exist or aren't bundles.
     Case("a container that doesn't exist: exit 3", "apply-allowlist --file {dir}/web nobody", 3),
     Case("an impossible name: exit 2", "apply-allowlist --file {dir}/web 'no body'", 2),
