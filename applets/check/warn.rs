@@ -234,18 +234,21 @@ fn about_a_dependency(daemon: &Daemon, dependents: &[&Daemon]) -> Vec<String> {
     }
     if !daemon.is_oneshot && daemon.ready.is_none() {
         warnings.push(format!(
-            "{name:?} has no `ready`, so {who} {waits} only until its program has been executed; give it one to wait until it serves"
+            "{name:?} has no `ready`, so {who} {waits} only until its program has been executed; give {name:?} a `ready` to \
+             have it waited for until it serves"
         ));
     }
     if let Some(longest) = dependents.iter().max_by_key(|dependent| dependent.grace)
         && longest.grace > daemon.grace
     {
         warnings.push(format!(
-            "in a shutdown {name:?} may end before {:?}, which depends on it: its grace is {}, the other's {}; make that shorter, \
-             or the first longer",
+            "in a shutdown {name:?} may end before {:?}, which depends on it: the grace of {name:?} is {}, that of {:?} {}; \
+             make the grace of {:?} shorter, or that of {name:?} longer",
             longest.name,
             time(daemon.grace),
-            time(longest.grace)
+            longest.name,
+            time(longest.grace),
+            longest.name
         ));
     }
     warnings
@@ -517,8 +520,8 @@ mod tests {
         assert_eq!(
             depended_on(""),
             [
-                "\"a\" has no `ready`, so \"b\" and one other wait only until its program has been executed; give it one to wait \
-              until it serves"
+                "\"a\" has no `ready`, so \"b\" and one other wait only until its program has been executed; give \"a\" a `ready` to \
+              have it waited for until it serves"
             ]
         );
         assert_eq!(
@@ -532,8 +535,10 @@ mod tests {
     fn a_dependency_with_less_time_to_stop_than_a_dependent_is_warned_of() {
         assert_eq!(
             depended_on("ready={notify=true}\ngrace='3s'"),
-            ["in a shutdown \"a\" may end before \"c\", which depends on it: its grace is 3s, the other's 8s; make \
-              that shorter, or the first longer"]
+            [
+                "in a shutdown \"a\" may end before \"c\", which depends on it: the grace of \"a\" is 3s, that of \"c\" 8s; make \
+              the grace of \"c\" shorter, or that of \"a\" longer"
+            ]
         );
         assert!(depended_on("ready={notify=true}\ngrace='9s'").is_empty());
     }

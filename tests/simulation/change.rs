@@ -779,7 +779,7 @@ impl Hands for Sim<'_> {
                 world.starts();
                 world.restarts_back += u64::from(!is_own);
                 let is_told = world.helper != Helper::RunsDry || world.is_told_to_wait;
-                world.check(is_told, "a host that waits is told how long a recovery takes, and no other");
+                world.check(is_told, "only a host that waits is told how long a recovery takes, and each is");
                 let few = world.restarts_back <= 5;
                 world.check(few, "a way back restarts the daemon five times at most");
                 let asked = Asked::Request(request.clone());
@@ -812,7 +812,7 @@ impl Hands for Sim<'_> {
             }
             HelperMessage::Recovering { .. } => {
                 let waits = world.helper != Helper::Asks;
-                world.check(waits, "a host that waits is told how long a recovery takes, and no other");
+                world.check(waits, "only a host that waits is told how long a recovery takes, and each is");
                 world.is_told_to_wait = true;
             }
             HelperMessage::Sent | HelperMessage::End(_) => {}
@@ -900,7 +900,7 @@ impl Files for Sim<'_> {
             // Both are known by the same words.
             let logged = serde_json::to_value(world.logged).unwrap();
             let is_so = logged == serde_json::to_value(record.outcome).unwrap();
-            world.check(is_so, "the log tells of a recovery what the record does");
+            world.check(is_so, "the log and the record tell the same outcome of a recovery");
         }
         // It is a file of its own until it is renamed. What couldn't be written isn't there.
         world.bundle.disk.put(Name::NewRecord, Content::New);
