@@ -543,7 +543,7 @@ impl fmt::Display for Reason {
                 }
             }
             Self::NotUp { state } => {
-                write!(f, "it is not running ({state}); it reads the new files when it is started")
+                write!(f, "it is not running ({state}); when it is started, it reads the files that are in place then")
             }
             Self::Paused => f.write_str("it is paused; unpause it, then try again"),
             Self::SharesPids { mode } => write!(
