@@ -7,14 +7,20 @@ mod containers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use containers::{Container, Dir, binary, docker, said, scratch_image, unique, wait_until};
 
-/// An image of the test's own, gone with it. What was built stays in the engine's cache.
+/// Images are built and removed one at a time: with an image go layers that a build at the same time may have found in the
+/// cache, and docker's classic builder then fails ("unknown parent image ID").
+static IMAGES: Mutex<()> = Mutex::new(());
+
+/// An image of the test's own, gone with it.
 struct Image(String);
 
 impl Drop for Image {
     fn drop(&mut self) {
+        let _alone = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
         said(Command::new("docker").args(["image", "rm", "--force", &self.0]));
     }
 }
@@ -28,6 +34,7 @@ fn build(name: &str) -> Image {
     let sidecar = format!("SIDECAR_IMAGE={}", scratch_image());
     let path = example(name).display().to_string();
     let base = "BASE_IMAGE=sidecar-base:bookworm";
+    let _alone = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
     // --network=host: as scripts/lib.sh has it.
     docker(&["build", "--network=host", "--tag", &image.0, "--build-arg", &sidecar, "--build-arg", base, &path]);
     image
