@@ -439,7 +439,9 @@ fn check_rule(name: &Spanned<String>, raw: Spanned<RawAction>, daemons: &[Daemon
         Some(other) => {
             return Err((
                 span,
-                format!("when = {other:?} is not allowed here; only a forward takes when = \"always\""),
+                format!(
+                    "when = {other:?} is not allowed here; the only value is \"always\", and only a forward takes it"
+                ),
             ));
         }
     };
