@@ -305,7 +305,10 @@ impl Bundle {
     }
 
     pub fn open(&self) {
-        fs::write(self.dir.join("gate"), "\n").unwrap();
+        // For reading too: to open a fifo for writing alone waits for a reader, fifo(7), and a fault that a tracer injects may have
+        // ended the one that was there.
+        let mut gate = fs::OpenOptions::new().read(true).write(true).open(self.dir.join("gate")).unwrap();
+        gate.write_all(b"\n").unwrap();
     }
 
     pub fn signal_number(&self, number: i32) {
