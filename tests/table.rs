@@ -523,6 +523,10 @@ fn a_configuration_of_supervisord_is_called_that() {
         "{said}"
     );
     assert!(error("[program:web]\ncommand=a\n").starts_with("f:1: this is supervisord's configuration"));
+    // A table may have a line like that in a script.
+    let said =
+        error("[[daemon]]\nname = \"a\"\ncommand = [\"sh\", \"-c\", \"\"\"\n[supervisord]\n\"\"\"]\nnokey = 1\n");
+    assert!(said.starts_with("f:6: unknown field `nokey`"), "{said}");
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn about_its_variables(daemon: &Daemon) -> Vec<String> {
     variables.filter(|variable| DAEMON_KEYS.contains(variable)).map(warning).collect()
 }
 
-/// Warns about a variable in a command that no shell reads: the program would get its name, not its value.
+/// Warns about a variable in a command that nothing expands: the program would get its name, not its value.
 fn about_its_command(daemon: &Daemon) -> Option<String> {
     let has_shell = daemon.command.iter().any(|word| word.starts_with('-') && word.ends_with('c'));
     let is_variable = |rest: &str| rest.trim_start_matches('{').starts_with(|c: char| c.is_ascii_uppercase());
@@ -161,8 +161,8 @@ fn about_its_command(daemon: &Daemon) -> Option<String> {
     };
     let word = daemon.command.iter().find(variable)?;
     Some(format!(
-        "command of {:?} has {}, and the program gets it as it is written, since no shell reads a command; to have a variable's \
-         value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]",
+        "command of {:?} has {}, which nothing expands: the program gets it as it is written; for a variable's value, write \
+         [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]",
         daemon.name,
         quoted(word)
     ))
@@ -370,8 +370,8 @@ mod tests {
         assert_eq!(
             of("['web', '--port', '%(ENV_PORT)s']"),
             [
-                "command of \"a\" has %(ENV_PORT)s, and the program gets it as it is written, since no shell reads a command; to \
-              have a variable's value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]"
+                "command of \"a\" has %(ENV_PORT)s, which nothing expands: the program gets it as it is written; for a variable's \
+              value, write [\"sh\", \"-c\", \"exec PROGRAM $NAME\"]"
             ]
         );
         assert_eq!(of("['web', '--url=http://${HOST}/']").len(), 1);

@@ -752,7 +752,7 @@ impl<'a, H: Hands> Change<'a, H> {
         Ok(ended)
     }
 
-    /// A process that the daemon, with the new content, has left in the background, where it may still serve that content.
+    /// A process that the daemon left in the background while it ran with the new content, and that may still serve it.
     fn left_by(&mut self, daemon: &Daemon) -> Tried<Option<Reason>> {
         let Ok(page) = unless_killed(self.hands.page())? else { return Ok(None) };
         let newcomer = self.hands.newcomer(&page, &daemon.name);

@@ -53,7 +53,8 @@ impl TableError {
             None if error.message() == "recursion limit" => deep_key(text),
             None => None,
         };
-        if let Some(index) = text.lines().position(is_of_supervisord) {
+        let is_table = text.contains("[[daemon]]");
+        if let Some(index) = text.lines().position(is_of_supervisord).filter(|_| !is_table) {
             return Self::new(source, Some(index + 1), SUPERVISORD);
         }
         let value = error.span().and_then(|span: Range<usize>| text.get(span)).unwrap_or_default();
